@@ -1,0 +1,1 @@
+"""The terminal screens of tuitune, one module a step; everything Textual is here."""

@@ -1,0 +1,57 @@
+"""What differs between Unsloth and plain transformers: loading, attaching the adapter, switching modes."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tuitune.recipe import Recipe
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory, with its tokenizer and what made it. `model` has an adapter once one was attached."""
+
+    model: Any
+    tokenizer: Any
+    backend: "Backend"
+    recipe: Recipe
+
+
+class Backend(Protocol):
+    """Loads a base model and puts an adapter on it; everything else is shared."""
+
+    name: str
+
+    def load(self, recipe: Recipe) -> LoadedModel:
+        """The base model with all weights frozen, on its device. Raises TuituneError."""
+        ...
+
+    def attach(self, loaded: LoadedModel) -> None:
+        """Add the recipe's fresh LoRA adapter; only its weights require gradients."""
+        ...
+
+    def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
+        """Add the adapter saved in `folder`, for chat and export."""
+        ...
+
+    def for_training(self, loaded: LoadedModel) -> None: ...
+
+    def for_inference(self, loaded: LoadedModel) -> None: ...
+
+
+def choose(recipe: Recipe) -> Backend:
+    """The recipe's backend; `auto` is Unsloth where it is installed beside an NVIDIA GPU."""
+    wanted = recipe.model.backend
+    if wanted == "unsloth" or (wanted == "auto" and _unsloth_fits()):
+        from tuitune.backends.unsloth import UnslothBackend
+
+        return UnslothBackend()
+    from tuitune.backends.transformers import TransformersBackend
+
+    return TransformersBackend()
+
+
+def _unsloth_fits() -> bool:
+    from tuitune.hardware import gpus
+
+    return importlib.util.find_spec("unsloth") is not None and bool(gpus())

@@ -1,0 +1,183 @@
+"""Typed events: what happened in a run, one JSON line each, in the order it happened."""
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened at `at` (seconds since the epoch)."""
+
+    kind: ClassVar[str] = ""
+    at: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    """A session began (`attempt` 1) or resumed (2, …) the run."""
+
+    kind: ClassVar[str] = "started"
+    run: str
+    attempt: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase(Event):
+    """The run entered a phase, or got further in it: `done` of `total` units, where they can be counted."""
+
+    kind: ClassVar[str] = "phase"
+    name: Literal["importing", "data", "model", "adapter", "before", "training", "saving", "after"]
+    text: str
+    done: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Event):
+    """What will be trained, known once data and model are loaded."""
+
+    kind: ClassVar[str] = "plan"
+    backend: str
+    device: str
+    rows: int
+    eval_rows: int
+    dropped_rows: int
+    tokens: int
+    trained_tokens: int
+    trainable_parameters: int
+    total_parameters: int
+    total_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(Event):
+    """One optimizer step. `loss` is the mean over the step's trained tokens; `tokens` counts non-padding input."""
+
+    kind: ClassVar[str] = "step"
+    attempt: int
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    tokens: int | None = None
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Event):
+    """Mean loss over the held-out rows after `step` optimizer steps (0: before training)."""
+
+    kind: ClassVar[str] = "evaluation"
+    attempt: int
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(Event):
+    """What the model answered to a sample prompt after `step` optimizer steps (0: before training)."""
+
+    kind: ClassVar[str] = "reply"
+    step: int
+    prompt: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample(Event):
+    """The machine at one moment: the card where there is one, and this process. Memory is in bytes."""
+
+    kind: ClassVar[str] = "sample"
+    process_bytes: int
+    host_used_bytes: int
+    host_total_bytes: int
+    cpu_percent: float | None = None
+    gpu_index: int | None = None
+    gpu_used_bytes: int | None = None
+    gpu_total_bytes: int | None = None
+    gpu_process_bytes: int | None = None
+    gpu_percent: float | None = None
+    gpu_celsius: float | None = None
+    gpu_watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(Event):
+    """A checkpoint is whole on disk; `path` is relative to the run folder."""
+
+    kind: ClassVar[str] = "checkpoint"
+    attempt: int
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice(Event):
+    """Something the user should know that does not stop the run."""
+
+    kind: ClassVar[str] = "notice"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Event):
+    """The run ended with an error; `message` is the sentence to show."""
+
+    kind: ClassVar[str] = "failed"
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Event):
+    """The run ended by itself (`done`) or because it was asked to (`stopped`).
+
+    `adapter` is relative to the run folder, None where nothing was trained before the stop.
+    """
+
+    kind: ClassVar[str] = "finished"
+    status: Literal["done", "stopped"]
+    step: int
+    seconds: float
+    adapter: str | None
+
+
+_KINDS: dict[str, type[Event]] = {
+    each.kind: each
+    for each in (Started, Phase, Plan, Step, Evaluation, Reply, Sample, Checkpoint, Notice, Failed, Finished)
+}
+_FIELDS = {kind: {each.name for each in dataclasses.fields(cls)} for kind, cls in _KINDS.items()}
+
+
+def to_json(event: Event) -> str:
+    """One line of JSON without the newline; numbers that JSON cannot hold (NaN, infinities) become null."""
+    data = {"event": event.kind, **dataclasses.asdict(event)}
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in data.items()}
+    return json.dumps(finite, ensure_ascii=True, allow_nan=False)
+
+
+def from_json(line: str | bytes) -> Event | None:
+    """The event in a line; None for an event this version does not know or a line that was cut short."""
+    try:
+        data = json.loads(line)
+        return from_data(data) if isinstance(data, dict) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def from_data(data: dict[str, Any]) -> Event | None:
+    """The event in decoded JSON; unknown fields are ignored, so that a newer run folder can be read."""
+    kind = data.get("event")
+    cls = _KINDS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        return None
+    try:
+        return cls(**{name: value for name, value in data.items() if name in _FIELDS[cls.kind]})
+    except TypeError:
+        return None

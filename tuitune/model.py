@@ -1,0 +1,70 @@
+"""What a model is before its weights are loaded: its config, its tokenizer, and where they come from."""
+
+from pathlib import Path
+from typing import Any
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.recipe import ModelSection
+from tuitune.text import one_line
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model name means a folder on this machine rather than a Hub id."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).is_dir()
+
+
+def load_config(model: ModelSection) -> Any:
+    """The model's transformers config; no weights are read. Raises UnusableInput."""
+    from transformers import AutoConfig
+
+    return _load(AutoConfig, model, "config.json")
+
+
+def load_tokenizer(model: ModelSection) -> Any:
+    """The model's tokenizer; no weights are read. Raises UnusableInput."""
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer, model, "tokenizer")
+
+
+def require_weights(model: ModelSection) -> None:
+    """Refuse a model folder without safetensors weights before anything is loaded. Raises UnusableInput."""
+    if is_folder(model.name) and not any(Path(model.name).glob("*.safetensors")):
+        raise UnusableInput(
+            f"The model folder {one_line(model.name)} holds no .safetensors weights: "
+            "give the folder of a whole model, or a Hugging Face Hub id."
+        )
+
+
+def _load(loader: Any, model: ModelSection, what: str) -> Any:
+    if is_folder(model.name):
+        folder = Path(model.name)
+        if not folder.is_dir():
+            raise UnusableInput(f"There is no model folder {one_line(folder)}: give a folder or a Hugging Face Hub id.")
+        if not (folder / "config.json").is_file():
+            raise UnusableInput(f"{one_line(folder)} is not a model folder: it holds no config.json.")
+    try:
+        return loader.from_pretrained(model.name, revision=model.revision or "main", trust_remote_code=False)
+    except Exception as error:  # transformers raises a dozen kinds for the same few causes
+        raise _explained(error, model, what) from error
+
+
+def _explained(error: Exception, model: ModelSection, what: str) -> TuituneError:
+    name = one_line(model.name, max_length=200)
+    if is_folder(model.name):
+        return UnusableInput(f"The {what} in {name} cannot be read ({one_line(error, max_length=200)}).")
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, GatedRepoError):
+            return UnusableInput(
+                f"{name} is gated: accept its licence on its Hub page, then run `hf auth login` with your access token."
+            )
+        if isinstance(chain, RepositoryNotFoundError):
+            return UnusableInput(f"The Hugging Face Hub has no model {name} that you may read: check the spelling.")
+        chain = chain.__cause__ or chain.__context__
+    return UnusableInput(
+        f"{name} is neither a folder here nor reachable on the Hugging Face Hub: "
+        "check the name and the connection, or give a model folder."
+    )

@@ -1,0 +1,221 @@
+"""The recipe: everything one run needs, as validated data that is read from and written to YAML."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tuitune.errors import UnusableInput
+from tuitune.text import one_line
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ModelSection(_Section):
+    """Which base model, and how its weights are held in memory."""
+
+    name: str = Field(min_length=1)
+    """A model folder or a Hugging Face Hub id."""
+    load_in_4bit: bool = True
+    """Hold the frozen base weights in 4-bit nf4 (QLoRA): about a quarter of the memory of 16-bit."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    backend: Literal["auto", "unsloth", "transformers"] = "auto"
+    """What loads and trains the model: Unsloth on an NVIDIA GPU where it is installed, else plain transformers."""
+
+
+class DataSection(_Section):
+    """Which conversations, and which of their tokens are trained."""
+
+    path: str = Field(min_length=1)
+    """The dataset file: JSONL, JSON, CSV, TSV or Parquet."""
+    columns: dict[str, str] | None = None
+    """Role to column name (`user: question`), only where the format is not recognised."""
+    max_length: int = Field(2048, ge=8, le=10_000_000)
+    """Longest row in tokens; what lies beyond is cut."""
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """Which tokens are trained: every assistant reply, only the last one, or everything."""
+    eval_share: float = Field(0.0, ge=0.0, le=0.5)
+    """Share of the rows held out from training and used to measure the loss."""
+
+
+class LoraSection(_Section):
+    """The adapter: the only weights that are trained."""
+
+    r: int = Field(16, ge=1, le=4096)
+    """Rank of the two small matrices added to each target module."""
+    lora_alpha: float = Field(16, gt=0)
+    """Scale of the adapter: its output is multiplied by lora_alpha / r."""
+    lora_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of adapter inputs dropped during training."""
+    target_modules: list[str] = Field(list(PROJECTIONS), min_length=1)
+    """Names of the linear layers that get an adapter."""
+
+
+class TrainSection(_Section):
+    """How long and how fast to train."""
+
+    max_steps: int = Field(60, ge=-1)
+    """Optimizer steps; -1 trains for `num_train_epochs` instead."""
+    num_train_epochs: float = Field(1.0, gt=0)
+    """Passes over the data, where `max_steps` is -1."""
+    per_device_train_batch_size: int = Field(2, ge=1)
+    """Rows in one forward pass."""
+    gradient_accumulation_steps: int = Field(4, ge=1)
+    """Forward passes in one optimizer step."""
+    learning_rate: float = Field(2.0e-4, gt=0, le=1)
+    """Peak step size of the optimizer."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """How the learning rate changes over the run."""
+    warmup_steps: int = Field(5, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Pull of the adapter weights towards 0."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients longer than this are scaled down to it; 0 leaves them."""
+    save_steps: int = Field(50, ge=1)
+    """Steps between checkpoints."""
+    seed: int = Field(3407, ge=0, lt=2**32)
+    """Start of every random choice: adapter weights, row order, the held-out rows."""
+
+    @field_validator("max_steps")
+    @classmethod
+    def _not_zero(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must be at least 1, or -1 to train by epochs")
+        return value
+
+
+class SamplesSection(_Section):
+    """Prompts that the model answers before and after training, for the report."""
+
+    prompts: list[str] = Field([], max_length=32)
+    """The prompts; empty takes the first ones of the held-out rows, or of the data."""
+    max_new_tokens: int = Field(128, ge=1, le=8192)
+    """Longest reply in tokens."""
+
+
+class Recipe(_Section):
+    """Everything a run needs; paths are absolute once it has been loaded from a file."""
+
+    model: ModelSection
+    data: DataSection
+    lora: LoraSection = LoraSection()
+    train: TrainSection = TrainSection()
+    samples: SamplesSection = SamplesSection()
+
+    @classmethod
+    def load(cls, path: Path | str, changes: list[str] | None = None) -> Self:
+        """Read a YAML recipe; its relative paths are taken from the file's own folder.
+
+        `changes` are ``field=value`` texts, applied before validation (`train.max_steps=5` or, where only one
+        section has such a field, `max_steps=5`). Raises UnusableInput.
+        """
+        path = Path(path)
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        except FileNotFoundError:
+            raise UnusableInput(f"There is no recipe at {path}: give the path of a .yaml file.") from None
+        except IsADirectoryError:
+            raise UnusableInput(f"{path} is a folder: give the path of a .yaml recipe inside it.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnusableInput(f"The recipe {path} cannot be read ({one_line(error)}).") from None
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}" if mark else ""
+            problem = one_line(getattr(error, "problem", None) or error, max_length=200)
+            raise UnusableInput(f"The recipe {path}{line} is not valid YAML: {problem}.") from None
+        return cls.from_data(raw, source=str(path), folder=path.resolve().parent, changes=changes)
+
+    @classmethod
+    def from_data(
+        cls, raw: Any, *, source: str = "recipe", folder: Path | None = None, changes: list[str] | None = None
+    ) -> Self:
+        """Validate plain data as a recipe; `source` is named in errors, relative paths are taken from `folder`."""
+        if not isinstance(raw, dict):
+            raise UnusableInput(f"The recipe {source} must hold the sections model and data, as `name: value` pairs.")
+        raw = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
+        for change in changes or []:
+            section, field, value = _parse_change(change)
+            target = raw.setdefault(section, {})
+            if isinstance(target, dict):
+                target[field] = value
+        try:
+            recipe = cls.model_validate(raw)
+        except ValidationError as error:
+            raise UnusableInput(f"The recipe {source} cannot be used: {'; '.join(field_errors(error).values())}.") from None
+        return recipe.with_absolute_paths(folder) if folder else recipe
+
+    def with_absolute_paths(self, folder: Path) -> Self:
+        """The same recipe with `data.path`, and `model.name` where it means a folder, made absolute from `folder`."""
+        model, data = self.model, self.data
+        named = Path(model.name).expanduser()
+        if (folder / named).is_dir() or named.is_absolute() or model.name.startswith((".", "~")):
+            model = model.model_copy(update={"name": str((folder / named).resolve())})
+        data = data.model_copy(update={"path": str((folder / Path(data.path).expanduser()).resolve())})
+        return self.model_copy(update={"model": model, "data": data})
+
+    def to_yaml(self) -> str:
+        """The whole recipe, defaults included, as YAML that `load` reads back to an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def field_errors(error: ValidationError) -> dict[str, str]:
+    """Dotted field name to a sentence saying which value is wrong and what is allowed."""
+    found: dict[str, str] = {}
+    for item in error.errors(include_url=False, include_context=True):
+        name = one_line(".".join(str(part) for part in item["loc"]), max_length=120)
+        if item["type"] == "extra_forbidden":
+            found[name] = f"{name} is not a recipe field{_suggestion(item['loc'])}"
+        elif item["type"] == "missing":
+            found[name] = f"{name} is missing"
+        else:
+            reason = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            reason = reason[:1].lower() + reason[1:]
+            found[name] = f"{name} is {one_line(repr(item['input']), max_length=60)} but {reason}"
+    return found
+
+
+def _fields(section: str | None) -> list[str]:
+    if section is None:
+        return list(Recipe.model_fields)
+    info = Recipe.model_fields.get(section)
+    kind = info.annotation if info else None
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    section = str(location[0]) if len(location) > 1 else None
+    allowed = _fields(section)
+    close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+    return f"; did you mean {close[0]}?" if close else f" (allowed: {', '.join(allowed)})"
+
+
+def _parse_change(change: str) -> tuple[str, str, Any]:
+    name, equals, text = change.partition("=")
+    name = name.strip()
+    if not equals:
+        raise UnusableInput(f"--set {one_line(change, max_length=80)}: write it as field=value, for example max_steps=5.")
+    section, dot, field = name.partition(".")
+    if not dot:
+        field = name
+        holders = [each for each in _fields(None) if field in _fields(each)]
+        if len(holders) != 1:
+            every = [each for holder in _fields(None) for each in _fields(holder)]
+            close = difflib.get_close_matches(field, every, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see the recipe reference in README.md"
+            hint = f"say which: {', '.join(f'{each}.{field}' for each in holders)}" if holders else hint
+            raise UnusableInput(f"--set {one_line(name, max_length=80)}: not one recipe field; {hint}")
+        section = holders[0]
+    elif section not in _fields(None):
+        raise UnusableInput(f"--set {one_line(name, max_length=80)}: sections are {', '.join(_fields(None))}.")
+    try:
+        return section, field, yaml.safe_load(text)
+    except yaml.YAMLError:
+        return section, field, text

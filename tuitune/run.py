@@ -1,0 +1,223 @@
+"""The run folder: the record of one run, with one writer at a time."""
+
+import fcntl
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.events import Event, from_json, to_json
+from tuitune.history import History
+from tuitune.recipe import Recipe
+from tuitune.text import one_line
+
+Status = Literal["live", "done", "stopped", "failed", "interrupted"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def default_runs_folder() -> Path:
+    """Where runs are kept unless `--runs` says otherwise: $TUITUNE_RUNS, or ~/tuitune-runs."""
+    return Path(os.environ.get("TUITUNE_RUNS") or Path.home() / "tuitune-runs")
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a file so that it is either wholly there under its name or not at all (temporary name, fsync, rename)."""
+    raw = data.encode() if isinstance(data, str) else data
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder, whether or not a session is alive in it."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def events_file(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "session.log"
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        return self.folder / "exports"
+
+    @property
+    def socket_file(self) -> Path:
+        """Holds the path of the live session's socket while there is one."""
+        return self.folder / "session.json"
+
+    def recipe(self) -> Recipe:
+        return Recipe.load(self.recipe_file)
+
+    def events(self) -> Iterator[Event]:
+        """The events so far; lines that are cut short or unknown are left out."""
+        try:
+            with self.events_file.open("rb") as file:
+                for line in file:
+                    event = from_json(line)
+                    if event is not None:
+                        yield event
+        except FileNotFoundError:
+            return
+
+    def history(self) -> History:
+        return History.of(self.events())
+
+    def is_live(self) -> bool:
+        """Whether a session holds this run (and would refuse a second writer)."""
+        try:
+            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    def status(self, history: History | None = None) -> Status:
+        """`live` while a session holds the run and it has not ended; `interrupted` if its session is gone unended."""
+        ended = (history or self.history()).ended
+        if ended is None:
+            return "live" if self.is_live() else "interrupted"
+        return "failed" if ended.kind == "failed" else ended.status  # type: ignore[union-attr]
+
+    def session_socket(self) -> Path | None:
+        """The socket of the session that holds this run, or None."""
+        if not self.is_live():
+            return None
+        try:
+            return Path(json.loads(self.socket_file.read_text())["socket"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+class RunWriter:
+    """The one writer of a run folder; holds its lock from creation to `close`."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._lock = os.open(run.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise TuituneError(f"Run {run.name} is in use by another session: attach to it, or stop it first.") from None
+        self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def append(self, event: Event) -> None:
+        """Add an event to the record, in one write, so that a reader never sees half of two lines mixed."""
+        os.write(self._events, to_json(event).encode() + b"\n")
+
+    def write(self, name: str, data: str | bytes) -> None:
+        write_atomic(self.run.folder / name, data)
+
+    def announce(self, socket: Path) -> None:
+        """Say where this session can be reached."""
+        self.write("session.json", json.dumps({"pid": os.getpid(), "socket": str(socket)}))
+
+    def close(self) -> None:
+        """Give the run back; nothing in the folder is lost."""
+        self.run.socket_file.unlink(missing_ok=True)
+        os.close(self._events)
+        os.close(self._lock)
+
+
+def create_run(recipe: Recipe, runs_folder: Path, name: str | None = None, environment: dict[str, Any] | None = None) -> RunWriter:
+    """Make a new run folder with the recipe in it, and hold its lock. Raises TuituneError, UnusableInput."""
+    try:
+        runs_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = _new_folder(runs_folder, name, Path(recipe.data.path).stem)
+        writer = RunWriter(Run(folder))
+        writer.write("recipe.yaml", recipe.to_yaml())
+        writer.write("environment.json", json.dumps(environment or {}, indent=2))
+    except OSError as error:
+        reason = error.strerror or "write failed"
+        raise TuituneError(f"No run folder can be made in {runs_folder} ({reason}): choose another with --runs.") from None
+    return writer
+
+
+def _new_folder(runs_folder: Path, name: str | None, stem: str) -> Path:
+    if name is not None:
+        if not _NAME.fullmatch(name):
+            raise UnusableInput(
+                f"The run name {one_line(name, max_length=80)!r} cannot be a folder name: "
+                "use letters, digits, '.', '_' and '-', starting with a letter or digit."
+            )
+        try:
+            (runs_folder / name).mkdir(mode=0o700)
+        except FileExistsError:
+            raise UnusableInput(f"A run named {name} exists in {runs_folder}: choose another --name.") from None
+        return runs_folder / name
+    base = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:40] or "run"
+    number = 1
+    while True:
+        try:
+            (runs_folder / f"{base}-{number}").mkdir(mode=0o700)
+            return runs_folder / f"{base}-{number}"
+        except FileExistsError:
+            number += 1
+
+
+def all_runs(runs_folder: Path) -> list[Run]:
+    """Every run in the folder, the most recently changed first."""
+    try:
+        found = [Run(each) for each in runs_folder.iterdir() if (each / "recipe.yaml").is_file()]
+    except OSError:
+        return []
+    return sorted(found, key=_changed, reverse=True)
+
+
+def _changed(run: Run) -> float:
+    try:
+        return run.events_file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def find_run(named: str, runs_folder: Path) -> Run:
+    """The run with this name or folder. Raises UnusableInput."""
+    for folder in (runs_folder / named, Path(named).expanduser()):
+        if (folder / "recipe.yaml").is_file():
+            return Run(folder.resolve())
+    known = ", ".join(run.name for run in all_runs(runs_folder)[:5]) or "none yet"
+    raise UnusableInput(
+        f"There is no run {one_line(named, max_length=120)} in {runs_folder} (newest runs: {known}): "
+        "give a run's name or folder."
+    )
