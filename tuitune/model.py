@@ -24,7 +24,10 @@ def load_tokenizer(model: ModelSection) -> Any:
     """The model's tokenizer; no weights are read. Raises UnusableInput."""
     from transformers import AutoTokenizer
 
-    return _load(AutoTokenizer, model, "tokenizer")
+    tokenizer = _load(AutoTokenizer, model, "tokenizer")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = _padding(tokenizer)
+    return tokenizer
 
 
 def require_weights(model: ModelSection) -> None:
@@ -34,6 +37,18 @@ def require_weights(model: ModelSection) -> None:
             f"The model folder {one_line(model.name)} holds no .safetensors weights: "
             "give the folder of a whole model, or a Hugging Face Hub id."
         )
+
+
+def _padding(tokenizer: Any) -> str:
+    """The token to fill short rows with: one made for it, else the unknown or the end token.
+
+    No token is added, since the model has no weights for it. The end token is safe to take, because labels are
+    masked by position and never by token.
+    """
+    vocabulary = tokenizer.get_vocab()
+    made_for_it = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<unk>")
+    known = next((each for each in made_for_it if each in vocabulary), None)
+    return known or tokenizer.unk_token or tokenizer.eos_token or next(iter(vocabulary))
 
 
 def _load(loader: Any, model: ModelSection, what: str) -> Any:

@@ -1,9 +1,9 @@
 """What differs between Unsloth and plain transformers: loading, attaching the adapter, switching modes."""
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tuitune.backends.environment import unsloth_is_usable
 from tuitune.recipe import Recipe
 
 
@@ -15,6 +15,8 @@ class LoadedModel:
     tokenizer: Any
     backend: "Backend"
     recipe: Recipe
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass; the trainer must be told the same."""
 
 
 class Backend(Protocol):
@@ -42,16 +44,10 @@ class Backend(Protocol):
 def choose(recipe: Recipe) -> Backend:
     """The recipe's backend; `auto` is Unsloth where it is installed beside an NVIDIA GPU."""
     wanted = recipe.model.backend
-    if wanted == "unsloth" or (wanted == "auto" and _unsloth_fits()):
+    if wanted == "unsloth" or (wanted == "auto" and unsloth_is_usable()):
         from tuitune.backends.unsloth import UnslothBackend
 
         return UnslothBackend()
     from tuitune.backends.transformers import TransformersBackend
 
     return TransformersBackend()
-
-
-def _unsloth_fits() -> bool:
-    from tuitune.hardware import gpus
-
-    return importlib.util.find_spec("unsloth") is not None and bool(gpus())

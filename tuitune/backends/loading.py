@@ -1,0 +1,83 @@
+"""What loading a model and attaching an adapter have in common, whichever library does it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.recipe import Recipe
+from tuitune.text import one_line
+
+
+@contextmanager
+def explained(recipe: Recipe, what: str) -> Iterator[None]:
+    """Turn a library's exception while doing `what` (`loading the model`) into one sentence for the user."""
+    import torch
+
+    name = one_line(recipe.model.name, max_length=200)
+    try:
+        yield
+    except TuituneError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TuituneError(out_of_memory(what, name, recipe)) from error
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        if "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
+            raise TuituneError(out_of_memory(what, name, recipe)) from error
+        lines = str(error).strip().splitlines()
+        reason = one_line(lines[0] if lines else type(error).__name__, max_length=300)
+        raise TuituneError(f"{what.capitalize()} {name} failed: {reason.rstrip('.')}.") from error
+
+
+def out_of_memory(what: str, name: str, recipe: Recipe) -> str:
+    """The sentence for memory that ran out, with the choices that would help this recipe."""
+    choices = ["choose a smaller model"]
+    if not recipe.model.load_in_4bit:
+        choices.insert(0, "set model.load_in_4bit: true")
+    return f"Memory ran out while {what} {name}: free the memory that other programs hold, or {' or '.join(choices)}."
+
+
+def require_targets(model: Any, recipe: Recipe) -> None:
+    """Refuse target_modules that the model does not have, naming what it has. Raises UnusableInput.
+
+    Libraries attach to the names that match and keep silent about the others, so a model with fused
+    projections would be trained in half of its layers.
+    """
+    linear = linear_names(model)
+    missing = [each for each in recipe.lora.target_modules if each.rsplit(".", 1)[-1] not in linear]
+    if missing:
+        raise UnusableInput(
+            f"The model has no layer named {one_line(', '.join(missing), max_length=200)}: "
+            f"choose lora.target_modules among {one_line(', '.join(sorted(linear)), max_length=400)}."
+        )
+
+
+def linear_names(model: Any) -> set[str]:
+    """Names of the linear layers inside the decoder (`q_proj`, …), the output head left out."""
+    import torch
+
+    head = model.get_output_embeddings()
+    return {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+
+
+def require_adapter(folder: str) -> None:
+    """Refuse a folder that holds no safetensors adapter. Raises UnusableInput."""
+    if (
+        not (Path(folder) / "adapter_model.safetensors").is_file()
+        or not (Path(folder) / "adapter_config.json").is_file()
+    ):
+        raise UnusableInput(
+            f"{one_line(folder)} holds no adapter (adapter_config.json and adapter_model.safetensors): "
+            "choose a run whose training has saved one."
+        )
+
+
+def freeze(model: Any) -> None:
+    """Stop every weight of the base model from being trained."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)

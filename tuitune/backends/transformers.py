@@ -1,0 +1,155 @@
+"""The plain backend: transformers loads the model, bitsandbytes holds it in 4-bit, PEFT attaches the adapter."""
+
+from typing import Any
+
+from tuitune.backends import LoadedModel
+from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
+from tuitune.model import load_config, load_tokenizer, require_weights
+from tuitune.recipe import Recipe
+
+# Below this a CPU holds every activation easily, and recomputing them would only cost time.
+_CHECKPOINTING_FROM_PARAMETERS = 500_000_000
+
+
+class TransformersBackend:
+    """Runs wherever torch does; on a CPU it is the only one."""
+
+    name = "transformers"
+
+    def load(self, recipe: Recipe) -> LoadedModel:
+        """The base model, frozen, on the current GPU or the CPU. Raises TuituneError, UnusableInput."""
+        from peft import prepare_model_for_kbit_training
+        from transformers import AutoModelForCausalLM
+
+        require_weights(recipe.model)
+        tokenizer = load_tokenizer(recipe.model)
+        config = load_config(recipe.model)
+        prequantized = getattr(config, "quantization_config", None) is not None
+        with explained(recipe, "loading"):
+            model = AutoModelForCausalLM.from_pretrained(
+                recipe.model.name,
+                revision=recipe.model.revision or "main",
+                dtype=compute_dtype(load_in_4bit=recipe.model.load_in_4bit),
+                device_map={"": device()},
+                quantization_config=None if prequantized else _quantization(recipe),
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+            freeze(model)
+            checkpointing = model.num_parameters() >= _CHECKPOINTING_FROM_PARAMETERS
+            if recipe.model.load_in_4bit:
+                _keep_cpu_weights_as_loaded(model)
+                model = prepare_model_for_kbit_training(
+                    model,
+                    use_gradient_checkpointing=checkpointing,
+                    gradient_checkpointing_kwargs={"use_reentrant": False},
+                )
+            _use_flash_attention()
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return LoadedModel(model, tokenizer, self, recipe, gradient_checkpointing=checkpointing)
+
+    def attach(self, loaded: LoadedModel) -> None:
+        """Add the recipe's LoRA adapter, its first values drawn from the recipe's seed. Raises UnusableInput."""
+        import torch
+        from peft import get_peft_model
+
+        require_targets(loaded.model, loaded.recipe)
+        with explained(loaded.recipe, "attaching an adapter to"), torch.random.fork_rng():
+            torch.manual_seed(loaded.recipe.train.seed)
+            loaded.model = get_peft_model(loaded.model, lora_config(loaded.recipe))
+
+    def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
+        """Add the adapter saved in `folder`, frozen. Raises TuituneError, UnusableInput."""
+        from peft import PeftModel
+
+        require_adapter(folder)
+        with explained(loaded.recipe, "attaching the saved adapter to"):
+            loaded.model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
+
+    def for_training(self, loaded: LoadedModel) -> None:
+        model = loaded.model
+        model.config.use_cache = False
+        if loaded.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+
+    def for_inference(self, loaded: LoadedModel) -> None:
+        model = loaded.model
+        if loaded.gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+        model.config.use_cache = True
+        model.eval()
+
+
+def device() -> str:
+    """Where models go: the current CUDA device (the one the session was started for), else the CPU."""
+    import torch
+
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+
+
+def compute_dtype(*, load_in_4bit: bool) -> Any:
+    """The torch dtype to compute in.
+
+    On a GPU bf16 from Ampere on, and fp16 before it. On a CPU 4-bit weights are computed in bf16 where the
+    processor has bf16 instructions, which is a third faster there (without them it is emulated, and slower);
+    unquantised weights stay in fp32, so that what is merged and exported is exactly what was trained.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        # `is_bf16_supported` counts emulation by default, which would put a T4 on a path ten times slower.
+        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    return torch.bfloat16 if load_in_4bit and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def lora_config(recipe: Recipe) -> Any:
+    """The recipe's adapter as a peft LoraConfig."""
+    from peft import LoraConfig
+
+    lora = recipe.lora
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=list(lora.target_modules),
+        bias="none",
+    )
+
+
+def _quantization(recipe: Recipe) -> Any:
+    """nf4 with double quantisation (Dettmers et al. 2023, QLoRA), or None for unquantised weights."""
+    from transformers import BitsAndBytesConfig
+
+    if not recipe.model.load_in_4bit:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(load_in_4bit=True),
+    )
+
+
+def _keep_cpu_weights_as_loaded(model: Any) -> None:
+    """Turn off bitsandbytes' repacking of 4-bit CPU weights at the first forward pass in eval mode.
+
+    It rewrites the weights in place with scales rounded to bf16, so training after a sample reply would go on
+    from other weights than before it, and it refuses layers whose width is no multiple of 32.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _use_flash_attention() -> None:
+    """cuDNN attention plans anew for every new shape, about 20 ms a call, and rows come in every length."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(False)

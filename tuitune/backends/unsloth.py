@@ -1,0 +1,94 @@
+"""The Unsloth backend: FastLanguageModel loads, attaches and switches, on NVIDIA GPUs."""
+
+from typing import Any
+
+from tuitune.backends import LoadedModel
+from tuitune.backends.environment import prepare_environment
+from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
+from tuitune.model import load_tokenizer, require_weights
+from tuitune.recipe import Recipe
+
+
+class UnslothBackend:
+    """Needs an NVIDIA GPU. Unsloth must be imported before transformers, trl and peft: see `environment.warm_up`."""
+
+    name = "unsloth"
+
+    def load(self, recipe: Recipe) -> LoadedModel:
+        """The base model, frozen, on the current GPU. Raises TuituneError, UnusableInput.
+
+        The tokenizer is the model's own, as the preview used it: Unsloth's changes to it would move the mask.
+        """
+        require_weights(recipe.model)
+        fast = _fast_language_model(recipe)
+        import torch
+
+        tokenizer = load_tokenizer(recipe.model)
+        with explained(recipe, "loading"):
+            torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every new length
+            model, _ = fast.from_pretrained(
+                model_name=recipe.model.name,
+                revision=recipe.model.revision,
+                max_seq_length=recipe.data.max_length,
+                dtype=None,
+                load_in_4bit=recipe.model.load_in_4bit,
+                load_in_16bit=not recipe.model.load_in_4bit,
+                # Unsloth takes a pre-quantised Hub copy of a named model unless told not to, but a recipe's
+                # model is exactly the one that it names.
+                use_exact_model_name=True,
+                trust_remote_code=False,
+                use_gradient_checkpointing="unsloth",
+                random_state=recipe.train.seed,
+                device_map={"": torch.cuda.current_device()},
+            )
+            freeze(model)
+        return LoadedModel(model, tokenizer, self, recipe, gradient_checkpointing=True)
+
+    def attach(self, loaded: LoadedModel) -> None:
+        """Add the recipe's LoRA adapter, its first values drawn from the recipe's seed. Raises UnusableInput."""
+        fast, lora = _fast_language_model(loaded.recipe), loaded.recipe.lora
+        require_targets(loaded.model, loaded.recipe)
+        with explained(loaded.recipe, "attaching an adapter to"):
+            loaded.model = fast.get_peft_model(
+                loaded.model,
+                r=lora.r,
+                lora_alpha=lora.lora_alpha,
+                lora_dropout=lora.lora_dropout,
+                target_modules=list(lora.target_modules),
+                bias="none",
+                use_gradient_checkpointing="unsloth" if loaded.gradient_checkpointing else False,
+                random_state=loaded.recipe.train.seed,
+                max_seq_length=loaded.recipe.data.max_length,
+            )
+
+    def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
+        """Add the adapter saved in `folder`, frozen. Raises TuituneError, UnusableInput."""
+        fast = _fast_language_model(loaded.recipe)
+        from peft import PeftModel
+
+        require_adapter(folder)
+        with explained(loaded.recipe, "attaching the saved adapter to"):
+            model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
+            loaded.model = fast.patch_peft_model(model, use_gradient_checkpointing=False)
+
+    def for_training(self, loaded: LoadedModel) -> None:
+        checkpointing = "unsloth" if loaded.gradient_checkpointing else False
+        _fast_language_model(loaded.recipe).for_training(loaded.model, use_gradient_checkpointing=checkpointing)
+
+    def for_inference(self, loaded: LoadedModel) -> None:
+        _fast_language_model(loaded.recipe).for_inference(loaded.model)
+
+
+def _fast_language_model(recipe: Recipe) -> Any:
+    """unsloth.FastLanguageModel, imported in a settled environment. Raises TuituneError."""
+    prepare_environment()
+    try:
+        from unsloth import FastLanguageModel
+    except ImportError as error:
+        from tuitune.errors import TuituneError
+
+        raise TuituneError(
+            "Unsloth is not installed or does not match the other libraries: "
+            "`pip install 'tuitune[gpu]'`, or set model.backend: transformers."
+        ) from error
+    return FastLanguageModel
