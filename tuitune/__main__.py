@@ -1,0 +1,13 @@
+"""`tuitune` and `python -m tuitune`."""
+
+import sys
+
+
+def main() -> int:
+    from tuitune.cli import run_command
+
+    return run_command(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

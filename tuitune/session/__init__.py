@@ -1,0 +1,11 @@
+"""The session: the process that holds the model and does the work, and how a client reaches it.
+
+One line of JSON a message, over a Unix socket that only its owner can open:
+
+    client → session   {"id": 7, "command": "chat", "arguments": {…}}
+    session → client   {"id": 7, "part": {…}}          any number of times while a job runs
+                       {"id": 7, "result": {…}}        or {"id": 7, "error": "One sentence.", "exit_code": 1}
+                       {"event": {…}}                  a run's events, after `follow`
+
+See `tuitune.session.jobs` for the commands.
+"""

@@ -1,0 +1,148 @@
+"""The client's side: start a session or reach a live one, call its commands, follow its events."""
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.events import Event, from_data
+from tuitune.run import Run
+from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, new_socket_path
+
+Part = dict[str, Any]
+_START_SECONDS = 30.0
+
+
+class SessionLost(TuituneError):
+    """The session process is gone, and with it whatever it had not saved."""
+
+
+class Session:
+    """A connection to a session process. Closing it never stops a run; an idle session ends with its last client.
+
+    All methods belong to the event loop that made the connection. Callbacks are called in that loop.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log_file: Path | None) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._log_file = log_file
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, tuple[asyncio.Future[dict[str, Any]], Callable[[Part], None] | None]] = {}
+        self._on_event: Callable[[Event], None] | None = None
+        self.lost = asyncio.Event()
+        """Set once the connection has ended, from whichever side."""
+        self._listener = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def start(cls) -> Self:
+        """Start a session process of its own and connect to it. Raises TuituneError."""
+        socket = new_socket_path()
+        log_file = socket.with_suffix(".log")
+        with open(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tuitune.session", str(socket)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        for _ in range(int(_START_SECONDS / 0.02)):
+            if process.poll() is not None:
+                break
+            try:
+                return await cls._connect(socket, log_file)
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(0.02)
+        process.kill()
+        raise TuituneError(f"The session process did not start: its log is {log_file}.")
+
+    @classmethod
+    async def attach(cls, run: Run) -> Self:
+        """Connect to the live session that holds `run`. Raises TuituneError if there is none."""
+        socket = run.session_socket()
+        try:
+            if socket is None:
+                raise FileNotFoundError
+            return await cls._connect(socket, run.log_file)
+        except OSError:
+            raise TuituneError(f"Run {run.name} has no live session.") from None
+
+    @classmethod
+    async def _connect(cls, socket: Path, log_file: Path) -> Self:
+        reader, writer = await asyncio.open_unix_connection(socket, limit=MAX_LINE_BYTES)
+        return cls(reader, writer, log_file)
+
+    async def call(self, command: str, on_part: Callable[[Part], None] | None = None, **arguments: Any) -> dict[str, Any]:
+        """Run a command to its end and return its result; `on_part` gets what it sends on the way.
+
+        Cancelling the awaiting task cancels the job in the session. Raises TuituneError with the session's sentence
+        (UnusableInput where it is the input's fault), SessionLost when the process goes away.
+        """
+        number = next(self._ids)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = (future, on_part)
+        try:
+            self._send({"id": number, "command": command, "arguments": arguments})
+            return await future
+        except asyncio.CancelledError:
+            if not self.lost.is_set():
+                self._send({"id": next(self._ids), "command": "cancel", "arguments": {"job": number}})
+            raise
+        finally:
+            self._waiting.pop(number, None)
+
+    async def follow(self, on_event: Callable[[Event], None]) -> None:
+        """Have every event of the session's run, from its first, given to `on_event` as it comes."""
+        self._on_event = on_event
+        await self.call("follow")
+
+    async def close(self) -> None:
+        """End the connection. A live run goes on; a session with nothing to do and no other client ends."""
+        self._writer.close()
+        self._listener.cancel()
+        await asyncio.gather(self._listener, return_exceptions=True)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self.lost.is_set():
+            raise self._lost()
+        self._writer.write(encode(message))
+
+    async def _listen(self) -> None:
+        try:
+            while line := await self._reader.readline():
+                self._receive(decode(line))
+        except (OSError, ValueError):
+            pass
+        finally:
+            self.lost.set()
+            for future, _ in self._waiting.values():
+                if not future.done():
+                    future.set_exception(self._lost())
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        if "event" in message:
+            event = from_data(message["event"])
+            if event is not None and self._on_event is not None:
+                self._on_event(event)
+            return
+        future, on_part = self._waiting.get(message.get("id", 0), (None, None))
+        if future is None or future.done():
+            return
+        if "part" in message:
+            if on_part is not None:
+                on_part(message["part"])
+        elif "error" in message:
+            kind = UnusableInput if message.get("exit_code") == UnusableInput.exit_code else TuituneError
+            future.set_exception(kind(message["error"]))
+        else:
+            future.set_result(message.get("result") or {})
+
+    def _lost(self) -> SessionLost:
+        where = f"; its log is {self._log_file}" if self._log_file else ""
+        return SessionLost(f"The session process has ended unexpectedly{where}. Everything saved before is in the run folder.")

@@ -1,0 +1,225 @@
+"""What the worker thread can be asked to do, and the one model it holds while it does it."""
+
+import gc
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tuitune import backends
+from tuitune.backends import LoadedModel
+from tuitune.backends.environment import warm_up
+from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.events import Event, Failed, Finished, Started
+from tuitune.recipe import Recipe
+from tuitune.run import Run, RunWriter, create_run, default_runs_folder
+from tuitune.session.worker import Job, Result
+from tuitune.text import one_line
+from tuitune.train import Control
+
+log = logging.getLogger("tuitune.session")
+
+
+class Jobs:
+    """The commands that need the libraries. All but `emit`, `abandon` and `close` run in the worker thread."""
+
+    def __init__(self, socket_path: Path, on_event: Callable[[], None]) -> None:
+        self.control = Control()
+        self.run: Run | None = None
+        self._socket_path = socket_path
+        self._on_event = on_event
+        self._writer: RunWriter | None = None
+        self._writing = threading.Lock()
+        self._loaded: tuple[Run, LoadedModel] | None = None
+
+    @property
+    def is_training(self) -> bool:
+        return self._writer is not None
+
+    def work(self, command: str, arguments: dict[str, Any]) -> Callable[[Job], Result]:
+        """The work a command means. Raises TuituneError for one there is not, UnusableInput for its arguments."""
+        commands: dict[str, Callable[..., Result]] = {
+            "summary": self.summary,
+            "rows": self.rows,
+            "estimate": self.estimate,
+            "train": self.train,
+            "chat": self.chat,
+            "export": self.export,
+            "preflight": self.preflight,
+        }
+        if command not in commands:
+            raise TuituneError(f"The session knows no command {one_line(command, max_length=40)}.")
+        prepared = dict(arguments)
+        if "recipe" in prepared:
+            prepared["recipe"] = Recipe.from_data(prepared["recipe"])
+        if "run" in prepared:
+            prepared["run"] = Run(Path(prepared["run"]))
+        return lambda job: commands[command](job, **prepared)
+
+    def warm_up(self, job: Job) -> Result:
+        """Import the heavy libraries while the user is still choosing."""
+        warm_up()
+        return {}
+
+    def summary(self, job: Job, recipe: Recipe) -> Result:
+        from tuitune.data.inspect import summary
+
+        return summary(recipe)
+
+    def rows(self, job: Job, recipe: Recipe, start: int, stop: int) -> Result:
+        from tuitune.data.inspect import inspect_rows
+
+        return {"rows": list(inspect_rows(recipe, start, stop))}
+
+    def estimate(self, job: Job, recipe: Recipe) -> Result:
+        from tuitune.estimate import estimate
+
+        return estimate(recipe).as_dict()
+
+    def train(self, job: Job, recipe: Recipe, runs: str | None = None, name: str | None = None) -> Result:
+        """Train in a new run folder, which is sent as a part as soon as it exists."""
+        from tuitune.hardware import machine
+        from tuitune.train import check, train
+
+        check(recipe)
+        self._free()
+        self.control = Control()
+        writer = create_run(recipe, Path(runs) if runs else default_runs_folder(), name, machine().as_dict())
+        writer.announce(self._socket_path)
+        self.run, self._writer = writer.run, writer
+        _log_to(writer.run.log_file)
+        self.emit(Started(run=writer.run.name, attempt=1, pid=os.getpid()))
+        job.part(run=str(writer.run.folder))
+        try:
+            loaded = train(recipe, writer.run, self.control, self.emit)
+        except BaseException as error:
+            if not isinstance(error, TuituneError):
+                log.error("training failed", exc_info=error)
+            self.emit(Failed(message=_failure(error, writer.run)))
+            raise TuituneError(_failure(error, writer.run)) if not isinstance(error, TuituneError) else error from None
+        finally:
+            self._close_run()
+        if loaded is not None:
+            self._loaded = (writer.run, loaded)
+        return {"status": writer.run.status()}
+
+    def chat(
+        self,
+        job: Job,
+        run: Run,
+        messages: list[dict[str, str]],
+        adapter: bool = True,
+        sampling: dict[str, Any] | None = None,
+    ) -> Result:
+        from tuitune.chat import Sampling, reply
+
+        settings = Sampling.parse(sampling or {})
+        loaded = self._model_of(run, job)
+        answer = reply(
+            loaded,
+            messages,
+            settings,
+            adapter=adapter,
+            on_text=lambda text: job.part(text=text),
+            cancelled=job.cancelled.is_set,
+        )
+        job.check()
+        return {"reply": answer.text, "tokens": answer.tokens, "seconds": answer.seconds, "ended": answer.ended}
+
+    def export(
+        self, job: Job, run: Run, kinds: list[str], out: str | None = None, allow_download: bool = False
+    ) -> Result:
+        from tuitune.export import export
+
+        made = export(
+            run,
+            kinds,
+            Path(out) if out else None,
+            progress=lambda kind, text, done, total: job.part(kind=kind, text=text, done=done, total=total),
+            allow_download=lambda question: allow_download,
+            cancelled=job.cancelled.is_set,
+        )
+        return {"exports": [each.as_dict() for each in made]}
+
+    def preflight(self, job: Job, run: Run) -> Result:
+        from tuitune.export import preflight
+
+        return {"kinds": [each.as_dict() for each in preflight(run)]}
+
+    # --- the run's record --------------------------------------------------------------------------------------
+
+    def emit(self, event: Event) -> None:
+        """Record an event of the current run and wake whoever follows it; safe from any thread."""
+        with self._writing:
+            if self._writer is None:
+                return
+            self._writer.append(event)
+        self._on_event()
+
+    def abandon(self) -> None:
+        """Record that the run was stopped in the middle of a step; the process ends after this."""
+        if self.run is not None:
+            saved = "adapter" if self.run.adapter.is_dir() else None
+            history = self.run.history()
+            seconds = history.last_at - history.started.at if history.started else 0.0
+            self.emit(Finished(status="stopped", step=history.step, seconds=seconds, adapter=saved))
+        self._close_run()
+
+    def close(self) -> None:
+        self._close_run()
+
+    def _close_run(self) -> None:
+        with self._writing:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+
+    # --- the model in memory -----------------------------------------------------------------------------------
+
+    def _model_of(self, run: Run, job: Job) -> LoadedModel:
+        if self._loaded is not None and self._loaded[0] == run:
+            return self._loaded[1]
+        if run.status() == "live":
+            raise TuituneError(f"Run {run.name} is still training: chat with it once it has finished.")
+        if not run.adapter.is_dir():
+            raise UnusableInput(f"Run {run.name} has no adapter: it ended before one was saved.")
+        self._free()
+        job.part(text="", loading=True)
+        recipe = run.recipe()
+        backend = backends.choose(recipe)
+        loaded = backend.load(recipe)
+        backend.attach_saved(loaded, str(run.adapter))
+        self._loaded = (run, loaded)
+        return loaded
+
+    def _free(self) -> None:
+        """Let go of the model in memory, on the card too."""
+        self._loaded = None
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _failure(error: BaseException, run: Run) -> str:
+    if isinstance(error, TuituneError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "The GPU ran out of memory: halve train.per_device_train_batch_size and double "
+            "train.gradient_accumulation_steps, or lower data.max_length."
+        )
+    return f"Training failed ({one_line(explain(error), max_length=300)}); the details are in {run.log_file}."
+
+
+def _log_to(file: Path) -> None:
+    """Send everything this process prints, C libraries included, to a run's log."""
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)

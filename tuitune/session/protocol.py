@@ -1,0 +1,49 @@
+"""Messages between client and session, and where their socket lies."""
+
+import json
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tuitune.errors import TuituneError
+
+MAX_LINE_BYTES = 32 * 2**20
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One message as a line."""
+    return json.dumps(message, ensure_ascii=True).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The message in a line. Raises ValueError."""
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("a message is a JSON object")
+    return message
+
+
+def runtime_folder() -> Path:
+    """A folder only this user can enter, for sockets and start-up logs. Raises TuituneError if it is not ours."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.access(base, os.W_OK):
+        folder = Path(base) / "tuitune"
+    else:
+        folder = Path(tempfile.gettempdir()) / f"tuitune-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise TuituneError(f"{folder} belongs to someone else: remove it, or set XDG_RUNTIME_DIR to a folder of yours.")
+    folder.chmod(0o700)
+    return folder
+
+
+def new_socket_path() -> Path:
+    """A path for a new session's socket, short enough for a Unix socket address (107 bytes)."""
+    path = runtime_folder() / f"{secrets.token_hex(6)}.sock"
+    if len(os.fsencode(path)) > 107:
+        raise TuituneError(f"{path.parent} is too long for a socket: set XDG_RUNTIME_DIR to a shorter folder.")
+    return path

@@ -1,0 +1,277 @@
+"""The session's main thread: accepts clients, answers at once, hands jobs to the worker thread."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tuitune.backends.environment import prepare_environment
+from tuitune.errors import TuituneError, explain
+from tuitune.hardware import sample
+from tuitune.session.jobs import Jobs
+from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode
+from tuitune.session.worker import Cancelled, Job, Result, Worker
+from tuitune.text import safe_text
+
+log = logging.getLogger("tuitune.session")
+
+FIRST_CLIENT_SECONDS = 30.0
+STOP_NOW_SECONDS = 10.0
+SAMPLE_SECONDS = 1.0
+_CHUNK_BYTES = 2**20
+_OUTLIVE_THEIR_CLIENT = ("train", "export")
+
+
+class Client:
+    """One connection; `offset` is how much of the run's record it was sent, None while it does not follow."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.jobs: dict[int, Job] = {}
+        self.offset: int | None = None
+        self.wake = asyncio.Event()
+        self.follower: asyncio.Task[None] | None = None
+
+    def send(self, message: dict[str, Any]) -> None:
+        if not self.writer.is_closing():
+            self.writer.write(encode(message))
+
+
+class Server:
+    """Everything the main thread knows. Methods run in its event loop unless they say otherwise."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self.socket_path = socket_path
+        self.clients: set[Client] = set()
+        self.worker = Worker()
+        self.ended = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+        self.lasting = 0
+        self.jobs = Jobs(socket_path, on_event=partial(self.loop.call_soon_threadsafe, self._wake_followers))
+        self.ready = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self) -> None:
+        """Serve until there is nothing left to do and nobody to do it for."""
+        server = await asyncio.start_unix_server(self._serve_client, self.socket_path, limit=MAX_LINE_BYTES)
+        self.socket_path.chmod(0o600)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self._terminate)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.worker.start()
+        warm_up = Job("import", self.jobs.warm_up, on_part=lambda part: None, on_end=self._from_worker(self._warm))
+        self.worker.submit(warm_up)
+        self._spawn(self._sample())
+        self.loop.call_later(FIRST_CLIENT_SECONDS, self._end_if_idle)
+        async with server:
+            await self.ended.wait()
+        self.jobs.close()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _from_worker(self, callback: Callable[..., None]) -> Callable[..., Any]:
+        """The callback as the worker thread may call it."""
+        return partial(self.loop.call_soon_threadsafe, callback)
+
+    def _warm(self, end: Result | BaseException) -> None:
+        self.ready = True
+        if isinstance(end, BaseException):
+            log.error("importing the libraries failed", exc_info=end)
+
+    # --- clients -----------------------------------------------------------------------------------------------
+
+    async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not _same_user(writer):
+            writer.close()
+            return
+        client = Client(writer)
+        self.clients.add(client)
+        try:
+            while line := await reader.readline():
+                self._receive(client, decode(line))
+        except (OSError, ValueError) as error:
+            log.warning("a client's connection ended: %s", error)
+        finally:
+            self.clients.discard(client)
+            if client.follower:
+                client.follower.cancel()
+            for job in client.jobs.values():
+                if job.command not in _OUTLIVE_THEIR_CLIENT:
+                    job.cancelled.set()
+            writer.close()
+            self._end_if_idle()
+
+    def _receive(self, client: Client, message: dict[str, Any]) -> None:
+        number, command = message.get("id"), message.get("command")
+        arguments = message.get("arguments") or {}
+        try:
+            answer = self._answer(client, command, arguments)
+            if answer is not None:
+                client.send({"id": number, "result": answer})
+                return
+            work = self.jobs.work(str(command), arguments)
+        except Exception as error:
+            client.send({"id": number, **_error(error)})
+            return
+        job = Job(
+            str(command),
+            work,
+            on_part=lambda part: self._from_worker(client.send)({"id": number, "part": part}),
+            on_end=self._from_worker(partial(self._finish, client, number, str(command))),
+        )
+        client.jobs[int(number or 0)] = job
+        self.lasting += command in _OUTLIVE_THEIR_CLIENT
+        self.worker.submit(job)
+
+    def _answer(self, client: Client, command: Any, arguments: dict[str, Any]) -> Result | None:
+        """What the main thread answers by itself; None for a job."""
+        match command:
+            case "status":
+                current = self.worker.current
+                run = self.jobs.run
+                return {
+                    "ready": self.ready,
+                    "job": current.command if current else None,
+                    "run": str(run.folder) if run else None,
+                    "pid": os.getpid(),
+                }
+            case "stop":
+                return {"stopping": self._stop()}
+            case "save":
+                self.jobs.control.save.set()
+                return {}
+            case "cancel":
+                if job := client.jobs.get(arguments.get("job", 0)):
+                    job.cancelled.set()
+                return {}
+            case "follow":
+                if client.follower is None:
+                    client.offset = 0
+                    client.wake.set()
+                    client.follower = asyncio.create_task(self._feed(client))
+                return {}
+        return None
+
+    def _finish(self, client: Client, number: Any, command: str, end: Result | BaseException) -> None:
+        self.lasting -= command in _OUTLIVE_THEIR_CLIENT
+        client.jobs.pop(int(number or 0), None)
+        if isinstance(end, BaseException):
+            if not isinstance(end, TuituneError | Cancelled):
+                log.error("a job failed", exc_info=end)
+            client.send({"id": number, **_error(end)})
+        else:
+            client.send({"id": number, "result": end})
+        self._end_if_idle()
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def _wake_followers(self) -> None:
+        for client in self.clients:
+            client.wake.set()
+
+    async def _feed(self, client: Client) -> None:
+        """Send the run's record from its first byte on, as it grows: the file is the queue, so nothing is lost."""
+        run = None
+        while True:
+            await client.wake.wait()
+            client.wake.clear()
+            if run != self.jobs.run:
+                run, client.offset = self.jobs.run, 0
+            if run is None:
+                continue
+            while True:
+                with run.events_file.open("rb") as file:
+                    file.seek(client.offset or 0)
+                    lines, newline, _ = file.read(_CHUNK_BYTES).rpartition(b"\n")
+                if not newline:
+                    break
+                client.offset = (client.offset or 0) + len(lines) + 1
+                for line in lines.split(b"\n"):
+                    client.writer.write(b'{"event": ' + line + b"}\n")
+                await client.writer.drain()
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            if self.jobs.is_training:
+                self.jobs.emit(sample())
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _stop(self) -> str:
+        control = self.jobs.control
+        if control.stop.is_set() and not control.now.is_set():
+            control.now.set()
+            self._spawn(self._end_now())
+        control.stop.set()
+        return "now" if control.now.is_set() else "after this step"
+
+    async def _end_now(self) -> None:
+        """A step that does not notice the second stop in time is ended with the process."""
+        for _ in range(int(STOP_NOW_SECONDS / 0.1)):
+            await asyncio.sleep(0.1)
+            if not self.jobs.is_training:
+                return
+        log.warning("the step did not end within %s s of the second stop: ending the process", STOP_NOW_SECONDS)
+        self.jobs.abandon()
+        self.ended.set()
+
+    def _terminate(self) -> None:
+        """SIGTERM: as two stops would end it, but with the end of the process after the first one."""
+        if self.jobs.is_training:
+            self._stop()
+        self._spawn(self._end_when_done())
+
+    async def _end_when_done(self) -> None:
+        while self.jobs.is_training:
+            await asyncio.sleep(0.1)
+        self.ended.set()
+
+    def _end_if_idle(self) -> None:
+        if not self.clients and not self.lasting:
+            self.ended.set()
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, Cancelled):
+        return {"error": "Cancelled.", "exit_code": 130}
+    return {"error": safe_text(explain(error)), "exit_code": getattr(error, "exit_code", 1)}
+
+
+def _same_user(writer: asyncio.StreamWriter) -> bool:
+    """Whether the peer runs as this user; where the platform cannot say, the folder's mode has to do."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return True
+    peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", peer)[1]
+    return uid == os.getuid()
+
+
+def serve(socket_path: Path) -> int:
+    """Run a session until it ends; returns the exit status."""
+    prepare_environment()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+    async def main() -> None:
+        await Server(socket_path).run()
+
+    try:
+        asyncio.run(main())
+    finally:
+        socket_path.unlink(missing_ok=True)
+    socket_path.with_suffix(".log").unlink(missing_ok=True)
+    # The worker thread may be deep in a library; there is nothing left that it could still save.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,62 @@
+"""The worker thread: one job at a time, in order, so that the main thread can always answer."""
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Result = dict[str, Any]
+
+
+class Cancelled(Exception):
+    """Raised inside a job that noticed its `cancelled` flag."""
+
+
+@dataclass
+class Job:
+    """Work for the worker thread; the callbacks are called in that thread.
+
+    `part` sends something on the way; `cancelled` is set from outside and read by the work.
+    """
+
+    command: str
+    work: Callable[["Job"], Result]
+    on_part: Callable[[dict[str, Any]], None]
+    on_end: Callable[[Result | BaseException], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def part(self, **content: Any) -> None:
+        self.on_part(content)
+
+    def check(self) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled
+
+
+class Worker:
+    """A thread that runs queued jobs. It is a daemon: a process that wants to end does not wait for it."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self.current: Job | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        self._queue.put(job)
+
+    def _run(self) -> None:
+        while True:
+            job = self._queue.get()
+            self.current = job
+            end: Result | BaseException
+            try:
+                job.check()
+                end = job.work(job)
+            except BaseException as error:  # whatever it is, the client must hear of it and the thread must live on
+                end = error
+            self.current = None
+            job.on_end(end)

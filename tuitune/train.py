@@ -1,0 +1,341 @@
+"""One training run: from the recipe to a saved adapter, telling what happens as events."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tuitune import backends
+from tuitune.backends import LoadedModel
+from tuitune.chat import Sampling, reply
+from tuitune.data.prepare import Prepared, prepare
+from tuitune.errors import TuituneError
+from tuitune.events import Checkpoint, Evaluation, Event, Finished, Notice, Phase, Plan, Reply, Step
+from tuitune.model import load_tokenizer, require_weights
+from tuitune.recipe import Recipe
+from tuitune.run import Run, write_atomic
+
+Emit = Callable[[Event], None]
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass
+class Control:
+    """What another thread may ask of a run."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    """End after this step, with a checkpoint and the adapter saved."""
+    now: threading.Event = field(default_factory=threading.Event)
+    """End as soon as the code can; what was saved before stays."""
+    save: threading.Event = field(default_factory=threading.Event)
+    """Save a checkpoint after this step."""
+
+
+class StoppedNow(Exception):
+    """Raised inside the trainer when it was asked to end at once."""
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse, before a run folder is made, what can be refused at once. Raises UnusableInput."""
+    from tuitune.data import open_dataset
+    from tuitune.model import load_config
+
+    require_weights(recipe.model)
+    open_dataset(recipe.data)
+    load_config(recipe.model)
+
+
+def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: int = 1) -> LoadedModel | None:
+    """Train the recipe's adapter into `run.adapter` and return the model for chat and export.
+
+    Emits everything up to `Finished`; the caller reports a failure. Returns None where the run was stopped before a
+    model was loaded. Raises TuituneError, or whatever the libraries raise.
+    """
+    began = time.monotonic()
+
+    def phase(name: Any, text: str, done: int | None = None, total: int | None = None) -> None:
+        emit(Phase(name=name, text=text, done=done, total=total))
+
+    def finished(status: Literal["done", "stopped"], step: int) -> None:
+        saved = "adapter" if run.adapter.is_dir() else None
+        emit(Finished(status=status, step=step, seconds=time.monotonic() - began, adapter=saved))
+
+    phase("data", "Reading and tokenising the data")
+    tokenizer = load_tokenizer(recipe.model)
+    prepared = prepare(
+        recipe,
+        tokenizer,
+        progress=_at_most_every(0.2, lambda done, total: phase("data", "Reading and tokenising the data", done, total)),
+        cancelled=control.stop.is_set,
+    )
+    if control.stop.is_set():
+        finished("stopped", 0)
+        return None
+    _tell_about(prepared, emit)
+    backend = backends.choose(recipe)
+    phase("model", "Loading the model" + (" in 4-bit" if recipe.model.load_in_4bit else ""))
+    loaded = backend.load(recipe)
+    phase("adapter", "Adding the LoRA adapter")
+    backend.attach(loaded)
+
+    watcher = _Watcher(run, control, emit, attempt)
+    trainer = _trainer(loaded, prepared, run, watcher)
+    emit(_plan(loaded, prepared, trainer))
+    status: Literal["done", "stopped"] = "stopped"
+    try:
+        prompts = _prompts(recipe, prepared)
+        phase("before", "Measuring the model before training")
+        _evaluate(trainer, emit, attempt, 0)
+        _answer(loaded, prompts, recipe, emit, control, 0)
+        if not control.stop.is_set():
+            phase("training", "Training; the first step takes the longest")
+            backend.for_training(loaded)
+            trainer.train()
+            phase("saving", "Saving the adapter")
+            save_adapter(loaded, run)
+            if not control.stop.is_set():
+                status = "done"
+                phase("after", "Measuring the model after training")
+                _evaluate(trainer, emit, attempt, trainer.state.global_step)
+                _answer(loaded, prompts, recipe, emit, control, trainer.state.global_step)
+    except StoppedNow:
+        pass
+    backend.for_inference(loaded)
+    finished(status, trainer.state.global_step)
+    return loaded
+
+
+def save_adapter(loaded: LoadedModel, run: Run) -> None:
+    """Write adapter and tokenizer to `run.adapter`; an adapter that was there before stays until this one is whole."""
+    staged = run.folder / ".adapter.partial"
+    shutil.rmtree(staged, ignore_errors=True)
+    loaded.model.save_pretrained(staged, safe_serialization=True)
+    loaded.tokenizer.save_pretrained(staged)
+    _publish(staged, run.adapter)
+
+
+def _publish(staged: Path, final: Path) -> None:
+    """Give a finished folder its name, with its content on disk first."""
+    for file in staged.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    staged.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _at_most_every(seconds: float, call: Callable[..., None]) -> Callable[..., None]:
+    last = 0.0
+
+    def limited(*arguments: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            call(*arguments)
+
+    return limited
+
+
+def _tell_about(prepared: Prepared, emit: Emit) -> None:
+    for reason, rows in prepared.dropped.items():
+        emit(Notice(text=f"{rows.count} rows are left out: {reason} (first: row {rows.examples[0]})."))
+    if prepared.truncated:
+        emit(Notice(text=f"{prepared.truncated} rows are longer than data.max_length and are cut."))
+
+
+def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any) -> Plan:
+    import torch
+
+    parameters = list(loaded.model.parameters())
+    args = trainer.args
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    by_epochs = math.ceil(args.num_train_epochs * math.ceil(len(prepared.train) / per_step))
+    device = loaded.model.device
+    return Plan(
+        backend=loaded.backend.name,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        rows=len(prepared.train),
+        eval_rows=len(prepared.eval) if prepared.eval is not None else 0,
+        dropped_rows=sum(rows.count for rows in prepared.dropped.values()),
+        tokens=prepared.tokens,
+        trained_tokens=prepared.trained_tokens,
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        total_parameters=loaded.model.num_parameters(),
+        total_steps=args.max_steps if args.max_steps > 0 else by_epochs,
+    )
+
+
+def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watcher") -> Any:
+    import torch
+    from transformers import DataCollatorForSeq2Seq
+    from trl import SFTConfig, SFTTrainer
+
+    settings = loaded.recipe.train
+    on_gpu = loaded.model.device.type == "cuda"
+    bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    trainer = SFTTrainer(
+        model=loaded.model,
+        processing_class=loaded.tokenizer,
+        train_dataset=prepared.train,
+        eval_dataset=prepared.eval,
+        data_collator=DataCollatorForSeq2Seq(loaded.tokenizer, padding=True, label_pad_token_id=-100),
+        callbacks=[watcher.callback()],
+        args=SFTConfig(
+            output_dir=str(run.checkpoints / ".partial"),
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_steps=settings.max_steps,
+            num_train_epochs=settings.num_train_epochs,
+            per_device_train_batch_size=settings.per_device_train_batch_size,
+            per_device_eval_batch_size=settings.per_device_train_batch_size,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.lr_scheduler_type,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            seed=settings.seed,
+            optim="adamw_8bit" if on_gpu else "adamw_torch",
+            use_cpu=not on_gpu,
+            bf16=bf16,
+            fp16=on_gpu and not bf16,
+            gradient_checkpointing=on_gpu,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=settings.save_steps,
+            include_num_input_tokens_seen="non_padding",
+            dataloader_pin_memory=on_gpu,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=True,
+        ),
+    )
+    # SFTTrainer turns the adapter of a quantised base to bf16, where small updates are rounded away.
+    for parameter in loaded.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer
+
+
+def _evaluate(trainer: Any, emit: Emit, attempt: int, step: int) -> None:
+    if trainer.eval_dataset is not None and len(trainer.eval_dataset):
+        emit(Evaluation(attempt=attempt, step=step, loss=float(trainer.evaluate()["eval_loss"])))
+
+
+def _prompts(recipe: Recipe, prepared: Prepared) -> list[list[dict[str, str]]]:
+    if recipe.samples.prompts:
+        return [[{"role": "user", "content": prompt}] for prompt in recipe.samples.prompts]
+    return prepared.prompts(3)
+
+
+def _answer(
+    loaded: LoadedModel, prompts: list[Any], recipe: Recipe, emit: Emit, control: Control, step: int
+) -> None:
+    sampling = Sampling(max_new_tokens=recipe.samples.max_new_tokens)
+    for messages in prompts:
+        if control.stop.is_set():
+            return
+        answer = reply(loaded, messages, sampling, cancelled=control.stop.is_set)
+        emit(Reply(step=step, prompt=messages[-1]["content"], reply=answer.text))
+
+
+class _Watcher:
+    """What happens beside the trainer: events out, stop and save in, checkpoints made whole."""
+
+    def __init__(self, run: Run, control: Control, emit: Emit, attempt: int) -> None:
+        self.run = run
+        self.control = control
+        self.emit = emit
+        self.attempt = attempt
+        self._step_began = 0.0
+        self._tokens = 0
+
+    def callback(self) -> Any:
+        """A TrainerCallback; made here so that importing this module does not import transformers."""
+        from transformers import TrainerCallback
+
+        watcher = self
+
+        class Callback(TrainerCallback):  # type: ignore[misc]
+            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                watcher.leave_if_asked()
+                watcher._step_began = time.monotonic()
+
+            def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                watcher.leave_if_asked()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if watcher.control.stop.is_set():
+                    control.should_save = control.should_training_stop = True
+                if watcher.control.save.is_set():
+                    watcher.control.save.clear()
+                    control.should_save = True
+                if state.global_step >= state.max_steps:
+                    control.should_save = True
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+                if logs and "loss" in logs:
+                    watcher.step(state, logs)
+
+            def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                watcher.checkpoint(Path(args.output_dir), state.global_step)
+
+        return Callback()
+
+    def leave_if_asked(self) -> None:
+        if self.control.now.is_set():
+            raise StoppedNow
+
+    def step(self, state: Any, logs: dict[str, Any]) -> None:
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise TuituneError(
+                f"The loss is {loss} at step {state.global_step}: lower train.learning_rate, or train in 16-bit; "
+                "earlier checkpoints are kept."
+            )
+        seconds = max(1e-9, time.monotonic() - self._step_began)
+        seen = int(state.num_input_tokens_seen)
+        tokens, self._tokens = seen - self._tokens, seen
+        self.emit(
+            Step(
+                attempt=self.attempt,
+                step=state.global_step,
+                total_steps=state.max_steps,
+                epoch=float(state.epoch or 0),
+                loss=loss,
+                grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
+                learning_rate=float(logs["learning_rate"]) if "learning_rate" in logs else None,
+                tokens=tokens,
+                tokens_per_second=tokens / seconds,
+            )
+        )
+
+    def checkpoint(self, staging: Path, step: int) -> None:
+        """Give the staged checkpoint a manifest and its name, then let go of the oldest ones."""
+        staged = staging / f"checkpoint-{step}"
+        files = sorted(each for each in staged.rglob("*") if each.is_file())
+        manifest = {str(each.relative_to(staged)): _sha256(each) for each in files}
+        write_atomic(staged / "manifest.json", json.dumps(manifest, indent=2))
+        final = self.run.checkpoints / staged.name
+        _publish(staged, final)
+        whole = sorted(self.run.checkpoints.glob("checkpoint-*"), key=lambda each: int(each.name.split("-")[1]))
+        for old in whole[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old, ignore_errors=True)
+        self.emit(Checkpoint(attempt=self.attempt, step=step, path=str(final.relative_to(self.run.folder))))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
