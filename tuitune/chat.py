@@ -41,7 +41,9 @@ class Sampling(BaseModel):
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            raise UnusableInput(f"The sampling settings cannot be used: {'; '.join(field_errors(error).values())}.") from None
+            raise UnusableInput(
+                f"The sampling settings cannot be used: {'; '.join(field_errors(error).values())}."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _prompt(tokenizer: Any, messages: list[Message]) -> Any:
 
 
 def _end_tokens(loaded: LoadedModel) -> set[int]:
-    """Every token that ends a reply: the tokenizer's, the generation config's, and what the template ends a turn with."""
+    """Every token that ends a reply: the tokenizer's and the generation config's."""
     found: set[int] = set()
     configured = getattr(loaded.model.generation_config, "eos_token_id", None)
     for each in (loaded.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])):

@@ -156,7 +156,9 @@ def _runs_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _attach_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", nargs="?", metavar="RUN", help="a run's name or folder (default: the live or newest one)")
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN", help="a run's name or folder (default: the live or newest one)"
+    )
     _runs_option(parser)
 
 

@@ -240,9 +240,7 @@ def _prompts(recipe: Recipe, prepared: Prepared) -> list[list[dict[str, str]]]:
     return prepared.prompts(3)
 
 
-def _answer(
-    loaded: LoadedModel, prompts: list[Any], recipe: Recipe, emit: Emit, control: Control, step: int
-) -> None:
+def _answer(loaded: LoadedModel, prompts: list[Any], recipe: Recipe, emit: Emit, control: Control, step: int) -> None:
     sampling = Sampling(max_new_tokens=recipe.samples.max_new_tokens)
     for messages in prompts:
         if control.stop.is_set():

@@ -44,14 +44,7 @@ class Session:
         """Start a session process of its own and connect to it. Raises TuituneError."""
         socket = new_socket_path()
         log_file = socket.with_suffix(".log")
-        with open(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tuitune.session", str(socket)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        process = _spawn(socket, log_file)
         for _ in range(int(_START_SECONDS / 0.02)):
             if process.poll() is not None:
                 break
@@ -78,7 +71,9 @@ class Session:
         reader, writer = await asyncio.open_unix_connection(socket, limit=MAX_LINE_BYTES)
         return cls(reader, writer, log_file)
 
-    async def call(self, command: str, on_part: Callable[[Part], None] | None = None, **arguments: Any) -> dict[str, Any]:
+    async def call(
+        self, command: str, on_part: Callable[[Part], None] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
         """Run a command to its end and return its result; `on_part` gets what it sends on the way.
 
         Cancelling the awaiting task cancels the job in the session. Raises TuituneError with the session's sentence
@@ -145,4 +140,18 @@ class Session:
 
     def _lost(self) -> SessionLost:
         where = f"; its log is {self._log_file}" if self._log_file else ""
-        return SessionLost(f"The session process has ended unexpectedly{where}. Everything saved before is in the run folder.")
+        return SessionLost(
+            f"The session process has ended unexpectedly{where}. Everything saved before is in the run folder."
+        )
+
+
+def _spawn(socket: Path, log_file: Path) -> subprocess.Popen[bytes]:
+    """A session process that shares nothing with this one: no terminal, no process group, no open file."""
+    with open(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tuitune.session", str(socket)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )

@@ -56,6 +56,7 @@ class Server:
         self.lasting = 0
         self.jobs = Jobs(socket_path, on_event=partial(self.loop.call_soon_threadsafe, self._wake_followers))
         self.ready = False
+        self.leaving = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -227,18 +228,14 @@ class Server:
         self.ended.set()
 
     def _terminate(self) -> None:
-        """SIGTERM: as two stops would end it, but with the end of the process after the first one."""
+        """SIGTERM stops a run as `stop` does; the process ends with it, or at once where there is none."""
+        self.leaving = True
         if self.jobs.is_training:
             self._stop()
-        self._spawn(self._end_when_done())
-
-    async def _end_when_done(self) -> None:
-        while self.jobs.is_training:
-            await asyncio.sleep(0.1)
-        self.ended.set()
+        self._end_if_idle()
 
     def _end_if_idle(self) -> None:
-        if not self.clients and not self.lasting:
+        if not self.lasting and (self.leaving or not self.clients):
             self.ended.set()
 
 

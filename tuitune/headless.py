@@ -1,0 +1,417 @@
+"""The commands' way of doing what the screens do: follow a run, chat, export and report on plain output."""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.events import Evaluation, Event, Failed, Finished, Notice, Phase, Plan, Started, Step, to_json
+from tuitune.history import History
+from tuitune.recipe import Recipe
+from tuitune.run import Run
+from tuitune.session.client import Session
+from tuitune.text import one_line, safe_text
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+# --- a run ---------------------------------------------------------------------------------------------------------
+
+
+def run_recipe(recipe: Recipe, runs_folder: Path, *, name: str | None, as_json: bool) -> int:
+    """Train a recipe in a session of its own, show it as it goes, and end with a report."""
+    return asyncio.run(_run_recipe(recipe, runs_folder, name, _viewer(as_json)))
+
+
+def follow_run(run: Run) -> int:
+    """Show a run from its first event to its end; one that has ended is shown from its record."""
+    return asyncio.run(_follow_run(run, _viewer(as_json=False)))
+
+
+async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewer: "_Viewer") -> int:
+    session = await Session.start()
+    interrupted = _stop_on_signals(session, viewer)
+    folder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def on_part(part: dict[str, Any]) -> None:
+        if "run" in part and not folder.done():
+            folder.set_result(part["run"])
+
+    viewer.status("Starting: importing the libraries")
+    job = asyncio.create_task(
+        session.call("train", on_part, recipe=recipe.model_dump(mode="json"), runs=str(runs_folder), name=name)
+    )
+    try:
+        await asyncio.wait([job, folder], return_when=asyncio.FIRST_COMPLETED)
+        if folder.done():
+            viewer.run = Run(Path(folder.result()))
+            await session.follow(viewer.add)
+        await job
+        await viewer.ended.wait()
+    except TuituneError as error:
+        viewer.close()
+        if interrupted.is_set():
+            return INTERRUPTED
+        raise error
+    finally:
+        viewer.close()
+        await session.close()
+    viewer.report()
+    return INTERRUPTED if interrupted.is_set() else DONE
+
+
+async def _follow_run(run: Run, viewer: "_Viewer") -> int:
+    viewer.run = run
+    try:
+        session = await Session.attach(run)
+    except TuituneError:
+        for event in run.events():
+            viewer.add(event)
+        viewer.close()
+    else:
+        await session.follow(viewer.add)
+        ends = [asyncio.create_task(each.wait()) for each in (viewer.ended, session.lost)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        viewer.close()
+        await session.close()
+    viewer.report()
+    return DONE if run.status() in ("done", "stopped") else FAILED
+
+
+def _stop_on_signals(session: Session, viewer: "_Viewer") -> asyncio.Event:
+    """Ctrl+C and SIGTERM ask the session to stop, twice to stop now. Returns what is set once that happened."""
+    loop = asyncio.get_running_loop()
+    interrupted = asyncio.Event()
+    calls: set[asyncio.Task[Any]] = set()
+
+    def ask() -> None:
+        again = interrupted.is_set()
+        interrupted.set()
+        viewer.status("Stopping now" if again else "Stopping after this step; once more stops now")
+        task = asyncio.create_task(session.call("stop"))
+        task.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
+        calls.add(task)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ask)
+    return interrupted
+
+
+class _Viewer:
+    """Shows a run's events as they come; a subclass chooses the form."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.history = History()
+        self.ended = asyncio.Event()
+
+    def add(self, event: Event) -> None:
+        self.history.add(event)
+        self.show(event)
+        if isinstance(event, Finished | Failed):
+            self.ended.set()
+
+    def show(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def status(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+    def report(self) -> None: ...
+
+
+def _viewer(as_json: bool) -> _Viewer:
+    return _JsonViewer() if as_json else _TextViewer()
+
+
+class _JsonViewer(_Viewer):
+    def show(self, event: Event) -> None:
+        print(to_json(event), flush=True)
+
+
+class _TextViewer(_Viewer):
+    """Rich progress on a terminal; on anything else a line a phase and about twenty for the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = _console()
+        self._phase = ""
+        self._next_line = 0
+        self._progress: Progress | None = None
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+            self._progress = Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True)
+            self._task = self._progress.add_task("", total=None)
+            self._progress.start()
+
+    def status(self, text: str) -> None:
+        if self._progress:
+            self._progress.update(self._task, description=text, total=None)
+        else:
+            self.console.print(Text(text))
+
+    def show(self, event: Event) -> None:
+        match event:
+            case Started():
+                self.console.print(
+                    Text(f"run {event.run}" + (f", attempt {event.attempt}" if event.attempt > 1 else ""))
+                )
+            case Phase():
+                if self._progress:
+                    text, total = safe_text(event.text), event.total
+                    self._progress.update(self._task, description=text, completed=event.done or 0, total=total)
+                elif event.text != self._phase:
+                    self.console.print(Text(safe_text(event.text)))
+                self._phase = event.text
+            case Plan():
+                self.console.print(Text(plan_text(event)))
+            case Step():
+                self._step(event)
+            case Evaluation():
+                self.console.print(Text(f"held-out loss {event.loss:.3f} at step {event.step}"))
+            case Notice():
+                self.console.print(Text(f"! {safe_text(event.text)}"))
+            case _:
+                pass
+
+    def _step(self, event: Step) -> None:
+        line = f"step {event.step}/{event.total_steps}  loss {event.loss:.3f}"
+        if event.tokens_per_second:
+            line += f"  {event.tokens_per_second:,.0f} tokens/s"
+        if (left := self.history.seconds_left) is not None:
+            line += f"  {duration(left)} left"
+        if self._progress:
+            self._progress.update(self._task, description=line, completed=event.step, total=event.total_steps)
+        elif event.step >= self._next_line or event.step == event.total_steps:
+            self._next_line = event.step + max(1, event.total_steps // 20)
+            self.console.print(Text(line))
+
+    def close(self) -> None:
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def report(self) -> None:
+        if self.run is not None:
+            print_report(self.run, self.history, self.console)
+
+
+def plan_text(plan: Plan) -> str:
+    """One line on what will be trained."""
+    share = plan.trainable_parameters / max(1, plan.total_parameters)
+    held_out = f" ({plan.eval_rows} more held out)" if plan.eval_rows else ""
+    return (
+        f"{plan.rows} rows{held_out}, {plan.trained_tokens:,} of {plan.tokens:,} tokens trained; "
+        f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.2%}); "
+        f"{plan.total_steps} steps on {safe_text(plan.device)} with {plan.backend}"
+    )
+
+
+def print_report(run: Run, history: History, console: Console | None = None) -> None:
+    """What came out of a run: loss and replies before and after, and where everything is."""
+    console = console or _console()
+    status = run.status(history)
+    lines = ["", f"Run {run.name}: {_STATUS_TEXT[status]}"]
+    if isinstance(history.ended, Failed):
+        lines.append(f"  {safe_text(history.ended.message)}")
+    if (losses := history.loss_before_and_after()) is not None:
+        what = "held-out loss" if len(history.evaluations) >= 2 else "training loss"
+        lines.append(f"  {what} {losses[0]:.3f} → {losses[1]:.3f} over {history.step} steps")
+    if isinstance(history.ended, Finished):
+        lines.append(f"  took {duration(history.ended.seconds)}")
+    for prompt, before, after in history.replies_before_and_after():
+        lines += ["", f"  prompt  {one_line(prompt, max_length=300)}"]
+        lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []
+        lines += [f"  after   {one_line(after, max_length=600)}"] if after is not None else []
+    lines += ["", f"  everything is in {safe_text(run.folder)}"]
+    if run.adapter.is_dir():
+        lines += [f"  adapter {safe_text(run.adapter)}", f"  talk to it: tuitune chat {safe_text(run.folder)}"]
+        lines += [f"  take it home: tuitune export {safe_text(run.folder)} --to gguf:q8_0"]
+    console.print(Text("\n".join(lines)))
+
+
+_STATUS_TEXT = {
+    "live": "training",
+    "done": "done",
+    "stopped": "stopped when asked to",
+    "failed": "failed",
+    "interrupted": "its session ended before the run did",
+}
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units: `1 h 04 min`, `2 min 05 s`, `9 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
+
+
+# --- chat ----------------------------------------------------------------------------------------------------------
+
+
+def chat(run: Run, *, prompt: str | None, adapter: bool, as_json: bool) -> int:
+    """One reply to `prompt`, or to standard input where that is no terminal; else a conversation."""
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read().strip()
+    if prompt is None and as_json:
+        raise UnusableInput("--json answers one prompt: give it with --prompt TEXT or on standard input.")
+    if prompt is not None and not prompt.strip():
+        raise UnusableInput("The prompt is empty: give some text with --prompt TEXT or on standard input.")
+    if prompt is None:
+        return asyncio.run(_converse(run, adapter))
+    return asyncio.run(_one_reply(run, prompt, adapter, as_json))
+
+
+async def _one_reply(run: Run, prompt: str, adapter: bool, as_json: bool) -> int:
+    session = await Session.start()
+    try:
+        messages = [{"role": "user", "content": prompt}]
+        show = (lambda part: None) if as_json else _print_piece
+        answer = await session.call("chat", show, run=str(run.folder), messages=messages, adapter=adapter)
+    finally:
+        await session.close()
+    print(json.dumps({"prompt": prompt, "adapter": adapter, **answer}) if as_json else "", flush=True)
+    return DONE
+
+
+async def _converse(run: Run, adapter: bool) -> int:
+    session = await Session.start()
+    messages: list[dict[str, str]] = []
+    print(f"Chat with {run.name}. /base and /adapter switch who answers, /clear forgets, Ctrl+D leaves.")
+    try:
+        while (line := await asyncio.to_thread(_ask, "adapter" if adapter else "base")) is not None:
+            text = line.strip()
+            if text in ("/base", "/adapter"):
+                adapter = text == "/adapter"
+            elif text == "/clear":
+                messages.clear()
+            elif text:
+                messages.append({"role": "user", "content": text})
+                answer = await session.call(
+                    "chat", _print_piece, run=str(run.folder), messages=messages, adapter=adapter
+                )
+                messages.append({"role": "assistant", "content": answer["reply"]})
+                print()
+    finally:
+        await session.close()
+    return DONE
+
+
+def _ask(who: str) -> str | None:
+    try:
+        return input(f"{who}> ")
+    except EOFError:
+        print()
+        return None
+
+
+def _print_piece(part: dict[str, Any]) -> None:
+    print(safe_text(part.get("text", "")), end="", flush=True)
+
+
+# --- export --------------------------------------------------------------------------------------------------------
+
+
+def export_run(run: Run, kinds: list[str], out: Path | None, *, allow_download: bool, as_json: bool) -> int:
+    """Export a run in every kind asked for and say where each lies."""
+    from tuitune.export import download_needed
+
+    question = download_needed(kinds)
+    if question and not allow_download and sys.stdin.isatty() and not as_json:
+        allow_download = input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    return asyncio.run(_export(run, kinds, out, allow_download, as_json))
+
+
+async def _export(run: Run, kinds: list[str], out: Path | None, allow_download: bool, as_json: bool) -> int:
+    session = await Session.start()
+    seen: set[tuple[str, str]] = set()
+
+    def show(part: dict[str, Any]) -> None:
+        key = (str(part.get("kind")), str(part.get("text")))
+        if not as_json and key not in seen:
+            seen.add(key)
+            print(safe_text(": ".join(key)), flush=True)
+
+    try:
+        done = await session.call(
+            "export",
+            show,
+            run=str(run.folder),
+            kinds=kinds,
+            out=str(out) if out else None,
+            allow_download=allow_download,
+        )
+    finally:
+        await session.close()
+    if as_json:
+        print(json.dumps(done))
+        return DONE
+    for each in done["exports"]:
+        print(f"\n{each['kind']}: {safe_text(each['path'])} ({each['bytes'] / 10**6:,.1f} MB)")
+        for command in each["commands"]:
+            print(f"  {safe_text(command)}")
+    return DONE
+
+
+# --- listings ------------------------------------------------------------------------------------------------------
+
+
+def print_runs(runs: Iterable[Run], folder: Path, *, as_json: bool) -> None:
+    """Every run with its status, steps and loss; as JSON one line a run."""
+    found = False
+    for run in runs:
+        found = True
+        history = run.history()
+        status = run.status(history)
+        losses = history.loss_before_and_after()
+        if as_json:
+            loss = {"loss_before": losses[0], "loss_after": losses[1]} if losses else {}
+            steps = {"step": history.step, "total_steps": history.total_steps}
+            print(json.dumps({"run": run.name, "folder": str(run.folder), "status": status, **steps, **loss}))
+        else:
+            loss_text = f"  loss {losses[0]:.3f} → {losses[1]:.3f}" if losses else ""
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(history.last_at)) if history.last_at else ""
+            steps_text = f"{history.step}/{history.total_steps} steps"
+            print(f"{safe_text(run.name):<32} {status:<12} {steps_text:<14} {when}{loss_text}")
+    if not found and not as_json:
+        print(f"There is no run in {safe_text(folder)} yet: start one with `tuitune` or `tuitune run RECIPE`.")
+
+
+def print_masks(rows: Iterable[dict[str, Any]]) -> None:
+    """Rows with their trained tokens underlined and between ⟦ ⟧, so that no colour is needed to tell them."""
+    console = _console()
+    for row in rows:
+        if "error" in row:
+            console.print(Text(f"row {row['row']}: {safe_text(row['error'])}\n"))
+            continue
+        console.print(Text(f"row {row['row']}: {row['trained_tokens']} of {row['total_tokens']} tokens trained"))
+        text, trained = Text(), False
+        for token in [*row["tokens"], {"text": "", "trained": False}]:
+            if token["trained"] != trained:
+                text.append("⟦" if token["trained"] else "⟧", style="bold green")
+                trained = token["trained"]
+            text.append(safe_text(token["text"]), style="underline green" if trained else "dim")
+        console.print(text, end="\n\n")
+
+
+def print_findings(findings: Iterable[Any]) -> None:
+    """What `doctor` found, with the remedy where there is one."""
+    for each in findings:
+        print(f"{each.status:<5} {safe_text(each.name)}: {safe_text(each.text)}")
+        if each.remedy:
+            print(f"      → {safe_text(each.remedy)}")
