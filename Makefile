@@ -1,0 +1,36 @@
+# make demo   the app on the demo recipe (without a terminal: the whole run and its report)
+# make test   the tests
+# make check  linters, types and import contracts
+# make gpu    the tests that need an NVIDIA GPU
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+EXTRA  := $(shell nvidia-smi -L >/dev/null 2>&1 && echo '[gpu]')
+
+.PHONY: demo test check gpu
+demo: $(VENV)/installed
+	@$(BIN)/tuitune demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not gpu"
+
+gpu: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m gpu
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tuitune needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.$(EXTRA)'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
