@@ -147,7 +147,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _kinds_help() -> str:
     from tuitune.export.kinds import KINDS
 
-    return f"repeatable: {', '.join(KINDS)}"
+    return f"repeatable: {', '.join(kind.name for kind in KINDS)}"
 
 
 def _runs_arguments(parser: argparse.ArgumentParser) -> None:

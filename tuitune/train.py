@@ -237,7 +237,8 @@ def _evaluate(trainer: Any, emit: Emit, attempt: int, step: int) -> None:
 def _prompts(recipe: Recipe, prepared: Prepared) -> list[list[dict[str, str]]]:
     if recipe.samples.prompts:
         return [[{"role": "user", "content": prompt}] for prompt in recipe.samples.prompts]
-    return prepared.prompts(3)
+    prompts: list[list[dict[str, str]]] = prepared.prompts(3)
+    return prompts
 
 
 def _answer(loaded: LoadedModel, prompts: list[Any], recipe: Recipe, emit: Emit, control: Control, step: int) -> None:

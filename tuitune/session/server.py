@@ -54,7 +54,7 @@ class Server:
         self.ended = asyncio.Event()
         self.loop = asyncio.get_running_loop()
         self.lasting = 0
-        self.jobs = Jobs(socket_path, on_event=partial(self.loop.call_soon_threadsafe, self._wake_followers))
+        self.jobs = Jobs(socket_path, on_event=self._from_worker(self._wake_followers))
         self.ready = False
         self.leaving = False
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -1,0 +1,79 @@
+"""A recipe is read with defaults, written back equal, and refused in one sentence that names the field."""
+
+from pathlib import Path
+
+import pytest
+
+from tuitune.errors import UnusableInput
+from tuitune.recipe import Recipe
+
+MINIMAL = "model: {name: some/model}\ndata: {path: chats.jsonl}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "recipe.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_two_fields_are_enough(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, MINIMAL))
+    assert recipe.model.load_in_4bit
+    assert recipe.lora.r == recipe.lora.lora_alpha == 16
+    assert recipe.data.path == str(tmp_path / "chats.jsonl")
+    assert recipe.model.name == "some/model"
+
+
+def test_a_model_folder_beside_the_recipe_becomes_absolute(tmp_path: Path) -> None:
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    assert Recipe.load(write(tmp_path, MINIMAL)).model.name == str(tmp_path / "some" / "model")
+
+
+def test_written_yaml_reads_back_equal(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, MINIMAL), ["learning_rate=1e-4", "data.columns={user: q, assistant: a}"])
+    assert recipe.train.learning_rate == 1e-4
+    assert Recipe.load(write(tmp_path, recipe.to_yaml())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model: {name: x}\ndata: {path: y}\nlora: {rnk: 8}\n", "lora.rnk is not a recipe field"),
+        ("modle: {name: x}\n", "did you mean model?"),
+        ("model: {}\ndata: {path: y}\n", "model.name is missing"),
+        ("model: {name: x}\ndata: {path: y}\ntrain: {learning_rate: fast}\n", "train.learning_rate is 'fast'"),
+        ("model: {name: x}\ndata: {path: y}\ntrain: {learning_rate: .nan}\n", "train.learning_rate is nan"),
+        ("model: {name: x}\ndata: {path: y}\ntrain: {max_steps: 0}\n", "train.max_steps is 0"),
+        ("just text\n", "must hold the sections model and data"),
+        ("model: {name: [\n", "line 2 is not valid YAML"),
+        ("\x00", "not valid YAML"),
+        ("", "must hold the sections"),
+        ("a: &a [*a]\n", "a is not a recipe field"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence_that_names_the_place(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UnusableInput) as caught:
+        Recipe.load(write(tmp_path, text))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("max_steps", "write it as field=value"),
+        ("learning_rat=1", "did you mean learning_rate?"),
+        ("lora.q=1", "lora.q is not a recipe field"),
+        ("nowhere.r=1", "sections are model, data, lora, train, samples"),
+    ],
+)
+def test_a_wrong_change_is_refused(tmp_path: Path, change: str, says: str) -> None:
+    with pytest.raises(UnusableInput, match=says.replace("?", r"\?")):
+        Recipe.load(write(tmp_path, MINIMAL), [change])
+
+
+def test_a_missing_recipe_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match="There is no recipe at"):
+        Recipe.load(tmp_path / "none.yaml")
+    with pytest.raises(UnusableInput, match="is a folder"):
+        Recipe.load(tmp_path)

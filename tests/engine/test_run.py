@@ -1,0 +1,123 @@
+"""The run folder has one writer, survives what is cut short, and replays to the same history."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.events import Evaluation, Event, Failed, Finished, Notice, Reply, Started, Step, from_json, to_json
+from tuitune.history import History
+from tuitune.recipe import Recipe
+from tuitune.run import Run, RunWriter, all_runs, create_run, find_run
+
+RECIPE = Recipe.from_data({"model": {"name": "some/model"}, "data": {"path": "/data/my chats.jsonl"}})
+
+
+def steps(*losses: float, attempt: int = 1, first: int = 1) -> list[Event]:
+    return [
+        Step(attempt=attempt, step=first + number, total_steps=10, epoch=0.1, loss=loss, at=100.0 + number)
+        for number, loss in enumerate(losses)
+    ]
+
+
+def test_an_event_is_one_line_that_reads_back_equal() -> None:
+    for event in (*steps(2.5), Notice(text="line\nbreak \x1b[31m"), Started(run="a", attempt=1, pid=5)):
+        assert "\n" not in to_json(event)
+        assert from_json(to_json(event)) == event
+
+
+def test_unknown_events_and_cut_lines_are_left_out() -> None:
+    assert from_json('{"event": "from_the_future", "at": 1}') is None
+    assert from_json('{"event": "step", "loss": 1.') is None
+    assert from_json('{"event": "notice", "at": 1, "text": "x", "new_field": 1}') == Notice(at=1, text="x")
+    assert from_json("[" * 100_000) is None
+
+
+def test_not_a_number_is_written_as_null() -> None:
+    assert '"loss": null' in to_json(steps(float("nan"))[0])
+
+
+def test_runs_are_numbered_by_their_data(tmp_path: Path) -> None:
+    writers = [create_run(RECIPE, tmp_path) for _ in range(2)]
+    assert [writer.run.name for writer in writers] == ["my-chats-1", "my-chats-2"]
+    assert writers[0].run.recipe() == RECIPE
+    assert oct(writers[0].run.folder.stat().st_mode)[-3:] == "700"
+    with pytest.raises(UnusableInput, match="exists"):
+        create_run(RECIPE, tmp_path, "my-chats-1")
+    with pytest.raises(UnusableInput, match="cannot be a folder name"):
+        create_run(RECIPE, tmp_path, "../escape")
+
+
+def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    writer = create_run(RECIPE, tmp_path)
+    assert writer.run.status() == "live"
+    with pytest.raises(TuituneError, match="in use by another session"):
+        RunWriter(writer.run)
+    writer.close()
+    assert writer.run.status() == "interrupted"
+    RunWriter(writer.run).close()
+
+
+def test_a_killed_writer_leaves_a_record_that_reads(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from tuitune.run import create_run; "
+        "from tuitune.recipe import Recipe; from tuitune.events import Notice; "
+        "w = create_run(Recipe.from_data({'model': {'name': 'm'}, 'data': {'path': 'd'}}), Path(sys.argv[1]), 'killed'); "
+        "w.append(Notice(text='before')); print('ready', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    run = find_run("killed", tmp_path)
+    assert run.status() == "live"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    with run.events_file.open("a") as file:
+        file.write('{"event": "notice", "te')
+    assert run.status() == "interrupted"
+    assert [event.text for event in run.events() if isinstance(event, Notice)] == ["before"]
+
+
+def test_a_run_is_found_by_name_or_folder(tmp_path: Path) -> None:
+    writer = create_run(RECIPE, tmp_path, "one")
+    writer.append(Finished(status="done", step=1, seconds=1.0, adapter="adapter"))
+    writer.close()
+    assert find_run("one", tmp_path) == find_run(str(tmp_path / "one"), Path("/nowhere"))
+    assert [run.status() for run in all_runs(tmp_path)] == ["done"]
+    with pytest.raises(UnusableInput, match=r"There is no run two .*newest runs: one"):
+        find_run("two", tmp_path)
+    assert all_runs(tmp_path / "missing") == []
+
+
+def test_a_resumed_attempt_replaces_the_steps_it_ran_again() -> None:
+    history = History.of([*steps(5, 4, 3), *steps(3.5, 2, attempt=2, first=3)])
+    assert [(each.step, each.loss) for each in history.steps] == [(1, 5), (2, 4), (3, 3.5), (4, 2)]
+
+
+def test_a_history_tells_before_and_after() -> None:
+    history = History.of(
+        [
+            Evaluation(attempt=1, step=0, loss=3.0),
+            Reply(step=0, prompt="Hi", reply="Hello."),
+            *steps(3, 2, 1),
+            Evaluation(attempt=1, step=3, loss=1.0),
+            Reply(step=3, prompt="Hi", reply="Ahoy!"),
+        ]
+    )
+    assert history.loss_before_and_after() == (3.0, 1.0)
+    assert history.replies_before_and_after() == [("Hi", "Hello.", "Ahoy!")]
+    assert history.seconds_left == pytest.approx(7.0)
+    history.add(Failed(message="x"))
+    assert history.seconds_left is None
+
+
+def test_smoothing_of_a_constant_is_that_constant() -> None:
+    assert History.of(steps(2, 2, 2)).smoothed_losses() == pytest.approx([2, 2, 2])
+
+
+def test_a_folder_without_a_lock_is_not_live(tmp_path: Path) -> None:
+    assert not Run(tmp_path).is_live()
