@@ -183,7 +183,7 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
 
     settings = loaded.recipe.train
     on_gpu = loaded.model.device.type == "cuda"
-    bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    bf16 = on_gpu and torch.cuda.get_device_capability()[0] >= 8
     trainer = SFTTrainer(
         model=loaded.model,
         processing_class=loaded.tokenizer,
@@ -210,7 +210,8 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
             use_cpu=not on_gpu,
             bf16=bf16,
             fp16=on_gpu and not bf16,
-            gradient_checkpointing=on_gpu,
+            gradient_checkpointing=loaded.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
             logging_steps=1,
             logging_nan_inf_filter=False,
             save_strategy="steps",
