@@ -1,0 +1,276 @@
+"""What a recipe will train, in how many steps and how much memory, before any weight is read."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tuitune.errors import TuituneError
+from tuitune.hardware import chosen_gpu
+from tuitune.recipe import Recipe
+
+GIB = 2**30
+
+# Measured by benchmarks/memory_estimate.py.
+NF4_BYTES = 0.516  # nf4 with double quantisation: 4 bits, an 8-bit scale per 64 weights, an fp32 one per 256 scales
+ADAPTER_BYTES = 4 + 4  # fp32 weight and gradient
+CUDA_BYTES = int(0.55 * GIB)  # context and kernels
+WORKSPACE_BYTES = int(0.25 * GIB)  # cuBLAS workspaces and what the allocator rounds up
+FRAGMENTATION = 1.04
+HOST_BYTES = int(1.0 * GIB)  # Python with torch, transformers and trl imported
+# Data files up to this size are read and tokenised for exact counts; a larger one only when a run starts.
+_READ_UP_TO_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The parts of a run's peak, in bytes, on the card that trains (or in the process, on a CPU)."""
+
+    weights_bytes: int
+    adapter_bytes: int
+    """LoRA weights and their gradients."""
+    optimizer_bytes: int
+    activations_bytes: int
+    logits_bytes: int
+    overhead_bytes: int
+    """CUDA context, workspaces and fragmentation; on a CPU the imported libraries."""
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a decoder that memory depends on, counted on torch's meta device from config.json."""
+
+    hidden: int
+    intermediate: int
+    key_value: int
+    layers: int
+    vocabulary: int
+    total_parameters: int
+    linear_parameters: int
+    """Weights of the decoder's linear layers: what 4-bit loading quantises."""
+    largest_linear: int
+    adapter_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is known of the data: counts, and how many tokens its longest rows have."""
+
+    count: int
+    tokens: int
+    trained_tokens: int
+    longest: tuple[int, ...]
+    """Lengths of the longest rows in tokens, the longest first; enough of them for one batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What `tuitune estimate` tells. `rows` and `tokens` are None for data too large to read beforehand."""
+
+    model: str
+    backend: str
+    device: str
+    total_parameters: int
+    trainable_parameters: int
+    rows: int | None
+    tokens: int | None
+    trained_tokens: int | None
+    steps: int | None
+    longest_batch_tokens: int
+    """Tokens in the largest micro-batch, padding included: it decides the peak."""
+    memory: Memory
+    available_bytes: int
+    verdict: Literal["fits", "tight", "does not fit"]
+
+    @property
+    def trainable_share(self) -> float:
+        return self.trainable_parameters / self.total_parameters if self.total_parameters else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        data = asdict(self)
+        data["memory"]["total_bytes"] = self.memory.total_bytes
+        return {**data, "trainable_share": self.trainable_share}
+
+    def as_text(self) -> str:
+        """A few lines for a terminal."""
+        memory = self.memory
+        parts = ", ".join(
+            f"{name} {_gib(size)}"
+            for name, size in (
+                ("weights", memory.weights_bytes),
+                ("adapter", memory.adapter_bytes),
+                ("optimizer", memory.optimizer_bytes),
+                ("activations", memory.activations_bytes),
+                ("logits", memory.logits_bytes),
+                ("overhead", memory.overhead_bytes),
+            )
+        )
+        data = "not read yet (large file)" if self.rows is None else f"{self.rows:,} rows, {self.tokens:,} tokens"
+        if self.trained_tokens is not None:
+            data += f", {self.trained_tokens:,} of them trained"
+        return "\n".join(
+            (
+                f"Model:   {self.model}, {self.total_parameters:,} parameters",
+                f"Trained: {self.trainable_parameters:,} parameters ({self.trainable_share:.2%})",
+                f"Data:    {data}",
+                f"Steps:   {'known once the data is read' if self.steps is None else f'{self.steps:,}'}",
+                f"Memory:  {_gib(memory.total_bytes)} at the peak ({parts})",
+                f"         {self.verdict} in {_gib(self.available_bytes)} free on {self.device}, with {self.backend}",
+            )
+        )
+
+
+def estimate(recipe: Recipe) -> Estimate:
+    """What the recipe will train here; reads config, tokenizer and data but no weights. Raises UnusableInput."""
+    import psutil
+
+    from tuitune import backends
+
+    shape = shape_of(recipe)
+    rows = _rows_of(recipe)
+    card, backend = chosen_gpu(), backends.choose(recipe).name
+    longest = longest_batch_tokens(recipe, rows)
+    memory = memory_of(recipe, shape, longest, backend=backend, on_gpu=card is not None)
+    available = card.free_bytes if card else psutil.virtual_memory().available
+    return Estimate(
+        model=recipe.model.name,
+        backend=backend,
+        device=card.name if card else "the CPU",
+        total_parameters=shape.total_parameters,
+        trainable_parameters=shape.adapter_parameters,
+        rows=rows.count if rows else None,
+        tokens=rows.tokens if rows else None,
+        trained_tokens=rows.trained_tokens if rows else None,
+        steps=steps_of(recipe, rows.count if rows else None),
+        longest_batch_tokens=longest,
+        memory=memory,
+        available_bytes=available,
+        verdict=verdict(memory.total_bytes, available),
+    )
+
+
+def shape_of(recipe: Recipe) -> Shape:
+    """Build the model on the meta device, which holds shapes and no values, and count. Raises UnusableInput."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tuitune.backends.loading import explained, require_targets
+    from tuitune.model import load_config
+
+    config = load_config(recipe.model)
+    config.quantization_config = None
+    with explained(recipe, "reading the shape of"), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    require_targets(model, recipe)
+    text = config.get_text_config()
+    head = model.get_output_embeddings()
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    targets = tuple(recipe.lora.target_modules)
+    adapted = [m for n, m in linears.items() if n.endswith(targets)]
+    heads = getattr(text, "num_attention_heads", 1)
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return Shape(
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        key_value=head_size * (getattr(text, "num_key_value_heads", None) or heads),
+        layers=text.num_hidden_layers,
+        vocabulary=text.vocab_size,
+        total_parameters=sum(p.numel() for p in model.parameters()),
+        linear_parameters=sum(m.weight.numel() for m in linears.values()),
+        largest_linear=max((m.weight.numel() for m in linears.values()), default=0),
+        adapter_parameters=sum(recipe.lora.r * (m.in_features + m.out_features) for m in adapted),
+    )
+
+
+def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, on_gpu: bool) -> Memory:
+    """The peak's parts for a micro-batch of `batch_tokens` tokens.
+
+    Per token and layer a decoder keeps 2·(6H + 2K + 2M) bytes in 16-bit (hidden size H, key and value width K, MLP
+    width M); with gradient checkpointing 2·H, and one layer's worth while that layer is computed again.
+    """
+    in_4bit = recipe.model.load_in_4bit
+    rest = shape.total_parameters - shape.linear_parameters
+    # prepare_model_for_kbit_training holds in fp32 what is not quantised, and a CPU computes in fp32.
+    half = 2 if on_gpu and (backend == "unsloth" or not in_4bit) else 4
+    weights = (NF4_BYTES * shape.linear_parameters if in_4bit else half * shape.linear_parameters) + half * rest
+    if in_4bit:  # one layer's weights at a time are turned back to 16-bit for their matrix product
+        weights += 2 * shape.largest_linear
+    adapter = ADAPTER_BYTES * shape.adapter_parameters
+    optimizer = (2 if on_gpu else 8) * shape.adapter_parameters
+    width = 2 if on_gpu else 4
+    layer = width * batch_tokens * (6 * shape.hidden + 2 * shape.key_value + 2 * shape.intermediate)
+    if checkpoints(recipe, shape, backend=backend, on_gpu=on_gpu):
+        kept = 0 if backend == "unsloth" else width * batch_tokens * shape.hidden * shape.layers
+        activations = kept + layer
+    else:
+        activations = layer * shape.layers
+    logits = _logits_bytes(shape, batch_tokens, backend)
+    parts = int(weights), int(adapter), int(optimizer), int(activations), int(logits)
+    overhead = int(CUDA_BYTES + WORKSPACE_BYTES + (FRAGMENTATION - 1) * sum(parts)) if on_gpu else HOST_BYTES
+    return Memory(*parts, overhead_bytes=overhead)
+
+
+def _logits_bytes(shape: Shape, batch_tokens: int, backend: str) -> int:
+    # Unsloth computes the loss in pieces and never holds all logits; transformers holds them in 16-bit, in fp32
+    # and as a gradient.
+    return (
+        min(10 * shape.vocabulary * batch_tokens, GIB) if backend == "unsloth" else 10 * shape.vocabulary * batch_tokens
+    )
+
+
+def checkpoints(recipe: Recipe, shape: Shape, *, backend: str, on_gpu: bool) -> bool:
+    """Whether activations are computed again in the backward pass."""
+    return backend == "unsloth" or (on_gpu and shape.total_parameters >= 500_000_000)
+
+
+def longest_batch_tokens(recipe: Recipe, rows: Rows | None) -> int:
+    """Tokens of the largest micro-batch with its padding; `data.max_length` each where the rows are not known."""
+    batch = recipe.train.per_device_train_batch_size
+    if rows is None or not rows.longest:
+        return batch * recipe.data.max_length
+    return batch * rows.longest[0]
+
+
+def steps_of(recipe: Recipe, rows: int | None) -> int | None:
+    """Optimizer steps of the whole run; None where they depend on rows that were not read."""
+    train = recipe.train
+    if train.max_steps > 0:
+        return train.max_steps
+    if rows is None:
+        return None
+    batches = -(-rows // train.per_device_train_batch_size)
+    a_pass = -(-batches // train.gradient_accumulation_steps)
+    return max(1, -int(-train.num_train_epochs * a_pass // 1))
+
+
+def verdict(needed_bytes: int, available_bytes: int) -> Literal["fits", "tight", "does not fit"]:
+    """`tight` from nine tenths of what is free on: another program, or a longer row, would end the run."""
+    if needed_bytes > available_bytes:
+        return "does not fit"
+    return "tight" if needed_bytes > 0.9 * available_bytes else "fits"
+
+
+def _rows_of(recipe: Recipe) -> Rows | None:
+    from tuitune.data.prepare import prepare
+    from tuitune.model import load_tokenizer
+
+    try:
+        if Path(recipe.data.path).stat().st_size > _READ_UP_TO_BYTES:
+            return None
+    except OSError as error:
+        raise TuituneError(f"{recipe.data.path} cannot be read ({error.strerror}).") from None
+    prepared = prepare(recipe, load_tokenizer(recipe.model))
+    lengths = sorted((len(ids) for ids in prepared.train["input_ids"]), reverse=True)
+    return Rows(
+        count=len(lengths),
+        tokens=prepared.tokens,
+        trained_tokens=prepared.trained_tokens,
+        longest=tuple(lengths[: max(64, recipe.train.per_device_train_batch_size)]),
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= 0.01 * GIB else f"{size / 2**20:.1f} MiB"
