@@ -1,0 +1,34 @@
+"""Export the adapter: the run's own PEFT folder with a model card."""
+
+import json
+import shutil
+from pathlib import Path
+
+from tuitune.errors import TuituneError
+from tuitune.export.card import mark, model_card
+from tuitune.run import Run
+from tuitune.text import one_line
+
+
+def copy_adapter(run: Run, made: Path) -> None:
+    """Copy the adapter into the new folder `made` with its card, and prove the copy. Raises TuituneError."""
+    shutil.copytree(run.adapter, made)
+    (made / "README.md").write_text(model_card(run, "adapter"), encoding="utf-8")
+    mark(made, run, "adapter")
+    _prove(made)
+
+
+def _prove(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        json.loads((folder / "adapter_config.json").read_text())
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a dict
+                if not file.get_tensor(name).isfinite().all():
+                    raise TuituneError(
+                        f"The adapter's {one_line(name)} holds NaN or infinity, so it cannot work: "
+                        "train again with a lower learning_rate."
+                    )
+    except (SafetensorError, ValueError) as error:
+        raise TuituneError(f"The adapter cannot be read ({one_line(error, max_length=200)}): train again.") from None

@@ -1,0 +1,95 @@
+"""What goes beside every export: a model card for people and a mark that says what it was made from."""
+
+import hashlib
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from tuitune.run import Run
+from tuitune.text import one_line, safe_text
+
+MARK = "tuitune_export.json"
+
+_USE = {
+    "adapter": """\
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        base = AutoModelForCausalLM.from_pretrained({base!r}, dtype="auto")
+        model = PeftModel.from_pretrained(base, ".")
+        tokenizer = AutoTokenizer.from_pretrained(".")
+    """,
+    "merged_16bit": """\
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(".")
+    """,
+}
+_REPLY = """\
+
+        messages = [{"role": "user", "content": "Hello!"}]
+        prompt = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        reply = model.generate(**prompt, max_new_tokens=128)[0, prompt["input_ids"].shape[1] :]
+        print(tokenizer.decode(reply, skip_special_tokens=True))
+"""
+
+
+def model_card(run: Run, kind: str) -> str:
+    """The README.md of an exported folder: base model, how to load it, and the whole recipe."""
+    recipe = run.recipe()
+    front = {
+        "library_name": "peft" if kind == "adapter" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "sft", "tuitune"],
+    }
+    base = one_line(recipe.model.name)
+    what = "A LoRA adapter for" if kind == "adapter" else "A merged 16-bit model, fine-tuned with LoRA from"
+    use = textwrap.dedent(_USE[kind]).format(base=recipe.model.name) + textwrap.dedent(_REPLY)
+    # JSON is YAML, and cannot be broken out of by what a name holds.
+    return "\n".join(
+        [
+            "---",
+            *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
+            "---",
+            "",
+            f"# {one_line(run.name)}",
+            "",
+            f"{what} `{base.replace('`', ' ')}`, made with tuitune.",
+            "",
+            "## Use",
+            "",
+            "In this folder:",
+            "",
+            textwrap.indent(safe_text(use), "    "),
+            "## Recipe",
+            "",
+            textwrap.indent(safe_text(recipe.to_yaml()), "    "),
+        ]
+    )
+
+
+def fingerprint(run: Run) -> str:
+    """SHA-256 over the adapter's weights and configuration: what an export of this run is an export of."""
+    digest = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        digest.update((run.adapter / name).read_bytes())
+    return digest.hexdigest()
+
+
+def mark(folder: Path, run: Run, kind: str) -> None:
+    """Write into an exported folder what it is and which adapter it was made from."""
+    about = {"kind": kind, "run": run.name, "base": run.recipe().model.name, "adapter_sha256": fingerprint(run)}
+    (folder / MARK).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def marked(folder: Path) -> dict[str, Any] | None:
+    """What `mark` wrote, or None where the folder is not an export."""
+    try:
+        about = json.loads((folder / MARK).read_text())
+    except (OSError, ValueError):
+        return None
+    return about if isinstance(about, dict) else None

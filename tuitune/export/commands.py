@@ -1,0 +1,57 @@
+"""Lines to paste into a shell: how to take an export home, and how to run it."""
+
+import getpass
+import os
+import shlex
+import socket
+from pathlib import Path
+
+from tuitune.export.kinds import Command
+
+_ASK = (
+    "import sys; from transformers import pipeline; chat = [{'role': 'user', 'content': sys.argv[2]}]; "
+    "answer = pipeline('text-generation', model=sys.argv[1], dtype='auto')(chat, max_new_tokens=128); "
+    "print(answer[0]['generated_text'][-1]['content'])"
+)
+
+
+def commands_for(kind: str, path: Path) -> tuple[Command, ...]:
+    """Copy-paste lines for the export at `path`: first how to run it, then how to fetch it from another machine."""
+    return (*run_lines(kind, path), *take_home(path))
+
+
+def take_home(path: Path) -> tuple[Command, ...]:
+    """Lines that fetch `path`, to be run on the user's own machine.
+
+    The address is the one that the user's own SSH connection reached ($SSH_CONNECTION), else this host's name.
+    """
+    path = path.absolute()
+    host, port = _address()
+    user = getpass.getuser()
+    scp_host = f"[{host}]" if ":" in host else host
+    source = shlex.quote(f"{user}@{scp_host}:{path}")
+    scp = ["scp", *(["-P", port] if port else []), *(["-r"] if path.is_dir() else [])]
+    rsync = ["rsync", "-a", "--partial", "--progress", "--protect-args", *(["-e", f"ssh -p {port}"] if port else [])]
+    return (
+        Command("Copy it to your machine (run there)", f"{shlex.join(scp)} {source} ."),
+        Command("The same, but an interrupted copy goes on where it was", f"{shlex.join(rsync)} {source} ."),
+    )
+
+
+def run_lines(kind: str, path: Path) -> tuple[Command, ...]:
+    """Lines that run the export at `path` here."""
+    here = str(path.absolute())
+    if kind.startswith("gguf:"):
+        return (
+            Command("Chat with it in llama.cpp", shlex.join(["llama-cli", "--jinja", "-m", here])),
+            Command("Serve it to this machine's programs", shlex.join(["llama-server", "--jinja", "-m", here])),
+        )
+    return (Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(here)} {shlex.quote("Hello!")}'),)
+
+
+def _address() -> tuple[str, str | None]:
+    """Host, and port where it is not SSH's own."""
+    parts = os.environ.get("SSH_CONNECTION", "").split()
+    if len(parts) == 4:
+        return parts[2], None if parts[3] == "22" else parts[3]
+    return socket.gethostname(), None

@@ -1,0 +1,81 @@
+"""What a run can be exported as: each kind's name, what it is for, and what making it needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.text import one_line
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One form of a finished run. `what_for` and `needs` are sentences for the user."""
+
+    name: str
+    what_for: str
+    needs: str
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        "adapter",
+        "The trained LoRA weights alone, a few megabytes: for PEFT, vLLM and anyone who has the base model.",
+        "Nothing beyond the finished run.",
+    ),
+    Kind(
+        "merged_16bit",
+        "A whole model in 16-bit safetensors with the adapter merged in: for transformers, vLLM and further training.",
+        "The base model, and memory and disk for its 16-bit weights.",
+    ),
+    Kind(
+        "gguf:f16",
+        "One 16-bit GGUF file, as exact as the merged model: for llama.cpp, LM Studio and making smaller ones.",
+        "What merged_16bit needs, and llama.cpp's converter (a 77 MB download, once).",
+    ),
+    Kind(
+        "gguf:q8_0",
+        "One 8-bit GGUF file of about half that size and hardly any loss: for llama.cpp, LM Studio and Ollama.",
+        "What merged_16bit needs, and llama.cpp's converter (a 77 MB download, once).",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line to paste into a shell, and what it does."""
+
+    what: str
+    line: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One finished, proven export: a file or folder of `bytes` bytes."""
+
+    kind: str
+    path: Path
+    bytes: int
+    commands: tuple[Command, ...]
+    notices: tuple[str, ...] = ()
+
+
+class Cancelled(TuituneError):
+    """The user stopped the export; nothing half made is left."""
+
+    exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__("The export was stopped: what was finished before is kept, and nothing half made is left.")
+
+
+def require_known(kinds: list[str]) -> list[str]:
+    """The kinds without repetition, in their order. Raises UnusableInput where one is not in KINDS."""
+    known = [kind.name for kind in KINDS]
+    for kind in kinds:
+        if kind not in known:
+            raise UnusableInput(
+                f"{one_line(kind, max_length=60)!r} is not a kind of export: choose from {', '.join(known)}."
+            )
+    if not kinds:
+        raise UnusableInput(f"Say what to export to: choose from {', '.join(known)}.")
+    return list(dict.fromkeys(kinds))

