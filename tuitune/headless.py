@@ -329,11 +329,11 @@ def _print_piece(part: dict[str, Any]) -> None:
 
 def export_run(run: Run, kinds: list[str], out: Path | None, *, allow_download: bool, as_json: bool) -> int:
     """Export a run in every kind asked for and say where each lies."""
-    from tuitune.export import download_needed
+    from tuitune.export import llama_cpp, require_known
 
-    question = download_needed(kinds)
-    if question and not allow_download and sys.stdin.isatty() and not as_json:
-        allow_download = input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    needed = any(kind.startswith("gguf:") for kind in require_known(kinds)) and llama_cpp.find() is None
+    if needed and not allow_download and sys.stdin.isatty() and not as_json:
+        allow_download = input(f"{llama_cpp.download_question()} [y/N] ").strip().lower() in ("y", "yes")
     return asyncio.run(_export(run, kinds, out, allow_download, as_json))
 
 
@@ -363,8 +363,10 @@ async def _export(run: Run, kinds: list[str], out: Path | None, allow_download: 
         return DONE
     for each in done["exports"]:
         print(f"\n{each['kind']}: {safe_text(each['path'])} ({each['bytes'] / 10**6:,.1f} MB)")
+        for notice in each["notices"]:
+            print(f"  ! {safe_text(notice)}")
         for command in each["commands"]:
-            print(f"  {safe_text(command)}")
+            print(f"  {safe_text(command['what'])}:\n    {safe_text(command['line'])}")
     return DONE
 
 

