@@ -1,0 +1,117 @@
+"""The one registry of actions: a key, its footer entry, its palette entry, its tooltip and its line of help."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from textual.binding import Binding, BindingType
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.dom import DOMNode
+from textual.screen import Screen
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something the user can do; `name` is the method `action_<name>` of the app or of the screen that has it.
+
+    `key` may name several keys, separated by commas; the first one is shown. An action without a key
+    is reached through the palette.
+    """
+
+    name: str
+    key: str
+    label: str
+    help: str
+    footer: bool = True
+    priority: bool = False
+
+
+_ALL = (
+    Action("go_on", "enter,ctrl+n", "Go on", "Take what is on this screen and go to the next step."),
+    Action("go_back", "escape", "Back", "Go to the step before; nothing is lost.", footer=False),
+    Action("explain", "f1,question_mark", "Help", "Explain this step, its keys, and whatever has the focus."),
+    Action(
+        "fold", "f2", "Explanation", "Show or fold away the paragraph on what this step does, for good.", footer=False
+    ),
+    Action("show_model", "", "Step 1: Model", "Go to the choice of the model."),
+    Action("show_data", "", "Step 2: Data", "Go to the data and what of it is trained."),
+    Action("show_lora", "", "Step 3: Settings", "Go to the settings of adapter and training."),
+    Action("show_train", "", "Step 4: Train", "Go to the run's dashboard."),
+    Action("show_chat", "", "Step 5: Chat", "Go to the chat with the trained model."),
+    Action("show_export", "", "Step 6: Export", "Go to the exports of the run."),
+    Action("start_stop", "s", "Stop", "Stop after this step, and save checkpoint and adapter; once more: stop now."),
+    Action("save_checkpoint", "c", "Checkpoint", "Save a checkpoint after this step and go on training."),
+    Action("previous_row", "ctrl+up", "Row before", "Show the row before this one.", footer=False),
+    Action("next_row", "ctrl+down", "Next row", "Show the row after this one."),
+    Action("switch_adapter", "ctrl+b", "Base/adapter", "Answer with the base model, or with the adapter on it."),
+    Action("clear_chat", "ctrl+l", "New chat", "Forget this conversation and start a new one."),
+    Action("export_now", "ctrl+e", "Export", "Make the chosen exports."),
+    Action(
+        "leave", "ctrl+q", "Quit", "Leave the app. A run that is going goes on, and can be come back to.", priority=True
+    ),
+)
+
+ACTIONS = {action.name: action for action in _ALL}
+
+
+def bind(*names: str) -> list[BindingType]:
+    """The key bindings of the named actions, for a `BINDINGS`."""
+    bindings: list[BindingType] = []
+    for name in names:
+        action = ACTIONS[name]
+        bindings.append(
+            Binding(
+                action.key,
+                action.name,
+                action.label,
+                show=action.footer,
+                priority=action.priority,
+                tooltip=action.help,
+                id=action.name,
+            )
+        )
+    return bindings
+
+
+def available(screen: Screen[Any]) -> Iterator[tuple[Action, DOMNode]]:
+    """The registered actions that can be had on `screen` at this moment, and the node that does each."""
+    bound = {each.binding.id: each.node for each in screen.active_bindings.values()}
+    for name, action in ACTIONS.items():
+        if name in bound:
+            yield action, bound[name]
+        elif not action.key:
+            for node in (screen, screen.app):
+                if hasattr(node, f"action_{name}"):
+                    yield action, node
+                    break
+
+
+def key_name(action: Action) -> str:
+    """The action's first key as a person reads it."""
+    first = action.key.split(",")[0]
+    names = {"escape": "Esc", "enter": "Enter", "f1": "F1", "f2": "F2"}
+    return names.get(first, first.replace("ctrl+", "^"))
+
+
+class ActionProvider(Provider):
+    """Every action of the current screen in the command palette; one that cannot be used now says why."""
+
+    def _hits(self) -> Iterator[tuple[str, str, Any]]:
+        for action, node in available(self.screen):
+            why_not = getattr(self.screen, "why_not", lambda name: None)(action.name)
+            label = f"{action.label} ({key_name(action)})" if action.key else action.label
+            if why_not:
+                yield label, f"Not now: {why_not}", partial(self.app.notify, why_not, markup=False)
+            else:
+                yield label, action.help, partial(self.app.run_action, action.name, node)
+
+    async def discover(self) -> Hits:
+        for label, text, run in self._hits():
+            yield DiscoveryHit(label, run, help=text)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for label, text, run in self._hits():
+            if (score := matcher.match(f"{label} {text}")) > 0:
+                yield Hit(score, matcher.highlight(label), run, help=text)

@@ -1,0 +1,346 @@
+"""The app: holds the draft recipe, the session and the run's history, and shows one step at a time."""
+
+import asyncio
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textual import on
+from textual.app import App
+from textual.events import Resize
+from textual.message import Message
+from textual.screen import Screen
+
+from screens.actions import ActionProvider, bind
+from screens.draft import Draft
+from screens.settings import Settings, settings_file
+from screens.steps import STEP_NAMES, StepName
+from screens.too_small import TooSmall, fits
+from tuitune.errors import TuituneError, explain
+from tuitune.events import Event, Failed, Finished, Started
+from tuitune.history import History
+from tuitune.recipe import Recipe
+from tuitune.run import Run, all_runs
+from tuitune.session.client import Session, SessionLost
+
+if TYPE_CHECKING:
+    from screens.step_screen import StepScreen
+
+
+class TuituneApp(App[int]):
+    """The six-step assistant. `session` works in the background; `history` is what is known of `run`."""
+
+    TITLE = "tuitune"
+    CSS_PATH = "app.tcss"
+    COMMANDS = {ActionProvider}  # noqa: RUF012
+    BINDINGS = bind("leave")
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
+
+    class RunChanged(Message):
+        """New events of the run, or a new run."""
+
+    class SessionChanged(Message):
+        """What the session is doing has changed."""
+
+    def __init__(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        runs_folder: Path,
+        attach: Run | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = settings or Settings()
+        self.theme = self.settings.theme
+        self.runs_folder = runs_folder
+        self.draft = Draft(recipe)
+        self.started_with_recipe = recipe is not None
+        self.run_shown: Run | None = attach
+        self.history = History()
+        self.session_state = "starting…"
+        self.run_problem: str | None = None
+        """Why the run could not start or went on no longer, where no event says it."""
+        self._wanted_step: StepName | None = None
+
+    # --- starting and leaving ---------------------------------------------------------------------------------
+
+    async def on_mount(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.exit, 0)
+        self._session: asyncio.Future[Session] = loop.create_future()
+        first: StepName = "model"
+        if self.run_shown is None and not self.started_with_recipe:
+            self.run_shown = next((run for run in all_runs(self.runs_folder)[:20] if run.is_live()), None)
+        if self.run_shown is not None:
+            first = "train"
+        await self.push_screen(self._screen(first))
+        self.call_after_refresh(self._start)
+
+    def _start(self) -> None:
+        """What need not be done before the first paint."""
+        self.run_worker(self._keep_session(), name="session", exit_on_error=False)
+
+    def action_leave(self) -> None:
+        run = self.run_shown
+        message = None
+        if run is not None and self.is_training:
+            message = f"Run {run.name} goes on. Come back to it with: tuitune attach {run.name}"
+        self.exit(0, message=message)
+
+    def notify_problem(self, error: BaseException | str) -> None:
+        text = explain(error) if isinstance(error, BaseException) else error
+        self.notify(text, severity="error", markup=False, timeout=10)
+
+    # --- the steps --------------------------------------------------------------------------------------------
+
+    def _screen(self, step: StepName) -> Screen[Any]:
+        """The step's screen, made and its module imported when it is first shown."""
+        name = f"step-{step}"
+        if not self.is_screen_installed(name):
+            match step:
+                case "model":
+                    from screens.model import ModelScreen as Made
+                case "data":
+                    from screens.data import DataScreen as Made  # type: ignore[assignment]
+                case "lora":
+                    from screens.lora import LoraScreen as Made  # type: ignore[assignment]
+                case "train":
+                    from screens.train import TrainScreen as Made  # type: ignore[assignment]
+                case "chat":
+                    from screens.chat import ChatScreen as Made  # type: ignore[assignment]
+                case "export":
+                    from screens.export import ExportScreen as Made  # type: ignore[assignment]
+            self.install_screen(Made(), name)
+        return self.get_screen(name)
+
+    async def show_step(self, step: StepName) -> None:
+        """Go to a step, if it can be gone to; else say why not."""
+        if why_not := self.why_not_step(step):
+            self.notify(why_not, severity="warning", markup=False)
+            return
+        if isinstance(self.screen, TooSmall):
+            self._wanted_step = step
+            return
+        while len(self.screen_stack) > 2:
+            await self.pop_screen()
+        await self.switch_screen(self._screen(step))
+
+    def why_not_step(self, step: StepName) -> str | None:
+        match step:
+            case "train" if self.run_shown is None and not self.is_training:
+                return "There is no run yet: start it from the settings."
+            case "chat" | "export" if self.run_shown is None:
+                return "There is nothing trained yet: start a run from the settings."
+            case "chat" | "export" if self.is_training:
+                return "The run is still training: this opens when it has finished."
+            case "chat" | "export" if not (self.run_shown and self.run_shown.adapter.is_dir()):
+                return "This run has no adapter: it ended before one was saved."
+        return None
+
+    async def action_show_model(self) -> None:
+        await self.show_step("model")
+
+    async def action_show_data(self) -> None:
+        await self.show_step("data")
+
+    async def action_show_lora(self) -> None:
+        await self.show_step("lora")
+
+    async def action_show_train(self) -> None:
+        await self.show_step("train")
+
+    async def action_show_chat(self) -> None:
+        await self.show_step("chat")
+
+    async def action_show_export(self) -> None:
+        await self.show_step("export")
+
+    @property
+    def step_screen(self) -> "StepScreen | None":
+        """The step that is shown, whatever lies over it."""
+        from screens.step_screen import StepScreen
+
+        return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, StepScreen)), None)
+
+    async def on_resize(self, event: Resize) -> None:
+        small = isinstance(self.screen, TooSmall)
+        if not fits(event.size) and not small:
+            await self.push_screen(TooSmall())
+        elif fits(event.size) and small:
+            await self.pop_screen()
+            if self._wanted_step:
+                step, self._wanted_step = self._wanted_step, None
+                await self.show_step(step)
+
+    # --- the session ------------------------------------------------------------------------------------------
+
+    async def _keep_session(self) -> None:
+        """Start or reach the session, follow its run, and say so when it is lost."""
+        try:
+            session = await self._reach_session()
+        except (TuituneError, OSError) as error:
+            self._session.set_exception(error)
+            self._session.exception()  # each caller of `call` is told; none of them may have come yet
+            self._set_state("no session")
+            self.notify_problem(error)
+            return
+        self._session.set_result(session)
+        while not session.lost.is_set():
+            try:
+                status = await session.call("status")
+            except TuituneError:
+                break
+            if status["ready"]:
+                break
+            self._set_state("loading libraries…")
+            await asyncio.sleep(0.3)
+        self._set_state("ready")
+        await session.lost.wait()
+        self._set_state("session lost")
+        self._session = asyncio.get_running_loop().create_future()
+        if self.is_training:
+            self.run_problem = "The session process has ended unexpectedly. " + self._what_is_saved()
+            self.post_message(self.RunChanged())
+        self.notify_problem("The session process has ended unexpectedly; a new one is being started.")
+        self.call_later(self._start)
+
+    async def _reach_session(self) -> Session:
+        run = self.run_shown
+        if run is None or not run.is_live():
+            if run is not None:
+                self.run_worker(partial_history(self, run), thread=True, exit_on_error=False)
+            return await Session.start()
+        session = await Session.attach(run)
+        self.draft = Draft(run.recipe())
+        await session.follow(self._receive)
+        return session
+
+    def _what_is_saved(self) -> str:
+        """What of the shown run is on disk, in one sentence."""
+        run = self.run_shown
+        if run is None:
+            return "Nothing had been saved yet."
+        if self.history.checkpoints:
+            return f"Saved in {run.folder}: the checkpoint of step {self.history.checkpoints[-1].step}."
+        return f"No checkpoint had been saved yet; the record is in {run.folder}."
+
+    async def call(
+        self, command: str, on_part: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """A session command, once there is a session. Raises TuituneError."""
+        session = await asyncio.shield(self._session)
+        return await session.call(command, on_part=on_part, **arguments)
+
+    def _set_state(self, state: str) -> None:
+        if state != self.session_state:
+            self.session_state = state
+            if screen := self.step_screen:
+                screen.show_state()
+
+    # --- the run ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the shown run is going, or about to."""
+        return self._starting or (
+            self.run_shown is not None
+            and self.history.started is not None
+            and self.history.ended is None
+            and self.run_problem is None
+            and self.run_shown.is_live()
+        )
+
+    _starting = False
+
+    def start_run(self) -> None:
+        """Train the draft. Raises UnusableInput before anything is started."""
+        data = self.draft.as_data()
+        self.run_shown, self.history, self.run_problem = None, History(), None
+        self._starting = True
+        self.run_worker(self._train(data), name="train", exit_on_error=False)
+
+    async def _train(self, recipe: dict[str, Any]) -> None:
+        try:
+            await self.call("train", on_part=self._run_begun, recipe=recipe, runs=str(self.runs_folder.absolute()))
+        except SessionLost:
+            pass  # said by whoever keeps the session
+        except TuituneError as error:
+            self.run_problem = str(error)
+        finally:
+            self._starting = False
+            self.post_message(self.RunChanged())
+
+    def _run_begun(self, part: dict[str, Any]) -> None:
+        self.run_shown = Run(Path(part["run"]))
+        self.run_worker(self._session.result().follow(self._receive), name="follow", exit_on_error=False)
+
+    def _receive(self, event: Event) -> None:
+        """Take an event of the session's run in; called in the event loop, possibly many times a second."""
+        match event:
+            case Started(attempt=1):
+                self.history = History()
+            case Failed() | Finished():
+                self._starting = False
+        self.history.add(event)
+        if not self._changed:
+            self._changed = True
+            self.set_timer(0.1, self._tell_of_change)
+
+    _changed = False
+
+    def _tell_of_change(self) -> None:
+        self._changed = False
+        if screen := self.step_screen:
+            screen.post_message(self.RunChanged())
+
+    @on(RunChanged)
+    def _pass_on(self, message: RunChanged) -> None:
+        if screen := self.step_screen:
+            screen.post_message(message)
+
+    def use_history(self, history: History) -> None:
+        self.history = history
+        self._tell_of_change()
+
+
+def partial_history(app: TuituneApp, run: Run) -> Callable[[], None]:
+    """Thread work: read a finished run's record, then hand it to the app."""
+
+    def read() -> None:
+        history = run.history()
+        app.call_from_thread(app.use_history, history)
+
+    return read
+
+
+def watch_terminal(fileno: int) -> None:
+    """End this process at once when its terminal goes away; the session and its run live on.
+
+    Poll with no events asked for wakes only on a hang-up, where reading would spin.
+    """
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(fileno, 0)
+        poll.poll()
+        os._exit(129)
+
+    threading.Thread(target=watch, name="terminal", daemon=True).start()
+
+
+def run_app(recipe: Recipe | None, recipe_file: Path | None, runs_folder: Path, attach: Run | None) -> int:
+    """Show the app until the user leaves it; the exit code of the command."""
+    watch_terminal(sys.stdin.fileno())
+    app = TuituneApp(recipe, runs_folder=runs_folder, attach=attach, settings=Settings.load(settings_file()))
+    result = app.run()
+    return result if result is not None else app.return_code or 0
+
+
+__all__ = ["STEP_NAMES", "TuituneApp", "run_app"]

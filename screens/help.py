@@ -1,0 +1,55 @@
+"""Help on a step: what it does to the model, its keys, and what the focused field means."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widget import Widget
+from textual.widgets import Static
+
+from screens.actions import available, key_name
+from screens.steps import STEP
+
+if TYPE_CHECKING:
+    from screens.step_screen import StepScreen
+
+
+class HelpScreen(ModalScreen[None]):
+    """Explains a step screen; any of Esc, Enter, F1 and ? closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,f1,question_mark,q", "dismiss", "Close")]
+    DEFAULT_CSS = """
+    HelpScreen { align: center middle; }
+    HelpScreen VerticalScroll {
+        width: 76; max-width: 96%; height: auto; max-height: 90%;
+        background: $surface; border: round $primary; padding: 1 2;
+    }
+    HelpScreen Static { margin-bottom: 1; }
+    """
+
+    def __init__(self, step_screen: "StepScreen", focused: Widget | None) -> None:
+        super().__init__()
+        self._step_screen = step_screen
+        self._focused = focused
+
+    def compose(self) -> ComposeResult:
+        step = STEP[self._step_screen.STEP]
+        with VerticalScroll() as panel:
+            panel.border_title = f"{step.title}: help"
+            panel.border_subtitle = "Esc closes"
+            if self._focused is not None and isinstance(self._focused.tooltip, str | Content):
+                yield Static(Content.assemble(("This field  ", "bold"), Content(str(self._focused.tooltip))))
+            yield Static(Content(step.about))
+            yield Static(Content("\n").join(self._lines()))
+
+    def _lines(self) -> list[Content]:
+        lines: list[Any] = []
+        for action, _ in available(self._step_screen):
+            why_not = self._step_screen.why_not(action.name)
+            key = key_name(action) if action.key else "palette"
+            text = f"{action.label}: {action.help}" + (f" Not now: {why_not}" if why_not else "")
+            lines.append(Content.assemble((f"{key:<9}", "bold"), text))
+        return lines

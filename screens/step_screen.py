@@ -1,0 +1,86 @@
+"""What the six step screens have in common: the bar, the explanation, the line for problems, going on and back."""
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from screens.actions import bind
+from screens.steps import STEP, STEP_NAMES, StepName
+from screens.widgets.step_bar import StepBar, StepTab
+from tuitune.errors import explain
+from tuitune.text import safe_text
+
+if TYPE_CHECKING:
+    from screens.app import TuituneApp
+
+
+class StepScreen(Screen[None]):
+    """A step of the wizard. Subclasses compose their `body` and say what `action_go_on` needs."""
+
+    STEP: ClassVar[StepName]
+    BINDINGS = bind("go_on", "go_back", "explain", "fold")
+
+    @property
+    def tuitune(self) -> "TuituneApp":
+        return cast("TuituneApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield StepBar(self.STEP)
+        yield Static(Content(STEP[self.STEP].about), id="about")
+        with Vertical(id="body"):
+            yield from self.body()
+        yield Static(id="problem")
+        yield Footer()
+
+    def body(self) -> ComposeResult:
+        raise NotImplementedError
+
+    def on_screen_resume(self) -> None:
+        self.show_state()
+        self.query_one("#about").display = not self.tuitune.settings.folded
+
+    def show_state(self) -> None:
+        """Show what the session is doing; called by the app whenever that changes."""
+        self.query_one(StepBar).show_state(self.tuitune.session_state)
+
+    def show_problem(self, problem: BaseException | str | None) -> None:
+        """One sentence above the footer, or none."""
+        line = self.query_one("#problem", Static)
+        text = explain(problem) if isinstance(problem, BaseException) else problem or ""
+        line.update(Content(safe_text(text, max_length=600)))
+        line.display = bool(text)
+
+    def why_not(self, action: str) -> str | None:
+        """Why an action of the registry cannot be done now; None where it can."""
+        return None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return None if self.why_not(action) else True
+
+    @on(StepTab.Chosen)
+    async def _show_chosen(self, message: StepTab.Chosen) -> None:
+        await self.tuitune.show_step(message.step)
+
+    async def action_go_on(self) -> None:
+        await self.tuitune.show_step(STEP_NAMES[STEP_NAMES.index(self.STEP) + 1])
+
+    async def action_go_back(self) -> None:
+        position = STEP_NAMES.index(self.STEP)
+        if position:
+            await self.tuitune.show_step(STEP_NAMES[position - 1])
+
+    def action_fold(self) -> None:
+        settings = self.tuitune.settings
+        settings.folded = not settings.folded
+        settings.save()
+        self.query_one("#about").display = not settings.folded
+
+    def action_explain(self) -> None:
+        from screens.help import HelpScreen
+
+        self.app.push_screen(HelpScreen(self, self.focused))

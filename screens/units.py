@@ -1,0 +1,33 @@
+"""Numbers as a person reads them."""
+
+
+def gib(size: float) -> str:
+    """Bytes as GiB (2**30)."""
+    return f"{size / 2**30:.1f} GiB"
+
+
+def size(count: float) -> str:
+    """Bytes in the binary unit that gives one to three digits before the point."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `42 s`, `3 min 20 s` or `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def count(number: float) -> str:
+    """A count with K, M or B behind it."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e4, "K")):
+        if abs(number) >= limit:
+            return f"{number / (1e3 if unit == 'K' else limit):.3g}{unit}"
+    return f"{number:,.0f}"

@@ -1,0 +1,39 @@
+"""How a row's tokens are drawn: what is trained is marked by colour and by glyph, special tokens are visible."""
+
+import re
+from typing import Any
+
+from textual.content import Content, Span
+
+from tuitune.text import safe_text
+
+_SPECIAL = re.compile(
+    r"<\|[^|\s]{1,60}\|>|<｜[^｜]{1,60}｜>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]"
+)
+
+
+def tokens_content(tokens: list[dict[str, Any]], *, open_mark: str = "▸", close_mark: str = "◂") -> Content:
+    """The tokens of a `rows` answer as text; each trained stretch stands between `open_mark` and `close_mark`."""
+    text: list[str] = []
+    spans: list[Span] = []
+    position = 0
+
+    def put(piece: str, style: str) -> None:
+        nonlocal position
+        text.append(piece)
+        if style:
+            spans.append(Span(position, position + len(piece), style))
+        position += len(piece)
+
+    trained = False
+    for token in tokens:
+        if token["trained"] != trained:
+            put(close_mark if trained else open_mark, "bold $success")
+            trained = token["trained"]
+        piece = safe_text(token["text"], max_length=2000)
+        special = _SPECIAL.fullmatch(piece) is not None
+        style = "$text-success on $success-muted" if trained else ("$accent" if special else "$text-muted")
+        put(piece, f"{style} italic" if special else style)
+    if trained:
+        put(close_mark, "bold $success")
+    return Content("".join(text), spans=spans)
