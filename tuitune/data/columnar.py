@@ -1,0 +1,75 @@
+"""Reads Parquet and Arrow files in a process of its own: a file that crashes the reader ends only that process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tuitune.text import one_line
+
+if TYPE_CHECKING:
+    from tuitune.data.files import Container, Record
+
+
+def columnar_records(container: "Container") -> "Iterator[Record]":
+    """Every row, written as JSON lines by a child process that is ended when the reader stops early."""
+    from tuitune.data.files import MAX_ROW_BYTES, Record, parse
+
+    command = [sys.executable, "-m", "tuitune.data.columnar", container.kind, str(container.path)]
+    with subprocess.Popen(
+        [*command, container.compression or ""],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout and child.stderr
+        number = 0
+        try:
+            while line := child.stdout.readline(MAX_ROW_BYTES):
+                number += 1
+                yield parse(line, f"row {number}")
+            said = child.stderr.read(4096).decode("utf-8", "replace").strip()
+            code = child.wait()
+            if code:
+                reason = one_line(said.splitlines()[-1], max_length=160) if said and code > 0 else "its reader crashed"
+                yield Record(None, f"the {container.kind} file cannot be read beyond here ({reason})")
+        finally:
+            child.kill()
+
+
+def _write_rows(kind: str, path: str, compression: str) -> None:
+    import pyarrow
+    import pyarrow.ipc
+    import pyarrow.parquet
+
+    source: Any = path
+    if compression:
+        source = pyarrow.BufferReader(pyarrow.input_stream(path, compression=compression).read())
+    batches: Any
+    if kind == "parquet":
+        batches = pyarrow.parquet.ParquetFile(source, memory_map=not compression).iter_batches(batch_size=256)
+    else:
+        mapped = source if compression else pyarrow.memory_map(path)
+        try:
+            file = pyarrow.ipc.open_file(mapped)
+            batches = (file.get_batch(i) for i in range(file.num_record_batches))
+        except pyarrow.ArrowInvalid:
+            mapped.seek(0)
+            batches = pyarrow.ipc.open_stream(mapped)
+    out = sys.stdout
+    for batch in batches:
+        for start in range(0, batch.num_rows, 256):
+            for row in batch.slice(start, 256).to_pylist():
+                out.write(json.dumps(row, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        _write_rows(*sys.argv[1:4])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        print(one_line(error, max_length=160), file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,78 @@
+"""A dataset file, opened: what its format is, how many rows it has, and its rows as conversations."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tuitune.data.files import Container, Record, look, records
+from tuitune.data.formats import Format, read, recognise
+from tuitune.errors import UnusableInput
+from tuitune.recipe import DataSection
+from tuitune.template import Conversation, Sample, UnusableRow
+from tuitune.text import one_line
+
+LOOKED_AT = 100
+"""Rows from which a format is recognised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Row `index` (from 0) of a dataset: what it holds, or in `error` why it cannot be used."""
+
+    index: int
+    raw: dict[str, Any] | None
+    sample: Sample | None
+    error: str | None
+
+    @property
+    def messages(self) -> Conversation | None:
+        return self.sample.messages if self.sample else None
+
+
+class Dataset:
+    """The rows of a file, read anew on each pass, in bounded memory."""
+
+    def __init__(self, container: Container, form: Format) -> None:
+        self.container = container
+        self.format = form
+        self._length: int | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.container.path
+
+    def __len__(self) -> int:
+        """Rows, usable or not; the first call reads through the file."""
+        if self._length is None:
+            self._length = sum(1 for _ in records(self.container))
+        return self._length
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows()
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+        """The rows from `start` up to, not including, `stop`."""
+        for index, record in enumerate(islice(records(self.container), start, stop), start):
+            yield self._row(index, record)
+
+    def _row(self, index: int, record: Record) -> Row:
+        if record.value is None:
+            return Row(index, None, None, record.error)
+        try:
+            return Row(index, record.value, read(record.value, self.format), None)
+        except UnusableRow as error:
+            return Row(index, record.value, None, str(error))
+
+
+def open_dataset(data: DataSection) -> Dataset:
+    """The recipe's dataset. Raises UnusableInput, saying what to do, where no row of it can be read."""
+    container = look(Path(data.path))
+    where = one_line(container.path.name, max_length=120)
+    first = list(islice(records(container), LOOKED_AT))
+    good = [record.value for record in first if record.value is not None]
+    if not good:
+        problem = next((record.error for record in first if record.error), "it holds no rows")
+        raise UnusableInput(f"{where} ({container.text}) has no readable row: {problem}.")
+    return Dataset(container, recognise(good, data.columns, where))

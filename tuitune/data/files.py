@@ -1,0 +1,329 @@
+"""Reads dataset files row by row in bounded memory: what cannot be read becomes a record saying why, never a crash."""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tuitune.errors import UnusableInput
+from tuitune.text import one_line
+
+Kind = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
+Compression = Literal["gzip", "zstd"]
+
+MAX_ROW_BYTES = 64 * 2**20
+"""A single row longer than this is not read."""
+_CHUNK = 2**20
+_PEEK = 2**18
+_MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row as it stands in the file: its columns, or what is wrong with it."""
+
+    value: dict[str, Any] | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Container:
+    """How a file holds its rows, seen from its first bytes."""
+
+    path: Path
+    kind: Kind
+    compression: Compression | None = None
+    delimiter: str = ","
+
+    @property
+    def text(self) -> str:
+        """For a person: `JSONL, gzip`."""
+        names = {"jsonl": "JSONL", "json": "JSON", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet", "arrow": "Arrow"}
+        return names[self.kind] + (f", {self.compression}" if self.compression else "")
+
+
+def look(path: Path) -> Container:
+    """What kind of file this is. Raises UnusableInput with what to do where it is none that can be read."""
+    where = one_line(path, max_length=300)
+    try:
+        if path.is_dir():
+            raise UnusableInput(f"{where} is a folder: give one dataset file inside it.")
+        with path.open("rb") as file:
+            head = file.read(_PEEK)
+    except FileNotFoundError:
+        raise UnusableInput(f"There is no dataset file {where}: check data.path in the recipe.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error, max_length=100)
+        raise UnusableInput(f"The dataset file {where} cannot be read ({reason}).") from None
+    if not head:
+        raise UnusableInput(f"The dataset file {where} is empty.")
+    compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+    if compression:
+        try:
+            with _open(path, compression) as stream:
+                head = stream.read(_PEEK)
+        except _BROKEN as error:
+            raise UnusableInput(
+                f"{where} cannot be unpacked ({one_line(error, max_length=100)}): the {compression} file is damaged "
+                "or cut short; fetch it again."
+            ) from None
+    if head.startswith(b"PAR1"):
+        return Container(path, "parquet", compression)
+    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return Container(path, "arrow", compression)
+    if head.startswith(_UTF16):
+        raise UnusableInput(f"{where} is UTF-16 text: save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    start = head.lstrip()
+    if not start:
+        raise UnusableInput(f"The dataset file {where} holds nothing but white space.")
+    if start.startswith(b"["):
+        return Container(path, "json", compression)
+    if start.startswith(b"{") or any(line.lstrip().startswith(b"{") for line in start.splitlines()[:20]):
+        return Container(path, "jsonl" if _has_json_line(start, whole=len(head) < _PEEK) else "json", compression)
+    delimiter = _delimiter(head)
+    if delimiter:
+        return Container(path, "tsv" if delimiter == "\t" else "csv", compression, delimiter)
+    raise UnusableInput(
+        f"{where} is in no known file format (it begins with {one_line(start[:24].decode('utf-8', 'replace'))!r}): "
+        "give JSONL, a JSON array, CSV, TSV, Parquet or Arrow."
+    )
+
+
+def _has_json_line(head: bytes, *, whole: bool) -> bool:
+    lines = head.split(b"\n")
+    if len(lines) == 1:
+        return True
+    for line in lines if whole else lines[:-1]:
+        try:
+            if isinstance(json.loads(line), dict):
+                return True
+        except (ValueError, RecursionError):
+            continue
+    # No line is an object by itself. `{` alone on the first line is a JSON text spread over lines.
+    return len(lines[0].strip()) > 1 and not lines[0].rstrip().endswith((b"{", b"[", b","))
+
+
+def _delimiter(head: bytes) -> str | None:
+    text = head.decode("utf-8", "replace").replace("\0", "")
+    lines = text.splitlines()
+    if not lines:
+        return None
+    for delimiter in sorted("\t,;|", key=lambda each: -lines[0].count(each)):
+        if delimiter not in lines[0]:
+            continue
+        rows = list(csv.reader(io.StringIO(text[:65536]), delimiter=delimiter))[:20]
+        widths = {len(row) for row in rows[: max(1, len(rows) - 1)] if row}
+        if len(rows) > 1 and len(rows[0]) > 1 and len(widths) <= 2:
+            return delimiter
+    # A single column of text under its name is a CSV file too.
+    return "," if len(lines) > 1 and re.fullmatch(r"[\w .-]{1,40}", lines[0]) else None
+
+
+_BROKEN = (OSError, EOFError, zlib.error, ValueError)
+
+
+def _open(path: Path, compression: Compression | None) -> io.BufferedReader:
+    if compression == "gzip":
+        return cast(io.BufferedReader, gzip.open(path, "rb"))
+    if compression == "zstd":
+        import pyarrow
+
+        return cast(io.BufferedReader, pyarrow.input_stream(str(path), compression="zstd", buffer_size=_CHUNK))
+    return path.open("rb")
+
+
+def records(container: Container) -> Iterator[Record]:
+    """Every row of the file in order. A broken row is a record with an error; a broken file ends with one."""
+    if container.kind in ("parquet", "arrow"):
+        from tuitune.data.columnar import columnar_records
+
+        yield from columnar_records(container)
+        return
+    reader: Callable[[Any, Container], Iterator[Record]]
+    reader = {"jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": _csv}[container.kind]
+    try:
+        with _open(container.path, container.compression) as stream:
+            yield from reader(stream, container)
+    except EOFError:
+        yield Record(None, f"the {container.compression} file is cut short here: fetch it again")
+    except _BROKEN as error:
+        yield Record(None, f"the file cannot be read beyond here ({one_line(error, max_length=120)})")
+
+
+def _lines(stream: Any) -> Iterator[tuple[int, bytes | None]]:
+    """(line number, line); None for a line longer than MAX_ROW_BYTES, which is skipped in small pieces."""
+    number = 0
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+            while (rest := stream.readline(_CHUNK)) and not rest.endswith(b"\n"):
+                pass
+            yield number, None
+        else:
+            yield number, line
+
+
+def _jsonl(stream: Any, container: Container) -> Iterator[Record]:
+    for number, line in _lines(stream):
+        if line is None:
+            yield Record(None, f"line {number} is longer than {MAX_ROW_BYTES // 2**20} MiB")
+            continue
+        raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not raw.isspace():
+            yield parse(raw, f"line {number}")
+
+
+class _DuplicateKey(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DuplicateKey(next(name for name in names if names.count(name) > 1))
+    return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def parse(raw: bytes, place: str) -> Record:
+    """One JSON object as a record; `place` (line or element) is named in the error."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = raw[error.start]
+        return Record(None, f"{place} is not UTF-8 (byte 0x{byte:02x} at column {error.start + 1}): save it as UTF-8")
+    try:
+        value = _DECODER.decode(text)
+    except _DuplicateKey as error:
+        return Record(None, f"{place} has the name {one_line(error, max_length=40)!r} twice in one object")
+    except json.JSONDecodeError as error:
+        column = f", column {error.colno}" if error.lineno == 1 else ""
+        return Record(None, f"{place}{column} is not valid JSON ({one_line(error.msg, max_length=80)})")
+    except RecursionError:
+        return Record(None, f"{place} is nested too deeply")
+    except ValueError:
+        return Record(None, f"{place} holds a number of more than 4,300 digits")
+    return _checked(value, place)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _checked(value: Any, place: str) -> Record:
+    if not isinstance(value, dict):
+        return Record(None, f"{place} is not an object with named columns")
+    if any(_SURROGATE.search(text) for text in _texts(value)):
+        return Record(None, f"{place} holds half of a character (a lone surrogate such as \\ud83d)")
+    return Record(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield name
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+
+
+def _json(stream: Any, container: Container) -> Iterator[Record]:
+    """The elements of a JSON array, or objects one after another, each spread over any number of lines."""
+    for number, raw in enumerate(_elements(stream), 1):
+        if raw is None:
+            yield Record(
+                None, f"element {number} is longer than {MAX_ROW_BYTES // 2**20} MiB or the file ends inside it"
+            )
+            return
+        yield parse(raw, f"element {number}")
+
+
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|"', re.DOTALL)
+
+
+def _elements(stream: Any) -> Iterator[bytes | None]:
+    """The bytes of each top-level object; None where one never ends. Anything between objects is skipped."""
+    buffer = stream.read(_CHUNK).removeprefix(b"\xef\xbb\xbf")
+    in_array = buffer.lstrip()[:1] == b"["
+    scanned = buffer.index(b"[") + 1 if in_array else 0
+    depth, begin = 0, scanned
+    while True:
+        for match in _STRUCTURE.finditer(buffer, scanned):
+            mark = match[0]
+            if mark == b'"':
+                break  # a string that the buffer does not hold whole
+            scanned = match.end()
+            if mark in (b"{", b"["):
+                if depth == 0:
+                    begin = match.start()
+                depth += 1
+            elif mark in (b"}", b"]"):
+                depth -= 1
+                if depth < 0:
+                    return
+                if depth == 0:
+                    yield buffer[begin:scanned]
+                    begin = scanned
+        if depth == 0:
+            begin = scanned
+        if len(buffer) - begin > MAX_ROW_BYTES:
+            yield None
+            return
+        more = stream.read(max(_CHUNK, len(buffer) - begin))
+        if not more:
+            if depth or buffer[scanned:].strip(b" \t\r\n,]"):
+                yield None
+            return
+        buffer, scanned, begin = buffer[begin:] + more, scanned - begin, 0
+
+
+def _csv(stream: Any, container: Container) -> Iterator[Record]:
+    csv.field_size_limit(MAX_ROW_BYTES)
+    reader = csv.reader(_decoded(stream), delimiter=container.delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Record(None, f"line {line} is not valid CSV ({one_line(error, max_length=80)})")
+            continue
+        if not cells:
+            continue
+        if header is None:
+            header = cells
+        elif any(_UNDECODED in cell for cell in cells):
+            yield Record(None, f"line {line} is not UTF-8: save the file as UTF-8")
+        elif len(cells) != len(header):
+            yield Record(None, f"line {line} has {len(cells)} columns where the header has {len(header)}")
+        else:
+            yield Record(dict(zip(header, cells, strict=True)))
+
+
+_UNDECODED = "\udcff"
+
+
+def _decoded(stream: Any) -> Iterator[str]:
+    first = True
+    for _, line in _lines(stream):
+        raw = b"" if line is None else line.removeprefix(b"\xef\xbb\xbf") if first else line
+        first = False
+        try:
+            yield raw.decode("utf-8")
+        except UnicodeDecodeError:
+            yield raw.decode("utf-8", "replace").replace("\ufffd", _UNDECODED)

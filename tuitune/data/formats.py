@@ -1,0 +1,347 @@
+"""Recognises how a dataset writes its conversations, by looking at rows, and reads each row as messages."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuitune.errors import UnusableInput
+from tuitune.template import REASONING_FIELDS, Conversation, Message, Sample, UnusableRow
+from tuitune.text import one_line
+
+FormatName = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "columns", "preference", "text"]
+Raw = Mapping[str, Any]
+
+ROLES = ("system", "user", "assistant", "tool")
+MAPPABLE = (
+    *("user", "assistant", "system"),
+    *("messages", "tools", "instruction", "input", "output", "prompt", "completion", "chosen", "rejected", "text"),
+)
+"""What `data.columns` may map to a column."""
+
+# The role names in use (ShareGPT, FastChat, Axolotl, LLaMA-Factory, Gemini exports), each as a chat template's role.
+_ROLE_OF = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter", "question", "customer"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "bing", "bard", "ai", "answer"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response", "ipython"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
+}
+_PAIRS = (
+    *(("question", "answer"), ("query", "response"), ("query", "answer"), ("question", "response")),
+    *(("prompt", "response"), ("instruction", "response"), ("input", "output"), ("user", "assistant")),
+    *(("human", "assistant"), ("problem", "solution"), ("source", "target")),
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the rows write conversations. `reason` is a sentence; `columns` maps roles to the columns they come from."""
+
+    name: FormatName
+    reason: str
+    columns: dict[str, str]
+
+
+def recognise(rows: Sequence[Raw], mapping: dict[str, str] | None, where: str) -> Format:
+    """The format of a dataset from its first rows, or as `mapping` (the recipe's data.columns) says.
+
+    Raises UnusableInput, naming the columns, where nothing fits.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if mapping:
+        return _mapped(mapping, names, where)
+    votes: Counter[tuple[FormatName, tuple[tuple[str, str], ...]]] = Counter()
+    for row in rows:
+        found = _format_of(row)
+        if found:
+            votes[(found[0], tuple(found[1].items()))] += 1
+    if not votes:
+        shown = ", ".join(one_line(name, max_length=40) for name in names[:12]) or "none"
+        raise UnusableInput(
+            f"The rows of {where} are in no known format (columns: {shown}): say which column is which in the recipe, "
+            "for example data.columns: {user: question, assistant: answer}."
+        )
+    (name, columns), count = votes.most_common(1)[0]
+    listed = ", ".join(dict.fromkeys(one_line(column, max_length=40) for _, column in columns))
+    share = f"{count} of the first {len(rows)} rows have" if len(rows) > 1 else "the only row has"
+    return Format(name, f"{share} {_EVIDENCE[name].format(columns=listed)}", dict(columns))
+
+
+_EVIDENCE: dict[FormatName, str] = {
+    "messages": "a list {columns} of turns with role and content (OpenAI format)",
+    "sharegpt": "a list {columns} of turns with from and value (ShareGPT format)",
+    "alpaca": "the columns {columns} (Alpaca format)",
+    "prompt-completion": "the columns {columns}",
+    "preference": "the columns {columns} (preference pairs; the chosen reply is trained)",
+    "columns": "the columns {columns}: a question and its answer",
+    "text": "one text column, {columns}: every token is trained",
+}
+
+
+def _mapped(mapping: dict[str, str], names: list[str], where: str) -> Format:
+    for role, column in mapping.items():
+        if role not in MAPPABLE:
+            raise UnusableInput(f"data.columns maps {one_line(role)!r}, which is none of {', '.join(MAPPABLE)}.")
+        if column not in names:
+            known = ", ".join(one_line(name, max_length=40) for name in names[:12])
+            raise UnusableInput(
+                f"data.columns takes {role} from {one_line(column, max_length=60)!r}, "
+                f"but the columns of {where} are {known}."
+            )
+    given = set(mapping)
+    kinds: list[tuple[FormatName, set[str]]] = [
+        ("messages", {"messages"}),
+        ("columns", {"user", "assistant"}),
+        ("alpaca", {"instruction", "output"}),
+        ("preference", {"chosen", "rejected"}),
+        ("prompt-completion", {"prompt", "completion"}),
+        ("text", {"text"}),
+    ]
+    for name, needed in kinds:
+        if needed <= given:
+            pairs = ", ".join(f"{role} from {one_line(column, max_length=40)}" for role, column in mapping.items())
+            return Format(name, f"the recipe's data.columns takes {pairs}", dict(mapping))
+    raise UnusableInput(
+        f"data.columns maps only {', '.join(sorted(given))}: give both user and assistant, "
+        "or messages, or prompt and completion, or text."
+    )
+
+
+def _format_of(row: Raw) -> tuple[FormatName, dict[str, str]] | None:
+    columns: dict[str, str] = {}
+    for name, value in row.items():
+        turn = _first_turn(value)
+        if name in ("chosen", "rejected", "prompt", "completion") or turn is None:
+            continue
+        tools = {"tools": "tools"} if "tools" in row else {}
+        system = {"system": "system"} if isinstance(row.get("system"), str) else {}
+        if "role" in turn:
+            return "messages", {"messages": name, **tools, **system}
+        if "from" in turn and "value" in turn:
+            return "sharegpt", {"messages": name, **tools, **system}
+    if "chosen" in row and "rejected" in row:
+        columns = {name: name for name in ("system", "prompt", "chosen", "rejected") if name in row}
+        for name in ("question", "instruction"):
+            if "prompt" not in columns and isinstance(row.get(name), str):
+                columns["prompt"] = name
+        return "preference", columns
+    if "instruction" in row and "output" in row:
+        return "alpaca", {name: name for name in ("system", "instruction", "input", "output") if name in row}
+    if "prompt" in row and "completion" in row:
+        return "prompt-completion", {name: name for name in ("system", "prompt", "completion") if name in row}
+    plain = {name.lower(): name for name in row}
+    for user, assistant in _PAIRS:
+        if user in plain and assistant in plain:
+            found = {"user": plain[user], "assistant": plain[assistant]}
+            return "columns", found | ({"system": plain["system"]} if "system" in plain else {})
+    if isinstance(row.get("text"), str):
+        return "text", {"text": "text"}
+    return None
+
+
+def _first_turn(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, str) and value[:200].lstrip()[:1] == "[":
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return value[0]
+    return None
+
+
+def read(row: Raw, form: Format) -> Sample:
+    """One row in the dataset's format. Raises UnusableRow with the reason."""
+    return _READERS[form.name](row, form.columns)
+
+
+def _messages(row: Raw, columns: dict[str, str]) -> Sample:
+    system = _optional(row, columns.get("system"))
+    turns = _turns(_value(row, columns["messages"]), columns["messages"])
+    if system and not (turns and turns[0]["role"] == "system"):
+        turns.insert(0, {"role": "system", "content": system})
+    return Sample(turns, _tools(row.get(columns.get("tools", ""))))
+
+
+def _alpaca(row: Raw, columns: dict[str, str]) -> Sample:
+    asked = _text(row, columns["instruction"])
+    extra = _optional(row, columns.get("input"))
+    return _dialog(row, columns, f"{asked}\n\n{extra}" if extra else asked, _text(row, columns["output"]))
+
+
+def _pair(row: Raw, columns: dict[str, str]) -> Sample:
+    return _dialog(row, columns, _text(row, columns["user"]), _text(row, columns["assistant"]))
+
+
+def _prompt_completion(row: Raw, columns: dict[str, str]) -> Sample:
+    prompt, completion = _value(row, columns["prompt"]), _value(row, columns["completion"])
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return _dialog(row, columns, prompt, completion)
+    return Sample(
+        _as_turns(prompt, "user", columns["prompt"]) + _as_turns(completion, "assistant", columns["completion"])
+    )
+
+
+def _preference(row: Raw, columns: dict[str, str]) -> Sample:
+    prompt: Conversation = []
+    if system := _optional(row, columns.get("system")):
+        prompt.append({"role": "system", "content": system})
+    if "prompt" in columns:
+        prompt += _as_turns(_value(row, columns["prompt"]), "user", columns["prompt"])
+    chosen = _as_turns(_value(row, columns["chosen"]), "assistant", columns["chosen"])
+    rejected = _as_turns(_value(row, columns["rejected"]), "assistant", columns["rejected"])
+    if not prompt and all(turn["role"] == "assistant" for turn in chosen):
+        raise UnusableRow("it has a chosen and a rejected reply but no prompt")
+    return Sample(prompt + chosen, rejected=prompt + rejected)
+
+
+def _plain_text(row: Raw, columns: dict[str, str]) -> Sample:
+    text = _text(row, columns["text"])
+    if not text.strip():
+        raise UnusableRow(f"its {one_line(columns['text'], max_length=40)} is empty")
+    return Sample(text=text)
+
+
+_READERS: dict[FormatName, Callable[[Raw, dict[str, str]], Sample]] = {
+    "messages": _messages,
+    "sharegpt": _messages,
+    "alpaca": _alpaca,
+    "prompt-completion": _prompt_completion,
+    "columns": _pair,
+    "preference": _preference,
+    "text": _plain_text,
+}
+
+
+def _dialog(row: Raw, columns: dict[str, str], user: str, assistant: str) -> Sample:
+    messages: Conversation = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    if system := _optional(row, columns.get("system")):
+        messages.insert(0, {"role": "system", "content": system})
+    return Sample(messages)
+
+
+def _as_turns(value: Any, role: str, column: str) -> Conversation:
+    return [{"role": role, "content": value}] if isinstance(value, str) else _turns(value, column)
+
+
+def _turns(value: Any, column: str) -> Conversation:
+    shown = one_line(column, max_length=40)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise UnusableRow(f"its {shown} is text, not a list of turns") from None
+    if not isinstance(value, list):
+        raise UnusableRow(f"its {shown} is {_kind(value)}, not a list of turns")
+    if not value:
+        raise UnusableRow(f"its {shown} is an empty list")
+    return [_turn(turn, place) for place, turn in enumerate(value, 1)]
+
+
+def _turn(turn: Any, place: int) -> Message:
+    if not isinstance(turn, dict):
+        raise UnusableRow(f"turn {place} is {_kind(turn)}, not an object with role and content")
+    named = turn.get("role", turn.get("from"))
+    if not isinstance(named, str):
+        raise UnusableRow(f"turn {place} has no role")
+    role = _ROLE_OF.get(named.strip().lower())
+    if role is None:
+        raise UnusableRow(f"turn {place} has the unknown role {one_line(named, max_length=40)!r}")
+    content = _content(turn["content"] if "content" in turn else turn.get("value"), place)
+    if role == "call":
+        return {"role": "assistant", "content": "", "tool_calls": [_call(content or "", place)]}
+    message: Message = {"role": role, "content": content}
+    calls = turn.get("tool_calls")
+    if calls:
+        if not isinstance(calls, list):
+            raise UnusableRow(f"turn {place} has tool_calls that are {_kind(calls)}, not a list")
+        message["tool_calls"] = [_call(call, place) for call in calls]
+    reasoning = next((turn[name] for name in REASONING_FIELDS if isinstance(turn.get(name), str)), "")
+    if reasoning and role == "assistant":
+        message["reasoning_content"] = reasoning
+    if isinstance(turn.get("tool_call_id"), str):
+        message["tool_call_id"] = turn["tool_call_id"]
+    if isinstance(turn.get("name"), str) and turn["name"]:
+        message["name"] = turn["name"]
+    if content is None:
+        if not calls:
+            raise UnusableRow(f"turn {place} ({role}) has no content")
+        message["content"] = ""
+    return message
+
+
+def _content(value: Any, place: int) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        texts = []
+        for part in value:
+            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+                kind = one_line(part.get("type"), max_length=40) if isinstance(part, dict) else _kind(part)
+                raise UnusableRow(f"turn {place} has content of type {kind}, and only text can be trained")
+            texts.append(part["text"])
+        return "".join(texts)
+    raise UnusableRow(f"turn {place} has content that is {_kind(value)}, not text")
+
+
+def _call(call: Any, place: int) -> dict[str, Any]:
+    if isinstance(call, str):
+        try:
+            call = json.loads(call)
+        except (ValueError, RecursionError):
+            raise UnusableRow(f"turn {place} has a tool call that is not JSON") from None
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise UnusableRow(f"turn {place} has a tool call without a function name")
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        # The OpenAI wire format writes arguments as JSON text; templates expect the object.
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            raise UnusableRow(f"turn {place} has tool call arguments that are not JSON") from None
+    made = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return made | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
+
+
+def _tools(value: Any) -> list[Any] | None:
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise UnusableRow("its tools are not JSON") from None
+    if not value:
+        return None
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise UnusableRow(f"its tools are {_kind(value)}, not a list of objects")
+    return value
+
+
+def _value(row: Raw, column: str) -> Any:
+    value = row.get(column)
+    if value is None:
+        raise UnusableRow(f"it has no {one_line(column, max_length=40)}")
+    return value
+
+
+def _text(row: Raw, column: str) -> str:
+    value = _value(row, column)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UnusableRow(f"its {one_line(column, max_length=40)} is {_kind(value)}, not text")
+    return str(value)
+
+
+def _optional(row: Raw, column: str | None) -> str:
+    value = row.get(column) if column else None
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UnusableRow(f"its {one_line(column, max_length=40)} is {_kind(value)}, not text")
+    return value.strip()
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,271 @@
+"""Turns conversations into input_ids and labels: the one place that decides what is trained."""
+
+import itertools
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuitune.errors import UnusableInput
+from tuitune.template import ChatTemplate, Conversation, Message, Rendered, Sample, Turn, UnusableRow
+
+__all__ = ["Conversation", "Masked", "Masker", "Message", "Sample", "UnusableRow", "token_texts"]
+
+IGNORED = -100
+"""The label of a token that is not trained (PyTorch's `ignore_index`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """One row as the trainer takes it; `labels` holds the token's id where it is trained, else -100."""
+
+    input_ids: list[int]
+    labels: list[int]
+    truncated: bool
+    """Whether tokens beyond max_length were cut."""
+    ended: bool = True
+    """Whether every trained turn's end-of-turn token is trained."""
+
+    @property
+    def trained_tokens(self) -> int:
+        return len(self.labels) - self.labels.count(IGNORED)
+
+
+class Masker:
+    """Masks rows for one tokenizer. Not safe for use from several threads at once.
+
+    The ids are those of the rendered chat template, with two differences: text inside a message that spells a special
+    token stays text, and no token reaches from the header into the reply (a reply that begins with a newline does not
+    melt into the header's newline), as at inference, where the two are tokenised apart.
+    """
+
+    def __init__(self, tokenizer: Any, train_on: Literal["assistant", "last", "all"], max_length: int) -> None:
+        """Raises UnusableInput for a tokenizer without a chat template or without a fast backend."""
+        if not getattr(tokenizer, "chat_template", None):
+            raise UnusableInput("The tokenizer has no chat template: choose one for it in the recipe.")
+        if not getattr(tokenizer, "is_fast", False):
+            raise UnusableInput(
+                "The tokenizer has no fast version (tokenizer.json): convert it with transformers first."
+            )
+        from tokenizers import Tokenizer
+
+        self.train_on = train_on
+        self.max_length = max_length
+        self.template = ChatTemplate(tokenizer)
+        self._begin: str = tokenizer.bos_token or ""
+        self._end: str = tokenizer.eos_token or ""
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        specials = {t.content: i for i, t in self._backend.get_added_tokens_decoder().items() if t.special}
+        self._special_ids = frozenset(specials.values())
+        self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or r"(?!)")
+        self._aliased: _Aliased | None = None
+
+    def encode(self, messages: Conversation, tools: list[Any] | None = None) -> Masked:
+        """Tokenise and label one conversation. Raises UnusableRow with the reason."""
+        return self.encode_sample(Sample(messages, tools))
+
+    def encode_sample(self, sample: Sample) -> Masked:
+        """Tokenise and label one row of a dataset. Raises UnusableRow with the reason."""
+        result = self.encode_batch([sample])[0]
+        if isinstance(result, UnusableRow):
+            raise result
+        return result
+
+    def encode_batch(self, samples: list[Sample]) -> "list[Masked | UnusableRow]":
+        """Tokenise and label rows of a dataset; a row that cannot be used becomes its UnusableRow."""
+        rendered: list[Rendered | UnusableRow] = []
+        for sample in samples:
+            try:
+                rendered.append(self._rendered(sample))
+            except UnusableRow as error:
+                rendered.append(error)
+        texts = [each.text for each in rendered if isinstance(each, Rendered)]
+        encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
+        results: list[Masked | UnusableRow] = []
+        for each in rendered:
+            if isinstance(each, UnusableRow):
+                results.append(each)
+                continue
+            try:
+                results.append(self._masked(each, next(encodings)))
+            except UnusableRow as error:
+                results.append(error)
+        return results
+
+    def _rendered(self, sample: Sample) -> Rendered:
+        if sample.messages is None:
+            return self._plain(sample.text or "")
+        if not any(message["role"] == "assistant" for message in sample.messages) and self.train_on != "all":
+            raise UnusableRow("it has no assistant turn")
+        return self.template.render(sample.messages, sample.tools)
+
+    def _plain(self, text: str) -> Rendered:
+        """Text outside any chat: trained whole, between the tokenizer's begin and end tokens."""
+        whole = f"{self._begin}{text}{self._end}"
+        begin = len(self._begin)
+        return Rendered(whole, [Turn(begin, len(whole), bool(self._end))], [(begin, begin + len(text))])
+
+    def _masked(self, rendered: Rendered, encoding: Any) -> Masked:
+        turns = rendered.turns[-1:] if self.train_on == "last" else rendered.turns
+        if self._spelled(rendered):
+            ids, spans = self._aliases.encode(rendered, turns)
+        else:
+            ids = encoding.ids
+            spans, cuts = _token_spans(encoding, rendered.text, turns, self._special_ids)
+            if cuts:
+                ids, spans = self._aliases.encode(rendered, turns)
+        if self.train_on == "all":
+            labels = list(ids)
+        else:
+            labels = [IGNORED] * len(ids)
+            for start, end in spans:
+                labels[start:end] = ids[start:end]
+        truncated = len(ids) > self.max_length
+        ended = all(turn.ended for turn in turns)
+        if truncated:
+            ended = ended and (not spans or spans[-1][1] <= self.max_length)
+            ids, labels = ids[: self.max_length], labels[: self.max_length]
+            if labels.count(IGNORED) == len(labels):
+                raise UnusableRow(f"all its trained tokens lie beyond max_length ({self.max_length})")
+        return Masked(ids, labels, truncated, ended)
+
+    def _spelled(self, rendered: Rendered) -> bool:
+        """Whether a special token stands where a message's text takes part in spelling it."""
+        return any(
+            match.start() < end and start < match.end()
+            for start, end in rendered.contents
+            if end > start
+            for match in self._special.finditer(rendered.text, max(0, start - 64), min(len(rendered.text), end + 64))
+        )
+
+    @property
+    def _aliases(self) -> "_Aliased":
+        if self._aliased is None:
+            self._aliased = _Aliased(self._backend, self._special)
+        return self._aliased
+
+
+class _Aliased:
+    """A twin of a tokenizer that knows its special tokens by private names only.
+
+    Giving the template's own special tokens those names before tokenising leaves what a message spells as text, with
+    every other property of the tokenizer (what a special token strips around it, prefix spaces) as it was.
+    """
+
+    def __init__(self, backend: Any, special: re.Pattern[str]) -> None:
+        import json
+
+        from tokenizers import Tokenizer
+
+        state = json.loads(backend.to_str())
+        self._special = special
+        self._alias: dict[str, str] = {}
+        self._id_of: dict[int, int] = {}
+        for token in state["added_tokens"]:
+            if token["special"]:
+                alias = f"\U000ffffd{len(self._alias):x}\U000ffffc"
+                self._alias[token["content"]] = alias
+                token["content"] = alias
+        state["post_processor"] = None
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self._backend = Tokenizer.from_str(json.dumps(state))
+        for name, alias in self._alias.items():
+            self._id_of[int(self._backend.token_to_id(alias) or 0)] = vocabulary[name]
+
+    def encode(self, rendered: Rendered, turns: list[Turn]) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids and each turn's range of tokens, with no token across an edge of a turn."""
+        text, moved = self._renamed(rendered)
+        shifted = [Turn(moved(turn.start), moved(turn.end), turn.ended) for turn in turns]
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        spans, found = _token_spans(encoding, text, shifted, self._id_of)
+        if not found:
+            return [self._id_of.get(each, each) for each in encoding.ids], spans
+        edges = [0, *found, len(text)]
+        ids: list[int] = []
+        ranges: list[tuple[int, int]] = []
+        for start, end in itertools.pairwise(edges):
+            piece = self._backend.encode(text[start:end], add_special_tokens=False)
+            ranges += [(start + a, start + b) for a, b in piece.offsets]
+            ids += [self._id_of.get(each, each) for each in piece.ids]
+        return ids, [_overlapping(ranges, turn) for turn in shifted]
+
+    def _renamed(self, rendered: Rendered) -> tuple[str, Any]:
+        """The text with the template's own special tokens renamed, and the way from old to new positions."""
+        from bisect import bisect_right
+
+        parts: list[str] = []
+        starts, shifts = [0], [0]
+        at = shift = 0
+        inside = iter([*rendered.contents, (len(rendered.text), len(rendered.text))])
+        for start, end in inside:
+            for match in self._special.finditer(rendered.text, at, start):
+                alias = self._alias[match[0]]
+                parts += (rendered.text[at : match.start()], alias)
+                at = match.end()
+                shift += len(alias) - len(match[0])
+                starts.append(at)
+                shifts.append(shift)
+            parts.append(rendered.text[at:end])
+            at = end
+        return "".join(parts), lambda position: position + shifts[bisect_right(starts, position) - 1]
+
+
+def _token_spans(
+    encoding: Any, text: str, turns: list[Turn], special_ids: Container[int]
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Each turn's range of tokens, and the edges of turns that a token runs across.
+
+    A word's leading space may stand before the reply (`[/INST] Hello`): such a token is the reply's. So is an end
+    marker that swallows the white space behind it.
+    """
+    spans, cuts = [], []
+    for turn in turns:
+        first = _token_at(encoding, turn.start, turn.end, 1)
+        last = _token_at(encoding, turn.end - 1, turn.start - 1, -1)
+        if first is None or last is None:
+            raise UnusableRow("the tokenizer makes no token of its reply")
+        begin, end = encoding.token_to_chars(first)[0], encoding.token_to_chars(last)[1]
+        if begin < turn.start and text[begin : turn.start] != " ":
+            cuts.append(turn.start)
+        if end > turn.end and encoding.ids[last] not in special_ids:
+            cuts.append(turn.end)
+        spans.append((first, last + 1))
+    return spans, cuts
+
+
+def _token_at(encoding: Any, start: int, stop: int, step: int) -> int | None:
+    """The first token found going from character `start` towards `stop`; some characters belong to no token."""
+    for position in range(start, stop, step):
+        token: int | None = encoding.char_to_token(position)
+        if token is not None:
+            return token
+    return None
+
+
+def _overlapping(ranges: list[tuple[int, int]], turn: Turn) -> tuple[int, int]:
+    inside = [i for i, (start, end) in enumerate(ranges) if start < turn.end and end > turn.start]
+    return inside[0], inside[-1] + 1
+
+
+def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """What each token adds to the decoded text; a character spread over several tokens stands at the last of them.
+
+    Joined, they are the decoded text (the sliding window is that of text-generation-inference's streaming decoder).
+    """
+
+    def decode(part: list[int]) -> str:
+        return str(tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    texts: list[str] = []
+    prefix = read = 0
+    for i in range(len(ids)):
+        before, now = decode(ids[prefix:read]), decode(ids[prefix : i + 1])
+        unfinished = now.endswith("\ufffd") and i + 1 - read < 8 and i + 1 < len(ids)
+        if unfinished:
+            texts.append("")
+            continue
+        texts.append(now[len(before) :])
+        prefix, read = read, i + 1
+    return texts
