@@ -42,6 +42,8 @@ _ALL = (
     Action("show_export", "", "Step 6: Export", "Go to the exports of the run."),
     Action("start_stop", "s", "Stop", "Stop after this step, and save checkpoint and adapter; once more: stop now."),
     Action("save_checkpoint", "c", "Checkpoint", "Save a checkpoint after this step and go on training."),
+    Action("next_metric", "m", "Curve", "Show the next curve: loss, learning rate, gradient norm, tokens per second."),
+    Action("next_pane", "l", "Log", "Show the next pane below: messages, sample replies, log."),
     Action("previous_row", "ctrl+up", "Row before", "Show the row before this one.", footer=False),
     Action("next_row", "ctrl+down", "Next row", "Show the row after this one."),
     Action("switch_adapter", "ctrl+b", "Base/adapter", "Answer with the base model, or with the adapter on it."),

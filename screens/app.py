@@ -22,7 +22,7 @@ from screens.settings import Settings, settings_file
 from screens.steps import STEP_NAMES, StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import TuituneError, explain
-from tuitune.events import Event, Failed, Finished, Started
+from tuitune.events import Event, Started
 from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run, all_runs
@@ -45,8 +45,12 @@ class TuituneApp(App[int]):
     class RunChanged(Message):
         """New events of the run, or a new run."""
 
-    class SessionChanged(Message):
-        """What the session is doing has changed."""
+    class RecordRead(Message):
+        """The whole history of a run that no session holds."""
+
+        def __init__(self, history: History) -> None:
+            super().__init__()
+            self.history = history
 
     def __init__(
         self,
@@ -215,9 +219,10 @@ class TuituneApp(App[int]):
         run = self.run_shown
         if run is None or not run.is_live():
             if run is not None:
-                self.run_worker(partial_history(self, run), thread=True, exit_on_error=False)
+                self.run_worker(self._reading(run), thread=True, exit_on_error=False)
             return await Session.start()
         session = await Session.attach(run)
+        self._live = True
         self.draft = Draft(run.recipe())
         await session.follow(self._receive)
         return session
@@ -249,21 +254,16 @@ class TuituneApp(App[int]):
     @property
     def is_training(self) -> bool:
         """Whether the shown run is going, or about to."""
-        return self._starting or (
-            self.run_shown is not None
-            and self.history.started is not None
-            and self.history.ended is None
-            and self.run_problem is None
-            and self.run_shown.is_live()
-        )
+        return self._live and self.history.ended is None and self.run_problem is None
 
-    _starting = False
+    _live = False
+    """Whether the shown run's events come from a session, or will, and not from its record alone."""
 
     def start_run(self) -> None:
         """Train the draft. Raises UnusableInput before anything is started."""
         data = self.draft.as_data()
         self.run_shown, self.history, self.run_problem = None, History(), None
-        self._starting = True
+        self._live = True
         self.run_worker(self._train(data), name="train", exit_on_error=False)
 
     async def _train(self, recipe: dict[str, Any]) -> None:
@@ -274,7 +274,6 @@ class TuituneApp(App[int]):
         except TuituneError as error:
             self.run_problem = str(error)
         finally:
-            self._starting = False
             self.post_message(self.RunChanged())
 
     def _run_begun(self, part: dict[str, Any]) -> None:
@@ -283,11 +282,8 @@ class TuituneApp(App[int]):
 
     def _receive(self, event: Event) -> None:
         """Take an event of the session's run in; called in the event loop, possibly many times a second."""
-        match event:
-            case Started(attempt=1):
-                self.history = History()
-            case Failed() | Finished():
-                self._starting = False
+        if isinstance(event, Started) and event.attempt == 1:
+            self.history = History()
         self.history.add(event)
         if not self._changed:
             self._changed = True
@@ -305,19 +301,14 @@ class TuituneApp(App[int]):
         if screen := self.step_screen:
             screen.post_message(message)
 
-    def use_history(self, history: History) -> None:
-        self.history = history
+    def _reading(self, run: Run) -> Callable[[], bool]:
+        """Thread work: read the record of a run that no session holds, then hand it over."""
+        return lambda: self.post_message(self.RecordRead(run.history()))
+
+    @on(RecordRead)
+    def _use_record(self, message: RecordRead) -> None:
+        self.history = message.history
         self._tell_of_change()
-
-
-def partial_history(app: TuituneApp, run: Run) -> Callable[[], None]:
-    """Thread work: read a finished run's record, then hand it to the app."""
-
-    def read() -> None:
-        history = run.history()
-        app.call_from_thread(app.use_history, history)
-
-    return read
 
 
 def watch_terminal(fileno: int) -> None:

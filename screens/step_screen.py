@@ -31,7 +31,9 @@ class StepScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield StepBar(self.STEP)
-        yield Static(Content(STEP[self.STEP].about), id="about")
+        with Vertical(id="about"):
+            yield Static(Content(STEP[self.STEP].lead), id="lead")
+            yield Static(Content(STEP[self.STEP].about), id="paragraph")
         with Vertical(id="body"):
             yield from self.body()
         yield Static(id="problem")

@@ -1,128 +1,174 @@
 """Step 4: the run, as its events tell it."""
 
-from textual import on
+from collections.abc import Iterator
+from pathlib import Path
+
+from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import Horizontal
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.widgets import ProgressBar, Static
+from textual.message import Message
+from textual.widgets import ContentSwitcher, ProgressBar, Static
 
 from screens.actions import bind
+from screens.app import TuituneApp
+from screens.dashboard import headline, messages, numbers, pace, phases, samples
 from screens.step_screen import StepScreen
-from screens.units import duration, gib
-from screens.widgets.loss_plot import LossPlot
+from screens.widgets.metric_plot import MetricPlot
 from tuitune.errors import TuituneError
-from tuitune.events import Failed, Finished
-from tuitune.history import History
-from tuitune.text import one_line
+from tuitune.events import Failed
+from tuitune.text import safe_text
+
+_PANES = {"messages": "Messages", "samples": "Sample replies", "log": "Log"}
+_LOG_BYTES = 16_384
 
 
 class TrainScreen(StepScreen):
-    """The dashboard: a pure drawing of the run's history."""
+    """The dashboard: a pure drawing of the run's history, and the tail of its log."""
 
     STEP = "train"
     CSS_PATH = "train.tcss"
-    BINDINGS = bind("start_stop", "save_checkpoint")
+    BINDINGS = bind("start_stop", "save_checkpoint", "next_metric", "next_pane")
+
+    class LogRead(Message):
+        """The end of the run's log, read in a thread."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
 
     def body(self) -> ComposeResult:
         yield Static(id="headline")
         with Horizontal(id="progress"):
             yield ProgressBar(show_eta=False, id="bar")
             yield Static(id="pace")
-        yield LossPlot(id="loss")
-        yield Static(id="numbers")
-        yield Static(id="notice")
+        with Horizontal(id="middle"):
+            yield Static(id="phases")
+            yield MetricPlot(id="plot")
+            yield Static(id="numbers")
+        with ContentSwitcher(id="lower", initial="messages"):
+            for pane in _PANES:
+                with VerticalScroll(id=pane, can_focus=False):
+                    yield Static(id=f"{pane}-text")
+
+    def on_mount(self) -> None:
+        self._title_pane()
+        self.set_interval(1, self._tick)
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
         self.draw()
 
-    async def on_tuitune_app_run_changed(self) -> None:
+    @on(TuituneApp.RunChanged)
+    def _changed(self) -> None:
         self.draw()
+
+    def _tick(self) -> None:
+        """What moves by the clock and not by events."""
+        if self.is_current and self.tuitune.is_training:
+            self._draw_headline()
+            if self.query_one("#lower", ContentSwitcher).current == "log":
+                self._read_log()
+
+    def _draw_headline(self) -> None:
+        app = self.tuitune
+        self.query_one("#headline", Static).update(
+            headline(app.history, app.run_shown, is_training=app.is_training, problem=app.run_problem)
+        )
 
     def draw(self) -> None:
         """Show the history as it now is."""
-        history = self.tuitune.history
-        self.query_one("#headline", Static).update(self._headline(history))
-        self.query_one(ProgressBar).update(total=history.total_steps or None, progress=history.step)
-        self.query_one("#pace", Static).update(_pace(history))
-        self.query_one(LossPlot).show(history)
-        self.query_one("#numbers", Static).update(self._numbers(history))
-        notice = self.query_one("#notice", Static)
-        notice.update(Content(one_line(history.notices[-1].text, max_length=300)) if history.notices else "")
-        ended = history.ended
-        problem = ended.message if isinstance(ended, Failed) else self.tuitune.run_problem
+        app, history = self.tuitune, self.tuitune.history
+        self._draw_headline()
+        bar = self.query_one(ProgressBar)
+        bar.display = bool(history.total_steps)
+        bar.update(total=history.total_steps or 1, progress=history.step)
+        self.query_one("#pace", Static).update(pace(history))
+        plot, listed = self.query_one(MetricPlot), self.query_one("#phases", Static)
+        plot.display = bool(history.steps)
+        listed.display = not plot.display
+        if plot.display:
+            plot.show(history)
+        else:
+            listed.update(phases(history))
+        self.query_one("#numbers", Static).update(numbers(history), layout=False)
+        self.query_one("#messages-text", Static).update(messages(history))
+        self.query_one("#samples-text", Static).update(samples(history))
+        problem = history.ended.message if isinstance(history.ended, Failed) else app.run_problem
         self.show_problem(problem)
         self.refresh_bindings()
 
-    def _headline(self, history: History) -> Content:
-        run = self.tuitune.run_shown
-        name = run.name if run else "new run"
-        ended = history.ended
-        if isinstance(ended, Finished):
-            state = f"✔ {ended.status} after {ended.step} steps in {duration(ended.seconds)} · Enter: chat"
-        elif ended is not None or self.tuitune.run_problem:
-            state = "✘ failed"
-        elif history.phase is not None:
-            phase = history.phase
-            count = f" {phase.done:,}/{phase.total:,}" if phase.done is not None and phase.total else ""
-            state = f"▶ {phase.text}{count}"
-        else:
-            state = "◌ waiting for the session"
-        return Content.assemble((one_line(name, max_length=80), "bold"), "  ", one_line(state, max_length=200))
-
-    def _numbers(self, history: History) -> Content:
-        parts: list[str] = []
-        if history.steps:
-            last = history.steps[-1]
-            parts.append(f"loss {last.loss:.4f}")
-            if last.learning_rate is not None:
-                parts.append(f"learning rate {last.learning_rate:.2e}")
-            if last.grad_norm is not None:
-                parts.append(f"grad norm {last.grad_norm:.2f}")
-            if last.tokens_per_second is not None:
-                parts.append(f"{last.tokens_per_second:,.0f} tokens/s")
-            parts.append(f"epoch {last.epoch:.2f}")
-        if sample := history.sample:
-            if sample.gpu_total_bytes:
-                parts.append(f"GPU {gib(sample.gpu_used_bytes or 0)} of {gib(sample.gpu_total_bytes)}")
-            parts.append(f"RAM {gib(sample.host_used_bytes)} of {gib(sample.host_total_bytes)}")
-        return Content("  ·  ".join(parts))
+    @on(MetricPlot.Resized)
+    def _resized(self) -> None:
+        self.draw()
 
     # --- actions ----------------------------------------------------------------------------------------------
 
     def why_not(self, action: str) -> str | None:
         if action in ("start_stop", "save_checkpoint") and not self.tuitune.is_training:
             return "No run is training."
+        if action == "next_metric" and not self.tuitune.history.steps:
+            return "No step is done yet."
         if action == "go_on":
             return self.tuitune.why_not_step("chat")
         return None
 
-    async def action_start_stop(self) -> None:
-        await self._command("stop")
-
-    async def action_save_checkpoint(self) -> None:
-        await self._command("save")
-
-    async def _command(self, command: str) -> None:
-        try:
-            answer = await self.tuitune.call(command)
-        except TuituneError as error:
-            self.show_problem(error)
-            return
-        if command == "stop":
-            self.notify(f"Stopping {answer.get('stopping', '')}.", markup=False)
-        else:
-            self.notify("A checkpoint is saved after this step.")
-
-    @on(LossPlot.Resized)
-    def _redraw(self) -> None:
+    def action_next_metric(self) -> None:
+        self.query_one(MetricPlot).show_next_metric()
         self.draw()
 
+    def action_next_pane(self) -> None:
+        switcher = self.query_one("#lower", ContentSwitcher)
+        names = list(_PANES)
+        switcher.current = names[(names.index(switcher.current or names[-1]) + 1) % len(names)]
+        self._title_pane()
+        if switcher.current == "log":
+            self._read_log()
 
-def _pace(history: History) -> str:
-    if not history.total_steps:
-        return ""
-    left = history.seconds_left
-    return f"step {history.step:,} of {history.total_steps:,}" + (
-        f" · {duration(left)} left" if left is not None else ""
-    )
+    def _title_pane(self) -> None:
+        switcher = self.query_one("#lower", ContentSwitcher)
+        switcher.border_title = Content(_PANES[switcher.current or "messages"])
+        others = " · ".join(title for name, title in _PANES.items() if name != switcher.current)
+        switcher.border_subtitle = Content(f"l: {others}")
+
+    async def action_start_stop(self) -> None:
+        answer = await self._command("stop")
+        if answer:
+            self.notify(f"Stopping {answer.get('stopping', '')}.", markup=False)
+
+    async def action_save_checkpoint(self) -> None:
+        if await self._command("save") is not None:
+            self.notify("A checkpoint is saved after this step.")
+
+    async def _command(self, command: str) -> dict[str, object] | None:
+        try:
+            return await self.tuitune.call(command)
+        except TuituneError as error:
+            self.show_problem(error)
+            return None
+
+    # --- the log ----------------------------------------------------------------------------------------------
+
+    @work(thread=True, exclusive=True, group="log", exit_on_error=False)
+    def _read_log(self) -> None:
+        run = self.tuitune.run_shown
+        if run is not None:
+            self.post_message(self.LogRead("\n".join(_tail(run.log_file))))
+
+    @on(LogRead)
+    def _show_log(self, message: LogRead) -> None:
+        self.query_one("#log-text", Static).update(Content(safe_text(message.text)))
+        self.query_one("#log", VerticalScroll).scroll_end(animate=False)
+
+
+def _tail(file: Path) -> Iterator[str]:
+    """The last lines of a file; of a line that was overwritten with carriage returns, what stood there last."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, file.stat().st_size - _LOG_BYTES))
+            text = opened.read().decode(errors="replace")
+    except OSError:
+        yield "No log has been written yet."
+        return
+    for line in text.splitlines()[-200:] if "\r" not in text else text.split("\n")[-200:]:
+        yield line.rstrip("\r").rpartition("\r")[2][:1000]

@@ -32,7 +32,7 @@ def tokens_content(tokens: list[dict[str, Any]], *, open_mark: str = "▸", clos
             trained = token["trained"]
         piece = safe_text(token["text"], max_length=2000)
         special = _SPECIAL.fullmatch(piece) is not None
-        style = "$text-success on $success-muted" if trained else ("$accent" if special else "$text-muted")
+        style = "$text-success on $success-muted" if trained else ("$accent" if special else "$foreground 60%")
         put(piece, f"{style} italic" if special else style)
     if trained:
         put(close_mark, "bold $success")

@@ -1,0 +1,157 @@
+"""What the dashboard says in words and numbers: pure functions of a run's history."""
+
+import time
+
+from textual.content import Content
+
+from screens.units import count, duration, gib
+from screens.widgets.bars import bar
+from tuitune.events import Failed, Finished, Sample
+from tuitune.history import History
+from tuitune.run import Run
+from tuitune.text import one_line
+
+PHASES = {
+    "importing": "Import the libraries",
+    "data": "Read and tokenise the data",
+    "model": "Load the model",
+    "adapter": "Add the adapter",
+    "before": "Answer the sample prompts",
+    "training": "Train",
+    "saving": "Save",
+    "after": "Answer the sample prompts again",
+}
+_BAR_WIDTH = 10
+MUTED = "$foreground 60%"
+
+
+def headline(history: History, run: Run | None, *, is_training: bool, problem: str | None) -> Content:
+    """One line: which run, and how it stands."""
+    ended, phase = history.ended, history.phase
+    style = ""
+    if isinstance(ended, Finished):
+        word = "Done" if ended.status == "done" else "Stopped"
+        state, style = f"✔ {word} after {ended.step:,} steps in {duration(ended.seconds)}", "$text-success"
+        before_after = history.loss_before_and_after()
+        if before_after:
+            state += f" · loss {before_after[0]:.3f} → {before_after[1]:.3f}"
+        if ended.adapter:
+            state += " · Enter: chat"
+    elif isinstance(ended, Failed) or problem:
+        state, style = "✘ Failed", "$text-error"
+    elif not is_training and history.started:
+        state, style = f"✘ Interrupted at step {history.step:,}: its session is gone", "$text-error"
+    elif phase is not None and phase.name == "training" and history.steps:
+        state = "▶ Training"
+    elif phase is not None:
+        state = f"▶ {phase.text}"
+    else:
+        state = "◌ Waiting for the session"
+    spent = ""
+    if is_training and history.started and ended is None:
+        spent = f" · {duration(max(0.0, time.time() - history.started.at))} so far"
+    name = one_line(run.name, max_length=40) if run else "New run"
+    return Content.assemble((name, "bold"), "  ", (one_line(state, max_length=200), style), spent)
+
+
+def pace(history: History) -> Content:
+    """Progress in words, to stand beside the bar."""
+    if not history.total_steps:
+        return Content("")
+    text = f"step {history.step:,} of {history.total_steps:,}"
+    if history.steps:
+        text += f" · epoch {history.steps[-1].epoch:.2f}"
+    left = history.seconds_left
+    return Content(text + (f" · {duration(left)} left" if left is not None else ""))
+
+
+def phases(history: History) -> Content:
+    """The way to the first step: what is done, what is going on, what comes."""
+    current = history.phase.name if history.phase else "importing"
+    names = list(PHASES)
+    lines = []
+    for name in names[: names.index("saving")]:
+        if names.index(name) < names.index(current):
+            lines.append(Content.styled(f"✔ {PHASES[name]}", "$text-success"))
+        elif name == current and history.phase:
+            text = one_line(history.phase.text, max_length=200)
+            lines.append(Content.assemble((f"▶ {PHASES[name]}", "bold"), f"  {text}"))
+            done, total = history.phase.done, history.phase.total
+            if done is not None and total:
+                lines.append(Content(f"  {bar(done / total, 30)} {count(done)} of {count(total)}"))
+        else:
+            lines.append(Content.styled(f"· {PHASES[name]}", MUTED))
+    return Content("\n").join(lines)
+
+
+def numbers(history: History) -> Content:
+    """The column beside the curve: the last step, then the machine."""
+    rows: list[tuple[str, str]] = []
+    if history.steps:
+        last = history.steps[-1]
+        rows.append(("loss", f"{last.loss:.4f}"))
+        if history.evaluations:
+            rows.append(("held-out", f"{history.evaluations[-1].loss:.4f}"))
+        if last.learning_rate is not None:
+            rows.append(("learning rate", f"{last.learning_rate:.2e}"))
+        if last.grad_norm is not None:
+            rows.append(("grad norm", f"{last.grad_norm:.3f}"))
+        if last.tokens_per_second is not None:
+            rows.append(("tokens/s", f"{last.tokens_per_second:,.0f}"))
+    if plan := history.plan:
+        share = plan.trainable_parameters / max(1, plan.total_parameters)
+        rows.append(("trained", f"{count(plan.trainable_parameters)} ({share:.2%})"))
+        rows.append(("rows", f"{plan.rows:,}"))
+    lines = [Content.assemble((f"{name:<14}", MUTED), value) for name, value in rows]
+    if history.sample:
+        lines += _machine(history.sample, history.peak_gpu_bytes)
+    return Content("\n").join(lines)
+
+
+def _machine(sample: Sample, peak_gpu_bytes: int) -> list[Content]:
+    lines = []
+    if sample.gpu_total_bytes:
+        used = sample.gpu_used_bytes or 0
+        lines.append(_memory("GPU", used, sample.gpu_total_bytes))
+        lines.append(Content(f"  run {gib(sample.gpu_process_bytes or 0)}, peak {gib(peak_gpu_bytes)}"))
+        readings = [
+            f"{sample.gpu_percent:.0f} %" if sample.gpu_percent is not None else "",
+            f"{sample.gpu_celsius:.0f} °C" if sample.gpu_celsius is not None else "",
+            f"{sample.gpu_watts:.0f} W" if sample.gpu_watts is not None else "",
+        ]
+        lines.append(Content("  " + "  ".join(each for each in readings if each)))
+    lines.append(_memory("RAM", sample.host_used_bytes, sample.host_total_bytes))
+    processor = f", CPU {sample.cpu_percent:.0f} %" if sample.cpu_percent is not None else ""
+    lines.append(Content(f"  run {gib(sample.process_bytes)}{processor}"))
+    return lines
+
+
+def _memory(name: str, used: int, total: int) -> Content:
+    share = used / max(1, total)
+    style = "$error" if share > 0.95 else "$warning" if share > 0.85 else "$success"
+    amount = f" {used / 2**30:.1f}/{total / 2**30:.0f} GiB"
+    return Content.assemble((f"{name} ", MUTED), (bar(share, _BAR_WIDTH), style), amount)
+
+
+def messages(history: History) -> Content:
+    """Notices and checkpoints, the newest first."""
+    lines = [
+        (each.at, Content.styled(f"! {one_line(each.text, max_length=400)}", "$text-warning"))
+        for each in history.notices
+    ]
+    lines += [(each.at, Content(f"✔ Checkpoint of step {each.step:,} saved")) for each in history.checkpoints]
+    lines.sort(key=lambda line: line[0], reverse=True)
+    shown = [Content.assemble((time.strftime("%H:%M:%S ", time.localtime(at)), MUTED), line) for at, line in lines]
+    return Content("\n").join(shown[:200]) if shown else Content.styled("Nothing to report.", MUTED)
+
+
+def samples(history: History) -> Content:
+    """Each sample prompt with its replies before training and now."""
+    lines = []
+    for prompt, before, after in history.replies_before_and_after():
+        lines.append(Content.styled(one_line(prompt, max_length=300), "bold"))
+        if before is not None:
+            lines.append(Content.assemble(("  before  ", MUTED), one_line(before, max_length=500)))
+        if after is not None:
+            lines.append(Content.assemble(("  after   ", "$text-success"), one_line(after, max_length=500)))
+    return Content("\n").join(lines) if lines else Content.styled("No sample prompt is answered yet.", MUTED)

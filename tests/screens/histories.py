@@ -1,0 +1,92 @@
+"""Runs told by fixed events, so that a screen drawn from them looks the same each time."""
+
+import math
+from collections.abc import Iterator
+
+from tuitune.events import (
+    Checkpoint,
+    Evaluation,
+    Event,
+    Finished,
+    Notice,
+    Phase,
+    Plan,
+    Reply,
+    Sample,
+    Started,
+    Step,
+)
+from tuitune.history import History
+
+AT = 4_000_000_000.0  # far ahead, so that no time has passed since
+GIB = 2**30
+
+
+def loading() -> Iterator[Event]:
+    """A run that has read its data and is loading its model."""
+    yield Started(at=AT, run="pirate-1", attempt=1, pid=4242)
+    yield Phase(at=AT + 1, name="data", text="Tokenising 350 rows", done=350, total=350)
+    yield Phase(at=AT + 3, name="model", text="Loading weights", done=120, total=290)
+
+
+def training(steps: int = 40, total: int = 60) -> Iterator[Event]:
+    """A run in the middle of its training, with everything a dashboard can show."""
+    yield from loading()
+    yield Plan(
+        at=AT + 5,
+        backend="unsloth",
+        device="NVIDIA H200",
+        rows=332,
+        eval_rows=18,
+        dropped_rows=2,
+        tokens=104_000,
+        trained_tokens=41_000,
+        trainable_parameters=11_272_192,
+        total_parameters=1_247_000_000,
+        total_steps=total,
+    )
+    yield Notice(at=AT + 5, text="2 of 352 rows are longer than max_length and were cut.")
+    yield Reply(at=AT + 6, step=0, prompt="What is two plus three?", reply="Two plus three is five.")
+    yield Evaluation(at=AT + 7, attempt=1, step=0, loss=3.1)
+    yield Phase(at=AT + 8, name="training", text="Training; the first step takes the longest")
+    for step in range(1, steps + 1):
+        wobble = 0.35 * math.sin(step * 1.7) * math.exp(-step / 40)
+        yield Step(
+            at=AT + 10 + 2.0 * step,
+            attempt=1,
+            step=step,
+            total_steps=total,
+            epoch=step / 41,
+            loss=0.4 + 2.6 * math.exp(-step / 14) + wobble,
+            grad_norm=1.5 + math.cos(step),
+            learning_rate=2e-4 * min(1.0, step / 5) * (1 - step / (total + 10)),
+            tokens=2_000,
+            tokens_per_second=1_200 + 5.0 * step,
+        )
+        if step % 20 == 0:
+            yield Evaluation(at=AT + 10 + 2.0 * step, attempt=1, step=step, loss=0.5 + 2.6 * math.exp(-step / 14))
+            yield Checkpoint(at=AT + 10 + 2.0 * step, attempt=1, step=step, path=f"checkpoints/checkpoint-{step}")
+    yield Sample(
+        at=AT + 100,
+        process_bytes=3 * GIB,
+        host_used_bytes=21 * GIB,
+        host_total_bytes=128 * GIB,
+        cpu_percent=104.0,
+        gpu_index=0,
+        gpu_used_bytes=31 * GIB,
+        gpu_total_bytes=139 * GIB,
+        gpu_process_bytes=9 * GIB,
+        gpu_percent=97.0,
+        gpu_celsius=61.0,
+        gpu_watts=540.0,
+    )
+
+
+def finished() -> Iterator[Event]:
+    yield from training(60, 60)
+    yield Reply(at=AT + 140, step=60, prompt="What is two plus three?", reply="Arr! Two plus three be five, matey!")
+    yield Finished(at=AT + 141, status="done", step=60, seconds=141.0, adapter="adapter")
+
+
+def of(events: Iterator[Event]) -> History:
+    return History.of(events)
