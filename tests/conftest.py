@@ -1,0 +1,56 @@
+"""What every test gets: a home, runs and sockets of its own, no network, and the demo recipe made quick."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import sample_data
+from tuitune.recipe import Recipe
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the session sets it, before torch is imported
+
+DEMO = Path(sample_data.__file__).parent
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing a test does touches the user's runs or settings, and no session process outlives its test."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("TUITUNE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    yield
+    left = [each for each in psutil.Process().children(recursive=True) if _is_session(each)]
+    _, alive = psutil.wait_procs(left, timeout=20)
+    for process in alive:
+        process.kill()
+    assert not alive, "a session process outlived its test"
+
+
+def _is_session(process: psutil.Process) -> bool:
+    try:
+        return "tuitune.session" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture
+def demo_recipe() -> Recipe:
+    """The demo, short: what is learnt in three steps is not the point of most tests."""
+    changes = ["max_steps=3", "gradient_accumulation_steps=1", "eval_share=0.02", "samples.max_new_tokens=8"]
+    return Recipe.load(DEMO / "demo.yaml", changes)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real datasets kept beside the project."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real datasets are not at {os.path.relpath(folder)}")
+    return folder

@@ -1,0 +1,188 @@
+"""A session answers while it works, outlives its client only for a run, and leaves nothing behind."""
+
+import asyncio
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.events import Event, Failed, Finished, Reply, Step
+from tuitune.history import History
+from tuitune.recipe import Recipe
+from tuitune.run import Run
+from tuitune.session.client import Session, SessionLost
+
+
+async def ended(pid: int) -> None:
+    """Wait until a process is gone (it stays a zombie until its parent, this test, collects it)."""
+    for _ in range(600):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the session process goes on")
+
+
+async def start_run(session: Session, recipe: Recipe, runs: Path) -> tuple[Run, asyncio.Task[Any]]:
+    """Begin training and return its run as soon as the folder exists."""
+    folder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    job = asyncio.create_task(
+        session.call(
+            "train",
+            lambda part: folder.set_result(part["run"]),
+            recipe=recipe.model_dump(mode="json"),
+            runs=str(runs),
+        )
+    )
+    await asyncio.wait([folder, job], return_when=asyncio.FIRST_COMPLETED)
+    if job.done():
+        job.result()
+    return Run(Path(folder.result())), job
+
+
+async def seen(session: Session, kind: type[Event]) -> Event:
+    """Follow the session's run until an event of this kind."""
+    found: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+    await session.follow(
+        lambda event: found.set_result(event) if isinstance(event, kind) and not found.done() else None
+    )
+    return await asyncio.wait_for(found, 120)
+
+
+async def test_it_answers_while_the_libraries_are_imported_and_ends_with_its_client() -> None:
+    session = await Session.start()
+    status = await asyncio.wait_for(session.call("status"), 5)
+    assert status["job"] in (None, "import") and status["run"] is None
+    folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune"
+    (socket,) = folder.glob("*.sock")
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    await session.close()
+    await ended(status["pid"])
+    assert list(folder.iterdir()) == []
+
+
+async def test_wrong_commands_and_arguments_are_sentences() -> None:
+    session = await Session.start()
+    with pytest.raises(TuituneError, match="knows no command dance"):
+        await session.call("dance")
+    with pytest.raises(UnusableInput, match=r"data\.path is missing"):
+        await session.call("estimate", recipe={"model": {"name": "x"}, "data": {}})
+    await session.close()
+
+
+async def test_a_line_that_is_no_message_ends_only_that_connection() -> None:
+    session = await Session.start()
+    (socket,) = (Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune").glob("*.sock")
+    reader, writer = await asyncio.open_unix_connection(socket)
+    writer.write(b"\xff\x00[[[[\n")
+    assert await reader.read() == b""
+    writer.close()
+    assert (await session.call("status"))["pid"]
+    await session.close()
+
+
+async def test_a_killed_session_is_told_in_one_sentence() -> None:
+    session = await Session.start()
+    status = await session.call("status")
+    waiting = asyncio.create_task(
+        session.call("rows", recipe={"model": {"name": "m"}, "data": {"path": "d"}}, start=0, stop=1)
+    )
+    await asyncio.sleep(0)
+    os.kill(status["pid"], signal.SIGKILL)
+    with pytest.raises(SessionLost, match="ended unexpectedly"):
+        await waiting
+    with pytest.raises(SessionLost):
+        await session.call("status")
+    await session.close()
+
+
+async def test_a_run_outlives_its_client_and_is_found_again(tmp_path: Path, demo_recipe: Recipe) -> None:
+    first = await Session.start()
+    run, job = await start_run(first, demo_recipe, tmp_path / "runs")
+    pid = (await first.call("status"))["pid"]
+    job.cancel()
+    await first.close()
+
+    second = await Session.attach(run)
+    events: list[Event] = []
+    await second.follow(events.append)
+    while not any(isinstance(event, Finished | Failed) for event in events):
+        await asyncio.sleep(0.05)
+    await second.close()
+    await ended(pid)
+
+    assert events == list(run.events())
+    history = History.of(events)
+    assert isinstance(history.ended, Finished) and history.ended.status == "done"
+    assert [step.step for step in history.steps] == [1, 2, 3]
+    assert {reply.step for reply in history.replies} == {0, 3}
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    assert (run.checkpoints / "checkpoint-3" / "manifest.json").is_file()
+    assert not run.is_live() and not run.socket_file.exists()
+
+
+async def test_stop_saves_a_checkpoint_and_the_adapter_then_the_model_still_chats(
+    tmp_path: Path, demo_recipe: Recipe
+) -> None:
+    long = Recipe.from_data(
+        {**demo_recipe.model_dump(), "train": {**demo_recipe.train.model_dump(), "max_steps": 5000}}
+    )
+    session = await Session.start()
+    run, job = await start_run(session, long, tmp_path / "runs")
+    await seen(session, Step)
+    assert await session.call("stop") == {"stopping": "after this step"}
+    assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
+    step = run.history().step
+    assert (run.checkpoints / f"checkpoint-{step}").is_dir()
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+
+    pieces: list[str] = []
+    answer = await session.call(
+        "chat",
+        lambda part: pieces.append(part["text"]),
+        run=str(run.folder),
+        messages=[{"role": "user", "content": "Hello!"}],
+        sampling={"max_new_tokens": 16},
+    )
+    assert "".join(pieces).strip() == answer["reply"] != ""
+    with pytest.raises(UnusableInput, match="temperature is -1"):
+        await session.call("chat", run=str(run.folder), messages=[], sampling={"temperature": -1})
+    await session.close()
+
+
+async def test_a_second_stop_ends_the_run_without_a_checkpoint(tmp_path: Path, demo_recipe: Recipe) -> None:
+    train = {**demo_recipe.train.model_dump(), "max_steps": 5000, "gradient_accumulation_steps": 512}
+    session = await Session.start()
+    run, job = await start_run(
+        session, Recipe.from_data({**demo_recipe.model_dump(), "train": train}), tmp_path / "runs"
+    )
+    await seen(session, Reply)
+    await session.call("stop")
+    assert await session.call("stop") == {"stopping": "now"}
+    assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
+    assert run.history().step == 0 and not run.adapter.exists()
+    await session.close()
+
+
+async def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
+    tmp_path: Path, demo_recipe: Recipe
+) -> None:
+    session = await Session.start()
+    for section, change, says in (
+        ("data", {"path": str(tmp_path / "none.jsonl")}, "none.jsonl"),
+        ("model", {"name": str(tmp_path)}, str(tmp_path)),
+    ):
+        raw = demo_recipe.model_dump(mode="json")
+        raw[section] |= change
+        with pytest.raises(UnusableInput, match=says):
+            await session.call("train", recipe=raw, runs=str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+    await session.close()
