@@ -86,6 +86,8 @@ def _base(model: ModelSection) -> tuple[Any, tuple[str, ...]]:
     if getattr(config, "quantization_config", None) is None:
         return base, ()
     base = base.dequantize().to(dtype)
+    # What loading did to the quantised tensors, which saving would undo; there is nothing to undo any more.
+    base.__dict__.pop("_weight_conversions", None)
     name = one_line(model.name, max_length=200)
     return base, (
         f"{name} is stored quantised, so its weights were dequantised before the merge; "

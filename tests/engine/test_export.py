@@ -1,0 +1,306 @@
+"""A trained adapter is taken home as itself, merged, and as GGUF, and each answers as the run did."""
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.export import KINDS, Cancelled, Exported, export, llama_cpp
+from tuitune.recipe import Recipe
+from tuitune.run import Run, create_run
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "sample_data" / "demo_model"
+PIRATE = ROOT / "sample_data" / "pirate.jsonl"
+PROMPTS = ["Hello!", "What is 3 + 4?", "What is the capital of France?", "What colour is the sky?", "こんにちは"]
+
+pytestmark = pytest.mark.skipif(not (DEMO / "config.json").is_file(), reason="the demo model is not here")
+
+
+def yes(question: str) -> bool:
+    return True
+
+
+def never() -> bool:
+    return False
+
+
+def quiet(kind: str, text: str, done: int | None, total: int | None) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the demo model whose adapter learned a little of the pirate's speech."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = Recipe.from_data({"model": {"name": str(DEMO)}, "data": {"path": str(PIRATE)}})
+    writer = create_run(recipe, tmp_path_factory.mktemp("runs"), "pirate")
+    writer.close()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # more threads only wait for each other on a model this small
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32),
+        LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"),
+    )
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    rows = [json.loads(line)["messages"] for line in PIRATE.read_text().splitlines()[:64]]
+    for start in range(0, 64, 4):
+        batch = tokenizer.apply_chat_template(
+            rows[start : start + 4], padding=True, return_dict=True, return_tensors="pt"
+        )
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        model(**batch, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(writer.run.adapter)
+    tokenizer.save_pretrained(writer.run.adapter)
+    return writer.run
+
+
+@pytest.fixture(scope="module")
+def exported(run: Run) -> dict[str, Exported]:
+    """Everything that a run can be exported as, made in one go."""
+    if llama_cpp.find() is None:
+        try:
+            llama_cpp.obtain(yes, lambda done, total: None, never)
+        except TuituneError as error:
+            pytest.skip(str(error))
+    kinds = [kind.name for kind in KINDS][::-1]
+    made = export(run, kinds, None, quiet, yes, never)
+    assert [each.kind for each in made] == kinds
+    return {each.kind: each for each in made}
+
+
+def logits(model: Any, tokenizer: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": PROMPTS[1]}], return_tensors="pt", return_dict=True
+        )
+        result: torch.Tensor = model(**ids).logits.float()
+        return result
+
+
+def greedy(model: Any, tokenizer: Any, prompt: str) -> str:
+    chat = [{"role": "user", "content": prompt}]
+    inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.inference_mode():
+        reply = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert tokenizer.eos_token_id in reply, "the reply must end by itself"
+    text: str = tokenizer.decode(reply, skip_special_tokens=True)
+    return text
+
+
+def test_the_exported_adapter_computes_what_the_runs_own_does(run: Run, exported: dict[str, Exported]) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    here = exported["adapter"].path
+    results = []
+    for folder in (run.adapter, here):
+        base = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32)
+        results.append(logits(PeftModel.from_pretrained(base, folder), AutoTokenizer.from_pretrained(folder)))
+    assert torch.equal(*results)
+    assert str(DEMO) in (here / "README.md").read_text()
+
+
+def test_the_merged_weights_are_the_base_plus_the_scaled_product(run: Run, exported: dict[str, Exported]) -> None:
+    from safetensors.torch import load_file
+
+    base = load_file(DEMO / "model.safetensors")
+    adapter = load_file(run.adapter / "adapter_model.safetensors")
+    merged = load_file(exported["merged_16bit"].path / "model.safetensors")
+    assert merged.keys() == base.keys()
+    changed = 0
+    for name, weight in merged.items():
+        lora = f"base_model.model.{name.removesuffix('.weight')}.lora_%s.weight"
+        if lora % "A" in adapter:
+            expected = base[name].float() + 16 / 8 * adapter[lora % "B"].float() @ adapter[lora % "A"].float()
+            torch.testing.assert_close(weight.float(), expected, atol=1e-3, rtol=2**-7)
+            assert not torch.equal(weight, base[name])
+            changed += 1
+        else:
+            assert torch.equal(weight, base[name])
+    assert changed == 3 * 5, "three projections in each of the five layers"
+
+
+def test_plain_transformers_answers_with_the_merged_model_as_the_run_did(
+    run: Run, exported: dict[str, Exported]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = exported["merged_16bit"].path
+    merged, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype="auto"),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    assert merged.dtype == torch.bfloat16
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(DEMO).chat_template
+    base, tuned = (AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32) for _ in range(2))
+    tuned = PeftModel.from_pretrained(tuned, run.adapter)
+    learned = (logits(tuned, tokenizer) - logits(base, tokenizer)).abs().mean()
+    lost = (logits(merged.float(), tokenizer) - logits(tuned, tokenizer)).abs().mean()
+    assert lost < 0.05 * learned, "16-bit rounding may cost little of what was learned"
+
+
+@pytest.fixture(scope="module", params=["gguf:f16", "gguf:q8_0"])
+def runner(request: pytest.FixtureRequest, exported: dict[str, Exported]) -> Iterator[Any]:
+    """llama.cpp itself with the exported file loaded."""
+    xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp, which runs GGUF files, is not installed")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(exported[request.param].path)
+    params.n_ctx, params.n_parallel, params.warmup, params.port, params.verbosity = 512, 1, False, 0, -1
+    params.cpuparams.n_threads = 2
+    server = xllamacpp.Server(params)
+    yield request.param, server
+
+
+def test_llama_cpp_answers_with_the_gguf_as_transformers_does_with_the_merged_model(
+    runner: Any, exported: dict[str, Exported]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    kind, server = runner
+    folder = exported["merged_16bit"].path
+    merged = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    alike = []
+    for prompt in PROMPTS:
+        chat = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 64}
+        choice = server.handle_chat_completions(chat)["choices"][0]
+        assert choice["finish_reason"] == "stop", "the reply must end by itself"
+        alike.append(SequenceMatcher(None, choice["message"]["content"], greedy(merged, tokenizer, prompt)).ratio())
+    # Eight bits may tip the balance between two words that the model finds equally good; sixteen may not.
+    assert min(alike) == 1 if kind == "gguf:f16" else sum(alike) / len(alike) > 0.8
+
+
+def test_llama_cpp_reads_text_as_the_models_own_tokenizer_does(runner: Any) -> None:
+    from transformers import AutoTokenizer
+
+    _, server = runner
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    texts = [
+        "I've 12345 cats, they're   spaced\n\n and  tabbed\t.",
+        "こんにちは、東京 123 ！？",
+        "naïve café — “quoted” 🦜🏴‍☠️",
+        "<|im_start|>user\nWhat's 7*8?<|im_end|>\n<|im_start|>assistant\n",
+    ]
+    for text in texts:
+        body = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
+        request = urllib.request.Request(
+            f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert json.load(response)["tokens"] == tokenizer(text, add_special_tokens=False)["input_ids"], text
+
+
+def test_a_line_to_run_an_export_does(exported: dict[str, Exported]) -> None:
+    line = exported["adapter"].commands[0].line.replace("python", sys.executable, 1)
+    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=True)
+    assert answer.stdout.strip()
+
+
+def test_an_adapter_with_nan_is_refused_and_the_earlier_exports_stay(
+    run: Run, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = Run(tmp_path / run.name)
+    shutil.copytree(run.folder, broken.folder)
+    weights = load_file(broken.adapter / "adapter_model.safetensors")
+    weights[next(iter(weights))][0, 0] = float("nan")
+    save_file(weights, broken.adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    before = {path: path.read_bytes() for path in broken.exports.rglob("*") if path.is_file()}
+    for kind in ("adapter", "merged_16bit", "gguf:f16"):
+        with pytest.raises(TuituneError, match=r"(?i)nan"):
+            export(broken, [kind], None, quiet, yes, never)
+    assert {path: path.read_bytes() for path in broken.exports.rglob("*") if path.is_file()} == before
+
+
+def test_stopping_the_conversion_leaves_nothing_half_made(
+    run: Run, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(exported["merged_16bit"].path, out / "merged_16bit")
+    converting = False
+
+    def progress(kind: str, text: str, done: int | None, total: int | None) -> None:
+        nonlocal converting
+        converting = text.startswith("Converting")
+
+    with pytest.raises(Cancelled):
+        export(run, ["gguf:q8_0"], out, progress, yes, lambda: converting)
+    assert [path.name for path in out.iterdir()] == ["merged_16bit"]
+
+
+def test_a_base_stored_in_4_bit_is_dequantised_and_that_is_said(run: Run, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    quantised = AutoModelForCausalLM.from_pretrained(
+        DEMO,
+        dtype=torch.bfloat16,
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+        ),
+    )
+    quantised.save_pretrained(tmp_path / "base-4bit")
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path / "base-4bit")
+    recipe = Recipe.from_data({"model": {"name": str(tmp_path / "base-4bit")}, "data": {"path": str(PIRATE)}})
+    writer = create_run(recipe, tmp_path / "runs")
+    writer.close()
+    shutil.copytree(run.adapter, writer.run.adapter)
+    (made,) = export(writer.run, ["merged_16bit"], None, quiet, yes, never)
+    assert "dequantised" in made.notices[0]
+    merged = AutoModelForCausalLM.from_pretrained(made.path, dtype="auto")
+    assert merged.dtype == torch.bfloat16 and not hasattr(merged.config, "quantization_config")
+
+
+def test_an_unknown_kind_names_the_kinds_there_are(run: Run) -> None:
+    with pytest.raises(UnusableInput, match="'gguf:q9' is not a kind of export: choose from adapter, merged_16bit, "):
+        export(run, ["adapter", "gguf:q9"], None, quiet, yes, never)
+    assert not (run.exports / "gguf:q9").exists()
+
+
+def test_a_run_that_trained_nothing_has_nothing_to_export(tmp_path: Path) -> None:
+    recipe = Recipe.from_data({"model": {"name": str(DEMO)}, "data": {"path": str(PIRATE)}})
+    writer = create_run(recipe, tmp_path)
+    writer.close()
+    with pytest.raises(UnusableInput, match="adapter"):
+        export(writer.run, ["adapter"], None, quiet, yes, never)
+
+
+def test_a_folder_of_the_users_own_is_not_replaced(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "letters.txt").write_text("mine")
+    with pytest.raises(UnusableInput, match="is not an export of tuitune's"):
+        export(run, ["adapter"], tmp_path, quiet, yes, never)
+    assert (tmp_path / "adapter" / "letters.txt").read_text() == "mine"
+
+
+def test_an_unknown_way_of_splitting_words_is_refused_rather_than_guessed(
+    run: Run, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    merged = tmp_path / "out" / "merged_16bit"
+    shutil.copytree(exported["merged_16bit"].path, merged)
+    tokenizer = json.loads((merged / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": r"\w+|\W"}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
+    (merged / "tokenizer.json").write_text(json.dumps(tokenizer))
+    said: list[str] = []
+    with pytest.raises(TuituneError, match=r"llama.cpp has no name for the pattern .* Export merged_16bit"):
+        export(run, ["gguf:f16"], merged.parent, lambda kind, text, done, total: said.append(text), yes, never)
+    assert set(said) == {"Converting to GGUF"}, "the merged model that was there is of the same adapter, so it is taken"
+    assert [path.name for path in merged.parent.iterdir()] == ["merged_16bit"]
