@@ -18,7 +18,7 @@ WORKSPACE_BYTES = int(0.25 * GIB)  # cuBLAS workspaces and what the allocator ro
 FRAGMENTATION = 1.04
 HOST_BYTES = int(1.0 * GIB)  # Python with torch, transformers and trl imported
 # Data files up to this size are read and tokenised for exact counts; a larger one only when a run starts.
-_READ_UP_TO_BYTES = 64 * 2**20
+_READ_UP_TO_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, 
     optimizer = (2 if on_gpu else 8) * shape.adapter_parameters
     width = 2 if on_gpu else 4
     layer = width * batch_tokens * (6 * shape.hidden + 2 * shape.key_value + 2 * shape.intermediate)
-    if checkpoints(recipe, shape, backend=backend, on_gpu=on_gpu):
+    if checkpoints(recipe, shape, backend=backend):
         kept = 0 if backend == "unsloth" else width * batch_tokens * shape.hidden * shape.layers
         activations = kept + layer
     else:
@@ -221,9 +221,12 @@ def _logits_bytes(shape: Shape, batch_tokens: int, backend: str) -> int:
     )
 
 
-def checkpoints(recipe: Recipe, shape: Shape, *, backend: str, on_gpu: bool) -> bool:
-    """Whether activations are computed again in the backward pass."""
-    return backend == "unsloth" or (on_gpu and shape.total_parameters >= 500_000_000)
+def checkpoints(recipe: Recipe, shape: Shape, *, backend: str) -> bool:
+    """Whether activations are computed again in the backward pass, where nothing has been timed yet."""
+    wanted = recipe.train.gradient_checkpointing
+    if wanted != "auto":
+        return wanted == "on"
+    return backend == "unsloth" or shape.total_parameters >= 500_000_000
 
 
 def longest_batch_tokens(recipe: Recipe, rows: Rows | None) -> int:

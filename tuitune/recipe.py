@@ -56,6 +56,14 @@ class LoraSection(_Section):
     """Share of adapter inputs dropped during training."""
     target_modules: list[str] = Field(list(PROJECTIONS), min_length=1)
     """Names of the linear layers that get an adapter."""
+    bias: Literal["none", "lora_only", "all"] = "none"
+    """Which biases are trained beside the adapter: none, those of the adapted layers, or all."""
+    use_rslora: bool = False
+    """Scale the adapter by lora_alpha / √r instead, which keeps high ranks learning (Kalajdzievski 2023)."""
+    use_dora: bool = False
+    """Train a magnitude beside the direction of each weight: slower, often better at low rank (Liu et al. 2024)."""
+    modules_to_save: list[str] = []
+    """Layers trained whole beside the adapter, such as embed_tokens and lm_head for a new language."""
 
 
 class TrainSection(_Section):
@@ -83,6 +91,14 @@ class TrainSection(_Section):
     """Steps between checkpoints."""
     seed: int = Field(3407, ge=0, lt=2**32)
     """Start of every random choice: adapter weights, row order, the held-out rows."""
+    optim: Literal["auto", "adamw_8bit", "adamw_torch_fused"] = "auto"
+    """How the optimizer keeps its state: `auto` takes fp32 in one fused kernel, 8-bit where fp32 would be large."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Compute activations again in the backward pass: less memory, about a third slower."""
+    padding_free: bool | None = None
+    """Lay the rows of a batch end to end instead of padding them; empty does so where attention can."""
+    fit: bool = True
+    """On a GPU, time a few ways to run the same steps before the first one, and take the fastest that fits."""
 
     @field_validator("max_steps")
     @classmethod
@@ -149,7 +165,9 @@ class Recipe(_Section):
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
-            raise UnusableInput(f"The recipe {source} cannot be used: {'; '.join(field_errors(error).values())}.") from None
+            raise UnusableInput(
+                f"The recipe {source} cannot be used: {'; '.join(field_errors(error).values())}."
+            ) from None
         return recipe.with_absolute_paths(folder) if folder else recipe
 
     def with_absolute_paths(self, folder: Path) -> Self:
@@ -201,7 +219,9 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
     name, equals, text = change.partition("=")
     name = name.strip()
     if not equals:
-        raise UnusableInput(f"--set {one_line(change, max_length=80)}: write it as field=value, for example max_steps=5.")
+        raise UnusableInput(
+            f"--set {one_line(change, max_length=80)}: write it as field=value, for example max_steps=5."
+        )
     section, dot, field = name.partition(".")
     if not dot:
         field = name

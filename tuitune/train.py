@@ -1,5 +1,6 @@
 """One training run: from the recipe to a saved adapter, telling what happens as events."""
 
+import gc
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ from tuitune.chat import Sampling, reply
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import TuituneError
 from tuitune.events import Checkpoint, Evaluation, Event, Finished, Notice, Phase, Plan, Reply, Step
+from tuitune.fit import collator, fit, halved, optimizer_name
 from tuitune.model import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
 from tuitune.run import Run, write_atomic
@@ -84,6 +86,10 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     loaded = backend.load(recipe)
     phase("adapter", "Adding the LoRA adapter")
     backend.attach(loaded)
+    if recipe.train.fit and loaded.model.device.type == "cuda":
+        phase("adapter", "Timing ways to run a step on this GPU")
+        _fit(loaded, prepared, run, control, emit)
+        recipe = loaded.recipe
 
     watcher = _Watcher(run, control, emit, attempt)
     trainer = _trainer(loaded, prepared, run, watcher)
@@ -97,7 +103,7 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
         if not control.stop.is_set():
             phase("training", "Training; the first step takes the longest")
             backend.for_training(loaded)
-            trainer.train()
+            trainer = _train_to_the_end(trainer, loaded, prepared, run, watcher)
             phase("saving", "Saving the adapter")
             save_adapter(loaded, run)
             if not control.stop.is_set():
@@ -110,6 +116,53 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     backend.for_inference(loaded)
     finished(status, trainer.state.global_step)
     return loaded
+
+
+def _fit(loaded: LoadedModel, prepared: Prepared, run: Run, control: Control, emit: Emit) -> None:
+    """Take the fastest way to run a step, and write it into the recipe, so that a rerun is exact."""
+    fitted = fit(loaded, prepared.train, cancelled=control.stop.is_set)
+    if fitted is not None:
+        write_atomic(run.recipe_file, fitted.recipe.to_yaml())
+        emit(Notice(text=fitted.describe(loaded.attention)))
+
+
+def _train_to_the_end(trainer: Any, loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watcher") -> Any:
+    """Train; where memory runs out, go back to the last checkpoint and go on in passes of half the size.
+
+    Returns the trainer that reached the end. Rows a step, and so the training itself, stay the same.
+    """
+    import torch
+
+    first = {name: p.detach().to("cpu", copy=True) for name, p in loaded.model.named_parameters() if p.requires_grad}
+    checkpoint: Path | None = None
+    while True:
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            return trainer
+        except torch.OutOfMemoryError:
+            step = trainer.state.global_step
+        loaded.recipe = halved(loaded.recipe)
+        trainer.accelerator.free_memory()  # or what the failed step held stays taken
+        trainer.optimizer = trainer.lr_scheduler = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        checkpoint = max(run.checkpoints.glob("checkpoint-*"), key=_step_of, default=None)
+        if checkpoint is None:
+            for name, parameter in loaded.model.named_parameters():
+                if name in first:
+                    parameter.data.copy_(first[name])
+                parameter.grad = None
+        write_atomic(run.recipe_file, loaded.recipe.to_yaml())
+        settings = loaded.recipe.train
+        split = f"{settings.per_device_train_batch_size} × {settings.gradient_accumulation_steps} rows a step"
+        where = checkpoint.name if checkpoint else "the start"
+        watcher.emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
+        loaded.backend.for_training(loaded)
+        trainer = _trainer(loaded, prepared, run, watcher)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def save_adapter(loaded: LoadedModel, run: Run) -> None:
@@ -178,18 +231,19 @@ def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any) -> Plan:
 
 def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watcher") -> Any:
     import torch
-    from transformers import DataCollatorForSeq2Seq
     from trl import SFTConfig, SFTTrainer
 
     settings = loaded.recipe.train
     on_gpu = loaded.model.device.type == "cuda"
     bf16 = on_gpu and torch.cuda.get_device_capability()[0] >= 8
+    trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
+    total = torch.cuda.mem_get_info()[1] if on_gpu else None
     trainer = SFTTrainer(
         model=loaded.model,
         processing_class=loaded.tokenizer,
         train_dataset=prepared.train,
         eval_dataset=prepared.eval,
-        data_collator=DataCollatorForSeq2Seq(loaded.tokenizer, padding=True, label_pad_token_id=-100),
+        data_collator=collator(loaded),
         callbacks=[watcher.callback()],
         args=SFTConfig(
             output_dir=str(run.checkpoints / ".partial"),
@@ -206,7 +260,7 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
             seed=settings.seed,
-            optim="adamw_8bit" if on_gpu else "adamw_torch",
+            optim=optimizer_name(loaded.recipe, trainable, total),
             use_cpu=not on_gpu,
             bf16=bf16,
             fp16=on_gpu and not bf16,
@@ -269,6 +323,9 @@ class _Watcher:
         watcher = self
 
         class Callback(TrainerCallback):  # type: ignore[misc]
+            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                watcher._tokens = int(state.num_input_tokens_seen)
+
             def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 watcher.leave_if_asked()
                 watcher._step_began = time.monotonic()
@@ -330,7 +387,7 @@ class _Watcher:
         write_atomic(staged / "manifest.json", json.dumps(manifest, indent=2))
         final = self.run.checkpoints / staged.name
         _publish(staged, final)
-        whole = sorted(self.run.checkpoints.glob("checkpoint-*"), key=lambda each: int(each.name.split("-")[1]))
+        whole = sorted(self.run.checkpoints.glob("checkpoint-*"), key=_step_of)
         for old in whole[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)
         self.emit(Checkpoint(attempt=self.attempt, step=step, path=str(final.relative_to(self.run.folder))))

@@ -17,6 +17,10 @@ class LoadedModel:
     recipe: Recipe
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass; the trainer must be told the same."""
+    padding_free: bool = False
+    """Whether batches may hold their rows end to end, kept apart by the attention kernel."""
+    attention: str = "sdpa"
+    """The attention kernel in use, in words for the user."""
 
 
 class Backend(Protocol):

@@ -37,7 +37,7 @@ class TransformersBackend:
                 trust_remote_code=False,
             )
             freeze(model)
-            checkpointing = model.num_parameters() >= _CHECKPOINTING_FROM_PARAMETERS
+            checkpointing = uses_checkpointing(recipe, model.num_parameters())
             if recipe.model.load_in_4bit:
                 _keep_cpu_weights_as_loaded(model)
                 model = prepare_model_for_kbit_training(
@@ -116,8 +116,17 @@ def lora_config(recipe: Recipe) -> Any:
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=list(lora.target_modules),
-        bias="none",
+        bias=lora.bias,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        modules_to_save=list(lora.modules_to_save) or None,
     )
+
+
+def uses_checkpointing(recipe: Recipe, parameters: int) -> bool:
+    """Whether this backend computes activations again: as the recipe says, else for models that are not small."""
+    wanted = recipe.train.gradient_checkpointing
+    return wanted == "on" or (wanted == "auto" and parameters >= _CHECKPOINTING_FROM_PARAMETERS)
 
 
 def _quantization(recipe: Recipe) -> Any:

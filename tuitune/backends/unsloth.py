@@ -3,6 +3,7 @@
 from typing import Any
 
 from tuitune.backends import LoadedModel
+from tuitune.backends.attention import varlen_kernel
 from tuitune.backends.environment import prepare_environment
 from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
 from tuitune.model import load_tokenizer, require_weights
@@ -42,7 +43,16 @@ class UnslothBackend:
                 device_map={"": torch.cuda.current_device()},
             )
             freeze(model)
-        return LoadedModel(model, tokenizer, self, recipe, gradient_checkpointing=True)
+        kernel = varlen_kernel()
+        return LoadedModel(
+            model,
+            tokenizer,
+            self,
+            recipe,
+            gradient_checkpointing=recipe.train.gradient_checkpointing != "off",
+            padding_free=kernel is not None and recipe.train.padding_free is not False,
+            attention=kernel or "sdpa",
+        )
 
     def attach(self, loaded: LoadedModel) -> None:
         """Add the recipe's LoRA adapter, its first values drawn from the recipe's seed. Raises UnusableInput."""
@@ -55,7 +65,10 @@ class UnslothBackend:
                 lora_alpha=lora.lora_alpha,
                 lora_dropout=lora.lora_dropout,
                 target_modules=list(lora.target_modules),
-                bias="none",
+                bias=lora.bias,
+                use_rslora=lora.use_rslora,
+                use_dora=lora.use_dora,
+                modules_to_save=list(lora.modules_to_save) or None,
                 use_gradient_checkpointing="unsloth" if loaded.gradient_checkpointing else False,
                 random_state=loaded.recipe.train.seed,
                 max_seq_length=loaded.recipe.data.max_length,

@@ -1,0 +1,263 @@
+"""Before the first step, find the fastest way to run the recipe's steps on this GPU: measured, at equal rows a step."""
+
+import gc
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from tuitune.backends import LoadedModel
+from tuitune.batching import Padded, PaddingFree, Row
+from tuitune.errors import TuituneError
+from tuitune.recipe import Recipe
+
+# Of the memory that was free before the run; the rest is for the optimizer's first step and for fragmentation.
+SAFE_SHARE = 0.92
+# fp32 Adam states are worth their memory up to this share of the card.
+_LARGE_STATES = 0.02
+_MOST_TRIALS = 5
+_TIMED_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run an optimizer step: `batch` rows a pass, `accumulation` passes."""
+
+    batch: int
+    accumulation: int
+    checkpointing: bool
+
+    def describe(self) -> str:
+        recompute = "with" if self.checkpointing else "without"
+        return f"{self.batch} × {self.accumulation} rows {recompute} checkpointing"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a candidate came to: its peak with the longest rows in bytes, and its speed; None where memory ran out."""
+
+    candidate: Candidate
+    peak_bytes: int | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The recipe with the choice written in, and every trial, in the order they were run."""
+
+    recipe: Recipe
+    chosen: Trial
+    trials: tuple[Trial, ...]
+
+    def describe(self, attention: str) -> str:
+        """One sentence for the user."""
+        speed = self.chosen.tokens_per_second or 0.0
+        others = [each.tokens_per_second for each in self.trials if each.tokens_per_second and each != self.chosen]
+        against = f", against {max(others):,.0f} in the next best way" if others else ""
+        peak = (self.chosen.peak_bytes or 0) / 2**30
+        return (
+            f"Chosen by timing {len(self.trials)} ways: {self.chosen.candidate.describe()}, "
+            f"{speed:,.0f} tokens/s{against}; up to {peak:.1f} GiB; attention: {attention}."
+        )
+
+
+def candidates(recipe: Recipe, fits: Callable[[Candidate], bool]) -> list[Candidate]:
+    """The ways worth timing, the likeliest winner first: equal rows a step, what the recipe fixes left as it is.
+
+    `fits` says whether the memory estimate allows a candidate; the smallest one is kept whatever it says.
+    """
+    train = recipe.train
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    kinds = {"auto": (False, True), "on": (True,), "off": (False,)}[train.gradient_checkpointing]
+    batches = sorted((each for each in range(1, rows + 1) if rows % each == 0), reverse=True)
+    found: list[Candidate] = []
+    for checkpointing in kinds:
+        of_kind = [Candidate(batch, rows // batch, checkpointing) for batch in batches]
+        # The largest that fits wins nearly always, and the next one shows whether larger is still faster.
+        found += [each for each in of_kind if fits(each)][: 3 if not checkpointing else 2]
+    return found[:_MOST_TRIALS] or [Candidate(1, rows, kinds[-1])]
+
+
+def best(trials: Sequence[Trial], limit_bytes: int) -> Trial | None:
+    """The fastest trial whose peak leaves the safety margin; among those within 2%, the one with the lowest peak."""
+    safe = [each for each in trials if each.peak_bytes is not None and each.peak_bytes <= limit_bytes]
+    top = max((each.tokens_per_second or 0.0 for each in safe), default=0.0)
+    close = [each for each in safe if (each.tokens_per_second or 0.0) >= 0.98 * top]
+    return min(close, key=lambda each: each.peak_bytes or 0, default=None)
+
+
+def halved(recipe: Recipe) -> Recipe:
+    """The recipe with half the rows a pass and twice the passes a step. Raises TuituneError at one row a pass."""
+    train = recipe.train
+    if train.per_device_train_batch_size == 1:
+        raise TuituneError(
+            "Memory ran out at one row a pass: lower data.max_length, set train.gradient_checkpointing: on, "
+            "or choose a smaller model."
+        )
+    batch = train.per_device_train_batch_size // 2
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    while rows % batch:
+        batch -= 1
+    return _with_train(recipe, per_device_train_batch_size=batch, gradient_accumulation_steps=rows // batch)
+
+
+def optimizer_name(recipe: Recipe, trainable_parameters: int, total_bytes: int | None) -> str:
+    """The trainer's `optim`: fused fp32 Adam, or 8-bit states where fp32 ones would take much of the card.
+
+    `total_bytes` is the card's memory, None on a CPU.
+    """
+    if total_bytes is None:
+        return "adamw_torch"
+    if recipe.train.optim != "auto":
+        return recipe.train.optim
+    return "adamw_torch_fused" if 8 * trainable_parameters <= _LARGE_STATES * total_bytes else "adamw_8bit"
+
+
+def collator(loaded: LoadedModel) -> Padded | PaddingFree:
+    """What makes batches of rows for this model."""
+    pad = loaded.tokenizer.pad_token_id or 0
+    return PaddingFree(pad) if loaded.padding_free else Padded(pad)
+
+
+def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambda: False) -> Fitted | None:
+    """Time the candidates on the loaded model with its adapter, and set the model and its recipe to the fastest.
+
+    `rows` is the training dataset (`input_ids`, `labels`). Weights, optimizer and random state are left as they were.
+    None on a CPU, or where the recipe says `fit: false`. Raises TuituneError where even one row does not fit.
+    """
+    import torch
+
+    recipe = loaded.recipe
+    if not recipe.train.fit or loaded.model.device.type != "cuda":
+        return None
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    by_length = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    before = torch.cuda.memory_reserved()
+    free, total = torch.cuda.mem_get_info()
+    limit = int(SAFE_SHARE * (free + before)) - _state_bytes(loaded, total)
+    fits = _estimator(loaded, [lengths[place] for place in by_length], limit)
+    trials: list[Trial] = []
+    for candidate in candidates(recipe, fits):
+        if cancelled():
+            return None
+        trials.append(_trial(loaded, candidate, rows, by_length))
+        if len(trials) > 1 and (trials[-1].tokens_per_second or 0.0) < (trials[-2].tokens_per_second or 0.0) / 2:
+            break  # ever smaller passes only get slower
+    chosen = best(trials, limit)
+    if chosen is None:
+        step_rows = trials[0].candidate.batch * trials[0].candidate.accumulation
+        least = Candidate(1, step_rows, checkpointing=recipe.train.gradient_checkpointing != "off")
+        trials.append(_trial(loaded, least, rows, by_length))
+        chosen = best(trials, limit)
+    if chosen is None:
+        raise TuituneError(
+            f"A row of {lengths[by_length[0]]:,} tokens does not fit into this GPU's memory: "
+            "lower data.max_length, set model.load_in_4bit: true, or choose a smaller model."
+        )
+    _apply(loaded, chosen.candidate)
+    loaded.recipe = _with_train(
+        recipe,
+        per_device_train_batch_size=chosen.candidate.batch,
+        gradient_accumulation_steps=chosen.candidate.accumulation,
+        gradient_checkpointing="on" if chosen.candidate.checkpointing else "off",
+        padding_free=loaded.padding_free,
+        optim=optimizer_name(recipe, _trainable(loaded), total),
+        fit=False,
+    )
+    return Fitted(loaded.recipe, chosen, tuple(trials))
+
+
+def _estimator(loaded: LoadedModel, lengths: list[int], limit: int) -> Callable[[Candidate], bool]:
+    """Whether the estimate leaves a candidate's longest pass room; generous, as the trial itself will tell."""
+    from tuitune import estimate
+
+    shape = estimate.shape_of(loaded.recipe)
+
+    def fits(candidate: Candidate) -> bool:
+        chosen = lengths[: candidate.batch]
+        tokens = sum(chosen) if loaded.padding_free else chosen[0] * len(chosen)
+        recipe = _with_train(loaded.recipe, gradient_checkpointing="on" if candidate.checkpointing else "off")
+        memory = estimate.memory_of(recipe, shape, tokens, backend=loaded.backend.name, on_gpu=True)
+        return memory.total_bytes <= 1.1 * limit
+
+    return fits
+
+
+def _trial(loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list[int]) -> Trial:
+    """Run the longest possible pass, then time whole steps of rows drawn evenly over all lengths."""
+    import torch
+
+    _apply(loaded, candidate)
+    collate = collator(loaded)
+    step_rows = candidate.batch * candidate.accumulation
+    even = [by_length[(2 * i + 1) * len(by_length) // (2 * step_rows)] for i in range(step_rows)]
+    mixed = random.Random(0).sample(even, len(even))
+    passes = [collate(_rows(rows, mixed[i : i + candidate.batch])) for i in range(0, step_rows, candidate.batch)]
+    tokens = sum(len(row["input_ids"]) for row in _rows(rows, mixed))
+    peak = speed = None
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[torch.cuda.current_device()]))
+            _clear(loaded)
+            torch.cuda.reset_peak_memory_stats()
+            _pass(loaded, collate(_rows(rows, by_length[: candidate.batch])))
+            _pass(loaded, passes[0])
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            for _ in range(_TIMED_STEPS):
+                for batch in passes:
+                    _pass(loaded, batch)
+            torch.cuda.synchronize()
+            speed = _TIMED_STEPS * tokens / (time.perf_counter() - began)
+            peak = torch.cuda.max_memory_reserved()
+    except torch.OutOfMemoryError:
+        pass
+    _clear(loaded)
+    return Trial(candidate, peak, speed)
+
+
+def _rows(rows: Any, places: list[int]) -> list[Row]:
+    return [rows[place] for place in places]
+
+
+def _pass(loaded: LoadedModel, batch: dict[str, Any]) -> None:
+    """One forward and backward pass; the gradients are of no use to anyone."""
+    import torch
+
+    device = loaded.model.device
+    inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    dtype = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    with torch.autocast("cuda", dtype=dtype):
+        loss = loaded.model(**inputs, use_cache=False, num_items_in_batch=inputs["labels"].numel()).loss
+    loss.backward()
+
+
+def _apply(loaded: LoadedModel, candidate: Candidate) -> None:
+    loaded.gradient_checkpointing = candidate.checkpointing
+    loaded.backend.for_training(loaded)
+
+
+def _clear(loaded: LoadedModel) -> None:
+    """Give back the gradients, and the memory that a larger candidate had taken."""
+    import torch
+
+    for parameter in loaded.model.parameters():
+        parameter.grad = None
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _trainable(loaded: LoadedModel) -> int:
+    return sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
+
+
+def _state_bytes(loaded: LoadedModel, total: int) -> int:
+    """What the optimizer's first step will add to what the trials have measured."""
+    trainable = _trainable(loaded)
+    return (2 if optimizer_name(loaded.recipe, trainable, total) == "adamw_8bit" else 8) * trainable
+
+
+def _with_train(recipe: Recipe, **changes: Any) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})
