@@ -46,7 +46,10 @@ _ALL = (
     Action("next_pane", "l", "Log", "Show the next pane below: messages, sample replies, log."),
     Action("previous_row", "ctrl+up", "Row before", "Show the row before this one.", footer=False),
     Action("next_row", "ctrl+down", "Next row", "Show the row after this one."),
-    Action("switch_adapter", "ctrl+b", "Base/adapter", "Answer with the base model, or with the adapter on it."),
+    Action("switch_adapter", "ctrl+b", "Who", "Let the adapter answer, the base model, or both side by side."),
+    Action("chat_settings", "ctrl+o", "Settings", "Show or hide the system prompt and the sampling settings."),
+    Action("copy_reply", "ctrl+y", "Copy", "Copy the last reply.", footer=False),
+    Action("save_transcript", "ctrl+s", "Save", "Save the conversation as Markdown in the run's folder."),
     Action("clear_chat", "ctrl+l", "New chat", "Forget this conversation and start a new one."),
     Action("export_now", "ctrl+e", "Export", "Make the chosen exports."),
     Action(

@@ -91,6 +91,11 @@ class TuituneApp(App[int]):
         """What need not be done before the first paint."""
         self.run_worker(self._keep_session(), name="session", exit_on_error=False)
 
+    async def on_unmount(self) -> None:
+        """Let the session go: a run goes on, an idle session ends."""
+        if self._session.done() and self._session.exception() is None:
+            await self._session.result().close()
+
     def action_leave(self) -> None:
         run = self.run_shown
         message = None

@@ -1,99 +1,269 @@
 """Step 5: talk to the result."""
 
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from markdown_it import MarkdownIt
+from pydantic import ValidationError
 from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Markdown, Static
+from textual.widgets import Markdown, Static
 
 from screens.actions import bind
+from screens.clipboard import copy
 from screens.step_screen import StepScreen
+from screens.widgets.fields import FieldLine
+from screens.widgets.prompt import Prompt
+from tuitune.chat import Sampling
 from tuitune.errors import TuituneError
+from tuitune.recipe import field_errors
+from tuitune.run import write_atomic
 from tuitune.text import safe_text
+
+Who = Literal["adapter", "base"]
+_MODES: dict[tuple[Who, ...], str] = {
+    ("adapter",): "the adapter answers",
+    ("base",): "the base model answers",
+    ("adapter", "base"): "both answer, side by side",
+}
+
+
+@dataclass
+class Turn:
+    """What the user said, and what was answered by whom."""
+
+    said: str
+    replies: dict[Who, str] = field(default_factory=dict)
+
+
+def messages_for(turns: list[Turn], who: Who, system: str) -> list[dict[str, str]]:
+    """The conversation as `who` knows it: its own replies, or the other's where it was not asked."""
+    messages = [{"role": "system", "content": system}] if system else []
+    for turn in turns:
+        messages.append({"role": "user", "content": turn.said})
+        reply = turn.replies.get(who) or next(iter(turn.replies.values()), "")
+        if reply:
+            messages.append({"role": "assistant", "content": reply})
+    return messages
+
+
+def transcript(turns: list[Turn], run: str, system: str) -> str:
+    """The conversation as Markdown."""
+    parts = [f"# Chat with {run}\n"]
+    if system:
+        parts.append(f"**System**\n\n{system}\n")
+    for turn in turns:
+        parts.append(f"**You**\n\n{turn.said}\n")
+        parts += [f"**{who.capitalize()}**\n\n{reply}\n" for who, reply in turn.replies.items()]
+    return safe_text("\n".join(parts))
 
 
 class ChatScreen(StepScreen):
-    """A conversation with the adapter on or off; Esc stops a reply, Enter on an empty line goes on."""
+    """A conversation with the adapter, with the base model, or with both side by side."""
 
     STEP = "chat"
     CSS_PATH = "chat.tcss"
-    BINDINGS = bind("switch_adapter", "clear_chat")
-
-    adapter = True
+    BINDINGS = bind("switch_adapter", "chat_settings", "copy_reply", "save_transcript", "clear_chat")
 
     def __init__(self) -> None:
         super().__init__()
-        self.messages: list[dict[str, str]] = []
+        self.turns: list[Turn] = []
+        self.who: tuple[Who, ...] = ("adapter",)
+        self.system = ""
+        self.sampling: dict[str, Any] = {}
 
     def body(self) -> ComposeResult:
-        yield VerticalScroll(id="messages", can_focus=False)
-        prompt = Input(placeholder="Say something · an empty line goes on to the exports", id="prompt")
-        prompt.tooltip = "What you say to the model. Esc stops a reply."
-        yield prompt
+        with Horizontal():
+            with Vertical(id="talk"):
+                yield VerticalScroll(id="turns", can_focus=False)
+                yield Static(id="speed")
+                prompt = Prompt("Say something · Enter on an empty line goes on to the exports", id="prompt")
+                prompt.tooltip = "What you say. Enter sends, Ctrl+J breaks the line, Esc stops a reply."
+                yield prompt
+            with VerticalScroll(id="settings", can_focus=False):
+                yield Static("System prompt", classes="label")
+                system = Prompt("none", id="system")
+                system.tooltip = "What the model is told before the conversation begins."
+                yield system
+                yield Static("How the next token is chosen", classes="label")
+                for name, info in Sampling.model_fields.items():
+                    yield FieldLine(name, info, info.default)
 
     def on_mount(self) -> None:
+        self.query_one("#settings").display = False
         self._show_mode()
         self.query_one("#prompt").focus()
 
     def _show_mode(self) -> None:
-        to = "the model with the adapter" if self.adapter else "the base model"
-        self.query_one("#prompt").border_title = f"To {to}"
+        self.query_one("#prompt").border_title = Content(_MODES[self.who].capitalize())
 
-    @on(Input.Submitted, "#prompt")
-    async def _submitted(self, event: Input.Submitted) -> None:
-        text = event.value.strip()
-        if not text:
+    # --- talking ----------------------------------------------------------------------------------------------
+
+    @on(Prompt.Sent, "#prompt")
+    async def _sent(self, message: Prompt.Sent) -> None:
+        if not message.text:
             await self.action_go_on()
-            return
-        if self._replying:
-            return
-        event.input.value = ""
-        self.reply_to(text)
+        elif not self.replying:
+            self.query_one("#prompt", Prompt).text = ""
+            self.reply_to(message.text)
+
+    @on(Prompt.Sent, "#system")
+    def _system_given(self) -> None:
+        self.query_one("#prompt").focus()
+
+    @on(Prompt.Changed, "#system")
+    def _system_changed(self, event: Prompt.Changed) -> None:
+        self.system = event.text_area.text.strip()
 
     @property
-    def _replying(self) -> bool:
-        return any(worker.group == "reply" and worker.is_running for worker in self.workers)
+    def replying(self) -> bool:
+        return any(worker.group == "reply" and not worker.is_finished for worker in self.workers)
 
     @work(exclusive=True, group="reply", exit_on_error=False)
-    async def reply_to(self, text: str) -> None:
-        run = self.tuitune.run_shown
-        assert run is not None
+    async def reply_to(self, said: str) -> None:
+        """Have each chosen one answer, one after the other, as the session's one worker does."""
         self.show_problem(None)
-        messages = self.query_one("#messages", VerticalScroll)
-        await messages.mount(Static(Content(safe_text(text)), classes="user"))
-        reply = Markdown(classes="assistant", open_links=False)
-        reply.border_title = "adapter" if self.adapter else "base"
-        await messages.mount(reply)
-        messages.anchor()
-        stream = Markdown.get_stream(reply)
-        asked = [*self.messages, {"role": "user", "content": text}]
-        pieces: list[str] = []
-
-        def part(content: dict[str, str]) -> None:
-            pieces.append(content.get("text", ""))
-            self.run_worker(stream.write(safe_text(content.get("text", ""))), exit_on_error=False)
-
+        turn = Turn(said)
+        turns = self.query_one("#turns", VerticalScroll)
+        await turns.mount(Static(Content(safe_text(said)), classes="user"))
+        row = Horizontal(classes="replies")
+        await turns.mount(row)
+        turns.anchor()
+        views = {who: Markdown(parser_factory=_parser, open_links=False, classes=f"reply -{who}") for who in self.who}
+        for who, view in views.items():
+            view.border_title = who
+            await row.mount(view)
+        asked = [*self.turns, turn]
+        self.turns.append(turn)
         try:
-            answer = await self.tuitune.call("chat", part, run=str(run.folder), messages=asked, adapter=self.adapter)
-            self.messages = [*asked, {"role": "assistant", "content": answer["reply"]}]
+            for who, view in views.items():
+                await self._answer(who, messages_for(asked, who, self.system), view, turn)
         except TuituneError as error:
             self.show_problem(error)
         finally:
-            await stream.stop()
-            if pieces and len(self.messages) < len(asked):
-                self.messages = [*asked, {"role": "assistant", "content": "".join(pieces)}]
+            if not turn.replies:
+                self.turns.remove(turn)
+            self.query_one("#prompt").focus()
+
+    async def _answer(self, who: Who, messages: list[dict[str, str]], view: Markdown, turn: Turn) -> None:
+        run = self.tuitune.run_shown
+        assert run is not None, "the chat opens on a run"
+        speed = self.query_one("#speed", Static)
+        speed.update("Waiting for the first word…")
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        said: list[str] = []
+        began = 0.0
+
+        def part(content: dict[str, Any]) -> None:
+            nonlocal began
+            if content.get("loading"):
+                speed.update("Loading the model…")
+            elif text := content.get("text"):
+                began = began or time.monotonic()
+                said.append(text)
+                pieces.put_nowait(safe_text(text))
+                if began < time.monotonic():
+                    speed.update(f"{len(said)} pieces · {len(said) / (time.monotonic() - began):.1f}/s · Esc stops")
+
+        drawing = asyncio.create_task(_draw(view, pieces))
+        try:
+            answer = await self.tuitune.call(
+                "chat",
+                part,
+                run=str(run.folder),
+                messages=messages,
+                adapter=who == "adapter",
+                sampling=self.sampling,
+            )
+            turn.replies[who] = answer["reply"]
+            ending = "" if answer.get("ended", True) else " · cut at max_new_tokens"
+            pace = answer["tokens"] / max(answer["seconds"], 1e-6)
+            speed.update(f"{who}: {answer['tokens']} tokens in {answer['seconds']:.1f} s · {pace:.1f} tokens/s{ending}")
+        except asyncio.CancelledError:
+            turn.replies[who] = "".join(said)
+            speed.update("Stopped.")
+            raise
+        except TuituneError:
+            speed.update("")
+            raise
+        finally:
+            pieces.put_nowait(None)
+            await drawing
+
+    async def action_go_back(self) -> None:
+        if self.replying:
+            self.workers.cancel_group(self, "reply")
+        elif self.query_one("#settings").display:
+            self.action_chat_settings()
+        else:
+            await super().action_go_back()
+
+    # --- actions ----------------------------------------------------------------------------------------------
 
     def action_switch_adapter(self) -> None:
-        self.adapter = not self.adapter
+        modes = list(_MODES)
+        self.who = modes[(modes.index(self.who) + 1) % len(modes)]
         self._show_mode()
+
+    def action_chat_settings(self) -> None:
+        settings = self.query_one("#settings")
+        settings.display = not settings.display
+        self.query_one("#temperature Input" if settings.display else "#prompt").focus()
+
+    @on(FieldLine.Changed)
+    def _sampling_changed(self, message: FieldLine.Changed) -> None:
+        name = message.line.field
+        wanted = {**self.sampling, name: message.value}
+        try:
+            checked = Sampling.model_validate(wanted)
+        except ValidationError as error:
+            problem = field_errors(error).get(name)
+            message.line.mark(problem)
+            self.show_problem(problem)
+            return
+        message.line.mark(None)
+        self.show_problem(None)
+        self.sampling = checked.model_dump(exclude_defaults=True)
+
+    def why_not(self, action: str) -> str | None:
+        if action in ("copy_reply", "save_transcript", "clear_chat") and not self.turns:
+            return "Nothing has been said yet."
+        return None
+
+    def action_copy_reply(self) -> None:
+        copy(self.app, "\n\n".join(self.turns[-1].replies.values()), "The last reply")
+
+    def action_save_transcript(self) -> None:
+        run = self.tuitune.run_shown
+        assert run is not None, "the chat opens on a run"
+        file = run.folder / "chats" / time.strftime("%Y-%m-%d_%H-%M-%S.md")
+        try:
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            write_atomic(file, transcript(self.turns, run.name, self.system))
+        except OSError as error:
+            self.show_problem(error)
+            return
+        self.notify(f"Saved as {file}", markup=False)
 
     async def action_clear_chat(self) -> None:
         self.workers.cancel_group(self, "reply")
-        self.messages = []
-        await self.query_one("#messages").remove_children()
+        self.turns = []
+        self.query_one("#speed", Static).update("")
+        await self.query_one("#turns").remove_children()
 
-    async def action_go_back(self) -> None:
-        if self._replying:
-            self.workers.cancel_group(self, "reply")
-            return
-        await super().action_go_back()
+
+async def _draw(view: Markdown, pieces: "asyncio.Queue[str | None]") -> None:
+    """Append pieces to the view until None comes."""
+    stream = Markdown.get_stream(view)
+    while (piece := await pieces.get()) is not None:
+        await stream.write(piece)
+    await stream.stop()
+
+
+def _parser() -> MarkdownIt:
+    """Markdown as replies are written; HTML in a reply is shown as the text it is."""
+    return MarkdownIt("gfm-like", {"html": False, "linkify": False})

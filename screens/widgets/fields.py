@@ -1,0 +1,125 @@
+"""One line a field: its name, its value in the widget that suits it, and a mark where the value cannot be used."""
+
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Checkbox, Input, Select, Static
+
+from tuitune.text import one_line
+
+
+class FieldLine(Horizontal):
+    """A field of a pydantic model, edited in place. The value is checked by whoever hears `Changed`."""
+
+    DEFAULT_CSS = """
+    FieldLine {
+        height: 1;
+        .field-name { width: 30; padding: 0 1; color: $foreground 70%; }
+        .field-mark { width: 2; color: $error; }
+        Input, Select { width: 1fr; max-width: 60; }
+        Checkbox { border: none; padding: 0; }
+        &:focus-within .field-name { color: $text; text-style: bold; }
+    }
+    """
+
+    class Changed(Message):
+        """The user gave the field another value: text for numbers, which pydantic parses."""
+
+        def __init__(self, line: "FieldLine", value: Any) -> None:
+            super().__init__()
+            self.line = line
+            self.value = value
+
+    def __init__(self, field: str, info: FieldInfo, value: Any) -> None:
+        super().__init__(id=field.replace(".", "-"))
+        self.field = field
+        self.info = info
+        self._value = value
+
+    def compose(self) -> ComposeResult:
+        yield Static(Content(self.field.rpartition(".")[2]), classes="field-name")
+        yield Static("", classes="field-mark")
+        choices = _choices(self.info.annotation)
+        entry: Input | Checkbox | Select[str]
+        if self.info.annotation is bool:
+            entry = Checkbox("", bool(self._value), compact=True)
+        elif choices:
+            entry = Select([(choice, choice) for choice in choices], value=self._value, allow_blank=False, compact=True)
+        else:
+            entry = Input(as_text(self._value), compact=True)
+        entry.tooltip = Content(self.info.description or "")
+        yield entry
+
+    def show(self, value: Any) -> None:
+        """Show another value without telling of a change."""
+        entry = self.query_one("Input, Checkbox, Select")
+        with self.prevent(Input.Changed, Checkbox.Changed, Select.Changed):
+            if isinstance(entry, Input):
+                if as_value(self.info, entry.value) != value and entry.value != as_text(value):
+                    entry.value = as_text(value)
+            elif isinstance(entry, Checkbox):
+                entry.value = bool(value)
+            elif isinstance(entry, Select):
+                entry.value = value
+
+    def mark(self, problem: str | None) -> None:
+        """Mark the field as wrong, or as right."""
+        self.query_one(".field-mark", Static).update("✘" if problem else "")
+        self.set_class(problem is not None, "-wrong")
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        event.stop()
+        self.post_message(self.Changed(self, as_value(self.info, event.value)))
+
+    @on(Checkbox.Changed)
+    def _ticked(self, event: Checkbox.Changed) -> None:
+        event.stop()
+        self.post_message(self.Changed(self, event.value))
+
+    @on(Select.Changed)
+    def _chosen(self, event: Select.Changed) -> None:
+        event.stop()
+        self.post_message(self.Changed(self, event.value))
+
+
+def _choices(annotation: Any) -> list[str]:
+    return [str(each) for each in get_args(annotation)] if get_origin(annotation) is Literal else []
+
+
+def _holds(annotation: Any, kind: type) -> bool:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(_holds(each, kind) for each in get_args(annotation))
+    return annotation is kind or get_origin(annotation) is kind
+
+
+def as_text(value: Any) -> str:
+    """A value as it is edited: lists with commas, dictionaries as `name: value` pairs, None as nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(one_line(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{one_line(name)}: {one_line(each)}" for name, each in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return one_line(value)
+
+
+def as_value(info: FieldInfo, text: str) -> Any:
+    """The value that edited text means; numbers stay text, which pydantic parses or refuses."""
+    text = text.strip()
+    if _holds(info.annotation, list):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if not text and _holds(info.annotation, types.NoneType):
+        return None
+    if _holds(info.annotation, dict):
+        pairs = [part.partition(":") for part in text.split(",") if part.strip()]
+        return {name.strip(): value.strip() for name, _, value in pairs}
+    return text

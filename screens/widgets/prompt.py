@@ -1,0 +1,54 @@
+"""The line one talks to a model in: Enter sends, Ctrl+J breaks the line, the arrows bring back what was said."""
+
+from textual import on
+from textual.binding import Binding
+from textual.events import Key
+from textual.message import Message
+from textual.widgets import TextArea
+
+
+class Prompt(TextArea):
+    """A text area that sends; it grows with its text up to its maximal height."""
+
+    BINDINGS = [  # noqa: RUF012
+        Binding("enter", "send", "Send", show=False, priority=True),
+        Binding("ctrl+j", "break_line", "New line", show=False, priority=True),
+    ]
+
+    class Sent(Message):
+        def __init__(self, prompt: "Prompt", text: str) -> None:
+            super().__init__()
+            self.prompt = prompt
+            self.text = text
+
+        @property
+        def control(self) -> "Prompt":
+            return self.prompt
+
+    def __init__(self, placeholder: str, id: str) -> None:
+        super().__init__(placeholder=placeholder, id=id, compact=True, highlight_cursor_line=False)
+        self._said: list[str] = []
+        self._back = 0
+
+    def action_send(self) -> None:
+        text = self.text.strip()
+        if text:
+            self._said.append(text)
+        self._back = 0
+        self.post_message(self.Sent(self, text))
+
+    def action_break_line(self) -> None:
+        self.insert("\n")
+
+    @on(Key)
+    def _bring_back(self, event: Key) -> None:
+        """Up on the first line and down on the last one go through what was said before."""
+        row = self.cursor_location[0]
+        step = {"up": 1 if row == 0 else 0, "down": -1 if row == self.document.line_count - 1 else 0}.get(event.key, 0)
+        if not step or not 0 <= self._back + step <= len(self._said):
+            return
+        event.prevent_default()
+        event.stop()
+        self._back += step
+        self.text = self._said[-self._back] if self._back else ""
+        self.move_cursor(self.document.end)

@@ -1,0 +1,56 @@
+"""What the screen tests share: an app on a short recipe, and waiting for what it shows."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from screens.app import TuituneApp
+from tests.conftest import DEMO
+from tuitune.recipe import Recipe
+
+SIZE = (80, 24)
+
+
+@pytest.fixture
+def runs_folder(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """Three steps on the demo model."""
+    return Recipe.from_data(
+        {
+            "model": {"name": str(DEMO / "demo_model"), "load_in_4bit": False},
+            "data": {"path": str(DEMO / "pirate.jsonl"), "max_length": 64},
+            "train": {"max_steps": 3, "gradient_accumulation_steps": 1},
+            "samples": {"prompts": ["hello"], "max_new_tokens": 8},
+        }
+    )
+
+
+@pytest.fixture
+def app(recipe: Recipe, runs_folder: Path) -> TuituneApp:
+    """The app on a short recipe; it starts a real session."""
+    return TuituneApp(recipe, runs_folder=runs_folder)
+
+
+async def until(pilot: Pilot[int], holds: Callable[[], bool], *, seconds: float = 120.0, what: str = "") -> None:
+    """Wait until `holds()`; fail with what the screen shows."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds} s: {what}\n{screen_text(pilot)}")
+        await asyncio.sleep(0.05)
+    await pilot.pause()
+
+
+def screen_text(pilot: Pilot[int]) -> str:
+    """What the screen shows, as lines of text."""
+    app = pilot.app
+    lines = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
