@@ -6,13 +6,14 @@ from pathlib import Path
 from tuitune.backends.loading import require_adapter
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import place
-from tuitune.export.card import fingerprint, marked
+from tuitune.export.card import marked
 from tuitune.export.commands import commands_for
 from tuitune.export.kinds import KINDS, Cancelled, Command, Exported, Kind, require_known
+from tuitune.export.needs import Readiness, bytes_of, earlier_merged, preflight, require_room
 from tuitune.run import Run
 from tuitune.text import one_line
 
-__all__ = ["KINDS", "Cancelled", "Command", "Exported", "Kind", "export"]
+__all__ = ["KINDS", "Cancelled", "Command", "Exported", "Kind", "Readiness", "export", "preflight", "require_known"]
 
 Progress = Callable[[str, str, int | None, int | None], None]
 """Called with the kind, what is being done, and how much of how much where that can be counted."""
@@ -40,6 +41,8 @@ def export(
         with place.held(out), place.staging(out) as staging:
             for final in finals.values():
                 _require_ours(final)
+            sizes = {"adapter": place.size(run.adapter)} if kinds == ["adapter"] else bytes_of(run.recipe(), run)
+            require_room(kinds, sizes, run, out)
             made = _Making(run, out, staging, progress, cancelled)
             made.prepare(kinds, allow_download)
             # The merged model comes before the files that are made from it.
@@ -71,7 +74,6 @@ class _Making:
         self._progress = progress
         self._cancelled = cancelled
         self._llama_cpp: Path | None = None
-        self._weights_bytes: int | None = None
         self._merged: Path | None = None
         self._notices: tuple[str, ...] = ()
 
@@ -109,30 +111,24 @@ class _Making:
     def _make_adapter(self, made: Path) -> None:
         from tuitune.export.adapter import copy_adapter
 
-        place.require_space(self._out, place.size(self._run.adapter), "The adapter")
         self._progress("adapter", "Copying the adapter", None, None)
         copy_adapter(self._run, made)
 
     def _make_merged(self, kind: str, made: Path) -> None:
         from tuitune.export.merged import merge
 
-        needed = self._weights()
-        place.require_space(self._out, needed, "The merged model")
-        place.require_memory(needed, "Merging the model")
         self._notices = merge(self._run, made, lambda text: self._progress(kind, text, None, None), self._cancelled)
 
     def _make_gguf(self, kind: str, made: Path) -> None:
-        from tuitune.export.gguf import BYTES_PER_WEIGHT, convert
+        from tuitune.export.gguf import convert
 
         assert self._llama_cpp is not None
         outtype = kind.removeprefix("gguf:")
-        merged = self._find_merged()
-        needed = self._weights() * BYTES_PER_WEIGHT[outtype] / 2 + (0 if merged else self._weights())
-        place.require_space(self._out, int(needed), f"Making {kind}")
+        merged = self._merged or earlier_merged(self._run, self._out)
         if merged is None:
             merged = self._staging / "merged"
             self._make_merged(kind, merged)
-            self._merged = merged
+        self._merged = merged
         self._progress(kind, "Converting to GGUF", None, None)
         convert(
             merged,
@@ -143,23 +139,6 @@ class _Making:
             progress=lambda done, total: self._progress(kind, "Converting to GGUF", done, total),
             cancelled=self._cancelled,
         )
-
-    def _weights(self) -> int:
-        """Bytes of the model in 16-bit."""
-        if self._weights_bytes is None:
-            from tuitune.export.merged import merged_bytes
-
-            self._weights_bytes = merged_bytes(self._run.recipe().model)
-        return self._weights_bytes
-
-    def _find_merged(self) -> Path | None:
-        """The merged model of this very adapter, if it was exported here, now or before."""
-        if self._merged is None:
-            earlier = self._out / _file_name(self._run, "merged_16bit")
-            about = marked(earlier)
-            if about and about.get("adapter_sha256") == fingerprint(self._run):
-                self._merged = earlier
-        return self._merged
 
 
 def _file_name(run: Run, kind: str) -> str:

@@ -12,9 +12,8 @@ from tuitune.export.convert import REFUSED
 from tuitune.export.turns import end_of_turn_id, template_starts_with_bos
 from tuitune.text import one_line
 
-# GGUF's general.file_type (ggml's llama_ftype), and bytes a weight takes: q8_0 holds 32 weights in 34 bytes.
 FILE_TYPES = {"f16": 1, "q8_0": 7}
-BYTES_PER_WEIGHT = {"f16": 2.0, "q8_0": 34 / 32}
+"""GGUF's general.file_type (llama.cpp's llama_ftype)."""
 
 
 def convert(

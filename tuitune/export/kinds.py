@@ -15,6 +15,19 @@ class Kind:
     what_for: str
     needs: str
 
+    @property
+    def is_gguf(self) -> bool:
+        """Whether llama.cpp's converter makes it."""
+        return self.name.startswith("gguf:")
+
+    @property
+    def is_whole_model(self) -> bool:
+        """Whether the base model's weights are in it."""
+        return self.name in BYTES_PER_WEIGHT
+
+
+# q8_0 holds 32 weights in 34 bytes.
+BYTES_PER_WEIGHT = {"merged_16bit": 2.0, "gguf:f16": 2.0, "gguf:q8_0": 34 / 32}
 
 KINDS: tuple[Kind, ...] = (
     Kind(

@@ -21,6 +21,10 @@ VARIABLE = "TUITUNE_LLAMA_CPP"
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 DOWNLOAD_BYTES = 76_589_250
+NO_PIP = (
+    "llama.cpp's converter cannot be downloaded, because this Python has no pip: install pip, or set "
+    f"${VARIABLE} to a folder of llama.cpp's sources."
+)
 _CONVERTER = "convert_hf_to_gguf.py"
 _NEEDED = re.compile(r"[^/]+/vendor/llama\.cpp/((?:convert_hf_to_gguf\.py|LICENSE|conversion/.+|gguf-py/gguf/.+))")
 
@@ -74,10 +78,7 @@ def obtain(
             "folder of llama.cpp's sources."
         )
     if importlib.util.find_spec("pip") is None:
-        raise TuituneError(
-            f"llama.cpp's converter cannot be downloaded, because this Python has no pip: install pip, or set "
-            f"${VARIABLE} to a folder of llama.cpp's sources."
-        )
+        raise TuituneError(NO_PIP)
     try:
         cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_space(cache.parent, 2 * DOWNLOAD_BYTES, "Downloading llama.cpp's converter")

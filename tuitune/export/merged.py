@@ -21,18 +21,6 @@ from tuitune.text import one_line
 _QUANTISATION = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
 
 
-def merged_bytes(model: ModelSection) -> int:
-    """Bytes of the model's weights in 16-bit, computed from its config alone. Raises UnusableInput."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = load_config(model)
-    config.__dict__.pop("quantization_config", None)
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return 2 * int(sum(parameter.numel() for parameter in skeleton.parameters()))
-
-
 def merge(
     run: Run, made: Path, progress: Callable[[str], None], cancelled: Callable[[], bool] = lambda: False
 ) -> tuple[str, ...]:

@@ -1,0 +1,148 @@
+"""Before an export begins, what it needs is known: room, memory, the base model, llama.cpp's converter."""
+
+import collections
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.export import export, llama_cpp, place, preflight
+from tuitune.recipe import Recipe
+from tuitune.run import Run, create_run
+
+DEMO = Path(__file__).parents[2] / "sample_data" / "demo_model"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of the demo model that says it has an adapter."""
+    recipe = Recipe.from_data({"model": {"name": str(DEMO)}, "data": {"path": str(tmp_path / "chats.jsonl")}})
+    writer = create_run(recipe, tmp_path / "runs", "ready")
+    writer.close()
+    writer.run.adapter.mkdir()
+    (writer.run.adapter / "adapter_config.json").write_text("{}")
+    (writer.run.adapter / "adapter_model.safetensors").write_bytes(b"0" * 1000)
+    return writer.run
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder laid out like llama.cpp's sources, and named as theirs."""
+    for name in ("conversion", "gguf-py/gguf"):
+        (tmp_path / "llama.cpp" / name).mkdir(parents=True)
+    (tmp_path / "llama.cpp" / "convert_hf_to_gguf.py").touch()
+    monkeypatch.setenv(llama_cpp.VARIABLE, str(tmp_path / "llama.cpp"))
+    return tmp_path / "llama.cpp"
+
+
+def test_a_finished_run_is_ready_for_every_kind(run: Run, sources: Path) -> None:
+    found = {each.kind: each for each in preflight(run)}
+    assert all(each.ready and each.missing is None and each.question is None for each in found.values())
+    weights = (DEMO / "model.safetensors").stat().st_size
+    assert found["merged_16bit"].bytes == pytest.approx(weights, rel=0.01)
+    assert found["gguf:q8_0"].bytes == pytest.approx(weights * 17 / 32, rel=0.01)
+    assert found["adapter"].bytes == 1002
+
+
+def test_a_recipe_is_told_what_its_run_can_become(run: Run, sources: Path) -> None:
+    found = {each.kind: each for each in preflight(run.recipe())}
+    assert all(each.ready for each in found.values())
+    projections = 5 * 16 * (2 * (256 + 256) + 2 * (256 + 128) + 3 * (256 + 768))  # q o, k v, gate up down
+    assert found["adapter"].bytes == 4 * projections
+
+
+def test_without_the_converter_a_gguf_is_ready_but_asks_for_the_download(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(llama_cpp.VARIABLE, raising=False)
+    found = {each.kind: each for each in preflight(run)}
+    assert found["gguf:f16"].ready and "77 MB" in str(found["gguf:f16"].question)
+    assert found["merged_16bit"].question is None
+    with pytest.raises(TuituneError, match="may not be downloaded"):
+        export(run, ["gguf:f16"], None, lambda *_: None, lambda question: False, lambda: False)
+    assert not any(run.exports.iterdir()) and not (tmp_path / "cache").exists()
+
+
+def test_a_named_folder_without_the_converter_is_said_for_gguf_alone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(llama_cpp.VARIABLE, str(tmp_path))
+    found = {each.kind: each for each in preflight(run)}
+    assert found["merged_16bit"].ready and not found["gguf:f16"].ready
+    assert "holds no convert_hf_to_gguf.py" in str(found["gguf:f16"].missing)
+
+
+def test_a_base_model_that_is_gone_leaves_the_adapter(run: Run, sources: Path, tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").unlink()
+    run.recipe_file.write_text(run.recipe_file.read_text().replace(str(DEMO), str(tmp_path / "base")))
+    found = {each.kind: each for each in preflight(run)}
+    assert found["adapter"].ready
+    assert "holds no .safetensors weights" in str(found["gguf:q8_0"].missing)
+
+
+def test_a_run_without_an_adapter_is_ready_for_nothing(run: Run, sources: Path) -> None:
+    shutil.rmtree(run.adapter)
+    assert not any(each.ready for each in preflight(run))
+
+
+def test_too_little_disk_is_said_with_both_figures(run: Run, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 5 * 10**6, 5 * 10**6))
+    found = {each.kind: each for each in preflight(run)}
+    assert found["adapter"].ready and not found["merged_16bit"].ready
+    # The q8_0 file would fit, but not beside the merged model that it is made from.
+    assert "14.5 MB" in str(found["gguf:q8_0"].missing) and "5.0 MB free" in str(found["gguf:q8_0"].missing)
+    with pytest.raises(TuituneError, match="make room"):
+        export(run, ["adapter", "gguf:q8_0"], None, lambda *_: None, lambda question: True, lambda: False)
+    assert not any(run.exports.iterdir())
+
+
+def test_too_little_memory_is_said_before_the_system_ends_the_process(
+    run: Run, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = collections.namedtuple("memory", "available")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(1_000_000))
+    assert "of memory" in str({each.kind: each for each in preflight(run)}["merged_16bit"].missing)
+
+
+def test_an_archive_that_is_not_the_pinned_one_is_never_unpacked(tmp_path: Path) -> None:
+    archive = tmp_path / "llama_cpp_python-0.3.36.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo("llama_cpp_python-0.3.36/vendor/llama.cpp/convert_hf_to_gguf.py")
+        member.size = 5
+        tar.addfile(member, io.BytesIO(b"evil\n"))
+    with pytest.raises(TuituneError, match="is not the pinned one"):
+        llama_cpp.unpack(archive, tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
+
+
+def test_two_exports_do_not_write_to_one_folder(run: Run) -> None:
+    with place.held(run.exports), pytest.raises(TuituneError, match="Another export is writing"):
+        export(run, ["adapter"], None, lambda *_: None, lambda question: True, lambda: False)
+
+
+def test_what_a_killed_export_left_is_tidied_and_the_former_one_comes_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".making-abc").mkdir(parents=True)
+    (out / ".previous-adapter").mkdir()
+    (out / ".previous-adapter" / "weights").write_text("good")
+    with place.held(out):
+        assert [path.name for path in out.iterdir()] == ["adapter"]
+    assert (out / "adapter" / "weights").read_text() == "good"
+
+
+def test_a_file_where_the_folder_should_be_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(TuituneError, match=r"cannot be used .*: choose another with --out"):
+        export(run, ["adapter"], tmp_path / "taken", lambda *_: None, lambda question: True, lambda: False)
+
+
+def test_no_kind_at_all_is_unusable(run: Run) -> None:
+    with pytest.raises(UnusableInput, match="Say what to export to"):
+        export(run, [], None, lambda *_: None, lambda question: True, lambda: False)

@@ -1,0 +1,101 @@
+"""What each kind of export would need here, and whether it is there, before anything is begun."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuitune.backends.loading import require_adapter
+from tuitune.errors import TuituneError
+from tuitune.export import llama_cpp, place
+from tuitune.export.card import fingerprint, marked
+from tuitune.export.kinds import BYTES_PER_WEIGHT, KINDS, Kind
+from tuitune.model import require_weights
+from tuitune.recipe import Recipe
+from tuitune.run import Run, default_runs_folder
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether `kind` can be made: `missing` is the sentence that says why not.
+
+    `bytes` is about what the export will take on disk, None where that cannot be known. `question` is what the user
+    will be asked (whether a download is allowed), None where nothing is.
+    """
+
+    kind: str
+    about: str
+    ready: bool
+    missing: str | None
+    bytes: int | None
+    question: str | None
+
+
+def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]:
+    """Every kind in KINDS, looked at for a finished run, or for a recipe whose run is still to come.
+
+    Nothing is written, downloaded or loaded. `out` is the folder to export to, by default the run's own.
+    """
+    run = subject if isinstance(subject, Run) else None
+    recipe = run.recipe() if run else subject
+    assert isinstance(recipe, Recipe)
+    out = out or (run.exports if run else default_runs_folder())
+    sizes, unreadable = {}, None
+    try:
+        if run and run.adapter.is_dir():
+            sizes = {"adapter": place.size(run.adapter)}
+        require_weights(recipe.model)
+        sizes = bytes_of(recipe, run)
+    except TuituneError as error:
+        unreadable = str(error)
+    return [_looked_at(kind, run, out, sizes, unreadable) for kind in KINDS]
+
+
+def _looked_at(kind: Kind, run: Run | None, out: Path, sizes: dict[str, int], unreadable: str | None) -> Readiness:
+    question, missing = None, None
+    try:
+        if run:
+            require_adapter(str(run.adapter))
+        if kind.name not in sizes and unreadable:
+            raise TuituneError(unreadable)
+        require_room([kind.name], sizes, run, out)
+        if kind.is_gguf:
+            question = _download_question()
+    except TuituneError as error:
+        missing = str(error)
+    return Readiness(kind.name, kind.what_for, missing is None, missing, sizes.get(kind.name), question)
+
+
+def bytes_of(recipe: Recipe, run: Run | None) -> dict[str, int]:
+    """About what each kind takes on disk. Raises UnusableInput where the model's config cannot be read."""
+    from tuitune.estimate import shape_of
+
+    shape = shape_of(recipe)
+    models = {kind: int(each * shape.total_parameters) for kind, each in BYTES_PER_WEIGHT.items()}
+    adapter = place.size(run.adapter) if run and run.adapter.is_dir() else 4 * shape.adapter_parameters
+    return {"adapter": adapter, **models}
+
+
+def require_room(kinds: list[str], sizes: dict[str, int], run: Run | None, out: Path) -> None:
+    """Refuse kinds that disk or memory cannot take, their intermediate merged model included. Raises TuituneError."""
+    merges = any(kind in BYTES_PER_WEIGHT for kind in kinds) and (
+        "merged_16bit" in kinds or run is None or earlier_merged(run, out) is None
+    )
+    written = {*kinds, "merged_16bit"} if merges else {*kinds}
+    place.require_space(out, sum(sizes[kind] for kind in written), f"Exporting {' and '.join(kinds)}")
+    if merges:
+        place.require_memory(sizes["merged_16bit"], "Merging the adapter into the model")
+
+
+def earlier_merged(run: Run, out: Path) -> Path | None:
+    """The merged model in `out`, if it was made from this very adapter."""
+    folder = out / "merged_16bit"
+    about = marked(folder)
+    return folder if about and about.get("adapter_sha256") == fingerprint(run) else None
+
+
+def _download_question() -> str | None:
+    if llama_cpp.find() is not None:
+        return None
+    if importlib.util.find_spec("pip") is None:
+        raise TuituneError(llama_cpp.NO_PIP)
+    return llama_cpp.download_question()
