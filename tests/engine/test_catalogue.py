@@ -1,0 +1,110 @@
+"""The catalogue of models: what it says, what it finds on this machine, and how it asks the Hub."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import DEMO
+from tuitune.catalogue import cached_models, known_models, look_up, memory_for, model_folders, search_hub
+from tuitune.errors import TuituneError
+from tuitune.estimate import verdict
+from tuitune.hardware import Gpu
+from tuitune.recipe import Recipe
+
+GIB = 2**30
+
+
+def recipe(in_4bit: bool) -> Recipe:
+    return Recipe.from_data({"model": {"name": "x", "load_in_4bit": in_4bit}, "data": {"path": "y"}})
+
+
+def card(gib: int) -> Gpu:
+    return Gpu(0, "a card", "GPU-0", gib * GIB, 0, "580.1", (8, 9))
+
+
+@pytest.mark.parametrize("known", known_models(), ids=lambda known: known.name)
+def test_each_entry_is_of_a_piece(known) -> None:  # type: ignore[no-untyped-def]
+    shape = known.shape
+    assert known.name.count("/") == 1
+    assert 0 < shape.linear_parameters < shape.total_parameters
+    # Layers of queries, keys, values, outputs and a gated MLP; experts and newer kinds of attention have more.
+    layers = shape.layers * (
+        2 * shape.hidden**2 + 2 * shape.hidden * shape.key_value + 3 * shape.hidden * shape.intermediate
+    )
+    assert layers < 1.08 * shape.linear_parameters
+
+
+def test_what_fits_is_what_people_know_to_fit() -> None:
+    models = {known.name: known for known in known_models()}
+    eight = models["unsloth/Llama-3.1-8B-Instruct"]
+    seventy = models["unsloth/Llama-3.3-70B-Instruct"]
+
+    def fits(known, in_4bit: bool, gib: int) -> str:  # type: ignore[no-untyped-def]
+        return verdict(memory_for(known, recipe(in_4bit), card(gib)).total_bytes, gib * GIB)
+
+    assert fits(eight, True, 16) == "fits"
+    assert fits(eight, False, 16) == "does not fit"
+    assert fits(eight, False, 24) == "fits"
+    assert fits(seventy, True, 24) == "does not fit"
+    assert fits(seventy, True, 80) == "fits"
+
+
+def test_models_on_this_machine_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "hub" / "models--owner--some-model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "hub" / "models--owner--only-config" / "snapshots" / "abc").mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert cached_models() == ["owner/some-model"]
+    assert DEMO / "demo_model" in model_folders(DEMO)
+
+
+class _Hub(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        answers = {
+            "/api/models/owner/gated": {"id": "owner/gated", "gated": "manual", "downloads": 5},
+            "/api/models/owner/evil": {"id": "owner/\x1b]0;evil\x07", "gated": False},
+        }
+        found = (
+            [{"id": "owner/first", "downloads": 9}] if self.path.startswith("/api/models?") else answers.get(self.path)
+        )
+        self.send_response(200 if found else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps(found).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The Hub's API on the wire, with three models."""
+    server = HTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("hub")
+def test_the_hub_is_asked() -> None:
+    assert [found.name for found in search_hub("first")] == ["owner/first"]
+    gated = look_up("owner/gated")
+    assert gated is not None and gated.gated
+    assert look_up("owner/nothing") is None
+    evil = look_up("owner/evil")
+    assert evil is not None and "\x1b" not in evil.name
+
+
+def test_without_a_network_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(TuituneError, match="cannot be reached"):
+        search_hub("llama")
