@@ -1,49 +1,348 @@
 """Step 1: which model is fine-tuned."""
 
-from textual import on
-from textual.app import ComposeResult
-from textual.widgets import Checkbox, Input, Static
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
+from textual import on, work
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Checkbox, Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from screens.actions import bind
 from screens.step_screen import StepScreen
+from screens.units import count, gib
+from tuitune import catalogue
+from tuitune.catalogue import Found, Known
+from tuitune.errors import TuituneError
+from tuitune.estimate import Memory, verdict
+from tuitune.hardware import Gpu, chosen_gpu
+from tuitune.model import is_folder
+from tuitune.recipe import Recipe
+from tuitune.text import one_line
+
+_VERDICTS = {
+    "fits": ("✔ fits", "$text-success"),
+    "tight": ("~ tight", "$text-warning"),
+    "does not fit": ("✘ no", "$text-error"),
+}
+_PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "overhead")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A line of the list: a model's name, under which heading, and what is known of it."""
+
+    name: str
+    heading: str
+    known: Known | None = None
+    memory_4bit: Memory | None = None
+    memory_16bit: Memory | None = None
+    note: str = ""
 
 
 class ModelScreen(StepScreen):
-    """A model folder or Hub id, and how its weights are held."""
+    """A filter that is also the model's name, and the models that match it."""
 
     STEP = "model"
     CSS_PATH = "model.tcss"
+    BINDINGS = bind("search_hub")
+
+    class Listed(Message):
+        """What this machine has and what fits it, found in a thread."""
+
+        def __init__(self, choices: list[Choice], device: str, available_bytes: int) -> None:
+            super().__init__()
+            self.choices = choices
+            self.device = device
+            self.available_bytes = available_bytes
+
+    class Searched(Message):
+        """What the Hub found, or why it was not asked."""
+
+        def __init__(self, found: list[Found], problem: str | None) -> None:
+            super().__init__()
+            self.found = found
+            self.problem = problem
+
+    class LookedUp(Message):
+        """Whether a model on the Hub can be had; `problem` is None where it can."""
+
+        def __init__(self, name: str, problem: str | None) -> None:
+            super().__init__()
+            self.name = name
+            self.problem = problem
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choices: list[Choice] = []
+        self.available_bytes = 0
+        self.device = ""
+        self._shown: list[Choice] = []
+        self._on_hub: list[Choice] = []
 
     def body(self) -> ComposeResult:
         draft = self.tuitune.draft
-        yield Static("Model folder or Hugging Face Hub id", classes="label")
-        name = Input(
-            str(draft.get("model.name") or ""), placeholder="./my-model or unsloth/Llama-3.2-1B-Instruct", id="name"
-        )
-        name.tooltip = "A folder with config.json, tokenizer and .safetensors weights, or a Hub id like owner/name."
+        name = Input(str(draft.get("model.name") or ""), placeholder="Filter, model folder, or Hub id", id="name")
+        name.tooltip = "Type to filter the list, or give a model folder or a Hub id like owner/name. Enter takes it."
+        name.border_title = "Model"
         yield name
-        held = bool(draft.get("model.load_in_4bit"))
-        four_bit = Checkbox("Hold the frozen weights in 4-bit", held, id="four-bit")
+        yield Static(id="heads")
+        models = OptionList(id="models", markup=False)
+        models.tooltip = "The models that match. Enter takes the one under the cursor."
+        models.border_title = "Looking at this machine…"
+        yield models
+        yield Static(id="detail")
+        four_bit = Checkbox("Hold the weights in 4-bit (QLoRA)", bool(draft.get("model.load_in_4bit")), compact=True)
         four_bit.tooltip = "About a quarter of the memory of 16-bit, at a small cost in accuracy."
         yield four_bit
 
     def on_mount(self) -> None:
         self.query_one("#name").focus()
+        self._list_models()
+
+    # --- what there is ----------------------------------------------------------------------------------------
+
+    @work(thread=True, exclusive=True, group="list", exit_on_error=False)
+    def _list_models(self) -> None:
+        card = chosen_gpu()
+        available = card.free_bytes if card else psutil.virtual_memory().available
+        device = one_line(card.name if card else "the CPU", max_length=40)
+        data = {
+            "path": "-",
+            **{name: value for name, value in self.tuitune.draft.data.get("data", {}).items() if value},
+        }
+        try:
+            recipe = Recipe.from_data({**self.tuitune.draft.data, "model": {"name": "-"}, "data": data})
+        except TuituneError:
+            recipe = Recipe.from_data({"model": {"name": "-"}, "data": {"path": "-"}})
+        self.post_message(self.Listed(list(_choices(recipe, card)), device, available))
+
+    @on(Listed)
+    def _use_list(self, message: Listed) -> None:
+        self.choices, self.device, self.available_bytes = message.choices, message.device, message.available_bytes
+        self._show_matching()
+
+    def _show_matching(self) -> None:
+        """List what matches the words in the field; all of it while the field holds a whole name."""
+        text = self.query_one("#name", Input).value.strip()
+        everything = [*self._on_hub, *self.choices]
+        if text.startswith(("/", ".", "~")) and not any(choice.name == text for choice in everything):
+            everything.insert(0, Choice(text, "In the field above", note="a folder"))
+        words = [] if any(choice.name == text for choice in everything) else text.lower().split()
+        self._shown = [
+            choice for choice in everything if all(word in f"{choice.heading} {choice.name}".lower() for word in words)
+        ]
+        models = self.query_one("#models", OptionList)
+        models.clear_options()
+        heading = ""
+        for choice in self._shown:
+            if choice.heading != heading:
+                heading = choice.heading
+                models.add_option(Option(Content.styled(heading, "bold $text-accent"), disabled=True))
+            models.add_option(Option(self._line(choice), id=choice.name))
+        heads = f"  {'':<{self._name_width}}{'size':>6} {'tokens':>6} {'4-bit':<8} 16-bit"
+        self.query_one("#heads", Static).update(Content(heads))
+        models.border_title = Content(f"{len(self._shown)} models · {gib(self.available_bytes)} free on {self.device}")
+        selected = next((choice.name for choice in self._shown if choice.name == text), None)
+        if selected is not None:
+            models.highlighted = models.get_option_index(selected)
+        elif self._shown:
+            models.highlighted = models.get_option_index(self._shown[0].name)
+        self._show_detail()
+
+    @property
+    def _name_width(self) -> int:
+        return max(39, min(60, self.size.width - 41))
+
+    def _line(self, choice: Choice) -> Content:
+        width, shown = self._name_width, one_line(choice.name, max_length=400)
+        if len(shown) > width:  # what distinguishes paths is at their end
+            shown = "…" + shown[len(shown) - width + 1 :] if shown[0] in "/~." else shown[: width - 1] + "…"
+        name = f" {shown:<{width}}"
+        if choice.known is None or choice.memory_4bit is None or choice.memory_16bit is None:
+            return Content.assemble(name, (f" {choice.note}", "$foreground 60%"))
+        known = choice.known
+        parts: list[str | tuple[str, str]] = [f"{name}{count(known.parameters):>6} {known.context // 1024:>4}K"]
+        for memory in (choice.memory_4bit, choice.memory_16bit):
+            word, style = _VERDICTS[verdict(memory.total_bytes, self.available_bytes)]
+            parts.append((f"  {word:<7}", style))
+        return Content.assemble(*parts)
+
+    def _highlighted(self) -> Choice | None:
+        option = self.query_one("#models", OptionList).highlighted_option
+        return next((each for each in self._shown if option is not None and each.name == option.id), None)
+
+    def _show_detail(self) -> None:
+        choice = self._highlighted()
+        detail = self.query_one("#detail", Static)
+        if choice is None or choice.known is None or choice.memory_4bit is None or choice.memory_16bit is None:
+            detail.update(Content(choice.note if choice else ""))
+            return
+        kind = "base model (not taught to converse)" if choice.known.base else "instruct model"
+        gated = " · gated: needs an access token" if choice.known.gated else ""
+        in_4bit = bool(self.tuitune.draft.get("model.load_in_4bit"))
+        memory = choice.memory_4bit if in_4bit else choice.memory_16bit
+        parts = ", ".join(f"{part} {getattr(memory, f'{part}_bytes') / 2**30:.1f}" for part in _PARTS)
+        detail.update(
+            Content(
+                f"{kind} · {choice.known.licence} licence{gated}\n"
+                f"{'4' if in_4bit else '16'}-bit: about {gib(memory.total_bytes)} at the peak ({parts})"
+            )
+        )
+
+    # --- the Hub ----------------------------------------------------------------------------------------------
+
+    def why_not(self, action: str) -> str | None:
+        if action == "search_hub" and catalogue.is_offline_by_choice():
+            return "HF_HUB_OFFLINE is set."
+        return super().why_not(action)
+
+    def action_search_hub(self) -> None:
+        words = self.query_one("#name", Input).value.strip()
+        if words:
+            self.query_one("#models").border_title = "Asking the Hugging Face Hub…"
+            self._search(words)
+        else:
+            self.show_problem("Search for what? Type a few words first.")
+
+    @work(thread=True, exclusive=True, group="hub", exit_on_error=False)
+    def _search(self, words: str) -> None:
+        try:
+            self.post_message(self.Searched(catalogue.search_hub(words), None))
+        except TuituneError as error:
+            self.post_message(self.Searched([], str(error)))
+
+    @on(Searched)
+    def _use_search(self, message: Searched) -> None:
+        if message.problem or not message.found:
+            self.show_problem(message.problem or "The Hub found no such model.")
+        self._on_hub = [
+            Choice(
+                found.name,
+                "Found on the Hub",
+                note=f"{found.downloads:,} downloads" + (" · gated" if found.gated else ""),
+            )
+            for found in message.found
+        ]
+        self._show_matching()
+
+    @work(thread=True, exclusive=True, group="hub", exit_on_error=False)
+    def _look_up(self, name: str) -> None:
+        """Say before anything is loaded whether a Hub model can be had."""
+        problem = None if name in catalogue.cached_models() else _why_not_from_hub(name)
+        self.post_message(self.LookedUp(name, problem))
+
+    @on(LookedUp)
+    async def _use_look_up(self, message: LookedUp) -> None:
+        if message.name != self.tuitune.draft.get("model.name"):
+            return
+        self.show_problem(message.problem)
+        if message.problem is None:
+            await super().action_go_on()
+
+    # --- choosing ---------------------------------------------------------------------------------------------
 
     @on(Input.Changed, "#name")
     def _name_changed(self, event: Input.Changed) -> None:
         self.tuitune.draft.set("model.name", event.value.strip())
         self.show_problem(None)
+        if self.choices:
+            self._show_matching()
 
     @on(Checkbox.Changed)
     def _four_bit_changed(self, event: Checkbox.Changed) -> None:
         self.tuitune.draft.set("model.load_in_4bit", event.value)
+        self._show_detail()
+
+    @on(OptionList.OptionHighlighted)
+    def _moved(self) -> None:
+        self._show_detail()
+
+    @on(OptionList.OptionSelected)
+    async def _picked(self, event: OptionList.OptionSelected) -> None:
+        self._take(str(event.option.id))
+        await self.action_go_on()
+
+    def _take(self, name: str) -> None:
+        with self.prevent(Input.Changed):
+            self.query_one("#name", Input).value = name
+        self.tuitune.draft.set("model.name", name)
 
     @on(Input.Submitted)
     async def _submitted(self) -> None:
         await self.action_go_on()
 
+    def on_key(self, event: object) -> None:
+        if getattr(event, "key", "") == "down" and self.query_one("#name").has_focus:
+            self.query_one("#models").focus()
+
     async def action_go_on(self) -> None:
-        if not self.tuitune.draft.get("model.name"):
-            self.show_problem("Which model? Give a model folder or a Hugging Face Hub id.")
+        name = str(self.tuitune.draft.get("model.name") or "")
+        whole = "/" in name or is_folder(name) or any(choice.name == name for choice in self.choices)
+        if not whole and (choice := self._highlighted()):
+            self._take(choice.name)
+            name = choice.name
+        if not name:
+            self.show_problem("Which model? Choose one from the list, or give a folder or a Hugging Face Hub id.")
             return
-        await super().action_go_on()
+        if is_folder(name):
+            if problem := _why_not_folder(name):
+                self.show_problem(problem)
+            else:
+                await super().action_go_on()
+            return
+        self.show_problem("Asking whether this model can be had…")
+        self._look_up(name)
+
+
+def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
+    """Everything to choose from: the recipe's own folder is whatever stands in the field."""
+    known = {each.name: each for each in catalogue.known_models()}
+
+    def described(name: str, heading: str) -> Choice:
+        each = known.get(name)
+        if each is None:
+            return Choice(name, heading, note="on this machine")
+        in_4bit, in_16bit = (
+            catalogue.memory_for(
+                each, recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": held})}), card
+            )
+            for held in (True, False)
+        )
+        return Choice(name, heading, each, in_4bit, in_16bit)
+
+    here = Path.cwd()
+    for folder in catalogue.model_folders(here, here / "models", Path.home() / "models"):
+        yield Choice(str(folder), "Model folders here", note="a folder on this machine")
+    cached = catalogue.cached_models()
+    for name in cached:
+        yield described(name, "Downloaded already")
+    for name, each in known.items():
+        if name not in cached:
+            yield described(name, each.family)
+
+
+def _why_not_folder(name: str) -> str | None:
+    folder = Path(name).expanduser()
+    if catalogue.is_model_folder(folder):
+        return None
+    lacks = "holds no config.json with .safetensors weights" if folder.is_dir() else "does not exist"
+    return f"{one_line(folder, max_length=200)} {lacks}: give the folder of a whole model."
+
+
+def _why_not_from_hub(name: str) -> str | None:
+    """One sentence where a Hub model cannot be downloaded here, None where it can."""
+    shown = one_line(name, max_length=120)
+    try:
+        found = catalogue.look_up(name)
+    except TuituneError as error:
+        return f"{shown} is not on this machine, and cannot be downloaded: {error} Give a model folder instead."
+    if found is None and not catalogue.has_token():
+        return f"The Hub shows no model {shown}: check the spelling, or run `hf auth login` if it is private."
+    if found is not None and found.gated and not catalogue.has_token():
+        return f"{shown} is gated: accept its licence at huggingface.co/{shown}, then run `hf auth login`."
+    return None

@@ -1,7 +1,6 @@
 """The line one talks to a model in: Enter sends, Ctrl+J breaks the line, the arrows bring back what was said."""
 
 from textual import on
-from textual.binding import Binding
 from textual.events import Key
 from textual.message import Message
 from textual.widgets import TextArea
@@ -9,11 +8,6 @@ from textual.widgets import TextArea
 
 class Prompt(TextArea):
     """A text area that sends; it grows with its text up to its maximal height."""
-
-    BINDINGS = [  # noqa: RUF012
-        Binding("enter", "send", "Send", show=False, priority=True),
-        Binding("ctrl+j", "break_line", "New line", show=False, priority=True),
-    ]
 
     class Sent(Message):
         def __init__(self, prompt: "Prompt", text: str) -> None:
@@ -30,15 +24,24 @@ class Prompt(TextArea):
         self._said: list[str] = []
         self._back = 0
 
-    def action_send(self) -> None:
+    def send(self) -> None:
         text = self.text.strip()
         if text:
             self._said.append(text)
         self._back = 0
         self.post_message(self.Sent(self, text))
 
-    def action_break_line(self) -> None:
-        self.insert("\n")
+    @on(Key)
+    def _send_or_break(self, event: Key) -> None:
+        """Enter and Ctrl+J in their place among the keys: a priority binding would overtake letters still queued."""
+        if event.key not in ("enter", "ctrl+j"):
+            return
+        event.prevent_default()
+        event.stop()
+        if event.key == "enter":
+            self.send()
+        else:
+            self.insert("\n")
 
     @on(Key)
     def _bring_back(self, event: Key) -> None:
