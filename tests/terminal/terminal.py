@@ -1,0 +1,83 @@
+"""A real pseudo-terminal with a screen that can be read: what a user sees, key by key."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pexpect
+import pyte
+
+
+class Terminal:
+    """`tuitune` with `arguments` on a pty of `columns`×`rows`."""
+
+    def __init__(self, *arguments: str, columns: int = 80, rows: int = 24) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-m", "tuitune", *arguments],
+            dimensions=(rows, columns),
+            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
+        )
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def until(self, wanted: str | Callable[[str], bool], seconds: float = 60) -> str:
+        """Read until the screen shows `wanted`; returns the screen. Raises AssertionError with the screen."""
+        shows = wanted if callable(wanted) else lambda text: wanted in text
+        end = time.monotonic() + seconds
+        while not shows(self.text):
+            if time.monotonic() > end:
+                raise AssertionError(f"{wanted!r} did not appear; the screen shows:\n{self.text}")
+            self._read()
+        return self.text
+
+    def _read(self) -> None:
+        try:
+            data = self.child.read_nonblocking(65536, timeout=0.1)
+        except pexpect.TIMEOUT:
+            return
+        except pexpect.EOF:
+            raise AssertionError(f"the app ended; its last screen was:\n{self.text}") from None
+        self.raw += data
+        self._stream.feed(data)
+
+    def press(self, keys: str) -> None:
+        self.child.send(keys)
+
+    def resize(self, columns: int, rows: int) -> None:
+        self.child.setwinsize(rows, columns)
+        self.screen.resize(rows, columns)
+
+    def hang_up(self) -> None:
+        """What a lost connection does: the terminal goes away and the app gets SIGHUP."""
+        self.child.kill(signal.SIGHUP)
+
+    def exit_status(self, seconds: float = 20) -> int | None:
+        """Wait for the app to end by itself."""
+        end = time.monotonic() + seconds
+        while self.child.isalive():
+            assert time.monotonic() < end, f"the app does not end; the screen shows:\n{self.text}"
+            try:
+                self.child.read_nonblocking(65536, timeout=0.1)
+            except (pexpect.TIMEOUT, pexpect.EOF):
+                time.sleep(0.02)
+        status: int | None = self.child.exitstatus
+        return status
+
+    def close(self) -> None:
+        self.child.close(force=True)
+
+
+def write_recipe(folder: Path, text: str) -> str:
+    """The path of a recipe file made of `text`."""
+    file = folder / "recipe.yaml"
+    file.write_text(text)
+    return str(file)

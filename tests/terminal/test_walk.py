@@ -1,0 +1,156 @@
+"""The whole walk in a real terminal, with keys alone, and what happens when that terminal goes away."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.terminal.terminal import Terminal, write_recipe
+from tuitune.recipe import Recipe
+from tuitune.run import Run, all_runs
+
+ENTER, ESC, CTRL_C, CTRL_E, CTRL_N, CTRL_Q, F1 = "\r", "\x1b", "\x03", "\x05", "\x0e", "\x11", "\x1bOP"
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    opened: list[Terminal] = []
+    yield opened
+    for terminal in opened:
+        terminal.close()
+
+
+def only_run(folder: Path) -> Run:
+    (run,) = all_runs(folder)
+    return run
+
+
+def started(terminals: list[Terminal], *arguments: str) -> Terminal:
+    terminal = Terminal(*arguments)
+    terminals.append(terminal)
+    return terminal
+
+
+def long_run(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> tuple[Terminal, Run]:
+    """The app on a run of 30 steps that has done its second."""
+    train = demo_recipe.train.model_copy(update={"max_steps": 30, "gradient_accumulation_steps": 2})
+    recipe = write_recipe(tmp_path, demo_recipe.model_copy(update={"train": train}).to_yaml())
+    terminal = started(terminals, recipe)
+    terminal.until("ready", 120)
+    for step in ("pirate.jsonl", "learning_rate"):
+        terminal.press(ENTER)
+        terminal.until(step)
+    terminal.press(ENTER)
+    terminal.until("step 2 of 30", 120)
+    return terminal, only_run(tmp_path / "runs")
+
+
+def until_ended(run: Run, seconds: float = 120) -> str:
+    end = time.monotonic() + seconds
+    while run.is_live():
+        assert time.monotonic() < end, "the run goes on"
+        time.sleep(0.1)
+    return run.status()
+
+
+def test_six_screens_with_keys_alone(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> None:
+    terminal = started(terminals, write_recipe(tmp_path, demo_recipe.to_yaml()))
+    terminal.until("demo_model")
+    terminal.until("ready", 120)
+
+    terminal.press(ENTER)
+    terminal.until("tokens trained")
+    assert "pirate.jsonl" in terminal.text and "<|im_start|>assistant" in terminal.text
+
+    terminal.press(ENTER)
+    terminal.until("learning_rate")
+    terminal.press(ESC)
+    terminal.until("tokens trained")
+    terminal.press(ENTER)
+    terminal.until("learning_rate")
+
+    terminal.press(ENTER)
+    terminal.until("Done after 3 steps", 120)
+
+    terminal.press(ENTER)
+    terminal.until("The adapter answers")
+    terminal.press("What is the capital of France?" + ENTER)
+    terminal.until("Paris", 60)
+
+    terminal.press(CTRL_N)
+    terminal.until("merged_16bit")
+    terminal.press(CTRL_E)
+    run = only_run(tmp_path / "runs")
+    terminal.until(lambda text: (run.exports / "adapter" / "adapter_model.safetensors").is_file(), 120)
+
+    terminal.press(CTRL_Q)
+    assert terminal.exit_status() == 0
+    assert run.status() == "done"
+    assert [reply.step for reply in run.history().replies].count(3) > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_the_run_finishes_without_its_app_and_a_new_app_shows_it(
+    number: signal.Signals, tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
+) -> None:
+    terminal, run = long_run(tmp_path, demo_recipe, terminals)
+    os.kill(terminal.child.pid, number)
+    terminal.exit_status()
+    assert run.is_live()
+
+    again = started(terminals, "attach", run.name)
+    again.until("step 2", 60)
+    again.until("Done after 30 steps", 120)
+    assert until_ended(run) == "done"
+    again.press(CTRL_Q)
+    assert again.exit_status() == 0
+
+
+def test_the_app_goes_straight_back_to_a_live_run(
+    tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
+) -> None:
+    terminal, run = long_run(tmp_path, demo_recipe, terminals)
+    session = next(p for p in psutil.process_iter(["cmdline"]) if "tuitune.session" in (p.info["cmdline"] or []))
+    terminal.hang_up()
+    terminal.exit_status()
+    assert session.is_running()
+
+    again = started(terminals)
+    again.until(run.name)
+    again.until("of 30", 60)
+    again.press("s")
+    until_ended(run)
+    again.until("topped", 60)
+    again.press(CTRL_Q)
+    assert again.exit_status() == 0
+    psutil.wait_procs([session], timeout=20)
+    assert not session.is_running()
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+
+
+def test_a_small_terminal_is_told_what_it_lacks_and_may_grow(terminals: list[Terminal]) -> None:
+    terminal = Terminal(columns=60, rows=20)
+    terminals.append(terminal)
+    terminal.until("80")
+    assert "60" in terminal.text and "Traceback" not in terminal.text
+    terminal.resize(80, 24)
+    terminal.until("1 Model", 20)
+    terminal.press(CTRL_Q)
+    assert terminal.exit_status() == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ("model: {name: x}\ndata: {path: y}\nlora: {rnk: 8}\n", "lora.rnk is not a recipe field"),
+        ("model: [\n", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_never_starts_the_app(recipe: str, says: str, tmp_path: Path, terminals: list[Terminal]) -> None:
+    terminal = started(terminals, write_recipe(tmp_path, recipe))
+    terminal.until(lambda text: says in text.replace("\n", ""))
+    assert terminal.exit_status() == 2
