@@ -331,7 +331,7 @@ def export_run(run: Run, kinds: list[str], out: Path | None, *, allow_download: 
     """Export a run in every kind asked for and say where each lies."""
     from tuitune.export import llama_cpp, require_known
 
-    needed = any(kind.startswith("gguf:") for kind in require_known(kinds)) and llama_cpp.find() is None
+    needed = any(kind.gguf for kind in require_known(kinds)) and llama_cpp.find() is None
     if needed and not allow_download and sys.stdin.isatty() and not as_json:
         allow_download = input(f"{llama_cpp.download_question()} [y/N] ").strip().lower() in ("y", "yes")
     return asyncio.run(_export(run, kinds, out, allow_download, as_json))

@@ -1,6 +1,7 @@
 """A trained adapter is taken home as itself, merged, and as GGUF, and each answers as the run did."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import KINDS, Cancelled, Exported, export, llama_cpp
+from tuitune.export.ollama import pieces
 from tuitune.recipe import Recipe
 from tuitune.run import Run, create_run
 
@@ -184,6 +186,24 @@ def test_llama_cpp_answers_with_the_gguf_as_transformers_does_with_the_merged_mo
         alike.append(SequenceMatcher(None, choice["message"]["content"], greedy(merged, tokenizer, prompt)).ratio())
     # Eight bits may tip the balance between two words that the model finds equally good; sixteen may not.
     assert min(alike) == 1 if kind == "gguf:f16" else sum(alike) / len(alike) > 0.8
+
+
+def test_the_modelfiles_template_and_stops_give_the_same_replies(runner: Any, exported: dict[str, Exported]) -> None:
+    from transformers import AutoTokenizer
+
+    _, server = runner
+    folder = exported["ollama"].path
+    assert (folder / "pirate.gguf").samefile(exported["gguf:q8_0"].path), "one file, not a copy"
+    modelfile = (folder / "Modelfile").read_text()
+    assert modelfile.startswith("FROM ./pirate.gguf\n")
+    stops = re.findall('^PARAMETER stop "(.+)"$', modelfile, re.MULTILINE)
+    template = pieces(AutoTokenizer.from_pretrained(exported["adapter"].path))
+    assert template.go_template() in modelfile
+    for content in PROMPTS:
+        messages = [{"role": "user", "content": content}]
+        chat = server.handle_chat_completions({"messages": messages, "temperature": 0, "max_tokens": 64})
+        bare = {"prompt": template.prompt(messages), "stop": stops, "temperature": 0, "max_tokens": 64}
+        assert server.handle_completions(bare)["choices"][0]["text"] == chat["choices"][0]["message"]["content"]
 
 
 def test_llama_cpp_reads_text_as_the_models_own_tokenizer_does(runner: Any) -> None:

@@ -1,12 +1,14 @@
-"""Take a finished run along: the adapter, a merged model, or a GGUF, each proven before it gets its name."""
+"""Take a finished run along as an adapter, a merged model, a GGUF or for Ollama; each is proven before it is named."""
 
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tuitune.backends.loading import require_adapter
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.export import place
-from tuitune.export.card import marked
+from tuitune.export import llama_cpp, place
+from tuitune.export.card import mark, marked
 from tuitune.export.commands import commands_for
 from tuitune.export.kinds import KINDS, Cancelled, Command, Exported, Kind, require_known
 from tuitune.export.needs import Readiness, bytes_of, earlier_merged, preflight, require_room
@@ -33,41 +35,31 @@ def export(
     one; whatever fails, the exports that were there stay. `allow_download` gets a question and says whether
     llama.cpp's converter may be fetched. `cancelled` is asked often. Raises UnusableInput, Cancelled, TuituneError.
     """
-    kinds = require_known(kinds)
+    chosen = require_known(kinds)
     require_adapter(str(run.adapter))
     out = (out or run.exports).expanduser().absolute()
-    finals = {kind: out / _file_name(run, kind) for kind in kinds}
+    whole_models = [kind for kind in chosen if kind.bytes_per_weight]
     try:
         with place.held(out), place.staging(out) as staging:
-            for final in finals.values():
-                _require_ours(final)
-            sizes = {"adapter": place.size(run.adapter)} if kinds == ["adapter"] else bytes_of(run.recipe(), run)
-            require_room(kinds, sizes, run, out)
-            made = _Making(run, out, staging, progress, cancelled)
-            made.prepare(kinds, allow_download)
-            # The merged model comes before the files that are made from it.
-            done = {
-                kind: made.make(kind, finals[kind]) for kind in sorted(kinds, key=lambda kind: kind.startswith("gguf:"))
-            }
+            for kind in chosen:
+                _require_ours(out / _file_name(run, kind))
+            require_room(chosen, bytes_of(run.recipe(), run) if whole_models else {"adapter": 0}, run, out)
+            making = _Making(run, out, staging, progress, cancelled)
+            making.prepare(chosen, allow_download)
+            # In the order of KINDS, what others are made from comes before them.
+            done = {kind.name: making.make(kind) for kind in sorted(chosen, key=KINDS.index)}
     except OSError as error:
         raise TuituneError(
             f"The export to {one_line(out)} failed ({one_line(error.strerror or error)}): "
             "make room there, or choose another folder with --out."
         ) from error
-    return [done[kind] for kind in kinds]
+    return [done[kind.name] for kind in chosen]
 
 
 class _Making:
     """One call of `export`: what its kinds share is made once."""
 
-    def __init__(
-        self,
-        run: Run,
-        out: Path,
-        staging: Path,
-        progress: Progress,
-        cancelled: Callable[[], bool],
-    ) -> None:
+    def __init__(self, run: Run, out: Path, staging: Path, progress: Progress, cancelled: Callable[[], bool]) -> None:
         self._run = run
         self._out = out
         self._staging = staging
@@ -75,74 +67,100 @@ class _Making:
         self._cancelled = cancelled
         self._llama_cpp: Path | None = None
         self._merged: Path | None = None
-        self._notices: tuple[str, ...] = ()
+        self._merge_notices: tuple[str, ...] = ()
+        self._ggufs: dict[str, Path] = {}
 
-    def prepare(self, kinds: list[str], allow_download: Callable[[str], bool]) -> None:
+    def prepare(self, kinds: list[Kind], allow_download: Callable[[str], bool]) -> None:
         """Ask for what the kinds need before the long work, while the user is still there."""
-        first = next((kind for kind in kinds if kind.startswith("gguf:")), None)
+        first = next((kind.name for kind in kinds if kind.gguf), None)
         if first is not None:
-            from tuitune.export import llama_cpp
-
             self._llama_cpp = llama_cpp.obtain(
                 allow_download,
                 lambda done, total: self._progress(first, "Downloading llama.cpp's converter", done, total),
                 self._cancelled,
             )
 
-    def make(self, kind: str, final: Path) -> Exported:
+    def make(self, kind: Kind) -> Exported:
         if self._cancelled():
             raise Cancelled
-        made = self._staging / final.name
-        notices: tuple[str, ...] = ()
-        if kind == "adapter":
-            self._make_adapter(made)
-        elif kind == "merged_16bit":
-            self._make_merged(kind, made)
-            notices = self._notices
+        name = _file_name(self._run, kind)
+        final, made = self._out / name, self._staging / name
+        if kind.name == "adapter":
+            notices = self._make_adapter(made)
+        elif kind.name == "merged_16bit":
+            notices = self._make_merged(kind, made)
+        elif kind.name == "ollama":
+            notices = self._make_ollama(kind, made)
         else:
-            self._make_gguf(kind, made)
-            notices = self._notices
+            notices = self._make_gguf(kind, made)
         place.put(made, final)
-        if kind == "merged_16bit":
+        if kind.name == "merged_16bit":
             self._merged = final
-        self._progress(kind, "Done", None, None)
-        return Exported(kind, final, place.size(final), commands_for(kind, final), notices)
+        elif kind.gguf and final.is_file():
+            self._ggufs[kind.gguf] = final
+        self._progress(kind.name, "Done", None, None)
+        return Exported(kind.name, final, place.size(final), commands_for(kind.name, final), notices)
 
-    def _make_adapter(self, made: Path) -> None:
+    def _make_adapter(self, made: Path) -> tuple[str, ...]:
         from tuitune.export.adapter import copy_adapter
 
         self._progress("adapter", "Copying the adapter", None, None)
         copy_adapter(self._run, made)
+        return ()
 
-    def _make_merged(self, kind: str, made: Path) -> None:
+    def _make_merged(self, kind: Kind, made: Path) -> tuple[str, ...]:
         from tuitune.export.merged import merge
 
-        self._notices = merge(self._run, made, lambda text: self._progress(kind, text, None, None), self._cancelled)
+        def step(text: str) -> None:
+            self._progress(kind.name, text, None, None)
 
-    def _make_gguf(self, kind: str, made: Path) -> None:
+        self._merge_notices = merge(self._run, made, step, self._cancelled)
+        return self._merge_notices
+
+    def _make_gguf(self, kind: Kind, made: Path) -> tuple[str, ...]:
         from tuitune.export.gguf import convert
 
-        assert self._llama_cpp is not None
-        outtype = kind.removeprefix("gguf:")
-        merged = self._merged or earlier_merged(self._run, self._out)
-        if merged is None:
-            merged = self._staging / "merged"
-            self._make_merged(kind, merged)
-        self._merged = merged
-        self._progress(kind, "Converting to GGUF", None, None)
+        assert self._llama_cpp is not None and kind.gguf is not None
+        if kind.gguf in self._ggufs:
+            with contextlib.suppress(OSError):  # a file system without hard links
+                os.link(self._ggufs[kind.gguf], made)
+                return self._merge_notices
+        self._progress(kind.name, "Converting to GGUF", None, None)
         convert(
-            merged,
+            self._merged_model(kind),
             made,
-            outtype,
+            kind.gguf,
             llama_cpp=self._llama_cpp,
             name=self._run.name,
-            progress=lambda done, total: self._progress(kind, "Converting to GGUF", done, total),
+            log=self._staging / "convert.log",
+            progress=lambda done, total: self._progress(kind.name, "Converting to GGUF", done, total),
             cancelled=self._cancelled,
         )
+        return self._merge_notices
+
+    def _make_ollama(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        from tuitune.export.ollama import write_modelfile
+
+        made.mkdir()
+        gguf = f"{self._run.name}.gguf"
+        # The Modelfile first: a template that cannot be written as one is known before the long work.
+        template_notices = write_modelfile(made, gguf, self._run.adapter)
+        mark(made, self._run, kind.name)
+        return (*self._make_gguf(kind, made / gguf), *template_notices)
+
+    def _merged_model(self, kind: Kind) -> Path:
+        """The merged model of this very adapter: exported here, now or before, or made for this call alone."""
+        if self._merged is None:
+            self._merged = earlier_merged(self._run, self._out)
+        if self._merged is None:
+            made = self._staging / "merged"
+            self._make_merged(kind, made)
+            self._merged = made
+        return self._merged
 
 
-def _file_name(run: Run, kind: str) -> str:
-    return f"{run.name}-{kind.removeprefix('gguf:')}.gguf" if kind.startswith("gguf:") else kind
+def _file_name(run: Run, kind: Kind) -> str:
+    return f"{run.name}-{kind.gguf}.gguf" if kind.name.startswith("gguf:") else kind.name
 
 
 def _require_ours(final: Path) -> None:

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import shlex
 import socket
 from pathlib import Path
@@ -46,7 +47,19 @@ def run_lines(kind: str, path: Path) -> tuple[Command, ...]:
             Command("Chat with it in llama.cpp", shlex.join(["llama-cli", "--jinja", "-m", here])),
             Command("Serve it to this machine's programs", shlex.join(["llama-server", "--jinja", "-m", here])),
         )
+    if kind == "ollama":
+        name = _ollama_name(path)
+        return (
+            Command("Make it known to Ollama", shlex.join(["ollama", "create", name, "-f", f"{here}/Modelfile"])),
+            Command("Chat with it in Ollama", shlex.join(["ollama", "run", name])),
+        )
     return (Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(here)} {shlex.quote("Hello!")}'),)
+
+
+def _ollama_name(folder: Path) -> str:
+    """A name that Ollama takes, from that of the GGUF in the folder."""
+    stem = next((each.stem for each in folder.glob("*.gguf")), "")
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")[:60] or "tuned"
 
 
 def _address() -> tuple[str, str | None]:

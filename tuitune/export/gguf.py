@@ -23,12 +23,14 @@ def convert(
     *,
     llama_cpp: Path,
     name: str,
+    log: Path,
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
     """Write the merged model in folder `merged` as the GGUF file `made` and prove it. Raises TuituneError.
 
-    `outtype` is `f16` or `q8_0`, `llama_cpp` the folder of llama.cpp's converter, `name` what runtimes show.
+    `outtype` is `f16` or `q8_0`, `llama_cpp` the folder of llama.cpp's converter, `name` what runtimes show;
+    the converter's output goes to `log`.
     """
     from transformers import AutoTokenizer
 
@@ -41,7 +43,7 @@ def convert(
     try:
         run_child(
             argv,
-            made.with_suffix(".log"),
+            log,
             counted=re.compile(r"Writing: +(\d+)%"),
             progress=progress,
             cancelled=cancelled,

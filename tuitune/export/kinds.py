@@ -9,25 +9,20 @@ from tuitune.text import one_line
 
 @dataclass(frozen=True)
 class Kind:
-    """One form of a finished run. `what_for` and `needs` are sentences for the user."""
+    """One form of a finished run. `what_for` and `needs` are sentences for the user.
+
+    `bytes_per_weight` is 0 where the base model's weights are not in it; `gguf` is the type of the GGUF in it, if any.
+    """
 
     name: str
     what_for: str
     needs: str
-
-    @property
-    def is_gguf(self) -> bool:
-        """Whether llama.cpp's converter makes it."""
-        return self.name.startswith("gguf:")
-
-    @property
-    def is_whole_model(self) -> bool:
-        """Whether the base model's weights are in it."""
-        return self.name in BYTES_PER_WEIGHT
+    bytes_per_weight: float = 0.0
+    gguf: str | None = None
 
 
-# q8_0 holds 32 weights in 34 bytes.
-BYTES_PER_WEIGHT = {"merged_16bit": 2.0, "gguf:f16": 2.0, "gguf:q8_0": 34 / 32}
+_Q8_0 = 34 / 32  # 32 weights in 34 bytes
+_GGUF_NEEDS = "What merged_16bit needs, and llama.cpp's converter (a 77 MB download, once)."
 
 KINDS: tuple[Kind, ...] = (
     Kind(
@@ -39,16 +34,28 @@ KINDS: tuple[Kind, ...] = (
         "merged_16bit",
         "A whole model in 16-bit safetensors with the adapter merged in: for transformers, vLLM and further training.",
         "The base model, and memory and disk for its 16-bit weights.",
+        2.0,
     ),
     Kind(
         "gguf:f16",
         "One 16-bit GGUF file, as exact as the merged model: for llama.cpp, LM Studio and making smaller ones.",
-        "What merged_16bit needs, and llama.cpp's converter (a 77 MB download, once).",
+        _GGUF_NEEDS,
+        2.0,
+        "f16",
     ),
     Kind(
         "gguf:q8_0",
-        "One 8-bit GGUF file of about half that size and hardly any loss: for llama.cpp, LM Studio and Ollama.",
-        "What merged_16bit needs, and llama.cpp's converter (a 77 MB download, once).",
+        "One 8-bit GGUF file of about half that size and hardly any loss: for llama.cpp and LM Studio.",
+        _GGUF_NEEDS,
+        _Q8_0,
+        "q8_0",
+    ),
+    Kind(
+        "ollama",
+        "A folder with an 8-bit GGUF and the Modelfile that gives Ollama this model's own template and stop tokens.",
+        _GGUF_NEEDS,
+        _Q8_0,
+        "q8_0",
     ),
 )
 
@@ -81,14 +88,14 @@ class Cancelled(TuituneError):
         super().__init__("The export was stopped: what was finished before is kept, and nothing half made is left.")
 
 
-def require_known(kinds: list[str]) -> list[str]:
-    """The kinds without repetition, in their order. Raises UnusableInput where one is not in KINDS."""
-    known = [kind.name for kind in KINDS]
-    for kind in kinds:
-        if kind not in known:
+def require_known(names: list[str]) -> list[Kind]:
+    """The kinds of these names without repetition, in their order. Raises UnusableInput where one is not in KINDS."""
+    known = {kind.name: kind for kind in KINDS}
+    for name in names:
+        if name not in known:
             raise UnusableInput(
-                f"{one_line(kind, max_length=60)!r} is not a kind of export: choose from {', '.join(known)}."
+                f"{one_line(name, max_length=60)!r} is not a kind of export: choose from {', '.join(known)}."
             )
-    if not kinds:
+    if not names:
         raise UnusableInput(f"Say what to export to: choose from {', '.join(known)}.")
-    return list(dict.fromkeys(kinds))
+    return [known[name] for name in dict.fromkeys(names)]

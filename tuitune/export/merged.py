@@ -39,6 +39,7 @@ def merge(
     progress("Merging the adapter")
     with explained(recipe, "merging the adapter into"):
         model, before = _merged(model, run.adapter)
+        after = {name: _checksum(weight) for name, weight in model.state_dict().items()}
     _stop_if(cancelled)
     _end_where_the_template_ends(model, tokenizer)
     progress("Saving the merged model")
@@ -50,7 +51,7 @@ def merge(
     _stop_if(cancelled)
     progress("Checking every weight")
     with explained(recipe, "reopening the merged model of"), _quiet():
-        _prove(made, before, _base_keys(recipe.model), tied)
+        _prove(made, before, after, _base_keys(recipe.model), tied)
     (made / "README.md").write_text(model_card(run, "merged_16bit"), encoding="utf-8")
     mark(made, run, "merged_16bit")
     return notices
@@ -110,8 +111,11 @@ def _end_where_the_template_ends(model: Any, tokenizer: Any) -> None:
         config.do_sample = True
 
 
-def _prove(folder: Path, before: dict[str, int], base_keys: set[str], tied: set[str]) -> None:
-    """Reopen what was saved: whole, finite, and changed wherever the adapter says so. Raises TuituneError."""
+def _prove(folder: Path, before: dict[str, int], after: dict[str, int], base_keys: set[str], tied: set[str]) -> None:
+    """Reopen what was saved: whole, finite, as merged, and changed wherever the adapter says so.
+
+    `before` and `after` are checksums of weights before and after the merge. Raises TuituneError.
+    """
     from transformers import AutoModelForCausalLM
 
     saved, loading = AutoModelForCausalLM.from_pretrained(
@@ -127,8 +131,12 @@ def _prove(folder: Path, before: dict[str, int], base_keys: set[str], tied: set[
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise TuituneError(f"The merged weight {one_line(name)} holds NaN or infinity: nothing was exported.")
+        if _checksum(weight) != after.get(name):
+            raise TuituneError(
+                f"The merged weight {one_line(name)} is not the same when it is opened again: nothing was exported."
+            )
     for name, checksum in before.items():
-        if _checksum(weights[name]) == checksum:
+        if after[name] == checksum:
             raise TuituneError(
                 f"The merge left {one_line(name)} as it was, since the adapter's change is too small for "
                 "16-bit weights: export the adapter instead, or train longer."

@@ -8,7 +8,7 @@ from tuitune.backends.loading import require_adapter
 from tuitune.errors import TuituneError
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import fingerprint, marked
-from tuitune.export.kinds import BYTES_PER_WEIGHT, KINDS, Kind
+from tuitune.export.kinds import KINDS, Kind
 from tuitune.model import require_weights
 from tuitune.recipe import Recipe
 from tuitune.run import Run, default_runs_folder
@@ -57,8 +57,8 @@ def _looked_at(kind: Kind, run: Run | None, out: Path, sizes: dict[str, int], un
             require_adapter(str(run.adapter))
         if kind.name not in sizes and unreadable:
             raise TuituneError(unreadable)
-        require_room([kind.name], sizes, run, out)
-        if kind.is_gguf:
+        require_room([kind], sizes, run, out)
+        if kind.gguf:
             question = _download_question()
     except TuituneError as error:
         missing = str(error)
@@ -70,18 +70,19 @@ def bytes_of(recipe: Recipe, run: Run | None) -> dict[str, int]:
     from tuitune.estimate import shape_of
 
     shape = shape_of(recipe)
-    models = {kind: int(each * shape.total_parameters) for kind, each in BYTES_PER_WEIGHT.items()}
+    models = {kind.name: int(kind.bytes_per_weight * shape.total_parameters) for kind in KINDS}
     adapter = place.size(run.adapter) if run and run.adapter.is_dir() else 4 * shape.adapter_parameters
-    return {"adapter": adapter, **models}
+    return {**models, "adapter": adapter}
 
 
-def require_room(kinds: list[str], sizes: dict[str, int], run: Run | None, out: Path) -> None:
+def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path) -> None:
     """Refuse kinds that disk or memory cannot take, their intermediate merged model included. Raises TuituneError."""
-    merges = any(kind in BYTES_PER_WEIGHT for kind in kinds) and (
-        "merged_16bit" in kinds or run is None or earlier_merged(run, out) is None
+    names = [kind.name for kind in kinds]
+    merges = any(kind.bytes_per_weight for kind in kinds) and (
+        "merged_16bit" in names or run is None or earlier_merged(run, out) is None
     )
-    written = {*kinds, "merged_16bit"} if merges else {*kinds}
-    place.require_space(out, sum(sizes[kind] for kind in written), f"Exporting {' and '.join(kinds)}")
+    written = {*names, "merged_16bit"} if merges else {*names}
+    place.require_space(out, sum(sizes[name] for name in written), f"Exporting {' and '.join(names)}")
     if merges:
         place.require_memory(sizes["merged_16bit"], "Merging the adapter into the model")
 

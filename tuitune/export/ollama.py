@@ -1,0 +1,211 @@
+"""Export for Ollama: a GGUF and a Modelfile whose template and stop tokens are those of the model's own chat template.
+
+Ollama does not run the Jinja template inside a GGUF. It knows some templates by sight, and gives a model with any
+other one its prompts bare. So the template's pieces are read off real conversations, written as a Go template, and
+put together again to prove that they make the same prompts.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from tuitune.errors import TuituneError
+from tuitune.export.turns import end_of_turn_id
+
+Message = dict[str, str]
+
+_S, _U, _A, _V, _B, _W = (f"tuitune message {each}" for each in "abcdef")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What a chat template writes around messages; the begin-of-text token, which runtimes add, is left out.
+
+    `no_system` comes first where a conversation has no system message, `reply` before the reply to be generated.
+    """
+
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    system: tuple[str, str] | None
+    no_system: str
+    reply: str
+
+    def prompt(self, messages: list[Message]) -> str:
+        """The prompt for a conversation that ends with a user message, as the Go template makes it."""
+        around = {"user": self.user, "assistant": self.assistant, "system": self.system}
+        text = "" if any(each["role"] == "system" for each in messages) else self.no_system
+        for each in messages:
+            before, after = around[each["role"]] or ("", "")
+            text += before + each["content"] + after
+        return text + self.reply
+
+    def go_template(self) -> str:
+        """The same as a Go template over Ollama's `.Messages`."""
+        turns = {"system": self.system, "user": self.user, "assistant": self.assistant}
+        branches = []
+        for role, around in turns.items():
+            if around is None:
+                continue
+            before, after = map(_go_text, around)
+            if role == "user":
+                after += f"{{{{ if $last }}}}{_go_text(self.reply)}{{{{ end }}}}"
+            if role == "assistant":  # a last message of the assistant's own is gone on with
+                after = f"{{{{ if not $last }}}}{after}{{{{ end }}}}"
+            branches.append(f'if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}')
+        opening = f"{{{{ if not .System }}}}{_go_text(self.no_system)}{{{{ end }}}}" if self.no_system else ""
+        return (
+            f"{opening}{{{{ range $i, $_ := .Messages }}}}{{{{ $last := eq (len (slice $.Messages $i)) 1 }}}}"
+            f"{{{{ {'{{ else '.join(branches)}{{{{ end }}}}{{{{ end }}}}"
+        )
+
+
+def pieces(tokenizer: Any) -> Pieces:
+    """The pieces of the tokenizer's chat template, proven on conversations of several shapes.
+
+    Raises TuituneError where the template does more than put text around messages, so that no Go template of this
+    form does the same.
+    """
+    try:
+        found = _divided(tokenizer)
+        for shape in ("u", "uau", "uauau", "su", "suau", "suauau"):
+            if found.system or "s" not in shape:
+                messages = _conversation(shape)
+                if found.prompt(messages) != _prompt(tokenizer, messages):
+                    raise ValueError(shape)
+    except Exception as error:  # templates raise what they like; all of it means the same here
+        raise TuituneError(
+            "This model's chat template cannot be written as an Ollama template without changing prompts: "
+            "export gguf:q8_0 and run it with llama.cpp, which runs the template itself."
+        ) from error
+    return found
+
+
+def modelfile(gguf: str, tokenizer: Any) -> str:
+    """Ollama's Modelfile for the file named `gguf` beside it. Raises TuituneError."""
+    found = pieces(tokenizer)
+    template = found.go_template()
+    stops = stop_texts(tokenizer, found)
+    if '"""' in template or template.endswith('"') or any('"' in each or "\n" in each for each in stops):
+        raise TuituneError(
+            "This model's chat template holds quotation marks that a Modelfile cannot: export gguf:q8_0."
+        )
+    lines = [f"FROM ./{gguf}", "", f'TEMPLATE """{template}"""', "", *(f'PARAMETER stop "{each}"' for each in stops)]
+    return "\n".join(lines) + "\n"
+
+
+def stop_texts(tokenizer: Any, found: Pieces) -> list[str]:
+    """Texts at which a reply is over: the token that ends a turn, and those that would begin another.
+
+    Each is one special token, which a tokenizer never makes of what people write.
+    """
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    end = end_of_turn_id(tokenizer)
+    ends = [] if end is None else [tokenizer.convert_ids_to_tokens(end)]
+    turns = [around[0] for around in (found.user, found.assistant, found.system) if around]
+    begins = [each for each in sorted(special) if any(turn.lstrip().startswith(each) for turn in turns)]
+    return [each for each in dict.fromkeys([*ends, *begins]) if each in special]
+
+
+def write_modelfile(folder: Path, gguf: str, tokenizer_folder: Path) -> tuple[str, ...]:
+    """Write the Modelfile for the GGUF of this name into `folder`; notices for the user come back.
+
+    Raises TuituneError.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
+    (folder / "Modelfile").write_text(modelfile(gguf, tokenizer), encoding="utf-8")
+    notices = []
+    if pieces(tokenizer).system is None:
+        notices.append("The model's chat template has no system message, so Ollama leaves those out.")
+    if "strftime_now" in json.dumps(tokenizer.chat_template):
+        notices.append("The model's chat template writes the date, which in the Modelfile stays that of the export.")
+    return tuple(notices)
+
+
+def _divided(tokenizer: Any) -> Pieces:
+    """Read the pieces off prompts for a reply; where two pieces meet, the end-of-turn token ends the first."""
+    chat = [_user(_U), _assistant(_A), _user(_V), _assistant(_B), _user(_W)]
+    opening, to_assistant, to_user, _, _, to_reply = _between(tokenizer, chat)
+    end_id = end_of_turn_id(tokenizer)
+    end = tokenizer.convert_ids_to_tokens(end_id) if end_id is not None else None
+    after_user = _through(to_assistant, end)
+    if not after_user or not to_reply.startswith(after_user):
+        after_user = _common(to_assistant, to_reply)
+    before_user = to_user[len(_through(to_user, end)) :]
+    if not opening.endswith(before_user):
+        before_user = _common(opening[::-1], to_user[::-1])[::-1]
+    try:
+        before_system, system_to_user, *_ = _between(tokenizer, [{"role": "system", "content": _S}, *chat])
+        system = (before_system, _without_suffix(system_to_user, before_user))
+    except Exception:  # a template without system messages refuses them, or writes them inside the user's
+        system = None
+    return Pieces(
+        user=(before_user, after_user),
+        assistant=(to_assistant[len(after_user) :], _without_suffix(to_user, before_user)),
+        system=system,
+        no_system=_without_suffix(opening, before_user),
+        reply=to_reply[len(after_user) :],
+    )
+
+
+def _through(text: str, end: str | None) -> str:
+    """`text` up to the end-of-turn token and the white space after it; empty where it has none."""
+    found = re.match(rf".*?{re.escape(end)}\s*", text, re.DOTALL) if end else None
+    return found[0] if found else ""
+
+
+def _between(tokenizer: Any, messages: list[Message]) -> list[str]:
+    """The prompt cut at the messages' contents: one piece more than there are messages."""
+    rest, found = _prompt(tokenizer, messages), []
+    for each in messages:
+        if rest.count(each["content"]) != 1:
+            raise ValueError("content repeated or left out")
+        piece, _, rest = rest.partition(each["content"])
+        found.append(piece)
+    return [*found, rest]
+
+
+def _prompt(tokenizer: Any, messages: list[Message]) -> str:
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
+
+
+def _conversation(shape: str) -> list[Message]:
+    roles = {"s": "system", "u": "user", "a": "assistant"}
+    contents = [
+        "Be brief.",
+        "What's 2 + 2?\n\nShow {{ .How }} & why",
+        "4 <b>four</b>",
+        "日本語も？",
+        "はい。",
+        "Thanks",
+    ]
+    return [{"role": roles[each], "content": contents[place]} for place, each in enumerate(shape)]
+
+
+def _user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def _assistant(content: str) -> Message:
+    return {"role": "assistant", "content": content}
+
+
+def _without_suffix(text: str, suffix: str) -> str:
+    if not text.endswith(suffix):
+        raise ValueError("turns overlap")
+    return text[: len(text) - len(suffix)]
+
+
+def _common(first: str, second: str) -> str:
+    """The longest beginning that both have."""
+    pairs = zip(first, second, strict=False)
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _go_text(text: str) -> str:
+    return text.replace("{{", '{{ "{{" }}')
