@@ -1,100 +1,190 @@
 """Step 6: take the result home."""
 
+from pathlib import Path
 from typing import Any
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal
 from textual.content import Content
-from textual.widgets import SelectionList, Static
-from textual.widgets.selection_list import Selection
+from textual.widgets import Input, OptionList, ProgressBar, Static
+from textual.widgets.option_list import Option
 
 from screens.actions import bind
+from screens.clipboard import copy
+from screens.confirm import ConfirmScreen
 from screens.step_screen import StepScreen
 from screens.units import size
+from screens.widgets.tick import Line, TickList
 from tuitune.errors import TuituneError
-from tuitune.text import one_line, safe_text
+from tuitune.text import one_line
 
 
 class ExportScreen(StepScreen):
-    """The kinds of export, what each needs, and where the result lies."""
+    """The kinds of export, what each is for and needs, and where the result lies."""
 
     STEP = "export"
     CSS_PATH = "export.tcss"
     BINDINGS = bind("export_now")
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds: dict[str, dict[str, Any]] = {}
+        self._lines: dict[str, str] = {}
+        self._looked_at: Path | None = None
+
     def body(self) -> ComposeResult:
-        kinds: SelectionList[str] = SelectionList(id="kinds")
-        kinds.tooltip = "Space chooses a kind, Enter makes what is chosen."
-        kinds.border_title = "What to make"
+        kinds = TickList(id="kinds")
+        kinds.tooltip = "Space chooses a kind; Enter makes all that are chosen."
+        kinds.border_title = "Looking at what can be made…"
         yield kinds
-        yield Static(id="progress")
-        with VerticalScroll(id="results"):
-            yield Static(id="made")
+        yield Static(id="about-kind")
+        with Horizontal(id="into"):
+            yield Static("Into the folder", classes="label")
+            out = Input(placeholder="the run's own", id="out", compact=True)
+            out.tooltip = "Where the exports are put; left empty, the run's folder."
+            yield out
+        with Horizontal(id="progress"):
+            yield ProgressBar(show_eta=False, id="bar")
+            yield Static(id="doing")
+        made = OptionList(id="made", markup=False)
+        made.tooltip = "Lines to run the exports and to take them home; Enter copies the one under the cursor."
+        yield made
+
+    def on_mount(self) -> None:
+        self.query_one("#progress").display = False
+        self.query_one("#made").display = False
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
-        self.query_one("#kinds").focus()
-        self.look()
+        if not self.query_one("#made").has_focus:
+            self.query_one("#kinds").focus()
+        run = self.tuitune.run_shown
+        if run is not None and run.folder != self._looked_at:
+            self._look(run.folder)
+
+    @property
+    def exporting(self) -> bool:
+        return any(worker.group == "export" and not worker.is_finished for worker in self.workers)
+
+    # --- what can be made -------------------------------------------------------------------------------------
 
     @work(exclusive=True, group="preflight", exit_on_error=False)
-    async def look(self) -> None:
-        """Ask what can be made here."""
-        run = self.tuitune.run_shown
-        kinds = self.query_one("#kinds", SelectionList)
-        if run is None or kinds.option_count:
-            return
+    async def _look(self, folder: Path) -> None:
+        kinds = self.query_one("#kinds", TickList)
         try:
-            found = (await self.tuitune.call("preflight", run=str(run.folder)))["kinds"]
+            found = (await self.tuitune.call("preflight", run=str(folder)))["kinds"]
         except TuituneError as error:
             self.show_problem(error)
             return
-        for kind in found:
-            kinds.add_option(
-                Selection(_about(kind), kind["kind"], kind["kind"] == "adapter", disabled=not kind["ready"])
-            )
+        self._looked_at = folder
+        self.kinds = {kind["kind"]: kind for kind in found}
+        lines = [Line(kind["kind"], _line(kind), kind["ready"]) for kind in found]
+        kinds.show(lines, [line.name for line in lines if line.name == "adapter" and line.ready])
+        kinds.border_title = "What to make (space chooses)"
         kinds.highlighted = 0
+        self._show_about()
+
+    @on(OptionList.OptionHighlighted, "#kinds")
+    def _show_about(self) -> None:
+        kinds = self.query_one("#kinds", TickList)
+        if kinds.highlighted is None or not self.kinds:
+            return
+        kind = list(self.kinds.values())[kinds.highlighted]
+        text = one_line(kind["about"], max_length=300)
+        if kind["missing"]:
+            text += f" Not here: {one_line(kind['missing'], max_length=400)}"
+        elif kind.get("question"):
+            text += " Needs llama.cpp's converter: you will be asked before it is downloaded."
+        self.query_one("#about-kind", Static).update(Content(text))
+
+    # --- making it --------------------------------------------------------------------------------------------
+
+    def why_not(self, action: str) -> str | None:
+        if action == "export_now" and not self.kinds:
+            return "What can be made is still being looked at."
+        if action == "export_now" and self.exporting:
+            return "An export is being made; Esc stops it."
+        return None
 
     async def action_go_on(self) -> None:
-        self.action_export_now()
+        if why_not := self.why_not("export_now"):
+            self.notify(why_not, markup=False)
+        else:
+            self.action_export_now()
 
     @work(exclusive=True, group="export", exit_on_error=False)
     async def action_export_now(self) -> None:
         run = self.tuitune.run_shown
-        chosen = list(self.query_one("#kinds", SelectionList).selected)
+        chosen = [kind for kind in self.kinds if kind in self.query_one("#kinds", TickList).ticked]
         if run is None or not chosen:
             self.show_problem("Choose at least one kind with the space bar.")
             return
         self.show_problem(None)
-        progress = self.query_one("#progress", Static)
-
-        def part(content: dict[str, Any]) -> None:
-            of = f" {content['done']}/{content['total']}" if content.get("total") else ""
-            progress.update(Content(one_line(f"{content.get('kind')}: {content.get('text')}{of}", max_length=200)))
-
+        question = next((self.kinds[kind]["question"] for kind in chosen if self.kinds[kind].get("question")), None)
+        if question and not await self.app.push_screen_wait(ConfirmScreen(question, "Download", "Not now")):
+            return
+        progress = self.query_one("#progress")
+        progress.display = True
+        self._show_progress({"kind": chosen[0], "text": "Waiting for the session"})
+        out = self.query_one("#out", Input).value.strip()
         try:
-            answer = await self.tuitune.call("export", part, run=str(run.folder), kinds=chosen, allow_download=False)
+            answer = await self.tuitune.call(
+                "export",
+                self._show_progress,
+                run=str(run.folder),
+                kinds=chosen,
+                out=str(Path(out).expanduser()) if out else None,  # noqa: ASYNC240  (no file is touched)
+                allow_download=bool(question),
+            )
         except TuituneError as error:
             self.show_problem(error)
             return
         finally:
-            progress.update("")
-        self.query_one("#made", Static).update(Content("\n\n").join(_made(each) for each in answer["exports"]))
+            progress.display = False
+        self._show_made(answer["exports"])
 
-    @on(SelectionList.SelectionToggled)
-    def _toggled(self) -> None:
-        self.show_problem(None)
+    def _show_progress(self, content: dict[str, Any]) -> None:
+        done, total = content.get("done"), content.get("total")
+        self.query_one("#bar", ProgressBar).update(total=total or None, progress=done or 0)
+        text = one_line(f"{content.get('kind')}: {content.get('text')}", max_length=200)
+        self.query_one("#doing", Static).update(Content(text))
+
+    def _show_made(self, exports: list[dict[str, Any]]) -> None:
+        made = self.query_one("#made", OptionList)
+        made.clear_options()
+        self._lines = {}
+        for export in exports:
+            head = f"✔ {one_line(export['kind'])} · {size(export['bytes'])} · {one_line(export['path'])}"
+            made.add_option(Option(Content.styled(head, "bold $text-success"), disabled=True))
+            for notice in export.get("notices", []):
+                made.add_option(Option(Content.styled(f"  ! {one_line(notice)}", "$text-warning"), disabled=True))
+            for command in export["commands"]:
+                name = f"line-{len(self._lines)}"
+                self._lines[name] = command["line"]
+                what = Content.styled(f"  {one_line(command['what'])}:\n    ", "$foreground 60%")
+                made.add_option(Option(Content.assemble(what, one_line(command["line"])), id=name))
+        made.border_title = "Made · Enter copies a line"
+        made.display = True
+        made.highlighted = 1 if made.option_count > 1 else None
+        made.focus()
+        self.call_after_refresh(made.scroll_home, animate=False)
+        self.app.bell()
+
+    @on(OptionList.OptionSelected, "#made")
+    def _copy_line(self, event: OptionList.OptionSelected) -> None:
+        copy(self.app, self._lines[str(event.option.id)], "The line")
+
+    async def action_go_back(self) -> None:
+        if self.exporting:
+            self.workers.cancel_group(self, "export")
+        else:
+            await super().action_go_back()
 
 
-def _about(kind: dict[str, Any]) -> Content:
-    ready = f"about {size(kind['bytes'])}" if kind.get("bytes") else "ready"
+def _line(kind: dict[str, Any]) -> Content:
+    name = f"{one_line(kind['kind'], max_length=20):<15}"
+    takes = f"{size(kind['bytes']):>10}" if kind["bytes"] else " " * 10
     if not kind["ready"]:
-        ready = one_line(f"missing: {kind.get('missing')}", max_length=200)
-    return Content.assemble(
-        (f"{one_line(kind['kind']):<14}", "bold"), one_line(kind["about"], max_length=200), "  ", (ready, "dim")
-    )
-
-
-def _made(export: dict[str, Any]) -> Content:
-    lines = [f"✔ {one_line(export['kind'])} · {size(export['bytes'])}", safe_text(export["path"])]
-    return Content("\n".join([*lines, *("  " + safe_text(command) for command in export.get("commands", []))]))
+        return Content.assemble(name, takes, ("  ✘ not here, see below", "$text-error"))
+    return Content.assemble((name, "bold"), takes, ("  ✔ ready", "$text-success"))

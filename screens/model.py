@@ -15,6 +15,7 @@ from textual.widgets.option_list import Option
 from screens.actions import bind
 from screens.step_screen import StepScreen
 from screens.units import count, gib
+from screens.widgets.tick import Tick
 from tuitune import catalogue
 from tuitune.catalogue import Found, Known
 from tuitune.errors import TuituneError
@@ -96,7 +97,7 @@ class ModelScreen(StepScreen):
         models.border_title = "Looking at this machine…"
         yield models
         yield Static(id="detail")
-        four_bit = Checkbox("Hold the weights in 4-bit (QLoRA)", bool(draft.get("model.load_in_4bit")), compact=True)
+        four_bit = Tick("Hold the weights in 4-bit (QLoRA)", bool(draft.get("model.load_in_4bit")), compact=True)
         four_bit.tooltip = "About a quarter of the memory of 16-bit, at a small cost in accuracy."
         yield four_bit
 

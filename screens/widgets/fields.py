@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Checkbox, Input, Select, Static
 
+from screens.widgets.tick import Tick
 from tuitune.text import one_line
 
 
@@ -48,7 +49,7 @@ class FieldLine(Horizontal):
         choices = _choices(self.info.annotation)
         entry: Input | Checkbox | Select[str]
         if self.info.annotation is bool:
-            entry = Checkbox("", bool(self._value), compact=True)
+            entry = Tick("", bool(self._value), compact=True)
         elif choices:
             entry = Select([(choice, choice) for choice in choices], value=self._value, allow_blank=False, compact=True)
         else:

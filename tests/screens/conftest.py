@@ -43,7 +43,7 @@ async def until(pilot: Pilot[int], holds: Callable[[], bool], *, seconds: float 
     """Wait until `holds()`; fail with what the screen shows."""
     end = time.monotonic() + seconds
     while not holds():
-        if time.monotonic() > end:
+        if time.monotonic() > end or pilot.app._exception is not None:
             pytest.fail(f"not within {seconds} s: {what}\n{screen_text(pilot)}")
         await asyncio.sleep(0.05)
     await pilot.pause()

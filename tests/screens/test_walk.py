@@ -28,9 +28,9 @@ async def test_enter_goes_from_the_model_to_an_export(app: TuituneApp, runs_fold
         assert chat.turns[0].replies["adapter"]
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ExportScreen), what="the exports")
-        await until(pilot, lambda: "adapter" in screen_text(pilot), what="the kinds of export")
+        await until(pilot, lambda: "[✔] adapter" in screen_text(pilot), what="the kinds of export")
         await pilot.press("enter")
-        await until(pilot, lambda: "✔ adapter" in screen_text(pilot), what="the export")
+        await until(pilot, lambda: "Made" in screen_text(pilot), what="the export")
     run = all_runs(runs_folder)[0]
     assert run.status() == "done"
     assert list(run.exports.rglob("adapter_model.safetensors"))

@@ -1,0 +1,60 @@
+"""Ticks that are told apart by their glyph and not by colour alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from textual.binding import Binding
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Checkbox, OptionList
+from textual.widgets.option_list import Option
+
+
+class Tick(Checkbox):
+    """A checkbox that is empty when it is off."""
+
+    @property
+    def BUTTON_INNER(self) -> str:  # type: ignore[override]
+        return "✔" if self.value else " "
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that can be ticked, unless `ready` is False."""
+
+    name: str
+    text: Content
+    ready: bool = True
+
+
+class TickList(OptionList):
+    """Lines ticked with the space bar; Enter is left to the screen's `go_on`."""
+
+    BINDINGS = [  # noqa: RUF012
+        Binding("space", "select", "Tick", show=False),
+        Binding("enter", "screen.go_on", show=False),
+    ]
+
+    class Ticked(Message):
+        """A line was ticked, or not any more."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id, markup=False)
+        self._rows: list[Line] = []
+        self.ticked: set[str] = set()
+
+    def show(self, lines: Iterable[Line], ticked: Iterable[str]) -> None:
+        self._rows, self.ticked = list(lines), set(ticked)
+        self.clear_options()
+        self.add_options(Option(self._prompt(line), id=line.name, disabled=not line.ready) for line in self._rows)
+
+    def _prompt(self, line: Line) -> Content:
+        box = ("[✔] ", "bold $text-success") if line.name in self.ticked else ("[ ] ", "")
+        return Content.assemble(box, line.text)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        line = next(each for each in self._rows if each.name == event.option.id)
+        self.ticked ^= {line.name}
+        self.replace_option_prompt(line.name, self._prompt(line))
+        self.post_message(self.Ticked())
