@@ -1,6 +1,7 @@
 """Turns conversations into input_ids and labels: the one place that decides what is trained."""
 
 import itertools
+import json
 import re
 from collections.abc import Container
 from dataclasses import dataclass
@@ -155,8 +156,6 @@ class _Aliased:
     """
 
     def __init__(self, backend: Any, special: re.Pattern[str]) -> None:
-        import json
-
         from tokenizers import Tokenizer
 
         state = json.loads(backend.to_str())
@@ -173,6 +172,8 @@ class _Aliased:
         self._backend = Tokenizer.from_str(json.dumps(state))
         for name, alias in self._alias.items():
             self._id_of[int(self._backend.token_to_id(alias) or 0)] = vocabulary[name]
+        _without_prefix_space(state)
+        self._continuing = Tokenizer.from_str(json.dumps(state))
 
     def encode(self, rendered: Rendered, turns: list[Turn]) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids and each turn's range of tokens, with no token across an edge of a turn."""
@@ -182,13 +183,16 @@ class _Aliased:
         spans, found = _token_spans(encoding, text, shifted, self._id_of)
         if not found:
             return [self._id_of.get(each, each) for each in encoding.ids], spans
-        edges = [0, *found, len(text)]
         ids: list[int] = []
         ranges: list[tuple[int, int]] = []
-        for start, end in itertools.pairwise(edges):
-            piece = self._backend.encode(text[start:end], add_special_tokens=False)
-            ranges += [(start + a, start + b) for a, b in piece.offsets]
-            ids += [self._id_of.get(each, each) for each in piece.ids]
+        for start, end in itertools.pairwise([0, *found, len(text)]):
+            # Text that continues across a cut gets no prefix space; what follows a special token is as it was.
+            special = _ALIAS.search(text, start, end) if start else None
+            middle = (special.start() if special else end) if start else start
+            for backend, begin, until in ((self._continuing, start, middle), (self._backend, middle, end)):
+                piece = backend.encode(text[begin:until], add_special_tokens=False)
+                ranges += [(begin + a, begin + b) for a, b in piece.offsets]
+                ids += [self._id_of.get(each, each) for each in piece.ids]
         return ids, [_overlapping(ranges, turn) for turn in shifted]
 
     def _renamed(self, rendered: Rendered) -> tuple[str, Any]:
@@ -210,6 +214,25 @@ class _Aliased:
             parts.append(rendered.text[at:end])
             at = end
         return "".join(parts), lambda position: position + shifts[bisect_right(starts, position) - 1]
+
+
+_ALIAS = re.compile("\U000ffffd[0-9a-f]+\U000ffffc")
+
+
+def _without_prefix_space(state: dict[str, Any]) -> None:
+    """Change a serialised tokenizer so that it puts no space before the text it is given."""
+    for name, members in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+        step = state[name] or {}
+        steps = [each for each in step.get(members, [step]) if each.get("type") != "Prepend"]
+        for each in steps:
+            if each.get("type") == "Metaspace":
+                each["prepend_scheme"] = "never"
+            if each.get("type") == "ByteLevel":
+                each["add_prefix_space"] = False
+        if members in step:
+            step[members] = steps
+        elif not steps:
+            state[name] = None
 
 
 def _token_spans(

@@ -8,9 +8,11 @@ row is refused with the reason rather than masked by guesswork.
 """
 
 import copy
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from tuitune.errors import TuituneError
 from tuitune.text import one_line
@@ -72,6 +74,7 @@ END_MARKERS = (
 
 _OPEN, _CLOSE = 0xF0000, 0x100000  # supplementary private use areas A and B: 65,534 code points each
 _MARK = re.compile("[\U000f0000-\U0010ffff]")
+_TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,40}\]")
 _THINKING = re.compile(r"(</?think>|</?thinking>|</?thought>|\[/?THINK\])")
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """What templates and datasets call the text that a reasoning model thinks before its reply."""
@@ -84,11 +87,56 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         self.source: str = chat_template or tokenizer.get_chat_template()
+        self._tool_source: str = chat_template or tokenizer.get_chat_template(tools=[{}])
         self._render_jinja = render_jinja_template
         self._variables = dict(tokenizer.special_tokens_map)
-        named = [tokenizer.eos_token] if tokenizer.eos_token else []
-        self._end = re.compile("|".join(re.escape(each) for each in dict.fromkeys([*named, *END_MARKERS])))
+        reads = re.search(rf"[.'\"]({'|'.join(REASONING_FIELDS)})\b", self.source)
+        self._reasoning_field = reads[1] if reads else REASONING_FIELDS[0]
         self._shapes: dict[tuple[str, ...], _Shape | None] = {}
+        named = [tokenizer.eos_token] if tokenizer.eos_token else []
+        self._end = _any_of([*named, *END_MARKERS])
+        self.closing = ""
+        """What is written behind a last reply that the template leaves open: the end marker of its other turns."""
+        # Templates made for tool calling may expect a list even where there are no tools.
+        self._no_tools: list[Any] | None = None
+        if not self._accepts(_stand_in("user", "assistant")):
+            self._no_tools = []
+        self._learn_end()
+        self._system_is_own_turn = self._accepts(_stand_in("system", "user", "assistant"))
+
+    def _learn_end(self) -> None:
+        """Find what ends a turn where the template uses no known marker, and close a last turn that it leaves open."""
+        try:
+            rendered = self._locate(
+                probe := _stand_in("user", "assistant", "user", "assistant"), None, self.text(probe)
+            )
+        except UnusableRow:
+            return
+        first, last = rendered.turns
+        after_first = rendered.text[first.end : rendered.contents[2][0]]
+        after_last = rendered.text[last.end :].strip()
+        if first.ended and not last.ended and not after_last:
+            self.closing = rendered.text[rendered.contents[1][1] : first.end]
+        elif not last.ended and after_last and after_first.strip().startswith(after_last):
+            tags = _TAG.findall(after_last)
+            self._end = _any_of([tags[-1] if tags and after_last.endswith(tags[-1]) else after_last])
+
+    def _accepts(self, messages: Conversation) -> bool:
+        try:
+            self._locate(messages, None, self.text(messages))
+        except UnusableRow:
+            return False
+        return True
+
+    def standard(self, messages: Conversation) -> Conversation:
+        """The messages as this template takes them: a system message it has no place for opens the first user turn."""
+        first = messages[0] if messages else None
+        if self._system_is_own_turn or first is None or first["role"] != "system":
+            return messages
+        if len(messages) < 2 or messages[1]["role"] != "user":
+            raise UnusableRow("the chat template has no place for its system message")
+        merged: Message = {**messages[1], "content": f"{first['content']}\n\n{messages[1]['content']}"}
+        return [merged, *messages[2:]]
 
     def text(self, messages: Conversation, tools: list[Any] | None = None, *, prompt: bool = False) -> str:
         """The rendered text; with `prompt`, ending where the assistant's next turn begins. Raises UnusableRow."""
@@ -96,9 +144,9 @@ class ChatTemplate:
 
         try:
             rendered, _ = self._render_jinja(
-                [messages],
-                tools=tools or None,
-                chat_template=self.source,
+                [[self._renamed(message) for message in messages]],
+                tools=tools or self._no_tools,
+                chat_template=self._tool_source if tools else self.source,
                 add_generation_prompt=prompt,
                 **self._variables,
             )
@@ -108,14 +156,37 @@ class ChatTemplate:
             raise UnusableRow(f"the chat template fails on it ({one_line(error, max_length=200)})") from None
         return str(rendered[0])
 
+    def _renamed(self, message: Message) -> Mapping[str, Any]:
+        if self._reasoning_field == REASONING_FIELDS[0] or REASONING_FIELDS[0] not in message:
+            return message
+        return {self._reasoning_field if name == REASONING_FIELDS[0] else name: v for name, v in message.items()}
+
     def render(self, messages: Conversation, tools: list[Any] | None = None) -> Rendered:
         """The rendered text with every assistant turn located in it. Raises UnusableRow."""
-        text = self.text(messages, tools)
+        messages = self.standard(messages)
+        try:
+            return self._rendered(messages, tools)
+        except UnusableRow:
+            if not any("tool_calls" in message for message in messages):
+                raise
+            # Some templates take a call's arguments as JSON text, most as an object.
+            try:
+                return self._rendered([_with_text_arguments(message) for message in messages], tools)
+            except UnusableRow:
+                pass
+            raise
+
+    def _rendered(self, messages: Conversation, tools: list[Any] | None) -> Rendered:
+        text = self._closed(messages, tools)
         if not tools:
             shape = self._shape(messages)
             if shape is not None and (rendered := shape.locate(text, [m["content"] or "" for m in messages])):
                 return rendered
         return self._locate(messages, tools, text)
+
+    def _closed(self, messages: Conversation, tools: list[Any] | None = None) -> str:
+        text = self.text(messages, tools)
+        return text + self.closing if self.closing and messages[-1]["role"] == "assistant" else text
 
     def _shape(self, messages: Conversation) -> "_Shape | None":
         """What surrounds the contents of plain messages with these roles, learnt once from stand-in contents."""
@@ -126,8 +197,7 @@ class ChatTemplate:
             if len(self._shapes) > 4096:
                 self._shapes.clear()
             try:
-                stand_in: Conversation = [{"role": role, "content": f"text{i}"} for i, role in enumerate(roles)]
-                rendered = self._locate(stand_in, None, self.text(stand_in))
+                rendered = self._locate(stand_in := _stand_in(*roles), None, self._closed(stand_in))
                 self._shapes[roles] = _Shape.of(rendered, len(roles))
             except UnusableRow:
                 self._shapes[roles] = None
@@ -135,35 +205,64 @@ class ChatTemplate:
 
     def _locate(self, messages: Conversation, tools: list[Any] | None, text: str) -> Rendered:
         marked = _Marked(messages)
-        pieces = marked.find(self.text(marked.messages, tools), text)
-        assistants = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        pieces = marked.find(self._closed(marked.messages, tools), text)
         turns = []
         for index, message in enumerate(messages):
-            if index not in {owner for owner, _, _, _ in pieces} and _has_text(message):
+            own = [piece for piece in pieces if piece.message == index and not piece.again]
+            if not own and _has_text(message):
                 raise UnusableRow(f"the chat template leaves out message {index + 1} ({one_line(message['role'])})")
-        for index in assistants:
-            own = [piece for piece in pieces if piece[0] == index]
+            if message["role"] != "assistant":
+                continue
             if not own:
-                raise UnusableRow(f"message {index + 1} (assistant) is empty")
-            begin, last = own[0][2], own[-1][3]
-            before = max((end for owner, _, _, end in pieces if owner < index), default=0)
-            after = min((start for owner, _, start, _ in pieces if owner > index), default=len(text))
-            if before > begin or after < last:
+                what = "lets the chat template leave out its tool calls" if message.get("tool_calls") else "is empty"
+                raise UnusableRow(f"message {index + 1} (assistant) {what}")
+            before = max(
+                (piece.end for piece in pieces if piece.message < index and piece.start < own[0].start), default=0
+            )
+            after = min((piece.start for piece in pieces if piece.message > index), default=len(text))
+            if any(piece.start > own[0].start for piece in pieces if piece.message < index and not piece.again) or (
+                after < own[-1].end
+            ):
                 raise UnusableRow("the chat template changes the order of its messages")
-            if own[0][1] != "content":
-                begin = min(begin, before + self._header_length(messages[:index], tools, text[before:begin]))
-            end = self._end.search(text, last, after)
-            turns.append(Turn(begin, end.end() if end else last, end is not None))
-        return Rendered(text, turns, [(start, end) for _, _, start, end in pieces])
+            start = self._start(messages, tools, index, own[0], text[before : own[0].start])
+            turns.append(self._turn(messages, tools, index, start, text[own[-1].end : after], own[-1].end))
+        return Rendered(text, turns, sorted({(piece.start, piece.end) for piece in pieces}))
 
-    def _header_length(self, earlier: Conversation, tools: list[Any] | None, gap: str) -> int:
-        """How much of the text before a turn the generation prompt has already written."""
-        if not earlier:
-            return len(gap)
-        marked = _Marked(earlier)
-        prompt = self.text(marked.messages, tools, prompt=True)
-        marks = list(_MARK.finditer(prompt))
-        return _common_prefix(prompt[marks[-1].end() :] if marks else prompt, gap)
+    def _start(self, messages: Conversation, tools: list[Any] | None, index: int, first: "_Piece", gap: str) -> int:
+        """Where a turn begins: at its text, its thinking or its tool call, but after the generation prompt.
+
+        `gap` is the text between the message before and the turn's first piece. Where that is the content, what the
+        template writes before it (a header, an empty thinking block) is not the turn's; before thinking and tool
+        calls stand tags that the model must write itself.
+        """
+        if first.kind == "content" and not (first.before and gap.endswith(first.before)):
+            return first.start
+        header = 0
+        if index:
+            marked = _Marked(messages[:index])
+            prompt = self.text(marked.messages, tools, prompt=True)
+            marks = list(_MARK.finditer(prompt))
+            header = _common_prefix(prompt[marks[-1].end() :] if marks else prompt, gap)
+        for tag in _TAG.finditer(gap):
+            if tag.start() < header < tag.end():
+                header = tag.start()
+        if first.kind == "content":
+            header = max(header, len(gap) - len(first.before))
+        return first.start - len(gap) + header
+
+    def _turn(
+        self, messages: Conversation, tools: list[Any] | None, index: int, start: int, tail: str, last: int
+    ) -> Turn:
+        """The turn from `start`, with its end marker if one is in `tail`, the text from `last` to the next message."""
+        if end := self._end.search(tail):
+            return Turn(start, last + end.end(), True)
+        if not messages[index].get("tool_calls"):
+            return Turn(start, last, False)
+        # Without a marker, a call ends where the conversation ends when it is cut after this turn.
+        marked = _Marked(messages[: index + 1])
+        text = self.text(marked.messages, tools)
+        own = text[list(_MARK.finditer(text))[-1].end() :].rstrip()
+        return Turn(start, last + _common_prefix(own, tail), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,23 +306,24 @@ class _Marked:
     """A copy of messages in which each piece of text stands between two private characters of its own."""
 
     def __init__(self, messages: Conversation) -> None:
-        self._pieces: list[tuple[int, str]] = []
+        self._pieces: list[tuple[int, Kind, str]] = []
         self.messages: Conversation = []
         for index, message in enumerate(messages):
             twin = copy.deepcopy(message)
-            reasoned = False
             if "reasoning_content" in twin:
-                reasoned = True
-                marked = self._mark(twin["reasoning_content"], index, "reasoning")
-                # Each template reads the one name it knows.
-                twin.update(dict.fromkeys(REASONING_FIELDS, marked))  # type: ignore[typeddict-item]
+                twin["reasoning_content"] = self._mark(twin["reasoning_content"], index, "reasoning")
             content = twin["content"]
             if content is not None:
                 parts = _THINKING.split(content) if message["role"] == "assistant" else [content]
+                before = ""
                 # Even places hold text, odd ones the tags that templates look for.
                 for place in range(0, len(parts), 2):
-                    kind = "content" if len(parts) == 1 and not reasoned else "reasoning"
-                    parts[place] = self._mark(parts[place], index, kind)
+                    before += parts[place - 1] if place else ""
+                    part = parts[place]
+                    spaced = before + part[: len(part) - len(part.lstrip())]
+                    kind: Kind = "content" if place == len(parts) - 1 else "reasoning"
+                    parts[place] = self._mark(part, index, kind, spaced.lstrip() if place else "")
+                    before += part
                 twin["content"] = "".join(parts)
             for call in twin.get("tool_calls") or []:
                 function = call.get("function", call)
@@ -232,7 +332,7 @@ class _Marked:
                         function[field] = self._mark_all(function[field], index)
             self.messages.append(twin)
 
-    def _mark(self, text: str, index: int, kind: str) -> str:
+    def _mark(self, text: str, index: int, kind: "Kind", before: str = "") -> str:
         if _MARK.search(text):
             raise UnusableRow("it holds characters of the supplementary private use areas (U+F0000 and up)")
         core = text.strip()
@@ -241,7 +341,7 @@ class _Marked:
         number = len(self._pieces)
         if number >= 0xFFFE:
             raise UnusableRow("it has more than 65,000 pieces of text")
-        self._pieces.append((index, kind))
+        self._pieces.append((index, kind, before))
         at = text.index(core)
         return f"{text[:at]}{chr(_OPEN + number)}{core}{chr(_CLOSE + number)}{text[at + len(core) :]}"
 
@@ -254,25 +354,66 @@ class _Marked:
             return [self._mark_all(each, index) for each in value]
         return value
 
-    def find(self, marked_text: str, text: str) -> list[tuple[int, str, int, int]]:
-        """(message, kind, start, end) of each piece in `text`, in order. Raises UnusableRow."""
+    def find(self, marked_text: str, text: str) -> list["_Piece"]:
+        """Each piece's place in `text`, in order. Raises UnusableRow."""
         if _MARK.sub("", marked_text) != text:
             raise UnusableRow("the chat template rewrites its text, so its reply cannot be located exactly")
         opened: dict[int, int] = {}
+        seen: set[int] = set()
         found = []
         for removed, mark in enumerate(_MARK.finditer(marked_text)):
             code, at = ord(mark[0]), mark.start() - removed
             if code < _CLOSE:
-                if opened.setdefault(code - _OPEN, at) != at:
-                    raise UnusableRow("the chat template repeats part of a message")
+                opened[code - _OPEN] = at
             elif code - _CLOSE not in opened:
                 raise UnusableRow("the chat template cuts off the beginning of a message")
             else:
-                index, kind = self._pieces[code - _CLOSE]
-                found.append((index, kind, opened.pop(code - _CLOSE), at))
+                number = code - _CLOSE
+                message, kind, before = self._pieces[number]
+                if number in seen and kind != "call":
+                    raise UnusableRow("the chat template repeats part of a message")
+                found.append(_Piece(message, kind, opened.pop(number), at, before, number in seen))
+                seen.add(number)
         if opened:
             raise UnusableRow("the chat template cuts off the end of a message")
         return found
+
+
+Kind = Literal["content", "reasoning", "call"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A piece of a message in the rendered text; `before` is what its content has between thinking tags before it.
+
+    `again` marks a repetition: templates name a called function once more when they render its result.
+    """
+
+    message: int
+    kind: Kind
+    start: int
+    end: int
+    before: str
+    again: bool
+
+
+def _stand_in(*roles: str) -> Conversation:
+    return [{"role": role, "content": f"text{place}"} for place, role in enumerate(roles)]
+
+
+def _any_of(texts: list[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(text) for text in dict.fromkeys(texts)))
+
+
+def _with_text_arguments(message: Message) -> Message:
+    if "tool_calls" not in message:
+        return message
+    twin = copy.deepcopy(message)
+    for call in twin["tool_calls"]:
+        function = call.get("function", call)
+        if not isinstance(function.get("arguments"), str):
+            function["arguments"] = json.dumps(function.get("arguments"), ensure_ascii=False)
+    return twin
 
 
 def _is_plain(message: Message) -> bool:

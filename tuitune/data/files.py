@@ -120,8 +120,8 @@ def _delimiter(head: bytes) -> str | None:
         if delimiter not in lines[0]:
             continue
         rows = list(csv.reader(io.StringIO(text[:65536]), delimiter=delimiter))[:20]
-        widths = {len(row) for row in rows[: max(1, len(rows) - 1)] if row}
-        if len(rows) > 1 and len(rows[0]) > 1 and len(widths) <= 2:
+        fitting = sum(len(row) == len(rows[0]) for row in rows[1:])
+        if len(rows[0]) > 1 and fitting * 2 >= len(rows) - 1 > 0:
             return delimiter
     # A single column of text under its name is a CSV file too.
     return "," if len(lines) > 1 and re.fullmatch(r"[\w .-]{1,40}", lines[0]) else None
@@ -136,7 +136,7 @@ def _open(path: Path, compression: Compression | None) -> io.BufferedReader:
     if compression == "zstd":
         import pyarrow
 
-        return cast(io.BufferedReader, pyarrow.input_stream(str(path), compression="zstd", buffer_size=_CHUNK))
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"), _CHUNK)
     return path.open("rb")
 
 

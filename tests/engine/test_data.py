@@ -1,0 +1,274 @@
+"""Every dataset shape is recognised by its rows, and every kind of broken file gets one clear answer."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import DEMO
+from tuitune.data import open_dataset
+from tuitune.data.files import MAX_ROW_BYTES
+from tuitune.data.inspect import inspect_rows, summary
+from tuitune.data.prepare import prepare
+from tuitune.errors import UnusableInput
+from tuitune.model import load_tokenizer
+from tuitune.recipe import DataSection, Recipe
+
+ASKED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]
+PAIR = {"question": "Hi", "answer": "Ahoy"}
+
+
+def section(path: Path, **fields: Any) -> DataSection:
+    return DataSection(path=str(path), **fields)
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"messages": ASKED}, "messages"),
+        ({"dialog": ASKED}, "messages"),
+        ({"messages": json.dumps(ASKED)}, "messages"),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ahoy"}]}, "sharegpt"),
+        ({"instruction": "Hi", "input": "", "output": "Ahoy"}, "alpaca"),
+        ({"prompt": "Hi", "completion": "Ahoy"}, "prompt-completion"),
+        ({"prompt": ASKED[:1], "completion": ASKED[1:]}, "prompt-completion"),
+        (PAIR, "columns"),
+        ({"Question": "Hi", "Answer": "Ahoy"}, "columns"),
+        ({"prompt": "Hi", "chosen": "Ahoy", "rejected": "Go"}, "preference"),
+        ({"chosen": ASKED, "rejected": [ASKED[0], {"role": "assistant", "content": "Go"}]}, "preference"),
+    ],
+)
+def test_formats_are_recognised(tmp_path: Path, row: dict[str, Any], name: str) -> None:
+    dataset = open_dataset(section(jsonl(tmp_path / "rows", row, row)))
+    assert dataset.format.name == name
+    assert dataset.format.reason.startswith("2 of the first 2 rows have ")
+    assert [found.messages for found in dataset] == [ASKED, ASKED]
+
+
+def test_roles_systems_tools_and_reasoning(tmp_path: Path) -> None:
+    call = {"function": {"name": "rain", "arguments": '{"city": "Rome"}'}, "id": "c1", "type": "function"}
+    row = {
+        "messages": [
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": [{"type": "text", "text": "Rain?"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "Ask."},
+            {"role": "tool", "content": "4 mm", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "A little."},
+        ],
+        "tools": [{"type": "function", "function": {"name": "rain"}}],
+    }
+    (found,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
+    assert found.sample and found.messages
+    assert [turn["role"] for turn in found.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert found.messages[1]["content"] == "Rain?"
+    assert found.messages[2]["tool_calls"][0]["function"]["arguments"] == {"city": "Rome"}
+    assert found.messages[2]["reasoning_content"] == "Ask."
+    assert found.sample.tools == row["tools"]
+
+
+def test_columns_are_mapped_and_text_is_plain(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", {"q": "Hi", "a": "Ahoy", "s": "Be kind."})
+    (row,) = open_dataset(section(path, columns={"user": "q", "assistant": "a", "system": "s"}))
+    assert row.messages == [{"role": "system", "content": "Be kind."}, *ASKED]
+    (row,) = open_dataset(section(jsonl(tmp_path / "text.jsonl", {"text": "A story."})))
+    assert row.sample and row.sample.text == "A story."
+
+
+def test_file_kinds(tmp_path: Path) -> None:
+    """What a file is, is seen in its bytes: every one of these has the same misleading name."""
+    import pyarrow
+    import pyarrow.feather
+    import pyarrow.parquet
+
+    rows = [PAIR, {"question": 'Say "a, b"\nplease', "answer": "a, b\t日本"}]
+    table = pyarrow.Table.from_pylist(rows)
+    path = tmp_path / "data.txt"
+
+    def delimited(delimiter: str) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, PAIR, delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    plain = "\n".join(map(json.dumps, rows))
+    writers: dict[str, Callable[[], Any]] = {
+        "JSONL": lambda: path.write_text(plain),
+        "JSON": lambda: path.write_text(json.dumps(rows, indent=2)),
+        "CSV": lambda: delimited(","),
+        "TSV": lambda: delimited("\t"),
+        "Parquet": lambda: pyarrow.parquet.write_table(table, path),
+        "Arrow": lambda: pyarrow.feather.write_feather(table, str(path)),
+        "JSONL, gzip": lambda: path.write_bytes(gzip.compress(plain.encode())),
+        "JSONL, zstd": lambda: path.write_bytes(pyarrow.compress(plain.encode(), codec="zstd", asbytes=True)),
+    }
+    for kind, write in writers.items():
+        write()
+        dataset = open_dataset(section(path))
+        assert dataset.container.text == kind
+        assert [row.raw for row in dataset] == rows, kind
+        assert len(dataset) == 2
+        assert [row.index for row in dataset.rows(1, 2)] == [1]
+
+
+def test_unusable_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    def refused(name: str, content: bytes | None, **fields: Any) -> str:
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UnusableInput) as error:
+            open_dataset(section(path, **fields))
+        assert "\n" not in str(error.value) and str(error.value).endswith(".")
+        return str(error.value)
+
+    assert "no dataset file" in refused("missing.jsonl", None)
+    assert "is a folder" in refused("", None)
+    assert "is empty" in refused("empty.jsonl", b"")
+    assert "white space" in refused("blank.jsonl", b" \n\n")
+    assert "UTF-16" in refused("wide.jsonl", '{"a": 1}'.encode("utf-16"))
+    assert "no known file format" in refused("picture.jsonl", b"\x89PNG\r\n\x1a\n\0\0")
+    assert "no known format (columns: a, b)" in refused("odd.jsonl", b'{"a": 1, "b": 2}\n')
+    assert "no readable row: line 1, column 4" in refused("broken.jsonl", b'{"a\n{"b\n')
+    assert "damaged or cut short" in refused("cut.jsonl.gz", gzip.compress(b'{"text": "abc"}')[:12])
+    assert "columns of cols.jsonl are question, answer" in refused(
+        "cols.jsonl", json.dumps(PAIR).encode(), columns={"user": "query", "assistant": "answer"}
+    )
+    assert "none of user" in refused("cols.jsonl", json.dumps(PAIR).encode(), columns={"usr": "question"})
+
+
+HOSTILE = {
+    "[" * 100_000: "",
+    '{"question":' + "[" * 100_000: "nested too deeply",
+    '{"question": "a", "question": "b", "answer": "c"}': "'question' twice",
+    '{"question": "\\ud83d", "answer": "c"}': "lone surrogate",
+    '{"question": ' + "9" * 5000 + ', "answer": "c"}': "4,300 digits",
+    '{"question": "a", "answer": ': "not valid JSON",
+    '["a", "b"]': "not an object",
+    '{"question": {"deep": 1}, "answer": "c"}': "its question is an object",
+    '{"question": null, "answer": "c"}': "it has no question",
+    '{"question": "a"}': "it has no answer",
+}
+
+
+def test_one_bad_row_does_not_lose_the_others(tmp_path: Path) -> None:
+    """Each hostile line is counted with its reason, and the rows around it are read."""
+    for line, reason in HOSTILE.items():
+        found = list(open_dataset(section(jsonl(tmp_path / "rows.jsonl", PAIR, line, PAIR))))
+        assert [row.index for row in found] == [0, 1, 2]
+        assert found[1].error and reason in found[1].error
+        assert found[0].messages == found[2].messages == ASKED
+
+
+def test_bytes_that_are_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    good = json.dumps(PAIR).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\r\n" + b'{"question": "\xff"}\r\n' + b"\0\0\n" + good)
+    found = list(open_dataset(section(path)))
+    assert [row.error is None for row in found] == [True, False, False, True]
+    assert "line 3 is not UTF-8 (byte 0xff at column 15)" in (found[1].error or "")
+
+
+def test_a_line_too_long_to_hold_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    good = json.dumps(PAIR).encode()
+    with path.open("wb") as file:
+        file.write(good + b'\n{"question": "')
+        file.write(b"a" * (MAX_ROW_BYTES + 100))
+        file.write(b'"}\n' + good)
+    found = list(open_dataset(section(path)))
+    assert [row.error for row in found] == [None, "line 2 is longer than 64 MiB", None]
+
+
+def test_damaged_archives_and_tables_end_with_a_reason(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "rows"
+    lines = "".join(json.dumps({**PAIR, "n": n}) + "\n" for n in range(50_000)).encode()
+    path.write_bytes(gzip.compress(lines)[:-4000])
+    *good, last = open_dataset(section(path))
+    assert all(row.error is None for row in good[:-1]) and "cut short" in (last.error or "")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([PAIR] * 5000), path, row_group_size=1000)
+    raw = bytearray(path.read_bytes())
+    raw[40:80] = b"\xff" * 40
+    path.write_bytes(raw)
+    try:
+        *_, last = open_dataset(section(path))
+        assert last.error is None or "parquet file cannot be read" in last.error
+    except UnusableInput as error:
+        assert "parquet file cannot be read" in str(error)
+
+
+def test_csv_rows_with_missing_columns_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("question,answer\nHi,Ahoy\nalone\nHi,Ahoy,more\nHi,Ahoy\n")
+    assert [row.error for row in open_dataset(section(path))] == [
+        None,
+        "line 3 has 1 columns where the header has 2",
+        "line 4 has 3 columns where the header has 2",
+        None,
+    ]
+
+
+def recipe(path: Path, **fields: Any) -> Recipe:
+    return Recipe.from_data({"model": {"name": str(DEMO / "demo_model")}, "data": {"path": str(path), **fields}})
+
+
+def test_inspect_shows_what_is_trained(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", {"question": "日本?", "answer": "Ahoy 🎉"}, '{"question"', PAIR)
+    first, second, third = inspect_rows(recipe(path), 0, 3)
+    assert list(first) == ["row", "tokens", "trained_tokens", "total_tokens"]
+    assert "".join(token["text"] for token in first["tokens"] if token["trained"]) == "Ahoy 🎉<|im_end|>"
+    assert first["trained_tokens"] == sum(token["trained"] for token in first["tokens"])
+    assert "日本?" in "".join(token["text"] for token in first["tokens"])
+    assert second["row"] == 1 and "not valid JSON" in second["error"]
+    assert third["row"] == 2
+    assert summary(recipe(path))["rows"] == 3
+
+
+def test_prepare_counts_splits_and_agrees_with_inspect(tmp_path: Path) -> None:
+    rows: list[Any] = [{"question": f"What is {n}?", "answer": f"{n} it is"} for n in range(100)]
+    rows[3] = "{"
+    rows[4] = rows[5] = "{]"
+    rows += [rows[10]] * 5
+    chosen = recipe(jsonl(tmp_path / "rows.jsonl", *rows), eval_share=0.1)
+    tokenizer = load_tokenizer(chosen.model)
+    prepared = prepare(chosen, tokenizer)
+    assert len(prepared.train) + len(prepared.eval) == 102
+    assert len(prepared.eval) == 10
+    assert sum(dropped.count for dropped in prepared.dropped.values()) == 3
+    assert {row for dropped in prepared.dropped.values() for row in dropped.examples} == {3, 4, 5}
+    evaluated = {tuple(ids) for ids in prepared.eval["input_ids"]}
+    assert not evaluated & {tuple(ids) for ids in prepared.train["input_ids"]}
+    again = prepare(chosen, tokenizer)
+    assert again.eval_rows == prepared.eval_rows
+    (shown,) = inspect_rows(chosen, prepared.eval_rows[0], prepared.eval_rows[0] + 1)
+    assert prepared.eval[0]["input_ids"] == [token["id"] for token in shown["tokens"]]
+    assert [label != -100 for label in prepared.eval[0]["labels"]] == [token["trained"] for token in shown["tokens"]]
+    assert len(prepared.prompts(3)) == 3
+    assert prepared.prompts(1)[0][0]["role"] == "user"
+
+
+def test_nothing_to_train_is_refused_with_the_reason(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", {"messages": ASKED[:1]}, {"messages": ASKED[:1]})
+    chosen = recipe(path)
+    with pytest.raises(UnusableInput, match=r"No row of rows\.jsonl .* it has no assistant turn"):
+        prepare(chosen, load_tokenizer(chosen.model))
+
+
+def test_real_data(shared_data: Path) -> None:
+    mapped = recipe(shared_data / "gsm8k_test.jsonl", columns={"user": "question", "assistant": "answer"})
+    (row,) = inspect_rows(mapped, 0, 1)
+    text = "".join(token["text"] for token in row["tokens"] if token["trained"])
+    assert text.startswith("Janet sells") and text.endswith("#### 18<|im_end|>")
+    identity = open_dataset(section(shared_data / "vicuna_identity_sharegpt.json"))
+    assert identity.format.name == "sharegpt" and len(identity) == 500
+    assert all(found.error is None for found in identity)
