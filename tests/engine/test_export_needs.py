@@ -23,6 +23,7 @@ def run(tmp_path: Path) -> Run:
     recipe = Recipe.from_data({"model": {"name": str(DEMO)}, "data": {"path": str(tmp_path / "chats.jsonl")}})
     writer = create_run(recipe, tmp_path / "runs", "ready")
     writer.close()
+    (tmp_path / "chats.jsonl").write_text('{"messages": []}\n')
     writer.run.adapter.mkdir()
     (writer.run.adapter / "adapter_config.json").write_text("{}")
     (writer.run.adapter / "adapter_model.safetensors").write_bytes(b"0" * 1000)
@@ -84,6 +85,13 @@ def test_a_base_model_that_is_gone_leaves_the_adapter(run: Run, sources: Path, t
     found = {each.kind: each for each in preflight(run)}
     assert found["adapter"].ready
     assert "holds no .safetensors weights" in str(found["gguf:q8_0"].missing)
+
+
+def test_a_dataset_that_is_gone_is_said_for_the_script_alone(run: Run, sources: Path) -> None:
+    Path(run.recipe().data.path).unlink()
+    found = {each.kind: each for each in preflight(run)}
+    assert [kind for kind, each in found.items() if not each.ready] == ["script"]
+    assert "is no longer there" in str(found["script"].missing)
 
 
 def test_a_run_without_an_adapter_is_ready_for_nothing(run: Run, sources: Path) -> None:

@@ -43,7 +43,8 @@ def export(
         with place.held(out), place.staging(out) as staging:
             for kind in chosen:
                 _require_ours(out / _file_name(run, kind))
-            require_room(chosen, bytes_of(run.recipe(), run) if whole_models else {"adapter": 0}, run, out)
+            if whole_models:
+                require_room(chosen, bytes_of(run.recipe(), run), run, out)
             making = _Making(run, out, staging, progress, cancelled)
             making.prepare(chosen, allow_download)
             # In the order of KINDS, what others are made from comes before them.
@@ -89,6 +90,8 @@ class _Making:
             notices = self._make_adapter(made)
         elif kind.name == "merged_16bit":
             notices = self._make_merged(kind, made)
+        elif kind.name == "script":
+            notices = self._make_script(made)
         elif kind.name == "ollama":
             notices = self._make_ollama(kind, made)
         else:
@@ -106,6 +109,14 @@ class _Making:
 
         self._progress("adapter", "Copying the adapter", None, None)
         copy_adapter(self._run, made)
+        return ()
+
+    def _make_script(self, made: Path) -> tuple[str, ...]:
+        from tuitune.export.script import write_script
+
+        self._progress("script", "Writing the script and its rows", None, None)
+        write_script(self._run, made)
+        mark(made, self._run, "script")
         return ()
 
     def _make_merged(self, kind: Kind, made: Path) -> tuple[str, ...]:

@@ -53,6 +53,13 @@ def run_lines(kind: str, path: Path) -> tuple[Command, ...]:
             Command("Make it known to Ollama", shlex.join(["ollama", "create", name, "-f", f"{here}/Modelfile"])),
             Command("Chat with it in Ollama", shlex.join(["ollama", "run", name])),
         )
+    if kind == "script":
+        return (
+            Command(
+                "Get the libraries", shlex.join(["python", "-m", "pip", "install", "-r", f"{here}/requirements.txt"])
+            ),
+            Command("Train again", shlex.join(["python", f"{here}/train.py"])),
+        )
     return (Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(here)} {shlex.quote("Hello!")}'),)
 
 

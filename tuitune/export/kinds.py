@@ -57,6 +57,11 @@ KINDS: tuple[Kind, ...] = (
         _Q8_0,
         "q8_0",
     ),
+    Kind(
+        "script",
+        "A folder with a Python script that trains this adapter again without tuitune, its rows and pinned versions.",
+        "The dataset and the base model's tokenizer.",
+    ),
 )
 
 

@@ -1,7 +1,7 @@
 """What each kind of export would need here, and whether it is there, before anything is begun."""
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuitune.backends.loading import require_adapter
@@ -12,6 +12,7 @@ from tuitune.export.kinds import KINDS, Kind
 from tuitune.model import require_weights
 from tuitune.recipe import Recipe
 from tuitune.run import Run, default_runs_folder
+from tuitune.text import one_line
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,11 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
         sizes = bytes_of(recipe, run)
     except TuituneError as error:
         unreadable = str(error)
-    return [_looked_at(kind, run, out, sizes, unreadable) for kind in KINDS]
+    found = [_looked_at(kind, run, out, sizes, unreadable) for kind in KINDS]
+    if not Path(recipe.data.path).is_file():
+        gone = f"The dataset {one_line(recipe.data.path)} is no longer there: put it back."
+        found = [replace(each, ready=False, missing=gone) if each.kind == "script" else each for each in found]
+    return found
 
 
 def _looked_at(kind: Kind, run: Run | None, out: Path, sizes: dict[str, int], unreadable: str | None) -> Readiness:
@@ -72,7 +77,8 @@ def bytes_of(recipe: Recipe, run: Run | None) -> dict[str, int]:
     shape = shape_of(recipe)
     models = {kind.name: int(kind.bytes_per_weight * shape.total_parameters) for kind in KINDS}
     adapter = place.size(run.adapter) if run and run.adapter.is_dir() else 4 * shape.adapter_parameters
-    return {**models, "adapter": adapter}
+    data = Path(recipe.data.path)
+    return {**models, "adapter": adapter, "script": data.stat().st_size if data.is_file() else 0}
 
 
 def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path) -> None:

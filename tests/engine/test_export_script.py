@@ -1,0 +1,72 @@
+"""The exported script trains the same adapter again, with no tuitune in sight."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from sample_data import __file__ as sample_data
+from tuitune.export import export
+from tuitune.export.script import requirements, script
+from tuitune.recipe import Recipe
+from tuitune.run import Run, create_run
+
+SAMPLES = Path(sample_data).parent
+
+
+def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from tuitune.train import Control, train
+
+    recipe = Recipe.from_data(
+        {
+            "model": {"name": str(SAMPLES / "demo_model"), "load_in_4bit": True, "backend": "transformers"},
+            "data": {"path": str(SAMPLES / "pirate.jsonl")},
+            "lora": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]},
+            "train": {"max_steps": 3, "warmup_steps": 0, "gradient_accumulation_steps": 2, "learning_rate": 1e-3},
+            "samples": {"prompts": ["Hello!"], "max_new_tokens": 4},
+        }
+    )
+    writer = create_run(recipe, tmp_path / "runs", "again")
+    writer.close()
+    train(recipe, writer.run, Control(), lambda event: None)
+
+    (made,) = export(writer.run, ["script"], None, lambda *_: None, lambda question: True, lambda: False)
+    text = (made.path / "train.py").read_text()
+    assert "import tuitune" not in text and "from tuitune" not in text
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run(
+        [sys.executable, "-P", made.path / "train.py"], cwd=tmp_path, env=environment, timeout=300, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    ours = load_file(writer.run.adapter / "adapter_model.safetensors")
+    theirs = load_file(made.path / "adapter" / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        # Adam's first steps are as long as the learning rate whatever the gradient, so rounding may flip tiny ones.
+        assert torch.nn.functional.cosine_similarity(weight.flatten(), theirs[name].flatten(), dim=0) > 0.999, name
+
+
+def test_values_are_literals_and_never_code(tmp_path: Path) -> None:
+    name = 'it\'s """ + __import__("os").system("touch pwned") + """ \\'
+    folder = tmp_path / "base"
+    folder.symlink_to(SAMPLES / "demo_model")
+    recipe = Recipe.from_data(
+        {"model": {"name": str(folder)}, "data": {"path": name}, "lora": {"target_modules": ["q_proj"]}}
+    )
+    text = script(recipe, name)
+    tree = compile(text, "train.py", "exec", dont_inherit=True)
+    assert f"MODEL, REVISION = {str(folder)!r}, 'main'" in text
+    assert "system" not in {each for each in tree.co_names} and "__import__" not in tree.co_names
+
+
+def test_requirements_are_those_of_the_run(tmp_path: Path) -> None:
+    libraries = {"torch": "2.11.0+cu130", "trl": "1.10.0", "unsloth": "2026.10.7"}
+    (tmp_path / "environment.json").write_text(json.dumps({"libraries": libraries}))
+    lines = requirements(Run(tmp_path)).splitlines()
+    assert {"torch==2.11.0", "trl==1.10.0", "unsloth==2026.10.7"} <= set(lines)
+    assert all("==" in line for line in lines)

@@ -1,0 +1,209 @@
+"""Export the run as a standalone training script: Unsloth's own calls, the recipe's values, the very rows."""
+
+import ast
+import json
+from pathlib import Path
+from string import Template
+
+from tuitune.recipe import Recipe
+from tuitune.run import Run
+from tuitune.text import safe_text
+
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
+
+_SCRIPT = Template('''\
+"""Train the adapter of the run $title again, without tuitune.
+
+    pip install -r requirements.txt
+    python train.py
+
+Reads rows.parquet beside it: the run's own rows, as token ids, with labels of -100 where a token is not trained.
+Writes the adapter to ./adapter. On an NVIDIA GPU it uses Unsloth; without one, plain transformers and PEFT.
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+
+try:
+    from unsloth import FastLanguageModel  # before transformers, trl and peft, which it patches
+except (ImportError, NotImplementedError):
+    FastLanguageModel = None
+
+from pathlib import Path
+
+import torch
+from datasets import load_dataset
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DataCollatorForSeq2Seq
+from trl import SFTConfig, SFTTrainer
+
+HERE = Path(__file__).parent
+MODEL, REVISION = $model, $revision
+LOAD_IN_4BIT = $load_in_4bit
+GRADIENT_CHECKPOINTING = $gradient_checkpointing
+LORA = dict(
+    r=$r,
+    lora_alpha=$lora_alpha,
+    lora_dropout=$lora_dropout,
+    target_modules=$target_modules,
+    bias=$bias,
+    use_rslora=$use_rslora,
+    use_dora=$use_dora,
+    modules_to_save=$modules_to_save,
+)
+
+on_gpu = torch.cuda.is_available()
+bf16 = on_gpu and torch.cuda.get_device_capability()[0] >= 8
+tokenizer = AutoTokenizer.from_pretrained(MODEL, revision=REVISION, trust_remote_code=False)
+if tokenizer.pad_token is None:
+    tokenizer.pad_token = tokenizer.eos_token
+
+if FastLanguageModel is not None:
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every new length
+    model, _ = FastLanguageModel.from_pretrained(
+        MODEL,
+        revision=REVISION,
+        max_seq_length=$max_length,
+        load_in_4bit=LOAD_IN_4BIT,
+        load_in_16bit=not LOAD_IN_4BIT,
+        use_exact_model_name=True,
+        trust_remote_code=False,
+        random_state=$seed,
+    )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        **LORA,
+        use_gradient_checkpointing="unsloth" if GRADIENT_CHECKPOINTING else False,
+        random_state=$seed,
+        max_seq_length=$max_length,
+    )
+else:
+    dtype = (torch.bfloat16 if bf16 else torch.float16) if on_gpu else $cpu_dtype
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        MODEL,
+        revision=REVISION,
+        dtype=dtype,
+        device_map={"": "cuda:0" if on_gpu else "cpu"},
+        quantization_config=quantization if LOAD_IN_4BIT else None,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    if LOAD_IN_4BIT:
+        model = prepare_model_for_kbit_training(
+            model,
+            use_gradient_checkpointing=GRADIENT_CHECKPOINTING,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+        )
+    torch.manual_seed($seed)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
+
+trainer = SFTTrainer(
+    model=model,
+    processing_class=tokenizer,
+    train_dataset=load_dataset("parquet", data_files=str(HERE / "rows.parquet"), split="train"),
+    data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+    args=SFTConfig(
+        output_dir=str(HERE / "checkpoints"),
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_steps=$max_steps,
+        num_train_epochs=$num_train_epochs,
+        per_device_train_batch_size=$per_device_train_batch_size,
+        gradient_accumulation_steps=$gradient_accumulation_steps,
+        learning_rate=$learning_rate,
+        lr_scheduler_type=$lr_scheduler_type,
+        warmup_steps=$warmup_steps,
+        weight_decay=$weight_decay,
+        max_grad_norm=$max_grad_norm,
+        optim=$optim if on_gpu else "adamw_torch",
+        seed=$seed,
+        use_cpu=not on_gpu,
+        bf16=bf16,
+        fp16=on_gpu and not bf16,
+        gradient_checkpointing=GRADIENT_CHECKPOINTING,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+    ),
+)
+for parameter in model.parameters():  # SFTTrainer turns a quantised base's adapter to bf16, which rounds updates away
+    if parameter.requires_grad:
+        parameter.data = parameter.data.float()
+if FastLanguageModel is not None:
+    FastLanguageModel.for_training(model, use_gradient_checkpointing="unsloth" if GRADIENT_CHECKPOINTING else False)
+trainer.train()
+model.save_pretrained(HERE / "adapter")
+tokenizer.save_pretrained(HERE / "adapter")
+''')
+
+
+def write_script(run: Run, made: Path) -> None:
+    """Write train.py, rows.parquet, requirements.txt and recipe.yaml into the new folder `made`.
+
+    Raises UnusableInput where the data or the tokenizer can no longer be read.
+    """
+    from tuitune.data.prepare import prepare
+    from tuitune.model import load_tokenizer
+
+    recipe = run.recipe()
+    rows = prepare(recipe, load_tokenizer(recipe.model)).train
+    made.mkdir()
+    rows.to_parquet(str(made / "rows.parquet"))
+    (made / "train.py").write_text(script(recipe, run.name), encoding="utf-8")
+    (made / "requirements.txt").write_text(requirements(run))
+    (made / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+
+
+def script(recipe: Recipe, title: str) -> str:
+    """The text of train.py; values are written as Python literals, so that none of them is ever run as code."""
+    from tuitune.backends.transformers import compute_dtype, uses_checkpointing
+    from tuitune.estimate import shape_of
+
+    model, lora, train = recipe.model, recipe.lora, recipe.train
+    values = {
+        **lora.model_dump(),
+        **train.model_dump(),
+        "model": model.name,
+        "revision": model.revision or "main",
+        "load_in_4bit": model.load_in_4bit,
+        "max_length": recipe.data.max_length,
+        "modules_to_save": list(lora.modules_to_save) or None,
+        "gradient_checkpointing": uses_checkpointing(recipe, shape_of(recipe).total_parameters),
+        "optim": "adamw_torch_fused" if train.optim == "auto" else train.optim,
+    }
+    literals = {name: repr(value) for name, value in values.items()}
+    literals["cpu_dtype"] = str(compute_dtype(load_in_4bit=model.load_in_4bit))
+    shown = safe_text(title).replace("\\", "/").replace('"', "'")
+    text = _SCRIPT.substitute(literals, title=shown)
+    ast.parse(text)
+    return text
+
+
+def requirements(run: Run) -> str:
+    """The versions that the run was made with, from its environment.json, else those installed here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        recorded = json.loads((run.folder / "environment.json").read_text()).get("libraries", {})
+    except (OSError, ValueError, AttributeError):
+        recorded = {}
+    lines = []
+    for name in _LIBRARIES:
+        try:
+            found = recorded.get(name) or version(name)
+        except PackageNotFoundError:
+            continue
+        lines.append(f"{name}=={str(found).partition('+')[0]}")
+    if unsloth := recorded.get("unsloth"):
+        lines.append(f"unsloth=={unsloth}")
+    return "\n".join(lines) + "\n"
