@@ -34,6 +34,7 @@ _ALL = (
     Action(
         "fold", "f2", "Explanation", "Show or fold away the paragraph on what this step does, for good.", footer=False
     ),
+    Action("show_home", "", "Home", "Go to this machine and its runs."),
     Action("show_model", "", "Step 1: Model", "Go to the choice of the model."),
     Action("show_data", "", "Step 2: Data", "Go to the data and what of it is trained."),
     Action("show_lora", "", "Step 3: Settings", "Go to the settings of adapter and training."),

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from textual import on
 from textual.app import App
@@ -29,7 +29,11 @@ from tuitune.run import Run, all_runs
 from tuitune.session.client import Session, SessionLost
 
 if TYPE_CHECKING:
+    from screens.home import HomeScreen
     from screens.step_screen import StepScreen
+
+
+ScreenName = StepName | Literal["home"]
 
 
 class TuituneApp(App[int]):
@@ -71,7 +75,7 @@ class TuituneApp(App[int]):
         self.session_state = "starting…"
         self.run_problem: str | None = None
         """Why the run could not start or went on no longer, where no event says it."""
-        self._wanted_step: StepName | None = None
+        self._wanted_step: ScreenName | None = None
 
     # --- starting and leaving ---------------------------------------------------------------------------------
 
@@ -79,17 +83,15 @@ class TuituneApp(App[int]):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.exit, 0)
         self._session: asyncio.Future[Session] = loop.create_future()
-        first: StepName = "model"
         if self.run_shown is None and not self.started_with_recipe:
             self.run_shown = next((run for run in all_runs(self.runs_folder)[:20] if run.is_live()), None)
-        if self.run_shown is not None:
-            first = "train"
-        await self.push_screen(self._screen(first))
+        first: ScreenName = "model" if self.started_with_recipe else "home"
+        await self.push_screen(self._screen("train" if self.run_shown else first))
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
         """What need not be done before the first paint."""
-        self.run_worker(self._keep_session(), name="session", exit_on_error=False)
+        self._keeper = self.run_worker(self._keep_session(), name="session", exit_on_error=False)
 
     async def on_unmount(self) -> None:
         """Let the session go: a run goes on, an idle session ends."""
@@ -109,13 +111,15 @@ class TuituneApp(App[int]):
 
     # --- the steps --------------------------------------------------------------------------------------------
 
-    def _screen(self, step: StepName) -> Screen[Any]:
-        """The step's screen, made and its module imported when it is first shown."""
+    def _screen(self, step: ScreenName) -> Screen[Any]:
+        """The screen of a step or of Home, made and its module imported when it is first shown."""
         name = f"step-{step}"
         if not self.is_screen_installed(name):
             match step:
+                case "home":
+                    from screens.home import HomeScreen as Made
                 case "model":
-                    from screens.model import ModelScreen as Made
+                    from screens.model import ModelScreen as Made  # type: ignore[assignment]
                 case "data":
                     from screens.data import DataScreen as Made  # type: ignore[assignment]
                 case "lora":
@@ -129,7 +133,7 @@ class TuituneApp(App[int]):
             self.install_screen(Made(), name)
         return self.get_screen(name)
 
-    async def show_step(self, step: StepName) -> None:
+    async def show_step(self, step: ScreenName) -> None:
         """Go to a step, if it can be gone to; else say why not."""
         if why_not := self.why_not_step(step):
             self.notify(why_not, severity="warning", markup=False)
@@ -141,7 +145,7 @@ class TuituneApp(App[int]):
             await self.pop_screen()
         await self.switch_screen(self._screen(step))
 
-    def why_not_step(self, step: StepName) -> str | None:
+    def why_not_step(self, step: ScreenName) -> str | None:
         match step:
             case "train" if self.run_shown is None and not self.is_training:
                 return "There is no run yet: start it from the settings."
@@ -152,6 +156,9 @@ class TuituneApp(App[int]):
             case "chat" | "export" if not (self.run_shown and self.run_shown.adapter.is_dir()):
                 return "This run has no adapter: it ended before one was saved."
         return None
+
+    async def action_show_home(self) -> None:
+        await self.show_step("home")
 
     async def action_show_model(self) -> None:
         await self.show_step("model")
@@ -172,11 +179,9 @@ class TuituneApp(App[int]):
         await self.show_step("export")
 
     @property
-    def step_screen(self) -> "StepScreen | None":
-        """The step that is shown, whatever lies over it."""
-        from screens.step_screen import StepScreen
-
-        return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, StepScreen)), None)
+    def step_screen(self) -> "StepScreen | HomeScreen | None":
+        """The step, or Home, that is shown, whatever lies over it."""
+        return next((screen for screen in reversed(self.screen_stack) if hasattr(screen, "show_state")), None)
 
     async def on_resize(self, event: Resize) -> None:
         small = isinstance(self.screen, TooSmall)
@@ -231,6 +236,42 @@ class TuituneApp(App[int]):
         self.draft = Draft(run.recipe())
         await session.follow(self._receive)
         return session
+
+    async def new_run(self, recipe: Recipe | None) -> None:
+        """Begin choosing: a recipe's fields, or none."""
+        self.draft = Draft(recipe)
+        await self._forget_choices()
+        await self.show_step("model")
+
+    async def open_run(self, folder: Path) -> None:
+        """Show a run: a live one through its session, another one from its record. Raises UnusableInput."""
+        run = Run(folder)
+        if self.run_shown != run:
+            draft, busy = Draft(run.recipe()), self.is_training
+            self.run_shown, self.history, self.run_problem, self._live = run, History(), None, False
+            self.draft = draft
+            await self._forget_choices()
+            if run.is_live() or busy:
+                await self._change_session()
+            else:
+                self.run_worker(self._reading(run), thread=True, exit_on_error=False)
+        await self.show_step("train")
+
+    async def _forget_choices(self) -> None:
+        """Have the screens that show the draft made again from the new one."""
+        for step in ("model", "data", "lora", "chat", "export"):
+            if self.is_screen_installed(name := f"step-{step}") and not self.get_screen(name).is_current:
+                await self.get_screen(name).remove()
+                self.uninstall_screen(name)
+
+    async def _change_session(self) -> None:
+        """Leave this session, which goes on if it trains and else ends, for the one of the shown run."""
+        self._keeper.cancel()
+        if self._session.done() and self._session.exception() is None:
+            await self._session.result().close()
+        self._session = asyncio.get_running_loop().create_future()
+        self._set_state("starting…")
+        self._start()
 
     def _what_is_saved(self) -> str:
         """What of the shown run is on disk, in one sentence."""

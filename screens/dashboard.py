@@ -35,8 +35,6 @@ def headline(history: History, run: Run | None, *, is_training: bool, problem: s
         before_after = history.loss_before_and_after()
         if before_after:
             state += f" · loss {before_after[0]:.3f} → {before_after[1]:.3f}"
-        if ended.adapter:
-            state += " · Enter: chat"
     elif isinstance(ended, Failed) or problem:
         state, style = "✘ Failed", "$text-error"
     elif not is_training and history.started:

@@ -11,9 +11,10 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from screens.actions import available, key_name
-from screens.steps import STEP
+from screens.steps import STEP, StepName
 
 if TYPE_CHECKING:
+    from screens.home import HomeScreen
     from screens.step_screen import StepScreen
 
 
@@ -30,25 +31,27 @@ class HelpScreen(ModalScreen[None]):
     HelpScreen Static { margin-bottom: 1; }
     """
 
-    def __init__(self, step_screen: "StepScreen", focused: Widget | None) -> None:
+    def __init__(self, step_screen: "StepScreen | HomeScreen", focused: Widget | None) -> None:
         super().__init__()
         self._step_screen = step_screen
         self._focused = focused
 
     def compose(self) -> ComposeResult:
-        step = STEP[self._step_screen.STEP]
+        name: StepName | None = getattr(self._step_screen, "STEP", None)
+        step = STEP[name] if name else None
         with VerticalScroll() as panel:
-            panel.border_title = f"{step.title}: help"
+            panel.border_title = f"{step.title}: help" if step else "Help"
             panel.border_subtitle = "Esc closes"
             if self._focused is not None and isinstance(self._focused.tooltip, str | Content):
                 yield Static(Content.assemble(("This field  ", "bold"), Content(str(self._focused.tooltip))))
-            yield Static(Content(step.about))
+            if step:
+                yield Static(Content(step.about))
             yield Static(Content("\n").join(self._lines()))
 
     def _lines(self) -> list[Content]:
         lines: list[Any] = []
         for action, _ in available(self._step_screen):
-            why_not = self._step_screen.why_not(action.name)
+            why_not = getattr(self._step_screen, "why_not", lambda name: None)(action.name)
             key = key_name(action) if action.key else "palette"
             text = f"{action.label}: {action.help}" + (f" Not now: {why_not}" if why_not else "")
             lines.append(Content.assemble((f"{key:<9}", "bold"), text))

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from screens.app import TuituneApp
 
 
+def show_problem(screen: Screen[None], problem: BaseException | str | None) -> None:
+    """One sentence in the screen's line above the footer, or none."""
+    line = screen.query_one("#problem", Static)
+    text = explain(problem) if isinstance(problem, BaseException) else problem or ""
+    line.update(Content(safe_text(text, max_length=600)))
+    line.display = bool(text)
+
+
 class StepScreen(Screen[None]):
     """A step of the wizard. Subclasses compose their `body` and say what `action_go_on` needs."""
 
@@ -51,11 +59,7 @@ class StepScreen(Screen[None]):
         self.query_one(StepBar).show_state(self.tuitune.session_state)
 
     def show_problem(self, problem: BaseException | str | None) -> None:
-        """One sentence above the footer, or none."""
-        line = self.query_one("#problem", Static)
-        text = explain(problem) if isinstance(problem, BaseException) else problem or ""
-        line.update(Content(safe_text(text, max_length=600)))
-        line.display = bool(text)
+        show_problem(self, problem)
 
     def why_not(self, action: str) -> str | None:
         """Why an action of the registry cannot be done now; None where it can."""
@@ -75,6 +79,8 @@ class StepScreen(Screen[None]):
         position = STEP_NAMES.index(self.STEP)
         if position:
             await self.tuitune.show_step(STEP_NAMES[position - 1])
+        else:
+            await self.tuitune.action_show_home()
 
     def action_fold(self) -> None:
         settings = self.tuitune.settings

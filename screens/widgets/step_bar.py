@@ -43,7 +43,7 @@ class StepBar(Horizontal):
     }
     """
 
-    def __init__(self, current: StepName) -> None:
+    def __init__(self, current: StepName | None) -> None:
         super().__init__()
         self.current = current
 

@@ -1,0 +1,215 @@
+"""Where one starts without a recipe: this machine at a glance, the runs, a new one."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import psutil
+from textual import on, work
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Footer, OptionList, Static
+from textual.widgets.option_list import Option
+
+import tuitune
+from screens.actions import bind
+from screens.step_screen import show_problem
+from screens.units import gib
+from screens.widgets.bars import sparkline
+from screens.widgets.paths import PickPath, has_suffix
+from screens.widgets.step_bar import StepBar, StepTab
+from tuitune.errors import TuituneError
+from tuitune.glance import Glance, glance
+from tuitune.recipe import Recipe
+from tuitune.run import all_runs
+from tuitune.text import one_line
+
+if TYPE_CHECKING:
+    from screens.app import TuituneApp
+
+_GLYPHS = {"live": "▶", "done": "✔", "stopped": "■", "failed": "✘", "interrupted": "✘"}
+_STYLES = {"live": "$text-primary", "done": "$text-success", "failed": "$text-error", "interrupted": "$text-error"}
+_SHOWN_RUNS = 30
+_HEAD = "Fine-tune a language model, from your data to a chat with the result, in six steps."
+
+
+class HomeScreen(Screen[None]):
+    """This machine and its runs."""
+
+    CSS_PATH = "home.tcss"
+    BINDINGS = bind("explain")
+
+    class Looked(Message):
+        """What was found of the machine and the runs, in a thread."""
+
+        def __init__(self, machine: Content, glances: list[Glance]) -> None:
+            super().__init__()
+            self.machine = machine
+            self.glances = glances
+
+    class Examined(Message):
+        """What the doctor found wrong."""
+
+        def __init__(self, problems: list[Content]) -> None:
+            super().__init__()
+            self.problems = problems
+
+    @property
+    def tuitune(self) -> "TuituneApp":
+        return cast("TuituneApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield StepBar(None)
+        yield Static(Content.assemble((f"tuitune {tuitune.__version__}", "bold"), f"  {_HEAD}"), id="welcome")
+        with Vertical(id="machine") as machine:
+            machine.border_title = "This machine"
+            yield Static("Looking…", id="hardware")
+            yield Static(Content.styled("Checked once the libraries are loaded.", "$foreground 60%"), id="problems")
+        starts = OptionList(id="starts", markup=False)
+        starts.tooltip = "Enter starts a new run, opens a recipe, or goes to the run under the cursor."
+        starts.border_title = "Runs"
+        yield starts
+        yield Static(id="problem")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._list_starts([])
+        self.query_one("#starts").focus()
+
+    def on_screen_resume(self) -> None:
+        self.show_state()
+        self._look()
+
+    def show_state(self) -> None:
+        self.query_one(StepBar).show_state(self.tuitune.session_state)
+        if self.tuitune.session_state == "ready" and not self._examined:
+            self._examined = True
+            self._examine()
+
+    _examined = False
+
+    @work(thread=True, exclusive=True, group="look", exit_on_error=False)
+    def _look(self) -> None:
+        machine = _machine(self.tuitune.runs_folder)
+        glances = [glance(run) for run in all_runs(self.tuitune.runs_folder)[:_SHOWN_RUNS]]
+        self.post_message(self.Looked(machine, glances))
+
+    @on(Looked)
+    def _show_looked(self, message: Looked) -> None:
+        self.query_one("#hardware", Static).update(message.machine)
+        self._list_starts(message.glances)
+
+    def _list_starts(self, glances: list[Glance]) -> None:
+        starts = self.query_one("#starts", OptionList)
+        at = starts.highlighted or 0
+        starts.clear_options()
+        starts.add_option(Option(Content.styled("+ New run", "bold"), id="new"))
+        starts.add_option(Option(Content.styled("+ Run from a recipe file…", "bold"), id="recipe"))
+        for each in glances:
+            starts.add_option(Option(_run_line(each), id=f"run:{each.run.folder}"))
+        starts.highlighted = min(at, starts.option_count - 1)
+
+    @work(thread=True, exclusive=True, group="examine", exit_on_error=False)
+    def _examine(self) -> None:
+        from tuitune.doctor import examine
+
+        found = examine(self.tuitune.runs_folder)
+        wrong = [each for each in found if each.status != "ok"]
+        lines = [
+            Content.assemble(
+                ("✘ ", "$text-error") if each.status == "fail" else ("! ", "$text-warning"),
+                (f"{each.name}: ", "bold"),
+                one_line(f"{each.text}. {each.remedy or ''}", max_length=400),
+            )
+            for each in wrong
+        ]
+        self.post_message(self.Examined(lines))
+
+    @on(Examined)
+    def _show_examined(self, message: Examined) -> None:
+        text = Content("\n").join(message.problems) if message.problems else Content("✔ Everything needed is here.")
+        self.query_one("#problems", Static).update(text)
+
+    # --- choosing ---------------------------------------------------------------------------------------------
+
+    @on(OptionList.OptionSelected, "#starts")
+    async def _chosen(self, event: OptionList.OptionSelected) -> None:
+        chosen = str(event.option.id)
+        if chosen == "new":
+            await self.tuitune.new_run(None)
+        elif chosen == "recipe":
+            self._open_recipe()
+        else:
+            try:
+                await self.tuitune.open_run(Path(chosen.removeprefix("run:")))
+            except TuituneError as error:
+                show_problem(self, error)
+
+    @work(exit_on_error=False)
+    async def _open_recipe(self) -> None:
+        picker = PickPath("Which recipe?", Path.cwd(), has_suffix(".yaml", ".yml"))
+        path = await self.app.push_screen_wait(picker)
+        if path is None:
+            return
+        try:
+            await self.tuitune.new_run(Recipe.load(path))
+        except TuituneError as error:
+            show_problem(self, error)
+
+    @on(StepTab.Chosen)
+    async def _show_step(self, message: StepTab.Chosen) -> None:
+        await self.tuitune.show_step(message.step)
+
+    def action_explain(self) -> None:
+        from screens.help import HelpScreen
+
+        self.app.push_screen(HelpScreen(self, self.focused))
+
+
+def _machine(runs_folder: Path) -> Content:
+    from tuitune.hardware import gpus
+
+    lines = [
+        Content.assemble(
+            (f"GPU {card.index}  ", "$foreground 60%"),
+            f"{one_line(card.name, max_length=40)} · {gib(card.free_bytes)} of {gib(card.total_bytes)} free · "
+            f"driver {one_line(card.driver, max_length=20)}",
+        )
+        for card in gpus()
+    ] or [Content.assemble(("GPU    ", "$foreground 60%"), "none: training runs on the CPU, which suits small models")]
+    memory = psutil.virtual_memory()
+    folder = next(each for each in (runs_folder.absolute(), *runs_folder.absolute().parents) if each.is_dir())
+    disk = psutil.disk_usage(str(folder))
+    lines.append(
+        Content.assemble(
+            ("RAM    ", "$foreground 60%"),
+            f"{gib(memory.available)} of {gib(memory.total)} free · {psutil.cpu_count()} cores",
+            ("   Disk  ", "$foreground 60%"),
+            f"{gib(disk.free)} free for runs",
+        )
+    )
+    return Content("\n").join(lines)
+
+
+def _run_line(each: Glance) -> Content:
+    style = _STYLES.get(each.status, "")
+    steps = f"{each.step:,}/{each.total_steps:,}" if each.total_steps else "no step"
+    loss = f"loss {each.losses[-1]:.3f}" if each.losses else ""
+    ago = f"{_rough(time.time() - each.changed_at)} ago" if each.changed_at else ""
+    return Content.assemble(
+        (f"{_GLYPHS[each.status]} {each.status:<12}", style),
+        (f"{one_line(each.run.name, max_length=22):<23}", "bold"),
+        f"{steps:<10} {loss:<11} ",
+        (f"{sparkline(each.losses, 12):<13}", "$primary"),
+        (ago, "$foreground 60%"),
+    )
+
+
+def _rough(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return "1 min"
