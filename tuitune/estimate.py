@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuitune.errors import TuituneError
+from tuitune.fit import optimizer_name
 from tuitune.hardware import chosen_gpu
 from tuitune.recipe import Recipe
 
@@ -13,9 +14,12 @@ GIB = 2**30
 # Measured by benchmarks/memory_estimate.py.
 NF4_BYTES = 0.516  # nf4 with double quantisation: 4 bits, an 8-bit scale per 64 weights, an fp32 one per 256 scales
 ADAPTER_BYTES = 4 + 4  # fp32 weight and gradient
-CUDA_BYTES = int(0.55 * GIB)  # context and kernels
-WORKSPACE_BYTES = int(0.25 * GIB)  # cuBLAS workspaces and what the allocator rounds up
-FRAGMENTATION = 1.04
+CUDA_BYTES = int(0.80 * GIB)  # context and kernels
+ROUNDING_BYTES = int(0.06 * GIB)  # what the allocator holds and cannot use, beside pieces of the largest layers
+HALF_BYTES = int(0.23 * GIB)  # what Unsloth holds beside unquantised weights
+FUSED_LOSS_BYTES = int(0.40 * GIB)  # Unsloth's loss in pieces, whatever the batch
+OFFLOAD_BYTES = int(0.55 * GIB)  # buffers through which Unsloth's checkpointing moves activations to host memory
+LAYER_SHARE, RECOMPUTED_SHARE = 0.84, 0.97  # of one layer's activations again while its backward pass runs
 HOST_BYTES = int(1.0 * GIB)  # Python with torch, transformers and trl imported
 # Data files up to this size are read and tokenised for exact counts; a larger one only when a run starts.
 _READ_UP_TO_BYTES = 16 * 2**20
@@ -32,7 +36,7 @@ class Memory:
     activations_bytes: int
     logits_bytes: int
     overhead_bytes: int
-    """CUDA context, workspaces and fragmentation; on a CPU the imported libraries."""
+    """CUDA context and what the allocator cannot use; on a CPU the imported libraries."""
 
     @property
     def total_bytes(self) -> int:
@@ -132,8 +136,9 @@ def estimate(recipe: Recipe) -> Estimate:
     shape = shape_of(recipe)
     rows = _rows_of(recipe)
     card, backend = chosen_gpu(), backends.choose(recipe).name
-    longest = longest_batch_tokens(recipe, rows)
-    memory = memory_of(recipe, shape, longest, backend=backend, on_gpu=card is not None)
+    free = backend == "unsloth" and recipe.train.padding_free is not False
+    longest = longest_batch_tokens(recipe, rows, padding_free=free)
+    memory = memory_of(recipe, shape, longest, backend=backend, card_bytes=card.total_bytes if card else None)
     available = card.free_bytes if card else psutil.virtual_memory().available
     return Estimate(
         model=recipe.model.name,
@@ -185,39 +190,41 @@ def shape_of(recipe: Recipe) -> Shape:
     )
 
 
-def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, on_gpu: bool) -> Memory:
-    """The peak's parts for a micro-batch of `batch_tokens` tokens.
+def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, card_bytes: int | None) -> Memory:
+    """The peak's parts for a micro-batch of `batch_tokens` tokens on a card of `card_bytes`, or on the CPU (None).
 
     Per token and layer a decoder keeps 2·(6H + 2K + 2M) bytes in 16-bit (hidden size H, key and value width K, MLP
-    width M); with gradient checkpointing 2·H, and one layer's worth while that layer is computed again.
+    width M); with gradient checkpointing 2·H, which Unsloth moves to host memory, and one layer's worth while that
+    layer is computed again.
     """
-    in_4bit = recipe.model.load_in_4bit
+    on_gpu, unsloth, in_4bit = card_bytes is not None, backend == "unsloth", recipe.model.load_in_4bit
     rest = shape.total_parameters - shape.linear_parameters
     # prepare_model_for_kbit_training holds in fp32 what is not quantised, and a CPU computes in fp32.
-    half = 2 if on_gpu and (backend == "unsloth" or not in_4bit) else 4
-    weights = (NF4_BYTES * shape.linear_parameters if in_4bit else half * shape.linear_parameters) + half * rest
-    if in_4bit:  # one layer's weights at a time are turned back to 16-bit for their matrix product
-        weights += 2 * shape.largest_linear
+    half = 2 if on_gpu and (unsloth or not in_4bit) else 4
+    weights = (NF4_BYTES if in_4bit else half) * shape.linear_parameters + half * rest
+    if unsloth and not in_4bit:
+        weights += HALF_BYTES
     adapter = ADAPTER_BYTES * shape.adapter_parameters
-    optimizer = (2 if on_gpu else 8) * shape.adapter_parameters
+    state = 2 if optimizer_name(recipe, shape.adapter_parameters, card_bytes) == "adamw_8bit" else 8
     width = 2 if on_gpu else 4
     layer = width * batch_tokens * (6 * shape.hidden + 2 * shape.key_value + 2 * shape.intermediate)
-    if checkpoints(recipe, shape, backend=backend):
-        kept = 0 if backend == "unsloth" else width * batch_tokens * shape.hidden * shape.layers
-        activations = kept + layer
+    if not checkpoints(recipe, shape, backend=backend):
+        activations = (shape.layers + LAYER_SHARE) * layer
+    elif unsloth:
+        activations = RECOMPUTED_SHARE * layer + OFFLOAD_BYTES
     else:
-        activations = layer * shape.layers
-    logits = _logits_bytes(shape, batch_tokens, backend)
-    parts = int(weights), int(adapter), int(optimizer), int(activations), int(logits)
-    overhead = int(CUDA_BYTES + WORKSPACE_BYTES + (FRAGMENTATION - 1) * sum(parts)) if on_gpu else HOST_BYTES
-    return Memory(*parts, overhead_bytes=overhead)
-
-
-def _logits_bytes(shape: Shape, batch_tokens: int, backend: str) -> int:
-    # Unsloth computes the loss in pieces and never holds all logits; transformers holds them in 16-bit, in fp32
-    # and as a gradient.
-    return (
-        min(10 * shape.vocabulary * batch_tokens, GIB) if backend == "unsloth" else 10 * shape.vocabulary * batch_tokens
+        activations = RECOMPUTED_SHARE * layer + width * batch_tokens * shape.hidden * shape.layers
+    # Both ways to train compute the loss in pieces: logits of a piece in 16-bit, in fp32, and their gradient.
+    logits = min(10 * shape.vocabulary * batch_tokens, FUSED_LOSS_BYTES)
+    pieces = 2.6 * shape.largest_linear
+    overhead = CUDA_BYTES + ROUNDING_BYTES + pieces if on_gpu else HOST_BYTES
+    return Memory(
+        weights_bytes=int(weights),
+        adapter_bytes=adapter,
+        optimizer_bytes=state * shape.adapter_parameters,
+        activations_bytes=int(activations),
+        logits_bytes=logits,
+        overhead_bytes=int(overhead),
     )
 
 
@@ -225,16 +232,16 @@ def checkpoints(recipe: Recipe, shape: Shape, *, backend: str) -> bool:
     """Whether activations are computed again in the backward pass, where nothing has been timed yet."""
     wanted = recipe.train.gradient_checkpointing
     if wanted != "auto":
-        return wanted == "on"
+        return wanted
     return backend == "unsloth" or shape.total_parameters >= 500_000_000
 
 
-def longest_batch_tokens(recipe: Recipe, rows: Rows | None) -> int:
+def longest_batch_tokens(recipe: Recipe, rows: Rows | None, *, padding_free: bool = False) -> int:
     """Tokens of the largest micro-batch with its padding; `data.max_length` each where the rows are not known."""
     batch = recipe.train.per_device_train_batch_size
     if rows is None or not rows.longest:
         return batch * recipe.data.max_length
-    return batch * rows.longest[0]
+    return sum(rows.longest[:batch]) if padding_free else batch * rows.longest[0]
 
 
 def steps_of(recipe: Recipe, rows: int | None) -> int | None:

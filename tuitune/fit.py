@@ -70,7 +70,7 @@ def candidates(recipe: Recipe, fits: Callable[[Candidate], bool]) -> list[Candid
     """
     train = recipe.train
     rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    kinds = {"auto": (False, True), "on": (True,), "off": (False,)}[train.gradient_checkpointing]
+    kinds = (False, True) if train.gradient_checkpointing == "auto" else (train.gradient_checkpointing,)
     batches = sorted((each for each in range(1, rows + 1) if rows % each == 0), reverse=True)
     found: list[Candidate] = []
     for checkpointing in kinds:
@@ -137,18 +137,21 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     before = torch.cuda.memory_reserved()
     free, total = torch.cuda.mem_get_info()
     limit = int(SAFE_SHARE * (free + before)) - _state_bytes(loaded, total)
-    fits = _estimator(loaded, [lengths[place] for place in by_length], limit)
+    fits = _estimator(loaded, [lengths[place] for place in by_length], limit, total)
     trials: list[Trial] = []
     for candidate in candidates(recipe, fits):
         if cancelled():
             return None
+        found = best(trials, limit)
+        if found is not None and candidate.checkpointing > found.candidate.checkpointing:
+            break  # without checkpointing it fits, and computing everything again is never faster
         trials.append(_trial(loaded, candidate, rows, by_length))
-        if len(trials) > 1 and (trials[-1].tokens_per_second or 0.0) < (trials[-2].tokens_per_second or 0.0) / 2:
-            break  # ever smaller passes only get slower
+        if found is not None and (trials[-1].tokens_per_second or 0.0) < (found.tokens_per_second or 0.0):
+            break  # smaller passes only get slower
     chosen = best(trials, limit)
     if chosen is None:
         step_rows = trials[0].candidate.batch * trials[0].candidate.accumulation
-        least = Candidate(1, step_rows, checkpointing=recipe.train.gradient_checkpointing != "off")
+        least = Candidate(1, step_rows, checkpointing=recipe.train.gradient_checkpointing is not False)
         trials.append(_trial(loaded, least, rows, by_length))
         chosen = best(trials, limit)
     if chosen is None:
@@ -161,7 +164,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
         recipe,
         per_device_train_batch_size=chosen.candidate.batch,
         gradient_accumulation_steps=chosen.candidate.accumulation,
-        gradient_checkpointing="on" if chosen.candidate.checkpointing else "off",
+        gradient_checkpointing=chosen.candidate.checkpointing,
         padding_free=loaded.padding_free,
         optim=optimizer_name(recipe, _trainable(loaded), total),
         fit=False,
@@ -169,7 +172,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     return Fitted(loaded.recipe, chosen, tuple(trials))
 
 
-def _estimator(loaded: LoadedModel, lengths: list[int], limit: int) -> Callable[[Candidate], bool]:
+def _estimator(loaded: LoadedModel, lengths: list[int], limit: int, total: int) -> Callable[[Candidate], bool]:
     """Whether the estimate leaves a candidate's longest pass room; generous, as the trial itself will tell."""
     from tuitune import estimate
 
@@ -178,8 +181,8 @@ def _estimator(loaded: LoadedModel, lengths: list[int], limit: int) -> Callable[
     def fits(candidate: Candidate) -> bool:
         chosen = lengths[: candidate.batch]
         tokens = sum(chosen) if loaded.padding_free else chosen[0] * len(chosen)
-        recipe = _with_train(loaded.recipe, gradient_checkpointing="on" if candidate.checkpointing else "off")
-        memory = estimate.memory_of(recipe, shape, tokens, backend=loaded.backend.name, on_gpu=True)
+        recipe = _with_train(loaded.recipe, gradient_checkpointing=candidate.checkpointing)
+        memory = estimate.memory_of(recipe, shape, tokens, backend=loaded.backend.name, card_bytes=total)
         return memory.total_bytes <= 1.1 * limit
 
     return fits

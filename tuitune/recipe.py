@@ -93,7 +93,7 @@ class TrainSection(_Section):
     """Start of every random choice: adapter weights, row order, the held-out rows."""
     optim: Literal["auto", "adamw_8bit", "adamw_torch_fused"] = "auto"
     """How the optimizer keeps its state: `auto` takes fp32 in one fused kernel, 8-bit where fp32 would be large."""
-    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Compute activations again in the backward pass: less memory, about a third slower."""
     padding_free: bool | None = None
     """Lay the rows of a batch end to end instead of padding them; empty does so where attention can."""

@@ -22,7 +22,7 @@ def explained(recipe: Recipe, what: str) -> Iterator[None]:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TuituneError(out_of_memory(what, name, recipe)) from error
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # these libraries raise every kind there is, and one of their own each
         if "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
             raise TuituneError(out_of_memory(what, name, recipe)) from error
         lines = str(error).strip().splitlines()

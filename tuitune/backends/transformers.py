@@ -126,7 +126,7 @@ def lora_config(recipe: Recipe) -> Any:
 def uses_checkpointing(recipe: Recipe, parameters: int) -> bool:
     """Whether this backend computes activations again: as the recipe says, else for models that are not small."""
     wanted = recipe.train.gradient_checkpointing
-    return wanted == "on" or (wanted == "auto" and parameters >= _CHECKPOINTING_FROM_PARAMETERS)
+    return parameters >= _CHECKPOINTING_FROM_PARAMETERS if wanted == "auto" else wanted
 
 
 def _quantization(recipe: Recipe) -> Any:

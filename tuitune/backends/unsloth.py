@@ -49,7 +49,7 @@ class UnslothBackend:
             tokenizer,
             self,
             recipe,
-            gradient_checkpointing=recipe.train.gradient_checkpointing != "off",
+            gradient_checkpointing=recipe.train.gradient_checkpointing is not False,
             padding_free=kernel is not None and recipe.train.padding_free is not False,
             attention=kernel or "sdpa",
         )
@@ -86,6 +86,8 @@ class UnslothBackend:
 
     def for_training(self, loaded: LoadedModel) -> None:
         checkpointing = "unsloth" if loaded.gradient_checkpointing else False
+        # Unsloth's trainer goes back to what the adapter was attached with, unless it is changed here too.
+        loaded.model._unsloth_gradient_checkpointing = checkpointing
         _fast_language_model(loaded.recipe).for_training(loaded.model, use_gradient_checkpointing=checkpointing)
 
     def for_inference(self, loaded: LoadedModel) -> None:

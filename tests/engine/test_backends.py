@@ -1,0 +1,178 @@
+"""The transformers backend on the demo model: what is loaded, frozen, attached and refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import DEMO
+from tuitune import backends
+from tuitune.backends import LoadedModel
+from tuitune.backends.environment import prepare_environment
+from tuitune.errors import UnusableInput
+from tuitune.model import load_tokenizer
+from tuitune.recipe import ModelSection, Recipe
+
+LINEARS = 7 * 5  # seven projections in five layers
+
+
+def recipe(**sections: dict[str, Any]) -> Recipe:
+    model = {"name": str(DEMO / "demo_model"), "backend": "transformers", **sections.pop("model", {})}
+    return Recipe.from_data({"model": model, "data": {"path": "unused.jsonl"}, **sections})
+
+
+def attached(used: Recipe) -> LoadedModel:
+    backend = backends.choose(used)
+    loaded = backend.load(used)
+    backend.attach(loaded)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def in_4bit() -> LoadedModel:
+    return attached(recipe())
+
+
+def logits(loaded: LoadedModel) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return loaded.model(input_ids=torch.tensor([[5, 900, 17, 2000]])).logits
+
+
+def test_every_linear_layer_but_the_head_is_nf4(in_4bit: LoadedModel) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    quantised = [m for m in in_4bit.model.modules() if isinstance(m, Linear4bit)]
+    assert len(quantised) == LINEARS
+    assert {m.weight.quant_type for m in quantised} == {"nf4"}
+    assert all(m.weight.quant_state.nested for m in quantised)
+
+
+def test_only_the_adapter_is_trained_in_fp32(in_4bit: LoadedModel) -> None:
+    trained = {name: p for name, p in in_4bit.model.named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * LINEARS
+    assert all("lora_" in name for name in trained)
+    assert {str(p.dtype) for p in trained.values()} == {"torch.float32"}
+
+
+def test_a_reply_in_between_leaves_the_weights_as_they_were(in_4bit: LoadedModel) -> None:
+    """bitsandbytes would repack 4-bit weights on the CPU at the first pass in eval mode, with rounded scales."""
+    import torch
+
+    backend = in_4bit.backend
+    backend.for_training(in_4bit)
+    before = logits(in_4bit)
+    backend.for_inference(in_4bit)
+    logits(in_4bit)
+    backend.for_training(in_4bit)
+    assert torch.equal(before, logits(in_4bit))
+
+
+def test_the_seed_decides_the_adapter() -> None:
+    import torch
+
+    def first_values(seed: int) -> Any:
+        loaded = attached(recipe(model={"load_in_4bit": False}, train={"seed": seed}))
+        return next(p.detach() for name, p in loaded.model.named_parameters() if "lora_A" in name)
+
+    assert torch.equal(first_values(1), first_values(1))
+    assert not torch.equal(first_values(1), first_values(2))
+
+
+def test_attaching_leaves_the_random_state_alone() -> None:
+    import torch
+
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    backend = backends.choose(recipe(model={"load_in_4bit": False}))
+    loaded = backend.load(recipe(model={"load_in_4bit": False}))
+    torch.manual_seed(5)
+    backend.attach(loaded)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_every_lora_field_reaches_peft() -> None:
+    lora = {"r": 4, "lora_alpha": 12, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "use_rslora": True}
+    config = attached(recipe(model={"load_in_4bit": False}, lora=lora)).model.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.use_rslora) == (4, 12, 0.1, True)
+    assert set(config.target_modules) == {"q_proj", "v_proj"}
+
+
+def test_a_saved_adapter_answers_as_it_did(tmp_path: Path) -> None:
+    import torch
+
+    used = recipe(model={"load_in_4bit": False})
+    loaded = attached(used)
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.05)
+    loaded.backend.for_inference(loaded)
+    expected = logits(loaded)
+    loaded.model.save_pretrained(tmp_path)
+    again = loaded.backend.load(used)
+    again.backend.attach_saved(again, str(tmp_path))
+    again.backend.for_inference(again)
+    assert torch.equal(logits(again), expected)
+    assert not any(p.requires_grad for p in again.model.parameters())
+
+
+def test_a_layer_that_the_model_lacks_is_named_with_what_it_has() -> None:
+    with pytest.raises(
+        UnusableInput, match=r"no layer named c_attn: choose lora\.target_modules among down_proj, gate_proj"
+    ):
+        attached(recipe(lora={"target_modules": ["q_proj", "c_attn"]}))
+
+
+def test_a_folder_without_an_adapter_is_refused(in_4bit: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match="holds no adapter"):
+        in_4bit.backend.attach_saved(in_4bit, str(tmp_path))
+
+
+def test_weights_that_are_cut_short_give_one_sentence(tmp_path: Path) -> None:
+    for file in (DEMO / "demo_model").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 4096 if file.suffix == ".safetensors" else None])
+    used = recipe(model={"name": str(tmp_path)})
+    from tuitune.errors import TuituneError
+
+    with pytest.raises(TuituneError, match=r"^Loading .* failed: [^\n]+\.$"):
+        backends.choose(used).load(used)
+
+
+def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
+    for file in (DEMO / "demo_model").iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    used = recipe(model={"name": str(tmp_path)})
+    with pytest.raises(UnusableInput, match=r"holds no \.safetensors weights"):
+        backends.choose(used).load(used)
+
+
+def test_a_tokenizer_without_padding_gets_a_token_it_has(tmp_path: Path) -> None:
+    import json
+
+    for file in (DEMO / "demo_model").iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings.pop("pad_token", None)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(ModelSection(name=str(tmp_path)))
+    assert tokenizer.pad_token_id is not None
+    assert tokenizer.pad_token_id < len(tokenizer)
+
+
+def test_what_the_user_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("UNSLOTH_COMPILE_LOCATION", raising=False)
+    monkeypatch.delenv("UNSLOTH_AUTO_INSTALL", raising=False)
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
+    prepare_environment()
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "0"
+    assert os.environ["UNSLOTH_AUTO_INSTALL"] == "0"
+    folder = Path(os.environ["UNSLOTH_COMPILE_LOCATION"])
+    assert folder.is_relative_to(tmp_path)
+    assert folder.stat().st_mode & 0o077 == 0

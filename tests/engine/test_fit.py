@@ -1,0 +1,126 @@
+"""Which ways of running a step are timed, which one is taken, and what happens when memory runs out after all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuitune.errors import TuituneError
+from tuitune.fit import Candidate, Trial, best, candidates, halved, optimizer_name
+from tuitune.history import History
+from tuitune.recipe import Recipe
+from tuitune.run import Run, create_run
+
+GIB = 2**30
+
+
+def recipe(**train: Any) -> Recipe:
+    return Recipe.from_data({"model": {"name": "m"}, "data": {"path": "d.jsonl"}, "train": train})
+
+
+def splits(found: list[Candidate]) -> list[tuple[int, int, bool]]:
+    return [(each.batch, each.accumulation, each.checkpointing) for each in found]
+
+
+def test_every_candidate_trains_on_the_same_rows_a_step() -> None:
+    found = candidates(recipe(per_device_train_batch_size=6, gradient_accumulation_steps=4), lambda each: True)
+    assert {each.batch * each.accumulation for each in found} == {24}
+    assert splits(found) == [(24, 1, False), (12, 2, False), (8, 3, False), (24, 1, True), (12, 2, True)]
+
+
+def test_what_the_estimate_rules_out_is_not_tried() -> None:
+    found = candidates(recipe(), lambda each: each.checkpointing and each.batch <= 4)
+    assert splits(found) == [(4, 2, True), (2, 4, True)]
+
+
+def test_one_candidate_is_left_for_the_card_to_refuse() -> None:
+    assert splits(candidates(recipe(), lambda each: False)) == [(1, 8, True)]
+
+
+@pytest.mark.parametrize(("fixed", "kinds"), [(True, {True}), (False, {False}), ("auto", {True, False})])
+def test_checkpointing_that_the_recipe_fixes_stays(fixed: bool | str, kinds: set[bool]) -> None:
+    found = candidates(recipe(gradient_checkpointing=fixed), lambda each: True)
+    assert {each.checkpointing for each in found} == kinds
+
+
+def test_the_fastest_that_leaves_a_margin_is_taken() -> None:
+    fast, safe, slow = (
+        Trial(Candidate(batch, 8 // batch, False), peak * GIB, speed)
+        for batch, peak, speed in ((8, 95, 900.0), (4, 60, 800.0), (2, 30, 500.0))
+    )
+    assert best([fast, safe, slow], 90 * GIB) == safe
+    assert best([fast, safe, slow], 100 * GIB) == fast
+    assert best([Trial(Candidate(8, 1, False), None, None)], 90 * GIB) is None
+
+
+def test_of_equal_speeds_the_smaller_peak_is_taken() -> None:
+    large, small = (Trial(Candidate(8, 1, kind), peak * GIB, 1000.0 + peak) for kind, peak in ((False, 15), (True, 5)))
+    assert best([large, small], 90 * GIB) == small
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "after"), [(8, 1, (4, 2)), (3, 2, (1, 6)), (6, 1, (3, 2)), (5, 2, (2, 5))]
+)
+def test_halving_keeps_the_rows_a_step(batch: int, accumulation: int, after: tuple[int, int]) -> None:
+    train = halved(recipe(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)).train
+    assert (train.per_device_train_batch_size, train.gradient_accumulation_steps) == after
+
+
+def test_one_row_cannot_be_halved() -> None:
+    with pytest.raises(TuituneError, match="one row a pass"):
+        halved(recipe(per_device_train_batch_size=1))
+
+
+def test_adam_states_are_8_bit_only_where_fp32_ones_would_be_large() -> None:
+    assert optimizer_name(recipe(), 11_000_000, 140 * GIB) == "adamw_torch_fused"
+    assert optimizer_name(recipe(), 670_000_000, 16 * GIB) == "adamw_8bit"
+    assert optimizer_name(recipe(optim="adamw_8bit"), 11_000_000, 140 * GIB) == "adamw_8bit"
+    assert optimizer_name(recipe(), 11_000_000, None) == "adamw_torch"
+
+
+@pytest.mark.parametrize("save_steps", [2, 50])
+def test_a_run_goes_on_in_smaller_passes_after_memory_ran_out(
+    demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_steps: int
+) -> None:
+    """From the last checkpoint, or from the start without one, to the same losses as a run with small passes.
+
+    The card is stood in for: a pass of more than two rows runs out of memory from the third step on.
+    """
+    import torch
+    from transformers import LlamaModel
+
+    from tuitune.train import Control, train
+
+    def run(name: str, **changes: Any) -> tuple[Run, History]:
+        settings = {"max_steps": 4, "save_steps": save_steps, "gradient_accumulation_steps": 1, **changes}
+        changed = demo_recipe.train.model_copy(update=settings)
+        used = demo_recipe.model_copy(
+            update={"train": changed, "data": demo_recipe.data.model_copy(update={"eval_share": 0.0})}
+        )
+        writer = create_run(used, tmp_path / "runs", name)
+        train(used, writer.run, Control(), writer.append)
+        history = writer.run.history()
+        writer.close()
+        return writer.run, history
+
+    _, small = run("small", per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    whole, passes = LlamaModel.forward, 0
+
+    def on_a_small_card(self: Any, input_ids: Any = None, **others: Any) -> Any:
+        nonlocal passes
+        passes += self.training
+        if self.training and len(input_ids) > 2 and passes > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(self, input_ids=input_ids, **others)
+
+    monkeypatch.setattr(LlamaModel, "forward", on_a_small_card)
+    folder, large = run("large", per_device_train_batch_size=4)
+    came_from = "checkpoint-2" if save_steps == 2 else "the start"
+    assert [each.text for each in large.notices if "Memory" in each.text] == [
+        f"Memory ran out at step 3: going on from {came_from} with 2 × 2 rows a step."
+    ]
+    assert [step.loss for step in large.steps] == pytest.approx([step.loss for step in small.steps], rel=1e-3)
+    assert folder.recipe().train.per_device_train_batch_size == 2
+    assert (folder.adapter / "adapter_model.safetensors").is_file()
+    assert json.loads(folder.events_file.read_text().splitlines()[-1])["status"] == "done"

@@ -1,0 +1,140 @@
+"""The machine as NVML and psutil tell it; only NVML itself is stood in for."""
+
+import os
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tuitune import hardware
+
+GIB = 2**30
+
+
+class FakeNvml:
+    """The part of NVML's Python interface that is used, for two cards: an idle H200 and a busy T4."""
+
+    NVML_TEMPERATURE_GPU = 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name.startswith("nvml") and name in super().__getattribute__("broken"):
+
+            def fails(*_: Any) -> Any:
+                raise FakeNvml.NVMLError("Not Supported")
+
+            return fails
+        return value
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlSystemGetDriverVersion(self) -> bytes:
+        return b"580.159.03"
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        return (SimpleNamespace(total=140 * GIB, used=2 * GIB), SimpleNamespace(total=15 * GIB, used=14 * GIB))[handle]
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
+        return ((9, 0), (7, 5))[handle]
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return ("NVIDIA H200", "Tesla \x1b[31mT4")[handle]
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return ("GPU-aaaa", "GPU-bbbb")[handle]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Any]:
+        return [SimpleNamespace(pid=os.getpid(), usedGpuMemory=GIB), SimpleNamespace(pid=1, usedGpuMemory=5)]
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        return SimpleNamespace(gpu=87)
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        return 412_500
+
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
+        return 61
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    fake = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(hardware, "_nvml", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return fake
+
+
+def test_cards_are_read_and_their_names_made_safe(nvml: FakeNvml) -> None:
+    first, second = hardware.gpus()
+    assert (first.name, first.driver, first.total_bytes) == ("NVIDIA H200", "580.159.03", 140 * GIB)
+    assert first.has_bf16
+    assert not second.has_bf16
+    assert "\x1b" not in second.name
+    assert hardware.emptiest_gpu() == first
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"), [("1", 1), ("GPU-bbbb", 1), ("1,0", 1), ("0", 0), ("", None), ("7", None)]
+)
+def test_the_chosen_card_is_the_one_cuda_would_use(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, visible: str, name: int | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    card = hardware.chosen_gpu()
+    assert (card.index if card else None) == name
+
+
+def test_a_sample_tells_this_process_apart(nvml: FakeNvml) -> None:
+    sample = hardware.sample()
+    assert (sample.gpu_process_bytes, sample.gpu_used_bytes) == (GIB, 2 * GIB)
+    assert (sample.gpu_percent, sample.gpu_celsius, sample.gpu_watts) == (87.0, 61.0, 412.5)
+    assert sample.process_bytes > 10 * 2**20
+
+
+def test_a_reading_that_the_card_does_not_give_is_none(nvml: FakeNvml) -> None:
+    nvml.broken = {"nvmlDeviceGetPowerUsage", "nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetUtilizationRates"}
+    sample = hardware.sample()
+    assert (sample.gpu_watts, sample.gpu_percent, sample.gpu_process_bytes) == (None, None, None)
+    assert sample.gpu_celsius == 61.0
+
+
+def test_a_card_that_fell_off_the_bus_does_not_raise(nvml: FakeNvml) -> None:
+    nvml.broken = {"nvmlDeviceGetMemoryInfo"}
+    assert hardware.gpus() == []
+    assert hardware.sample().gpu_index is None
+
+
+def test_without_a_driver_there_is_no_card(nvml: FakeNvml) -> None:
+    nvml.broken = {"nvmlInit"}
+    assert hardware.gpus() == []
+    assert hardware.sample().gpu_total_bytes is None
+
+
+def test_the_machine_names_versions_and_never_itself() -> None:
+    machine = hardware.machine()
+    assert machine.cpu_cores >= 1
+    assert machine.libraries["torch"].startswith("2.")
+    assert os.uname().nodename not in str(machine.as_dict())
+
+
+def test_a_sample_takes_milliseconds() -> None:
+    hardware.sample()
+    began = time.perf_counter()
+    for _ in range(5):
+        hardware.sample()
+    assert (time.perf_counter() - began) / 5 < 0.05

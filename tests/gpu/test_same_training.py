@@ -1,0 +1,112 @@
+"""On a GPU: rows laid end to end train exactly as rows alone do, and a whole run works through Unsloth."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuitune.backends.environment import prepare_environment
+from tuitune.recipe import Recipe
+
+pytestmark = pytest.mark.gpu
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
+prepare_environment()
+pytest.importorskip("unsloth", reason="needs Unsloth")
+
+Report = dict[str, Any]
+SAMPLE_DATA = Path(__file__).parents[2] / "sample_data"
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    from benchmarks.gpu_equivalence import compare, load
+
+    loaded, rows = load(SAMPLE_DATA / "demo_model", SAMPLE_DATA / "pirate.jsonl")
+    return compare(loaded, rows)
+
+
+def test_attention_is_truly_variable_length(report: Report) -> None:
+    assert "varlen" in report["attention"] or report["attention"] == "xformers"
+
+
+def test_each_token_has_the_loss_it_has_alone(report: Report) -> None:
+    assert report["token_loss_mean_difference"] <= 1e-3
+
+
+def test_changing_one_row_leaves_the_others_bit_identical(report: Report) -> None:
+    assert report["other_rows_bit_identical"]
+    assert report["changed_row_differs"]
+
+
+def test_gradients_point_the_same_way(report: Report) -> None:
+    assert report["gradient_cosine_padding_free_padded"] >= 0.9999
+    assert report["gradient_cosine_padding_free_alone"] >= 0.9999
+    assert report["gradient_norm_ratio"] == pytest.approx(1, abs=2e-3)
+
+
+def test_the_same_labels_are_trained(report: Report) -> None:
+    assert report["trained_labels_padding_free"] == report["trained_labels_padded"]
+
+
+def test_the_loss_falls_along_the_same_curve(report: Report) -> None:
+    assert report["curve_padding_free"][-1] < report["curve_padding_free"][0]
+    assert report["curve_largest_difference"] <= 0.02
+
+
+@pytest.mark.parametrize("window", [(-1, 0), (63, 0)])
+@pytest.mark.parametrize("heads", [(8, 8), (8, 2)])
+def test_the_varlen_kernel_computes_attention(heads: tuple[int, int], window: tuple[int, int]) -> None:
+    """Against plain attention in fp32, row by row, forward and backward, with and without a sliding window."""
+    from tuitune.backends.attention import flash_varlen
+
+    torch.manual_seed(0)
+    lengths = [1, 7, 130, 64, 300]
+    cu = torch.tensor([0, *lengths], device="cuda").cumsum(0).int()
+    q, k, v = (
+        torch.randn(sum(lengths), n, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for n in (heads[0], heads[1], heads[1])
+    )
+    out = flash_varlen(q, k, v, cu, cu, max(lengths), max(lengths), window_size=window, enable_gqa=True)
+    direction = torch.randn_like(out)
+    grads = torch.autograd.grad(out, (q, k, v), direction)
+    exact = [t.detach().float().requires_grad_() for t in (q, k, v)]
+    rows = []
+    for row in zip(*(t.split(lengths) for t in exact), strict=True):
+        place = torch.arange(len(row[0]), device="cuda")
+        seen = place[None] <= place[:, None]
+        if window[0] >= 0:
+            seen &= place[None] >= place[:, None] - window[0]
+        heads_first = [t.transpose(0, 1)[None] for t in row]
+        attended = torch.nn.functional.scaled_dot_product_attention(*heads_first, attn_mask=seen, enable_gqa=True)
+        rows.append(attended[0].transpose(0, 1))
+    expected = torch.cat(rows)
+    torch.testing.assert_close(out.float(), expected, atol=2e-2, rtol=2e-2)
+    for found, wanted in zip(grads, torch.autograd.grad(expected, exact, direction.float()), strict=True):
+        torch.testing.assert_close(found.float(), wanted, atol=6e-2, rtol=6e-2)
+
+
+def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
+    """The demo recipe's data for 60 steps: fitted, loss falls, adapter saved and answering in its style."""
+    from tuitune.cli import run_command
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {{name: {SAMPLE_DATA / 'demo_model'}, backend: unsloth}}\n"
+        f"data: {{path: {SAMPLE_DATA / 'pirate.jsonl'}}}\n"
+        "train: {max_steps: 60, learning_rate: 2.0e-3}\n"
+        "samples: {prompts: ['What is the capital of France?'], max_new_tokens: 24}\n"
+    )
+    assert run_command(["run", str(recipe), "--runs", str(tmp_path / "runs"), "--name", "gpu", "--json"]) == 0
+    events = [json.loads(line) for line in (tmp_path / "runs" / "gpu" / "events.jsonl").read_text().splitlines()]
+    steps = [event for event in events if event["event"] == "step"]
+    plan = next(event for event in events if event["event"] == "plan")
+    assert plan["backend"] == "unsloth"
+    assert steps[-1]["loss"] < steps[0]["loss"] / 2
+    assert any("attention: torch flash varlen" in e["text"] for e in events if e["event"] == "notice")
+    assert Recipe.load(tmp_path / "runs" / "gpu" / "recipe.yaml").train.fit is False
+    replies = {event["step"]: event["reply"] for event in events if event["event"] == "reply"}
+    assert replies[0] != replies[max(replies)]
+    assert (tmp_path / "runs" / "gpu" / "adapter" / "adapter_model.safetensors").is_file()
