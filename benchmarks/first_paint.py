@@ -48,6 +48,8 @@ def paint_seconds(code: str, argument: str, text: str) -> float:
     started = time.perf_counter()
     child = pexpect.spawn(sys.executable, ["-c", code, argument], dimensions=(24, 80), timeout=30)
     while not any(text in line for line in screen.display):
+        if time.perf_counter() - started > 30:
+            sys.exit(f"{text!r} did not appear within 30 s")
         stream.feed(child.read_nonblocking(65536, timeout=30))
     seconds = time.perf_counter() - started
     child.sendcontrol("q")
@@ -70,7 +72,7 @@ def main() -> None:
         ratios, ours, theirs = [], [], []
         for pair in range(pairs + 1):
             label = paint_seconds(ONE_LABEL, "", "just one label")
-            app = paint_seconds(TUITUNE, str(modules), "tuitune")
+            app = paint_seconds(TUITUNE, str(modules), "Model")
             if pair:  # the first pair warms the disk cache
                 ours.append(app)
                 theirs.append(label)

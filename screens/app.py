@@ -24,13 +24,13 @@ from screens.too_small import TooSmall, fits
 from tuitune.errors import TuituneError, explain
 from tuitune.events import Event, Started
 from tuitune.history import History
-from tuitune.recipe import Recipe
 from tuitune.run import Run, all_runs
 from tuitune.session.client import Session, SessionLost
 
 if TYPE_CHECKING:
     from screens.home import HomeScreen
     from screens.step_screen import StepScreen
+    from tuitune.recipe import Recipe
 
 
 ScreenName = StepName | Literal["home"]
@@ -58,7 +58,7 @@ class TuituneApp(App[int]):
 
     def __init__(
         self,
-        recipe: Recipe | None = None,
+        recipe: "Recipe | None" = None,
         *,
         runs_folder: Path,
         attach: Run | None = None,
@@ -237,7 +237,7 @@ class TuituneApp(App[int]):
         await session.follow(self._receive)
         return session
 
-    async def new_run(self, recipe: Recipe | None) -> None:
+    async def new_run(self, recipe: "Recipe | None") -> None:
         """Begin choosing: a recipe's fields, or none."""
         self.draft = Draft(recipe)
         await self._forget_choices()
@@ -372,7 +372,7 @@ def watch_terminal(fileno: int) -> None:
     threading.Thread(target=watch, name="terminal", daemon=True).start()
 
 
-def run_app(recipe: Recipe | None, recipe_file: Path | None, runs_folder: Path, attach: Run | None) -> int:
+def run_app(recipe: "Recipe | None", recipe_file: Path | None, runs_folder: Path, attach: Run | None) -> int:
     """Show the app until the user leaves it; the exit code of the command."""
     watch_terminal(sys.stdin.fileno())
     app = TuituneApp(recipe, runs_folder=runs_folder, attach=attach, settings=Settings.load(settings_file()))

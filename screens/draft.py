@@ -2,17 +2,16 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from tuitune.recipe import Recipe, field_errors
+if TYPE_CHECKING:
+    from tuitune.recipe import Recipe
 
 
 class Draft:
     """Every choice on every screen, by dotted field name (`train.max_steps`). Fields left out have their default."""
 
-    def __init__(self, recipe: Recipe | None = None) -> None:
+    def __init__(self, recipe: "Recipe | None" = None) -> None:
         self.data: dict[str, Any] = recipe.model_dump(mode="json") if recipe else {}
 
     def get(self, field: str) -> Any:
@@ -21,6 +20,8 @@ class Draft:
         chosen = self.data.get(section) or {}
         if isinstance(chosen, dict) and name in chosen:
             return chosen[name]
+        from tuitune.recipe import Recipe
+
         info = Recipe.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
         return None if info.is_required() else info.get_default(call_default_factory=True)
 
@@ -28,8 +29,10 @@ class Draft:
         section, _, name = field.partition(".")
         self.data.setdefault(section, {})[name] = value
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> "Recipe":
         """The validated recipe, with paths taken from the working folder. Raises UnusableInput."""
+        from tuitune.recipe import Recipe
+
         return Recipe.from_data({"model": {}, "data": {}, **copy.deepcopy(self.data)}, folder=Path.cwd())
 
     def as_data(self) -> dict[str, Any]:
@@ -38,6 +41,10 @@ class Draft:
 
     def errors(self) -> dict[str, str]:
         """Dotted field name to what is wrong with its value; empty when the recipe can be used."""
+        from pydantic import ValidationError
+
+        from tuitune.recipe import Recipe, field_errors
+
         try:
             Recipe.model_validate({"model": {}, "data": {}, **self.data})
         except ValidationError as error:

@@ -23,7 +23,6 @@ from screens.widgets.paths import PickPath, has_suffix
 from screens.widgets.step_bar import StepBar, StepTab
 from tuitune.errors import TuituneError
 from tuitune.glance import Glance, glance
-from tuitune.recipe import Recipe
 from tuitune.run import all_runs
 from tuitune.text import one_line
 
@@ -70,7 +69,7 @@ class HomeScreen(Screen[None]):
             yield Static(Content.styled("Checked once the libraries are loaded.", "$foreground 60%"), id="problems")
         starts = OptionList(id="starts", markup=False)
         starts.tooltip = "Enter starts a new run, opens a recipe, or goes to the run under the cursor."
-        starts.border_title = "Runs"
+        starts.border_title = "Runs: steps, loss, and how long ago"
         yield starts
         yield Static(id="problem")
         yield Footer()
@@ -112,7 +111,7 @@ class HomeScreen(Screen[None]):
             starts.add_option(Option(_run_line(each), id=f"run:{each.run.folder}"))
         starts.highlighted = min(at, starts.option_count - 1)
 
-    @work(thread=True, exclusive=True, group="examine", exit_on_error=False)
+    @work(thread=True, exclusive=True, group="examine")
     def _examine(self) -> None:
         from tuitune.doctor import examine
 
@@ -155,6 +154,8 @@ class HomeScreen(Screen[None]):
         if path is None:
             return
         try:
+            from tuitune.recipe import Recipe
+
             await self.tuitune.new_run(Recipe.load(path))
         except TuituneError as error:
             show_problem(self, error)
@@ -197,13 +198,13 @@ def _machine(runs_folder: Path) -> Content:
 def _run_line(each: Glance) -> Content:
     style = _STYLES.get(each.status, "")
     steps = f"{each.step:,}/{each.total_steps:,}" if each.total_steps else "no step"
-    loss = f"loss {each.losses[-1]:.3f}" if each.losses else ""
-    ago = f"{_rough(time.time() - each.changed_at)} ago" if each.changed_at else ""
+    loss = f"{each.losses[-1]:.3f}" if each.losses else ""
+    ago = _rough(time.time() - each.changed_at) if each.changed_at else ""
     return Content.assemble(
         (f"{_GLYPHS[each.status]} {each.status:<12}", style),
-        (f"{one_line(each.run.name, max_length=22):<23}", "bold"),
-        f"{steps:<10} {loss:<11} ",
-        (f"{sparkline(each.losses, 12):<13}", "$primary"),
+        (f"{one_line(each.run.name, max_length=20):<21}", "bold"),
+        f"{steps:<10} {loss:<7}",
+        (f"{sparkline(each.losses, 10):<11}", "$primary"),
         (ago, "$foreground 60%"),
     )
 

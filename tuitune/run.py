@@ -8,13 +8,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.events import Event, from_json, to_json
 from tuitune.history import History
-from tuitune.recipe import Recipe
 from tuitune.text import one_line
+
+if TYPE_CHECKING:
+    from tuitune.recipe import Recipe  # pydantic is a third of the app's start: only who reads a recipe loads it
 
 Status = Literal["live", "done", "stopped", "failed", "interrupted"]
 
@@ -80,7 +82,9 @@ class Run:
         """Holds the path of the live session's socket while there is one."""
         return self.folder / "session.json"
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> "Recipe":
+        from tuitune.recipe import Recipe
+
         return Recipe.load(self.recipe_file)
 
     def events(self) -> Iterator[Event]:
@@ -138,7 +142,9 @@ class RunWriter:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise TuituneError(f"Run {run.name} is in use by another session: attach to it, or stop it first.") from None
+            raise TuituneError(
+                f"Run {run.name} is in use by another session: attach to it, or stop it first."
+            ) from None
         self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def append(self, event: Event) -> None:
@@ -159,7 +165,9 @@ class RunWriter:
         os.close(self._lock)
 
 
-def create_run(recipe: Recipe, runs_folder: Path, name: str | None = None, environment: dict[str, Any] | None = None) -> RunWriter:
+def create_run(
+    recipe: "Recipe", runs_folder: Path, name: str | None = None, environment: dict[str, Any] | None = None
+) -> RunWriter:
     """Make a new run folder with the recipe in it, and hold its lock. Raises TuituneError, UnusableInput."""
     try:
         runs_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -169,7 +177,9 @@ def create_run(recipe: Recipe, runs_folder: Path, name: str | None = None, envir
         writer.write("environment.json", json.dumps(environment or {}, indent=2))
     except OSError as error:
         reason = error.strerror or "write failed"
-        raise TuituneError(f"No run folder can be made in {runs_folder} ({reason}): choose another with --runs.") from None
+        raise TuituneError(
+            f"No run folder can be made in {runs_folder} ({reason}): choose another with --runs."
+        ) from None
     return writer
 
 
