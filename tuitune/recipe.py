@@ -30,19 +30,55 @@ class ModelSection(_Section):
     """What loads and trains the model: Unsloth on an NVIDIA GPU where it is installed, else plain transformers."""
 
 
+HUB = "hub:"
+
+ChatTemplateName = Literal[
+    "chatml", "llama-3", "gemma", "mistral", "phi-3", "phi-4", "zephyr", "vicuna", "alpaca", "deepseek"
+]
+
+
+class SourceSection(_Section):
+    """One more dataset mixed into the training data."""
+
+    path: str = Field(min_length=1)
+    """The dataset file, or `hub:` and a Hugging Face dataset id."""
+    weight: float = Field(1.0, gt=0, le=100)
+    """How often each row is taken: 2 twice, 0.5 a seeded half of the rows."""
+    columns: dict[str, str] | None = None
+    """Role to column name, only where the format is not recognised."""
+
+
 class DataSection(_Section):
     """Which conversations, and which of their tokens are trained."""
 
     path: str = Field(min_length=1)
-    """The dataset file: JSONL, JSON, CSV, TSV or Parquet."""
+    """The dataset file (JSONL, JSON, CSV, TSV, Parquet, Arrow), or `hub:` and a Hugging Face dataset id."""
+    weight: float = Field(1.0, gt=0, le=100)
+    """How often each row is taken: 2 twice, 0.5 a seeded half of the rows."""
+    also: list[SourceSection] = Field([], max_length=64)
+    """Further datasets mixed in."""
+    config: str | None = None
+    """Configuration of a Hub dataset."""
+    split: str = Field("train", min_length=1)
+    """Split of a Hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
     columns: dict[str, str] | None = None
     """Role to column name (`user: question`), only where the format is not recognised."""
     max_length: int = Field(2048, ge=8, le=10_000_000)
-    """Longest row in tokens; what lies beyond is cut."""
+    """Longest row in tokens."""
+    over_length: Literal["cut", "drop", "split"] = "cut"
+    """What becomes of a longer row: its end is cut, the row is left out, or it is split between its turns."""
+    bad_rows: Literal["skip", "refuse"] = "skip"
+    """Whether a row that cannot be used is left out and counted, or stops the run before training."""
+    chat_template: ChatTemplateName | None = None
+    """Named chat template, only for a tokenizer that has none."""
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """Which tokens are trained: every assistant reply, only the last one, or everything."""
     eval_share: float = Field(0.0, ge=0.0, le=0.5)
     """Share of the rows held out from training and used to measure the loss."""
+    eval_path: str | None = Field(None, min_length=1)
+    """A dataset file of its own to measure the loss on; its rows that are also in the training data are left out."""
 
 
 class LoraSection(_Section):
@@ -176,7 +212,14 @@ class Recipe(_Section):
         named = Path(model.name).expanduser()
         if (folder / named).is_dir() or named.is_absolute() or model.name.startswith((".", "~")):
             model = model.model_copy(update={"name": str((folder / named).resolve())})
-        data = data.model_copy(update={"path": str((folder / Path(data.path).expanduser()).resolve())})
+
+        def absolute(path: str) -> str:
+            return path if path.startswith(HUB) else str((folder / Path(path).expanduser()).resolve())
+
+        also = [source.model_copy(update={"path": absolute(source.path)}) for source in data.also]
+        data = data.model_copy(update={"path": absolute(data.path), "also": also})
+        if data.eval_path is not None:
+            data = data.model_copy(update={"eval_path": absolute(data.eval_path)})
         return self.model_copy(update={"model": model, "data": data})
 
     def to_yaml(self) -> str:
