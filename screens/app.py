@@ -15,6 +15,7 @@ from textual.app import App
 from textual.events import Resize
 from textual.message import Message
 from textual.screen import Screen
+from textual.worker import Worker, WorkerState
 
 from screens.actions import ActionProvider, bind
 from screens.draft import Draft
@@ -108,6 +109,13 @@ class TuituneApp(App[int]):
     def notify_problem(self, error: BaseException | str) -> None:
         text = explain(error) if isinstance(error, BaseException) else error
         self.notify(text, severity="error", markup=False, timeout=10)
+
+    @on(Worker.StateChanged)
+    def _worker_failed(self, event: Worker.StateChanged) -> None:
+        """What no screen took care of is said, and never shown as a traceback."""
+        if event.state is WorkerState.ERROR and event.worker.error is not None:
+            self.log.error(event.worker.error)
+            self.notify_problem(event.worker.error)
 
     # --- the steps --------------------------------------------------------------------------------------------
 

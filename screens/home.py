@@ -111,7 +111,7 @@ class HomeScreen(Screen[None]):
             starts.add_option(Option(_run_line(each), id=f"run:{each.run.folder}"))
         starts.highlighted = min(at, starts.option_count - 1)
 
-    @work(thread=True, exclusive=True, group="examine")
+    @work(thread=True, exclusive=True, group="examine", exit_on_error=False)
     def _examine(self) -> None:
         from tuitune.doctor import examine
 

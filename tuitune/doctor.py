@@ -215,10 +215,11 @@ def _hub_token() -> Finding:
 
 def _terminal() -> Finding:
     kind = os.environ.get("TERM", "")
-    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
-    if not sys.stdout.isatty():
+    stdout = sys.__stdout__  # the app captures sys.stdout
+    if stdout is None or not stdout.isatty():
         return Finding("Terminal", "ok", "standard output is not a terminal: `tuitune run` works, the app does not")
-    size = os.get_terminal_size(sys.stdout.fileno())
+    size = os.get_terminal_size(stdout.fileno())
+    encoding = (stdout.encoding or "").lower().replace("-", "")
     text = f"{kind or 'unknown'}, {size.columns}×{size.lines}, {encoding or 'unknown encoding'}"
     if kind in ("", "dumb"):
         return Finding("Terminal", "fail", text, "Set TERM, for example to xterm-256color.")
