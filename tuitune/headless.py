@@ -44,20 +44,21 @@ def follow_run(run: Run) -> int:
 async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewer: "_Viewer") -> int:
     session = await Session.start()
     interrupted = _stop_on_signals(session, viewer)
-    folder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    begun = asyncio.Event()
 
     def on_part(part: dict[str, Any]) -> None:
-        if "run" in part and not folder.done():
-            folder.set_result(part["run"])
+        if "run" in part:
+            viewer.run = Run(Path(part["run"]))
+            begun.set()
 
     viewer.status("Starting: importing the libraries")
     job = asyncio.create_task(
         session.call("train", on_part, recipe=recipe.model_dump(mode="json"), runs=str(runs_folder), name=name)
     )
     try:
-        await asyncio.wait([job, folder], return_when=asyncio.FIRST_COMPLETED)
-        if folder.done():
-            viewer.run = Run(Path(folder.result()))
+        job.add_done_callback(lambda done: begun.set())
+        await begun.wait()
+        if viewer.run is not None:
             await session.follow(viewer.add)
         await job
         await viewer.ended.wait()

@@ -289,11 +289,10 @@ def _evaluate(trainer: Any, emit: Emit, attempt: int, step: int) -> None:
         emit(Evaluation(attempt=attempt, step=step, loss=float(trainer.evaluate()["eval_loss"])))
 
 
-def _prompts(recipe: Recipe, prepared: Prepared) -> list[list[dict[str, str]]]:
+def _prompts(recipe: Recipe, prepared: Prepared) -> list[Any]:
     if recipe.samples.prompts:
         return [[{"role": "user", "content": prompt}] for prompt in recipe.samples.prompts]
-    prompts: list[list[dict[str, str]]] = prepared.prompts(3)
-    return prompts
+    return list(prepared.prompts(3))
 
 
 def _answer(loaded: LoadedModel, prompts: list[Any], recipe: Recipe, emit: Emit, control: Control, step: int) -> None:

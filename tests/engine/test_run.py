@@ -66,7 +66,8 @@ def test_a_killed_writer_leaves_a_record_that_reads(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from tuitune.run import create_run; "
         "from tuitune.recipe import Recipe; from tuitune.events import Notice; "
-        "w = create_run(Recipe.from_data({'model': {'name': 'm'}, 'data': {'path': 'd'}}), Path(sys.argv[1]), 'killed'); "
+        "recipe = Recipe.from_data({'model': {'name': 'm'}, 'data': {'path': 'd'}}); "
+        "w = create_run(recipe, Path(sys.argv[1]), 'killed'); "
         "w.append(Notice(text='before')); print('ready', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)

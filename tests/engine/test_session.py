@@ -41,10 +41,13 @@ async def start_run(session: Session, recipe: Recipe, runs: Path) -> tuple[Run, 
             runs=str(runs),
         )
     )
-    await asyncio.wait([folder, job], return_when=asyncio.FIRST_COMPLETED)
-    if job.done():
-        job.result()
-    return Run(Path(folder.result())), job
+
+    def refused(done: asyncio.Task[Any]) -> None:
+        if not folder.done():
+            folder.set_exception(done.exception() or AssertionError("the run ended without a folder"))
+
+    job.add_done_callback(refused)
+    return Run(Path(await folder)), job
 
 
 async def seen(session: Session, kind: type[Event]) -> Event:
@@ -113,9 +116,15 @@ async def test_a_run_outlives_its_client_and_is_found_again(tmp_path: Path, demo
 
     second = await Session.attach(run)
     events: list[Event] = []
-    await second.follow(events.append)
-    while not any(isinstance(event, Finished | Failed) for event in events):
-        await asyncio.sleep(0.05)
+    over = asyncio.Event()
+
+    def add(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Finished | Failed):
+            over.set()
+
+    await second.follow(add)
+    await asyncio.wait_for(over.wait(), 120)
     await second.close()
     await ended(pid)
 
