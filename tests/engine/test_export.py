@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -193,9 +194,9 @@ def test_the_modelfiles_template_and_stops_give_the_same_replies(runner: Any, ex
 
     _, server = runner
     folder = exported["ollama"].path
-    assert (folder / "pirate.gguf").samefile(exported["gguf:q8_0"].path), "one file, not a copy"
+    assert (folder / "model.gguf").samefile(exported["gguf:q8_0"].path), "one file, not a copy"
     modelfile = (folder / "Modelfile").read_text()
-    assert modelfile.startswith("FROM ./pirate.gguf\n")
+    assert modelfile.startswith("FROM ./model.gguf\n")
     stops = re.findall('^PARAMETER stop "(.+)"$', modelfile, re.MULTILINE)
     template = pieces(AutoTokenizer.from_pretrained(exported["adapter"].path))
     assert template.go_template() in modelfile
@@ -262,6 +263,21 @@ def test_stopping_the_conversion_leaves_nothing_half_made(
 
     with pytest.raises(Cancelled):
         export(run, ["gguf:q8_0"], out, progress, yes, lambda: converting)
+    assert [path.name for path in out.iterdir()] == ["merged_16bit"]
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(
+    run: Run, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(exported["merged_16bit"].path, out / "merged_16bit")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))  # a file can be no longer, as on a full disk
+    try:
+        with pytest.raises(TuituneError, match="make room there"):
+            export(run, ["gguf:q8_0"], out, quiet, yes, never)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in out.iterdir()] == ["merged_16bit"]
 
 

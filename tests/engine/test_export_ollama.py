@@ -99,7 +99,7 @@ def template_in(text: str) -> str:
 @pytest.mark.parametrize("name", ["the demo's own", *TEMPLATES])
 def test_ollamas_template_engine_makes_the_same_prompts(name: str, tokenizer: Any, go_template: Path) -> None:
     tokenizer.chat_template = TEMPLATES.get(name, tokenizer.chat_template)
-    template = template_in(modelfile("model.gguf", tokenizer))
+    template = template_in(modelfile(tokenizer))
     cases, expected = [], []
     for chat in CHATS:
         if chat[0][0] == "system" and pieces(tokenizer).system is None:
@@ -113,8 +113,8 @@ def test_ollamas_template_engine_makes_the_same_prompts(name: str, tokenizer: An
 
 
 def test_the_stops_are_the_tokens_that_end_and_begin_a_turn(tokenizer: Any) -> None:
-    text = modelfile("pirate.gguf", tokenizer)
-    assert text.startswith("FROM ./pirate.gguf\n")
+    text = modelfile(tokenizer)
+    assert text.startswith("FROM ./model.gguf\n")
     stops = stop_texts(tokenizer, pieces(tokenizer))
     assert stops == ["<|im_end|>", "<|im_start|>"]
     assert [line for line in text.splitlines() if line.startswith("PARAMETER")] == [
@@ -136,4 +136,4 @@ def test_the_stops_are_the_tokens_that_end_and_begin_a_turn(tokenizer: Any) -> N
 def test_a_template_that_does_more_is_refused(template: str, tokenizer: Any) -> None:
     tokenizer.chat_template = template
     with pytest.raises(TuituneError, match=r"export gguf:q8_0"):
-        modelfile("model.gguf", tokenizer)
+        modelfile(tokenizer)

@@ -54,6 +54,13 @@ def export(
             f"The export to {one_line(out)} failed ({one_line(error.strerror or error)}): "
             "make room there, or choose another folder with --out."
         ) from error
+    except TuituneError as error:
+        if "No space left on device" not in str(error):  # in the words of whichever library was writing
+            raise
+        raise TuituneError(
+            f"The disk of {one_line(out)} filled up during the export, so what was unfinished was removed: "
+            "make room there, or choose another folder with --out."
+        ) from error
     return [done[kind.name] for kind in chosen]
 
 
@@ -102,7 +109,7 @@ class _Making:
         elif kind.gguf and final.is_file():
             self._ggufs[kind.gguf] = final
         self._progress(kind.name, "Done", None, None)
-        return Exported(kind.name, final, place.size(final), commands_for(kind.name, final), notices)
+        return Exported(kind.name, final, place.size(final), commands_for(kind.name, final, self._run.name), notices)
 
     def _make_adapter(self, made: Path) -> tuple[str, ...]:
         from tuitune.export.adapter import copy_adapter
@@ -150,14 +157,13 @@ class _Making:
         return self._merge_notices
 
     def _make_ollama(self, kind: Kind, made: Path) -> tuple[str, ...]:
-        from tuitune.export.ollama import write_modelfile
+        from tuitune.export.ollama import GGUF_NAME, write_modelfile
 
         made.mkdir()
-        gguf = f"{self._run.name}.gguf"
         # The Modelfile first: a template that cannot be written as one is known before the long work.
-        template_notices = write_modelfile(made, gguf, self._run.adapter)
+        template_notices = write_modelfile(made, self._run.adapter)
         mark(made, self._run, kind.name)
-        return (*self._make_gguf(kind, made / gguf), *template_notices)
+        return (*self._make_gguf(kind, made / GGUF_NAME), *template_notices)
 
     def _merged_model(self, kind: Kind) -> Path:
         """The merged model of this very adapter: exported here, now or before, or made for this call alone."""

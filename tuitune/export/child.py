@@ -63,7 +63,7 @@ def run_child(
     finally:
         _end(child)
     if child.returncode:
-        lines = [line for line in re.split(r"[\r\n]+", _tail(log)) if line.strip()]
+        lines = [line for line in re.split(r"[\r\n]+", _tail(log)) if line.strip() and not counted.search(line)]
         raise ChildFailed(child.returncode, one_line(lines[-1] if lines else "no output", max_length=300))
 
 

@@ -16,9 +16,9 @@ _ASK = (
 )
 
 
-def commands_for(kind: str, path: Path) -> tuple[Command, ...]:
+def commands_for(kind: str, path: Path, run_name: str) -> tuple[Command, ...]:
     """Copy-paste lines for the export at `path`: first how to run it, then how to fetch it from another machine."""
-    return (*run_lines(kind, path), *take_home(path))
+    return (*run_lines(kind, path, run_name), *take_home(path))
 
 
 def take_home(path: Path) -> tuple[Command, ...]:
@@ -39,7 +39,7 @@ def take_home(path: Path) -> tuple[Command, ...]:
     )
 
 
-def run_lines(kind: str, path: Path) -> tuple[Command, ...]:
+def run_lines(kind: str, path: Path, run_name: str) -> tuple[Command, ...]:
     """Lines that run the export at `path` here."""
     here = str(path.absolute())
     if kind.startswith("gguf:"):
@@ -48,7 +48,7 @@ def run_lines(kind: str, path: Path) -> tuple[Command, ...]:
             Command("Serve it to this machine's programs", shlex.join(["llama-server", "--jinja", "-m", here])),
         )
     if kind == "ollama":
-        name = _ollama_name(path)
+        name = re.sub(r"[^a-z0-9._-]+", "-", run_name.lower()).strip("._-")[:60] or "tuned"
         return (
             Command("Make it known to Ollama", shlex.join(["ollama", "create", name, "-f", f"{here}/Modelfile"])),
             Command("Chat with it in Ollama", shlex.join(["ollama", "run", name])),
@@ -61,12 +61,6 @@ def run_lines(kind: str, path: Path) -> tuple[Command, ...]:
             Command("Train again", shlex.join(["python", f"{here}/train.py"])),
         )
     return (Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(here)} {shlex.quote("Hello!")}'),)
-
-
-def _ollama_name(folder: Path) -> str:
-    """A name that Ollama takes, from that of the GGUF in the folder."""
-    stem = next((each.stem for each in folder.glob("*.gguf")), "")
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")[:60] or "tuned"
 
 
 def _address() -> tuple[str, str | None]:

@@ -1,5 +1,7 @@
 """Export one GGUF file: the merged model, converted by llama.cpp's own converter and opened again."""
 
+import errno
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -30,7 +32,7 @@ def convert(
     """Write the merged model in folder `merged` as the GGUF file `made` and prove it. Raises TuituneError.
 
     `outtype` is `f16` or `q8_0`, `llama_cpp` the folder of llama.cpp's converter, `name` what runtimes show;
-    the converter's output goes to `log`.
+    the converter's output goes to `log`. An OSError says that the disk is full.
     """
     from transformers import AutoTokenizer
 
@@ -55,6 +57,8 @@ def convert(
             raise TuituneError(
                 f"This model cannot become a GGUF: {reason}. Export merged_16bit, which transformers and vLLM run."
             ) from None
+        if re.search(r"No space left on device|\d+ requested and \d+ written", reason):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
         raise TuituneError(
             f"llama.cpp's converter could not write this model as GGUF ({reason}): export merged_16bit instead."
         ) from None

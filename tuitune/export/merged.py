@@ -1,7 +1,6 @@
 """Export the merged model: the base in 16-bit with the adapter added to its weights."""
 
 import contextlib
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,11 +157,12 @@ def _base_keys(model: ModelSection) -> set[str]:
 def _stored_keys(folder: Path) -> set[str]:
     from safetensors import safe_open
 
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return set(json.loads(index.read_text())["weight_map"])
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        return set(file.keys())
+    keys: set[str] = set()
+    # Beside transformers' own `model*` files, some repositories hold the same weights in another layout.
+    for path in [*folder.glob("model*.safetensors")] or folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            keys |= set(file.keys())
+    return keys
 
 
 def _checksum(tensor: Any) -> int:

@@ -16,6 +16,7 @@ from tuitune.errors import TuituneError
 from tuitune.export.turns import end_of_turn_id
 
 Message = dict[str, str]
+GGUF_NAME = "model.gguf"
 
 _S, _U, _A, _V, _B, _W = (f"tuitune message {each}" for each in "abcdef")
 
@@ -83,8 +84,8 @@ def pieces(tokenizer: Any) -> Pieces:
     return found
 
 
-def modelfile(gguf: str, tokenizer: Any) -> str:
-    """Ollama's Modelfile for the file named `gguf` beside it. Raises TuituneError."""
+def modelfile(tokenizer: Any) -> str:
+    """Ollama's Modelfile for the GGUF beside it. Raises TuituneError."""
     found = pieces(tokenizer)
     template = found.go_template()
     stops = stop_texts(tokenizer, found)
@@ -92,7 +93,13 @@ def modelfile(gguf: str, tokenizer: Any) -> str:
         raise TuituneError(
             "This model's chat template holds quotation marks that a Modelfile cannot: export gguf:q8_0."
         )
-    lines = [f"FROM ./{gguf}", "", f'TEMPLATE """{template}"""', "", *(f'PARAMETER stop "{each}"' for each in stops)]
+    lines = [
+        f"FROM ./{GGUF_NAME}",
+        "",
+        f'TEMPLATE """{template}"""',
+        "",
+        *(f'PARAMETER stop "{each}"' for each in stops),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -109,15 +116,12 @@ def stop_texts(tokenizer: Any, found: Pieces) -> list[str]:
     return [each for each in dict.fromkeys([*ends, *begins]) if each in special]
 
 
-def write_modelfile(folder: Path, gguf: str, tokenizer_folder: Path) -> tuple[str, ...]:
-    """Write the Modelfile for the GGUF of this name into `folder`; notices for the user come back.
-
-    Raises TuituneError.
-    """
+def write_modelfile(folder: Path, tokenizer_folder: Path) -> tuple[str, ...]:
+    """Write the Modelfile into `folder`; notices for the user come back. Raises TuituneError."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
-    (folder / "Modelfile").write_text(modelfile(gguf, tokenizer), encoding="utf-8")
+    (folder / "Modelfile").write_text(modelfile(tokenizer), encoding="utf-8")
     notices = []
     if pieces(tokenizer).system is None:
         notices.append("The model's chat template has no system message, so Ollama leaves those out.")
