@@ -1,12 +1,16 @@
 """Turns conversations into input_ids and labels: the one place that decides what is trained."""
 
+import hashlib
 import itertools
 import json
 import re
-from collections.abc import Container
+import sys
+from collections.abc import Container, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tuitune.chat_templates import give_template
 from tuitune.errors import UnusableInput
 from tuitune.template import ChatTemplate, Conversation, Message, Rendered, Sample, Turn, UnusableRow
 
@@ -40,10 +44,19 @@ class Masker:
     melt into the header's newline), as at inference, where the two are tokenised apart.
     """
 
-    def __init__(self, tokenizer: Any, train_on: Literal["assistant", "last", "all"], max_length: int) -> None:
-        """Raises UnusableInput for a tokenizer without a chat template or without a fast backend."""
-        if not getattr(tokenizer, "chat_template", None):
-            raise UnusableInput("The tokenizer has no chat template: choose one for it in the recipe.")
+    def __init__(
+        self,
+        tokenizer: Any,
+        train_on: Literal["assistant", "last", "all"],
+        max_length: int,
+        *,
+        chat_template: str | None = None,
+    ) -> None:
+        """`chat_template` names a template of ours (tuitune.chat_templates) for a tokenizer that has none.
+
+        Raises UnusableInput for a tokenizer without a chat template or without a fast backend.
+        """
+        give_template(tokenizer, chat_template)
         if not getattr(tokenizer, "is_fast", False):
             raise UnusableInput(
                 "The tokenizer has no fast version (tokenizer.json): convert it with transformers first."
@@ -61,6 +74,8 @@ class Masker:
         specials = {t.content: i for i, t in self._backend.get_added_tokens_decoder().items() if t.special}
         self._special_ids = frozenset(specials.values())
         self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or r"(?!)")
+        self._openings = {special[:2] for special in specials}
+        self._inner = {character for special in specials for character in special[:-1]}
         self._aliased: _Aliased | None = None
 
     def encode(self, messages: Conversation, tools: list[Any] | None = None) -> Masked:
@@ -74,16 +89,42 @@ class Masker:
             raise result
         return result
 
+    @property
+    def identity(self) -> list[Any]:
+        """All that decides the ids and labels of a row, but the row."""
+        backend = hashlib.blake2b(self._backend.to_str().encode()).hexdigest()
+        return [backend, self.template.source, self.template.variables, self.train_on, self.max_length]
+
+    def whole(self, sample: Sample) -> Masked:
+        """Like `encode_sample`, but never cut. Raises UnusableRow."""
+        limit, self.max_length = self.max_length, sys.maxsize
+        try:
+            return self.encode_sample(sample)
+        finally:
+            self.max_length = limit
+
     def encode_batch(self, samples: list[Sample]) -> "list[Masked | UnusableRow]":
         """Tokenise and label rows of a dataset; a row that cannot be used becomes its UnusableRow."""
-        rendered: list[Rendered | UnusableRow] = []
-        for sample in samples:
-            try:
-                rendered.append(self._rendered(sample))
-            except UnusableRow as error:
-                rendered.append(error)
-        texts = [each.text for each in rendered if isinstance(each, Rendered)]
-        encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
+        return next(self.encode_batches([samples]))
+
+    def encode_batches(self, batches: Iterable[list[Sample]]) -> "Iterator[list[Masked | UnusableRow]]":
+        """`encode_batch` for each batch; the tokenizer works on all cores while the next batch is rendered."""
+        with ThreadPoolExecutor(1) as tokenizing:
+            waiting: tuple[list[Rendered | UnusableRow], Future[list[Any]]] | None = None
+            for samples in batches:
+                rendered = [self._rendered(sample) for sample in samples]
+                texts = [each.text for each in rendered if isinstance(each, Rendered)]
+                before, waiting = waiting, (rendered, tokenizing.submit(self._tokenized, texts))
+                if before:
+                    yield self._labelled(before[0], before[1].result())
+            if waiting:
+                yield self._labelled(waiting[0], waiting[1].result())
+
+    def _tokenized(self, texts: list[str]) -> list[Any]:
+        return list(self._backend.encode_batch(texts, add_special_tokens=False))
+
+    def _labelled(self, rendered: "list[Rendered | UnusableRow]", found: list[Any]) -> "list[Masked | UnusableRow]":
+        encodings = iter(found)
         results: list[Masked | UnusableRow] = []
         for each in rendered:
             if isinstance(each, UnusableRow):
@@ -95,12 +136,15 @@ class Masker:
                 results.append(error)
         return results
 
-    def _rendered(self, sample: Sample) -> Rendered:
+    def _rendered(self, sample: Sample) -> "Rendered | UnusableRow":
         if sample.messages is None:
             return self._plain(sample.text or "")
         if not any(message["role"] == "assistant" for message in sample.messages) and self.train_on != "all":
-            raise UnusableRow("it has no assistant turn")
-        return self.template.render(sample.messages, sample.tools)
+            return UnusableRow("it has no assistant turn")
+        try:
+            return self.template.render(sample.messages, sample.tools)
+        except UnusableRow as error:
+            return error
 
     def _plain(self, text: str) -> Rendered:
         """Text outside any chat: trained whole, between the tokenizer's begin and end tokens."""
@@ -129,17 +173,22 @@ class Masker:
             ended = ended and (not spans or spans[-1][1] <= self.max_length)
             ids, labels = ids[: self.max_length], labels[: self.max_length]
             if labels.count(IGNORED) == len(labels):
-                raise UnusableRow(f"all its trained tokens lie beyond max_length ({self.max_length})")
+                raise UnusableRow(f"all its trained tokens lie beyond max_length ({self.max_length})", over_length=True)
         return Masked(ids, labels, truncated, ended)
 
     def _spelled(self, rendered: Rendered) -> bool:
         """Whether a special token stands where a message's text takes part in spelling it."""
-        return any(
-            match.start() < end and start < match.end()
-            for start, end in rendered.contents
-            if end > start
-            for match in self._special.finditer(rendered.text, max(0, start - 64), min(len(rendered.text), end + 64))
-        )
+        text = rendered.text
+        for start, end in rendered.contents:
+            # Most text opens no special token, neither itself nor with what stands before it.
+            if text[start - 1 : start] not in self._inner and all(
+                text.find(opening, start, end + 1) < 0 for opening in self._openings
+            ):
+                continue
+            around = self._special.finditer(text, max(0, start - 64), min(len(text), end + 64))
+            if any(match.start() < end and start < match.end() for match in around):
+                return True
+        return False
 
     @property
     def _aliases(self) -> "_Aliased":

@@ -45,6 +45,11 @@ class Sample:
 class UnusableRow(TuituneError):
     """A row that cannot be trained on; the message is the reason and does not name the row."""
 
+    def __init__(self, reason: str, *, over_length: bool = False) -> None:
+        super().__init__(reason)
+        self.over_length = over_length
+        """Whether it is only too long for max_length."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -89,7 +94,7 @@ class ChatTemplate:
         self.source: str = chat_template or tokenizer.get_chat_template()
         self._tool_source: str = chat_template or tokenizer.get_chat_template(tools=[{}])
         self._render_jinja = render_jinja_template
-        self._variables = dict(tokenizer.special_tokens_map)
+        self.variables = dict(tokenizer.special_tokens_map)
         reads = re.search(rf"[.'\"]({'|'.join(REASONING_FIELDS)})\b", self.source)
         self._reasoning_field = reads[1] if reads else REASONING_FIELDS[0]
         self._shapes: dict[tuple[str, ...], _Shape | None] = {}
@@ -148,7 +153,7 @@ class ChatTemplate:
                 tools=tools or self._no_tools,
                 chat_template=self._tool_source if tools else self.source,
                 add_generation_prompt=prompt,
-                **self._variables,
+                **self.variables,
             )
         except jinja2.TemplateError as error:
             raise UnusableRow(f"the chat template refuses it: {one_line(error, max_length=200)}") from None

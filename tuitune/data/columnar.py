@@ -18,7 +18,7 @@ def columnar_records(container: "Container") -> "Iterator[Record]":
 
     command = [sys.executable, "-m", "tuitune.data.columnar", container.kind, str(container.path)]
     with subprocess.Popen(
-        [*command, container.compression or ""],
+        [*command, container.compression or "", *container.options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -33,12 +33,20 @@ def columnar_records(container: "Container") -> "Iterator[Record]":
             code = child.wait()
             if code:
                 reason = one_line(said.splitlines()[-1], max_length=160) if said and code > 0 else "its reader crashed"
-                yield Record(None, f"the {container.kind} file cannot be read beyond here ({reason})")
+                what = "Hub dataset" if container.kind == "hub" else f"{container.kind} file"
+                yield Record(None, f"the {what} cannot be read beyond here ({reason})")
         finally:
             child.kill()
 
 
-def _write_rows(kind: str, path: str, compression: str) -> None:
+def _write_rows(kind: str, path: str, compression: str, *options: str) -> None:
+    if kind == "hub":
+        import datasets
+
+        config, split, revision = options
+        loaded = datasets.load_dataset(path, config or None, split=split, revision=revision or None)
+        _write(loaded.data.to_batches(max_chunksize=256))
+        return
     import pyarrow
     import pyarrow.ipc
     import pyarrow.parquet
@@ -57,6 +65,10 @@ def _write_rows(kind: str, path: str, compression: str) -> None:
         except pyarrow.ArrowInvalid:
             mapped.seek(0)
             batches = pyarrow.ipc.open_stream(mapped)
+    _write(batches)
+
+
+def _write(batches: Any) -> None:
     out = sys.stdout
     for batch in batches:
         for start in range(0, batch.num_rows, 256):
@@ -66,7 +78,7 @@ def _write_rows(kind: str, path: str, compression: str) -> None:
 
 if __name__ == "__main__":
     try:
-        _write_rows(*sys.argv[1:4])
+        _write_rows(*sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
         sys.exit(0)

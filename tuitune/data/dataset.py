@@ -1,4 +1,4 @@
-"""A dataset file, opened: what its format is, how many rows it has, and its rows as conversations."""
+"""A dataset, opened: what its format is, how many rows it has, and its rows as conversations."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuitune.data.files import Container, Record, look, records
+from tuitune.data.files import Container, Record, look, records, stored_bytes
 from tuitune.data.formats import Format, read, recognise
+from tuitune.data.hub import hub_container
 from tuitune.errors import UnusableInput
-from tuitune.recipe import DataSection
+from tuitune.recipe import HUB, DataSection
 from tuitune.template import Conversation, Sample, UnusableRow
 from tuitune.text import one_line
 
@@ -34,27 +35,47 @@ class Row:
 class Dataset:
     """The rows of a file, read anew on each pass, in bounded memory."""
 
-    def __init__(self, container: Container, form: Format) -> None:
+    def __init__(self, container: Container, form: Format, mean_bytes: float) -> None:
         self.container = container
         self.format = form
+        self._mean_bytes = mean_bytes
         self._length: int | None = None
 
     @property
     def path(self) -> Path:
         return self.container.path
 
+    @property
+    def name(self) -> str:
+        """The file's name, for a person."""
+        return one_line(self.path.name, max_length=120)
+
+    @property
+    def identity(self) -> Path | None:
+        """The file whose content makes the rows; None where that is not one local file."""
+        return None if self.container.kind == "hub" else self.path
+
     def __len__(self) -> int:
         """Rows, usable or not; the first call reads through the file."""
         if self._length is None:
-            self._length = sum(1 for _ in records(self.container))
+            self._length = sum(1 for _ in records(self.container, unread=True))
         return self._length
+
+    def estimated_rows(self) -> int | None:
+        """About how many rows there are, from the file's size and its first rows; None where that says nothing."""
+        if self._length is not None:
+            return self._length
+        if self.container.compression or self.container.kind not in ("jsonl", "json", "csv", "tsv"):
+            return None
+        return round(self.path.stat().st_size / self._mean_bytes) if self._mean_bytes else None
 
     def __iter__(self) -> Iterator[Row]:
         return self.rows()
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """The rows from `start` up to, not including, `stop`."""
-        for index, record in enumerate(islice(records(self.container), start, stop), start):
+        found = records(self.container, start=start)
+        for index, record in enumerate(islice(found, None if stop is None else max(0, stop - start)), start):
             yield self._row(index, record)
 
     def _row(self, index: int, record: Record) -> Row:
@@ -68,11 +89,11 @@ class Dataset:
 
 def open_dataset(data: DataSection) -> Dataset:
     """The recipe's dataset. Raises UnusableInput, saying what to do, where no row of it can be read."""
-    container = look(Path(data.path))
+    container = hub_container(data) if data.path.startswith(HUB) else look(Path(data.path))
     where = one_line(container.path.name, max_length=120)
     first = list(islice(records(container), LOOKED_AT))
     good = [record.value for record in first if record.value is not None]
     if not good:
         problem = next((record.error for record in first if record.error), "it holds no rows")
         raise UnusableInput(f"{where} ({container.text}) has no readable row: {problem}.")
-    return Dataset(container, recognise(good, data.columns, where))
+    return Dataset(container, recognise(good, data.columns, where), stored_bytes(good))

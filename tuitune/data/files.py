@@ -6,15 +6,16 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from tuitune.errors import UnusableInput
 from tuitune.text import one_line
 
-Kind = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
+Kind = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "hub"]
 Compression = Literal["gzip", "zstd"]
 
 MAX_ROW_BYTES = 64 * 2**20
@@ -41,11 +42,14 @@ class Container:
     kind: Kind
     compression: Compression | None = None
     delimiter: str = ","
+    options: tuple[str, ...] = ()
+    """Of a Hub dataset: configuration, split, revision."""
 
     @property
     def text(self) -> str:
         """For a person: `JSONL, gzip`."""
         names = {"jsonl": "JSONL", "json": "JSON", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet", "arrow": "Arrow"}
+        names["hub"] = "Hugging Face Hub"
         return names[self.kind] + (f", {self.compression}" if self.compression else "")
 
 
@@ -140,18 +144,23 @@ def _open(path: Path, compression: Compression | None) -> io.BufferedReader:
     return path.open("rb")
 
 
-def records(container: Container) -> Iterator[Record]:
-    """Every row of the file in order. A broken row is a record with an error; a broken file ends with one."""
-    if container.kind in ("parquet", "arrow"):
+def records(container: Container, *, start: int = 0, unread: bool = False) -> Iterator[Record]:
+    """Every row of the file in order, from row `start` on; with `unread` only their number is right.
+
+    A broken row is a record with an error; a broken file ends with one.
+    """
+    if container.kind in ("parquet", "arrow", "hub"):
         from tuitune.data.columnar import columnar_records
 
-        yield from columnar_records(container)
+        yield from islice(columnar_records(container), start, None)
         return
-    reader: Callable[[Any, Container], Iterator[Record]]
-    reader = {"jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": _csv}[container.kind]
     try:
         with _open(container.path, container.compression) as stream:
-            yield from reader(stream, container)
+            if container.kind == "jsonl":
+                yield from _jsonl(stream, start=start, unread=unread)
+            else:
+                found = _json(stream) if container.kind == "json" else _csv(stream, container.delimiter)
+                yield from islice(found, start, None)
     except EOFError:
         yield Record(None, f"the {container.compression} file is cut short here: fetch it again")
     except _BROKEN as error:
@@ -171,8 +180,25 @@ def _lines(stream: Any) -> Iterator[tuple[int, bytes | None]]:
             yield number, line
 
 
-def _jsonl(stream: Any, container: Container) -> Iterator[Record]:
+def stored_bytes(rows: list[dict[str, Any]]) -> float:
+    """Mean size of these rows as JSON, in bytes."""
+    return sum(len(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")) for row in rows) / len(rows)
+
+
+_UNREAD = Record(None, "not read")
+
+
+def _jsonl(stream: Any, *, start: int, unread: bool) -> Iterator[Record]:
+    index = -1
     for number, line in _lines(stream):
+        if line is None or not line.isspace():
+            index += 1
+        if index < start:
+            continue
+        if unread:
+            if line is None or not line.isspace():
+                yield _UNREAD
+            continue
         if line is None:
             yield Record(None, f"line {number} is longer than {MAX_ROW_BYTES // 2**20} MiB")
             continue
@@ -240,7 +266,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(each)
 
 
-def _json(stream: Any, container: Container) -> Iterator[Record]:
+def _json(stream: Any) -> Iterator[Record]:
     """The elements of a JSON array, or objects one after another, each spread over any number of lines."""
     for number, raw in enumerate(_elements(stream), 1):
         if raw is None:
@@ -290,9 +316,9 @@ def _elements(stream: Any) -> Iterator[bytes | None]:
         buffer, scanned, begin = buffer[begin:] + more, scanned - begin, 0
 
 
-def _csv(stream: Any, container: Container) -> Iterator[Record]:
+def _csv(stream: Any, delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(_decoded(stream), delimiter=container.delimiter, strict=True)
+    reader = csv.reader(_decoded(stream), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         line = reader.line_num + 1

@@ -1,32 +1,30 @@
-"""From a recipe's dataset to the rows a trainer takes: read, masked, split, counted."""
+"""From a recipe's datasets to the rows a trainer takes: read, masked, split, mixed, counted."""
 
-import hashlib
+import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
+from tuitune import __version__
+from tuitune.data import cache
+from tuitune.data.cache import Dropped, Rows, RowsWriter
 from tuitune.data.dataset import Dataset, Row, open_dataset
+from tuitune.data.digest import digest
+from tuitune.data.lengths import fitted
 from tuitune.errors import UnusableInput
-from tuitune.masking import Conversation, Masked, Masker, UnusableRow
-from tuitune.recipe import Recipe
+from tuitune.masking import Conversation, Masker, UnusableRow
+from tuitune.recipe import DataSection, Recipe
 from tuitune.text import one_line
 
-BATCH = 512
+BATCH = 256
 EXAMPLES = 5
 
+Progress = Callable[[int, int | None], None]
 _PLACE = re.compile(r"\b(line|element|row|turn|message) \d+(?:, column \d+| at column \d+)?")
-
-
-@dataclass
-class Dropped:
-    """Rows left out for one reason: how many, the first few row numbers (from 0), and the first one's own words."""
-
-    count: int = 0
-    examples: list[int] = field(default_factory=list)
-    first: str = ""
 
 
 @dataclass
@@ -35,12 +33,13 @@ class Prepared:
 
     dataset: Dataset
     train: Any
-    """datasets.Dataset"""
+    """datasets.Dataset, memory-mapped"""
     eval: Any
     """datasets.Dataset of the held-out rows, or None."""
     eval_rows: list[int]
-    """Row numbers of the held-out rows in the file."""
+    """Row numbers, in the first dataset, of the rows held out from it."""
     dropped: dict[str, Dropped]
+    """Reason to rows left out; reasons from further datasets begin with the file's name."""
     tokens: int
     """Tokens of the rows in `train`, after cutting."""
     trained_tokens: int
@@ -67,76 +66,124 @@ class Prepared:
 def prepare(
     recipe: Recipe,
     tokenizer: Any,
-    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Prepared:
-    """Read, tokenise, mask and split the recipe's dataset; `progress` gets rows done and, where known, their number.
+    """Read, tokenise, mask, split and mix the recipe's datasets; equal work that was done before is found again.
 
-    When `cancelled` turns true the rows so far are returned. Raises UnusableInput where no row can be trained on.
+    `progress` gets rows done and, where it can be estimated, their number. When `cancelled` turns true the rows so far
+    are returned. Raises UnusableInput where no row can be trained on, TuituneError where the rows cannot be written.
     """
-    import datasets
-
-    dataset = open_dataset(recipe.data)
-    masker = Masker(tokenizer, recipe.data.train_on, recipe.data.max_length)
-    dropped: dict[str, Dropped] = {}
-    indices: list[int] = []
-    digests: list[bytes] = []
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    truncated = 0
-    done = 0
-    for batch in _batches(dataset.rows()):
-        if cancelled():
-            break
-        for row, result in zip(batch, _encoded(masker, batch), strict=True):
-            if isinstance(result, UnusableRow):
-                _drop(dropped, row.index, str(result))
-                continue
-            indices.append(row.index)
-            digests.append(_digest(row))
-            columns["input_ids"].append(result.input_ids)
-            columns["labels"].append(result.labels)
-            truncated += result.truncated
-        done += len(batch)
-        progress(done, None)
-    if not indices and not cancelled():
+    data = recipe.data
+    masker = Masker(tokenizer, data.train_on, data.max_length, chat_template=data.chat_template)
+    sources = [(data, data.weight)]
+    for source in data.also:
+        update = {"path": source.path, "columns": source.columns}
+        sources.append((data.model_copy(update=update), source.weight))
+    opened = [open_dataset(section) for section, _ in sources]
+    made = [_tokenised(dataset, masker, data, progress, cancelled) for dataset in opened]
+    dropped = _all_dropped(opened, made)
+    if not any(map(len, made)) and not cancelled():
         raise UnusableInput(no_usable_row(recipe, dropped))
-    rows = datasets.Dataset.from_dict(
-        columns, features=datasets.Features({name: datasets.List(datasets.Value("int32")) for name in columns})
-    )
-    held_out = _held_out(digests, recipe.data.eval_share, recipe.train.seed)
-    kept = [place for place in range(len(indices)) if place not in held_out]
-    lengths = [len(ids) for ids in columns["input_ids"]]
+    if dropped and data.bad_rows == "refuse":
+        raise UnusableInput(_refused(opened[0], dropped))
+    held = _held_out(made, data.eval_share, recipe.train.seed)
+    kept = [
+        _weighted([place for place in range(len(rows)) if place not in out] if out else range(len(rows)), weight, seed)
+        for rows, out, (_, weight), seed in zip(made, held, sources, range(recipe.train.seed, 2**63), strict=False)
+    ]
+    evaluation = _selected(made, [sorted(out) for out in held]) if any(held) else None
+    if data.eval_path is not None:
+        evaluation = _eval_file(data, masker, made, progress, cancelled)
     return Prepared(
-        dataset=dataset,
-        train=rows.select(kept) if held_out else rows,
-        eval=rows.select(sorted(held_out)) if held_out else None,
-        eval_rows=[indices[place] for place in sorted(held_out)],
+        dataset=opened[0],
+        train=_selected(made, kept),
+        eval=evaluation,
+        eval_rows=sorted({made[0].numbers[place] for place in held[0]}),
         dropped=dropped,
-        tokens=sum(lengths[place] for place in kept),
-        trained_tokens=sum(len(columns["labels"][i]) - columns["labels"][i].count(-100) for i in kept),
-        truncated=truncated,
-        longest=max(lengths, default=0),
+        tokens=sum(rows.lengths[place] for rows, places in zip(made, kept, strict=True) for place in places),
+        trained_tokens=sum(rows.trained[place] for rows, places in zip(made, kept, strict=True) for place in places),
+        truncated=sum(rows.truncated for rows in made),
+        longest=max((max(rows.lengths, default=0) for rows in made), default=0),
     )
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while batch := list(islice(rows, BATCH)):
+def _tokenised(
+    dataset: Dataset, masker: Masker, data: DataSection, progress: Progress, cancelled: Callable[[], bool]
+) -> Rows:
+    key = cache.key_of(
+        __version__, dataset.identity, dataset.format.columns, masker.identity, data.over_length, dataset.format.name
+    )
+    keep = dataset.identity is not None
+    if keep and (found := cache.find(key)):
+        progress(len(found), len(found))
+        return found
+    writer = RowsWriter(key)
+    try:
+        _fill(writer, dataset, masker, data, progress, cancelled)
+    except BaseException:
+        writer.discard()
+        raise
+    return writer.close(keep=keep and not cancelled())
+
+
+def _fill(
+    writer: RowsWriter,
+    dataset: Dataset,
+    masker: Masker,
+    data: DataSection,
+    progress: Progress,
+    cancelled: Callable[[], bool],
+) -> None:
+    rows, done, expected = writer.rows, 0, dataset.estimated_rows()
+    batches, again = tee(_batches(dataset.rows(), cancelled))
+    encoded = masker.encode_batches([row.sample for row in batch if row.sample] for batch in batches)
+    for batch, found in zip(again, encoded, strict=True):
+        results = iter(found)
+        input_ids: list[list[int]] = []
+        labels: list[list[int]] = []
+        for row in batch:
+            if row.sample is None:
+                _drop(rows.dropped, row.index, row.error or "it cannot be read")
+                continue
+            parts = fitted(masker, row.sample, next(results), data.over_length)
+            if isinstance(parts, UnusableRow):
+                _drop(rows.dropped, row.index, str(parts))
+                continue
+            content = digest(row.sample)
+            for part in parts:
+                rows.numbers.append(row.index)
+                rows.digests.append(content)
+                rows.lengths.append(len(part.input_ids))
+                rows.trained.append(part.trained_tokens)
+                input_ids.append(part.input_ids)
+                labels.append(part.labels)
+            rows.truncated += any(part.truncated for part in parts)
+            rows.split += len(parts) > 1
+        if input_ids:
+            writer.add(input_ids, labels)
+        done += len(batch)
+        progress(done, None if expected is None else max(done, expected))
+
+
+def _batches(rows: Iterator[Row], cancelled: Callable[[], bool]) -> Iterator[list[Row]]:
+    while (batch := list(islice(rows, BATCH))) and not cancelled():
         yield batch
 
 
-def _encoded(masker: Masker, rows: list[Row]) -> list[Masked | UnusableRow]:
-    samples = [row.sample for row in rows]
-    results = iter(masker.encode_batch([sample for sample in samples if sample is not None]))
-    return [UnusableRow(row.error or "it cannot be read") if row.sample is None else next(results) for row in rows]
-
-
 def _drop(dropped: dict[str, Dropped], index: int, reason: str) -> None:
-    entry = dropped.setdefault(
-        _PLACE.sub(lambda match: f"{'an' if match[1] == 'element' else 'a'} {match[1]}", reason), Dropped(first=reason)
-    )
+    general = _PLACE.sub(lambda match: f"{'an' if match[1] == 'element' else 'a'} {match[1]}", reason)
+    entry = dropped.setdefault(general, Dropped(first=reason))
     entry.count += 1
     if len(entry.examples) < EXAMPLES:
         entry.examples.append(index)
+
+
+def _all_dropped(opened: list[Dataset], made: list[Rows]) -> dict[str, Dropped]:
+    dropped = dict(made[0].dropped)
+    for dataset, rows in zip(opened[1:], made[1:], strict=True):
+        dropped |= {f"{dataset.name}: {reason}": entry for reason, entry in rows.dropped.items()}
+    return dropped
 
 
 def no_usable_row(recipe: Recipe, dropped: dict[str, Dropped]) -> str:
@@ -153,28 +200,76 @@ def no_usable_row(recipe: Recipe, dropped: dict[str, Dropped]) -> str:
     return f"No row of {name} can be trained on; row {rows.examples[0]} (of {rows.count} such): {rows.first}; {remedy}."
 
 
-def _digest(row: Row) -> bytes:
-    """The same for rows with the same turns or text, whatever their other columns hold."""
-    assert row.sample is not None
-    if row.sample.messages is None:
-        parts = [row.sample.text or ""]
-    else:
-        parts = [part for turn in row.sample.messages for part in (turn["role"], (turn["content"] or "").strip())]
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _refused(dataset: Dataset, dropped: dict[str, Dropped]) -> str:
+    count = sum(entry.count for entry in dropped.values())
+    first = min(dropped.values(), key=lambda entry: entry.examples[0])
+    return (
+        f"{count} rows of {dataset.name} cannot be used and data.bad_rows is refuse; "
+        f"row {first.examples[0]}: {first.first}."
+    )
 
 
-def _held_out(digests: list[bytes], share: float, seed: int) -> set[int]:
-    """Places of the held-out rows: `share` of all, drawn by content, so that equal rows are on the same side."""
-    if share == 0 or len(digests) < 2:
-        return set()
-    places: dict[bytes, list[int]] = {}
-    for place, digest in enumerate(digests):
-        places.setdefault(hashlib.blake2b(digest, salt=seed.to_bytes(8, "big")).digest(), []).append(place)
-    wanted = max(1, round(share * len(digests)))
-    held: set[int] = set()
-    for drawn in sorted(places):
-        if len(held) + len(places[drawn]) <= wanted:
-            held.update(places[drawn])
-        if len(held) == wanted:
-            break
+def _held_out(made: list[Rows], share: float, seed: int) -> list[set[int]]:
+    """Places of each dataset's held-out rows: `share` of all, drawn by content, so that equal rows stay together."""
+    held: list[set[int]] = [set() for _ in made]
+    total = sum(map(len, made))
+    if share == 0 or total < 2:
+        return held
+    import numpy
+
+    digests = numpy.concatenate([numpy.frombuffer(rows.digests, dtype=numpy.uint64) for rows in made])
+    # An odd multiplier permutes the digests; the seed chooses which permutation.
+    odd = numpy.uint64(random.Random(seed).getrandbits(64) | 1)
+    drawn = digests * odd ^ (digests * odd >> numpy.uint64(29))
+    order = numpy.argsort(drawn, kind="stable")
+    starts = [0]
+    for rows in made:
+        starts.append(starts[-1] + len(rows))
+    wanted, taken, at = max(1, round(share * total)), 0, 0
+    while taken < wanted and at < total:
+        end = at + 1
+        while end < total and drawn[order[end]] == drawn[order[at]]:
+            end += 1
+        if taken + end - at <= wanted:
+            for place in order[at:end].tolist():
+                source = bisect_right(starts, place) - 1
+                held[source].add(place - starts[source])
+            taken += end - at
+        at = end
     return held
+
+
+def _weighted(places: Iterable[int], weight: float, seed: int) -> list[int] | range:
+    if weight == 1:
+        return places if isinstance(places, range) else list(places)
+    every = list(places)
+    part = sorted(random.Random(seed).sample(every, round((weight % 1) * len(every))))
+    return list(chain(*[every] * int(weight), part))
+
+
+def _selected(made: list[Rows], places: list[Any]) -> Any:
+    import datasets
+
+    parts = [
+        rows.dataset() if len(chosen) == len(rows) and isinstance(chosen, range) else rows.dataset().select(chosen)
+        for rows, chosen in zip(made, places, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _eval_file(
+    data: DataSection, masker: Masker, made: list[Rows], progress: Progress, cancelled: Callable[[], bool]
+) -> Any:
+    """The rows of data.eval_path that are not in the training data. Raises UnusableInput where none is left."""
+    assert data.eval_path is not None
+    path = data.eval_path
+    dataset = open_dataset(data.model_copy(update={"path": path}))
+    rows = _tokenised(dataset, masker, data, progress, cancelled)
+    trained = set(chain.from_iterable(each.digests for each in made))
+    kept = [place for place, content in enumerate(rows.digests) if content not in trained]
+    if not kept and not cancelled():
+        raise UnusableInput(
+            f"{dataset.name} (data.eval_path) leaves no row to measure on: {len(rows)} of its rows are also in the "
+            f"training data and {sum(entry.count for entry in rows.dropped.values())} cannot be used."
+        )
+    return rows.dataset().select(kept)

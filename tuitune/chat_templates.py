@@ -1,0 +1,90 @@
+"""Named chat templates, for tokenizers that come without one."""
+
+from typing import Any
+
+from tuitune.errors import UnusableInput
+
+_TURNS = "{% for m in messages %}"
+_END = "{% endfor %}"
+
+
+def _by_role(system: str, user: str, assistant: str, prompt: str, start: str = "{{ bos_token }}") -> str:
+    """A template that writes each role's turn in one way; `%` stands for the content."""
+
+    def written(text: str) -> str:
+        before, _, after = text.partition("%")
+        return f"{before}{{{{ m['content'] }}}}{after}"
+
+    return (
+        f"{start}{_TURNS}{{% if m['role'] == 'system' %}}{written(system)}"
+        f"{{% elif m['role'] == 'assistant' %}}{written(assistant)}{{% else %}}{written(user)}{{% endif %}}{_END}"
+        f"{{% if add_generation_prompt %}}{prompt}{{% endif %}}"
+    )
+
+
+_HEADER = "<|start_header_id|>{role}<|end_header_id|>\n\n%<|eot_id|>"
+
+TEMPLATES = {
+    "chatml": _by_role(
+        "<|im_start|>system\n%<|im_end|>\n",
+        "<|im_start|>user\n%<|im_end|>\n",
+        "<|im_start|>assistant\n%<|im_end|>\n",
+        "<|im_start|>assistant\n",
+        start="",
+    ),
+    "llama-3": _by_role(
+        _HEADER.format(role="system"),
+        _HEADER.format(role="user"),
+        _HEADER.format(role="assistant"),
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    "gemma": _by_role(
+        "<start_of_turn>user\n%<end_of_turn>\n",
+        "<start_of_turn>user\n%<end_of_turn>\n",
+        "<start_of_turn>model\n%<end_of_turn>\n",
+        "<start_of_turn>model\n",
+    ),
+    "mistral": _by_role("[INST] %[/INST]", "[INST] %[/INST]", " %{{ eos_token }}", ""),
+    "phi-3": _by_role(
+        "<|system|>\n%<|end|>\n", "<|user|>\n%<|end|>\n", "<|assistant|>\n%<|end|>\n", "<|assistant|>\n", start=""
+    ),
+    "phi-4": _by_role(
+        "<|im_start|>system<|im_sep|>%<|im_end|>",
+        "<|im_start|>user<|im_sep|>%<|im_end|>",
+        "<|im_start|>assistant<|im_sep|>%<|im_end|>",
+        "<|im_start|>assistant<|im_sep|>",
+        start="",
+    ),
+    "zephyr": _by_role(
+        "<|system|>\n%{{ eos_token }}\n",
+        "<|user|>\n%{{ eos_token }}\n",
+        "<|assistant|>\n%{{ eos_token }}\n",
+        "<|assistant|>\n",
+        start="",
+    ),
+    "vicuna": _by_role("% ", "USER: % ", "ASSISTANT: %{{ eos_token }}", "ASSISTANT:"),
+    "alpaca": _by_role("%\n\n", "### Instruction:\n%\n\n", "### Response:\n%{{ eos_token }}\n\n", "### Response:\n"),
+    "deepseek": _by_role("%", "<｜User｜>%", "<｜Assistant｜>%{{ eos_token }}", "<｜Assistant｜>"),
+}
+"""Written from the formats' public descriptions; `assistant` turns end in a marker that the tokenizer must know."""
+
+
+def give_template(tokenizer: Any, name: str | None) -> None:
+    """Give a tokenizer without a chat template the named one. Raises UnusableInput where that does not fit."""
+    if getattr(tokenizer, "chat_template", None):
+        if name is not None and tokenizer.chat_template != TEMPLATES[name]:
+            raise UnusableInput(
+                "The tokenizer has a chat template of its own, which the model was trained with: remove "
+                "data.chat_template from the recipe."
+            )
+        return
+    if name is None:
+        raise UnusableInput(
+            f"The tokenizer has no chat template: set data.chat_template to one of {', '.join(TEMPLATES)}."
+        )
+    if "eos_token" in TEMPLATES[name] and not tokenizer.eos_token:
+        raise UnusableInput(
+            f"The chat template {name} ends replies with the tokenizer's end token, and it has none: set "
+            "data.chat_template to another, for example chatml."
+        )
+    tokenizer.chat_template = TEMPLATES[name]

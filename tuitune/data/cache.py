@@ -1,0 +1,176 @@
+"""Tokenised rows on disk: written as they are made, found again by the content that made them."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from array import array
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuitune.errors import TuituneError
+from tuitune.text import one_line
+
+KEPT = 6
+"""Entries in the cache; the least recently used beyond them are deleted."""
+
+
+def cache_folder() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("tuitune")) / "tokenised"
+
+
+@dataclass
+class Dropped:
+    """Rows left out for one reason: how many, the first few row numbers (from 0), and the first one's own words."""
+
+    count: int = 0
+    examples: list[int] = field(default_factory=list)
+    first: str = ""
+
+
+@dataclass
+class Rows:
+    """Tokenised rows in a file, with each row's place in the dataset, length, and digest of its content."""
+
+    file: Path
+    numbers: "array[int]" = field(default_factory=lambda: array("q"))
+    """Row number in the dataset, from 0."""
+    lengths: "array[int]" = field(default_factory=lambda: array("I"))
+    """Tokens."""
+    trained: "array[int]" = field(default_factory=lambda: array("I"))
+    """Trained tokens."""
+    digests: "array[int]" = field(default_factory=lambda: array("Q"))
+    """64-bit digest of the content: equal for rows that say the same."""
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    truncated: int = 0
+    """Rows of which the end was cut."""
+    split: int = 0
+    """Rows that were split into several."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def dataset(self) -> Any:
+        """The rows as a memory-mapped datasets.Dataset with columns `input_ids` and `labels`."""
+        import datasets
+
+        return datasets.Dataset.from_file(str(self.file))
+
+
+_ARRAYS = ("numbers", "lengths", "trained", "digests")
+
+
+class RowsWriter:
+    """Writes one cache entry; nothing is left behind unless it is finished."""
+
+    def __init__(self, key: str) -> None:
+        import pyarrow
+
+        self._key = key
+        row = pyarrow.list_(pyarrow.int32())
+        self._schema = pyarrow.schema({"input_ids": row, "labels": row})
+        try:
+            cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=".making-", dir=cache_folder()))
+            self._file = pyarrow.OSFile(str(self._folder / "rows.arrow"), "wb")
+        except OSError as error:
+            raise _unwritable(error) from None
+        self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
+        self.rows = Rows(self._folder / "rows.arrow")
+
+    def add(self, input_ids: list[list[int]], labels: list[list[int]]) -> None:
+        import pyarrow
+
+        try:
+            self._stream.write_batch(pyarrow.record_batch([input_ids, labels], schema=self._schema))
+        except OSError as error:
+            raise _unwritable(error) from None
+
+    def close(self, *, keep: bool) -> Rows:
+        """The finished rows; under their key if they are to be found again, else gone when the process ends."""
+        try:
+            self._stream.close()
+            self._file.close()
+            if keep:
+                return self._publish()
+        except OSError as error:
+            self.discard()
+            raise _unwritable(error) from None
+        import atexit
+
+        atexit.register(self.discard)
+        return self.rows
+
+    def discard(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _publish(self) -> Rows:
+        for name in _ARRAYS:
+            with (self._folder / name).open("wb") as file:
+                getattr(self.rows, name).tofile(file)
+        counts = {
+            "truncated": self.rows.truncated,
+            "split": self.rows.split,
+            "dropped": {reason: asdict(dropped) for reason, dropped in self.rows.dropped.items()},
+        }
+        (self._folder / "counts.json").write_text(json.dumps(counts))
+        final = cache_folder() / self._key
+        try:
+            self._folder.rename(final)
+        except OSError:  # another session was first
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self.rows.file = final / "rows.arrow"
+        _prune()
+        return self.rows
+
+
+def find(key: str) -> Rows | None:
+    """The rows made from the same content before, if they are still whole."""
+    folder = cache_folder() / key
+    try:
+        counts = json.loads((folder / "counts.json").read_text())
+        rows = Rows(folder / "rows.arrow", truncated=counts["truncated"], split=counts["split"])
+        rows.dropped = {reason: Dropped(**each) for reason, each in counts["dropped"].items()}
+        for name in _ARRAYS:
+            getattr(rows, name).frombytes((folder / name).read_bytes())
+        if not rows.file.is_file() or len({len(getattr(rows, name)) for name in _ARRAYS}) != 1:
+            raise ValueError("the entry is not whole")
+        os.utime(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return rows
+
+
+def key_of(*parts: Any) -> str:
+    """A name for what these parts make; a Path stands for its file's content."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _prune() -> None:
+    entries = sorted(
+        (each for each in cache_folder().iterdir() if not each.name.startswith(".")), key=lambda e: -e.stat().st_mtime
+    )
+    unfinished = [each for each in cache_folder().glob(".making-*") if time.time() - each.stat().st_mtime > 86_400]
+    for entry in [*entries[KEPT:], *unfinished]:
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _unwritable(error: OSError) -> TuituneError:
+    reason = error.strerror or one_line(error, max_length=120)
+    return TuituneError(
+        f"The tokenised rows cannot be written to {one_line(cache_folder())} ({reason}): "
+        "make room there, or set XDG_CACHE_HOME to a folder on another disk."
+    )
