@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -159,15 +158,18 @@ def test_plain_transformers_answers_with_the_merged_model_as_the_run_did(
 
 
 @pytest.fixture(scope="module", params=["gguf:f16", "gguf:q8_0"])
-def runner(request: pytest.FixtureRequest, exported: dict[str, Exported]) -> Iterator[Any]:
+def runner(request: pytest.FixtureRequest, exported: dict[str, Exported]) -> tuple[str, Any]:
     """llama.cpp itself with the exported file loaded."""
+    return request.param, serve(exported[request.param].path)
+
+
+def serve(gguf: Path) -> Any:
     xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp, which runs GGUF files, is not installed")
     params = xllamacpp.CommonParams()
-    params.model.path = str(exported[request.param].path)
+    params.model.path = str(gguf)
     params.n_ctx, params.n_parallel, params.warmup, params.port, params.verbosity = 512, 1, False, 0, -1
     params.cpuparams.n_threads = 2
-    server = xllamacpp.Server(params)
-    yield request.param, server
+    return xllamacpp.Server(params)
 
 
 def test_llama_cpp_answers_with_the_gguf_as_transformers_does_with_the_merged_model(
@@ -279,6 +281,27 @@ def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in out.iterdir()] == ["merged_16bit"]
+
+
+def test_replies_end_although_the_base_model_named_another_end(
+    run: Run, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(DEMO, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": 0}))
+    (base / "generation_config.json").write_text('{"eos_token_id": 0, "temperature": 0.6, "top_p": 0.9}')
+    writer = create_run(Recipe.from_data({"model": {"name": str(base)}, "data": {"path": str(PIRATE)}}), tmp_path)
+    writer.close()
+    shutil.copytree(run.adapter, writer.run.adapter)
+    settings = writer.run.adapter / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token": "<|endoftext|>"}))
+    merged, gguf = export(writer.run, ["merged_16bit", "gguf:q8_0"], None, quiet, yes, never)
+    generation = json.loads((merged.path / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [2, 0] and not generation.get("do_sample")
+    chat = {"messages": [{"role": "user", "content": PROMPTS[0]}], "temperature": 0, "max_tokens": 64}
+    choice = serve(gguf.path).handle_chat_completions(chat)["choices"][0]
+    assert choice["finish_reason"] == "stop" and "<|im_end|>" not in choice["message"]["content"]
 
 
 def test_a_base_stored_in_4_bit_is_dequantised_and_that_is_said(run: Run, tmp_path: Path) -> None:

@@ -103,11 +103,8 @@ def _end_where_the_template_ends(model: Any, tokenizer: Any) -> None:
     stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if end is not None and end not in stops:
         config.eos_token_id = [end, *(each for each in stops if each is not None)]
-    # transformers refuses to save settings that it would ignore; models on the Hub come with such.
-    if not config.do_sample and any(
-        getattr(config, each, None) is not None for each in ("temperature", "top_p", "top_k")
-    ):
-        config.do_sample = True
+    if not config.do_sample:  # transformers refuses to save settings of sampling that is off; models come with such
+        config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
 
 
 def _prove(folder: Path, before: dict[str, int], after: dict[str, int], base_keys: set[str], tied: set[str]) -> None:
