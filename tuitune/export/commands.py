@@ -28,9 +28,8 @@ def take_home(path: Path) -> tuple[Command, ...]:
     """
     path = path.absolute()
     host, port = _address()
-    user = getpass.getuser()
-    scp_host = f"[{host}]" if ":" in host else host
-    source = shlex.quote(f"{user}@{scp_host}:{path}")
+    shown_host = f"[{host}]" if ":" in host else host
+    source = shlex.quote(f"{_user()}@{shown_host}:{path}")
     scp = ["scp", *(["-P", port] if port else []), *(["-r"] if path.is_dir() else [])]
     rsync = ["rsync", "-a", "--partial", "--progress", "--protect-args", *(["-e", f"ssh -p {port}"] if port else [])]
     return (
@@ -61,6 +60,13 @@ def run_lines(kind: str, path: Path, run_name: str) -> tuple[Command, ...]:
             Command("Train again", shlex.join(["python", f"{here}/train.py"])),
         )
     return (Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(here)} {shlex.quote("Hello!")}'),)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number that has no name
+        return str(os.getuid())
 
 
 def _address() -> tuple[str, str | None]:
