@@ -308,6 +308,9 @@ def _runs_folder(arguments: argparse.Namespace) -> Path:
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
     """Send what libraries print, C code included, to stderr, so that stdout carries the answer alone."""
+    from tuitune.backends.environment import prepare_environment
+
+    prepare_environment()
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

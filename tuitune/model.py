@@ -32,11 +32,27 @@ def load_tokenizer(model: ModelSection) -> Any:
 
 def require_weights(model: ModelSection) -> None:
     """Refuse a model folder without safetensors weights before anything is loaded. Raises UnusableInput."""
-    if is_folder(model.name) and not any(Path(model.name).glob("*.safetensors")):
+    if not is_folder(model.name):
+        return
+    folder = _model_folder(model)
+    if not any(folder.glob("*.safetensors")):
         raise UnusableInput(
-            f"The model folder {one_line(model.name)} holds no .safetensors weights: "
+            f"The model folder {one_line(folder)} holds no .safetensors weights: "
             "give the folder of a whole model, or a Hugging Face Hub id."
         )
+
+
+def _model_folder(model: ModelSection) -> Path:
+    """The folder that a model's name means. Raises UnusableInput where it holds no model."""
+    folder = Path(model.name)
+    if not folder.is_dir():
+        raise UnusableInput(f"There is no model folder {one_line(folder)}: give a folder or a Hugging Face Hub id.")
+    if not (folder / "config.json").is_file():
+        raise UnusableInput(
+            f"{one_line(folder)} is not a model folder, for it holds no config.json: "
+            "give the folder of a whole model, or a Hugging Face Hub id."
+        )
+    return folder
 
 
 def _padding(tokenizer: Any) -> str:
@@ -53,11 +69,7 @@ def _padding(tokenizer: Any) -> str:
 
 def _load(loader: Any, model: ModelSection, what: str) -> Any:
     if is_folder(model.name):
-        folder = Path(model.name)
-        if not folder.is_dir():
-            raise UnusableInput(f"There is no model folder {one_line(folder)}: give a folder or a Hugging Face Hub id.")
-        if not (folder / "config.json").is_file():
-            raise UnusableInput(f"{one_line(folder)} is not a model folder: it holds no config.json.")
+        _model_folder(model)
     try:
         return loader.from_pretrained(model.name, revision=model.revision or "main", trust_remote_code=False)
     except Exception as error:  # transformers raises a dozen kinds for the same few causes

@@ -272,9 +272,9 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
         if len(holders) != 1:
             every = [each for holder in _fields(None) for each in _fields(holder)]
             close = difflib.get_close_matches(field, every, n=1)
-            hint = f"did you mean {close[0]}?" if close else "see the recipe reference in README.md"
+            hint = f"did you mean {close[0]}" if close else "its fields are in README.md"
             hint = f"say which: {', '.join(f'{each}.{field}' for each in holders)}" if holders else hint
-            raise UnusableInput(f"--set {one_line(name, max_length=80)}: not one recipe field; {hint}")
+            raise UnusableInput(f"--set {one_line(name, max_length=80)}: not one recipe field; {hint}.")
         section = holders[0]
     elif section not in _fields(None):
         raise UnusableInput(f"--set {one_line(name, max_length=80)}: sections are {', '.join(_fields(None))}.")

@@ -24,6 +24,8 @@ def prepare_environment() -> None:
         "UNSLOTH_AUTO_INSTALL": "0",
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # What it would warn of reaches the user as one sentence.
+        "HF_HUB_VERBOSITY": "error",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # Rows of every length come and go: without this the allocator keeps a block for each size it has seen.

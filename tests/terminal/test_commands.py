@@ -1,0 +1,170 @@
+"""The commands as programs use them: exit status, JSON alone on stdout, one sentence on stderr."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.terminal.terminal import write_recipe
+from tuitune.recipe import Recipe
+from tuitune.run import find_run
+
+
+def tuitune(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tuitune", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, check=False)
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, demo_recipe: Recipe) -> str:
+    return write_recipe(tmp_path, demo_recipe.to_yaml())
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"], ["export", "--help"]])
+def test_version_and_help_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom tuitune.cli import run_command\n"
+        f"try: run_command({arguments!r})\nexcept SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'transformers', 'datasets', 'textual'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tuitune" in done.stdout
+
+
+def test_a_run_is_one_event_a_line_then_chats_and_exports(tmp_path: Path, recipe_file: str) -> None:
+    done = tuitune("run", recipe_file, "--name", "one", "--set", "max_steps=2", "--json")
+    assert done.returncode == 0, done.stderr
+    events = json_lines(done.stdout)
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2]
+    assert events[-1]["event"] == "finished" and events[-1]["status"] == "done"
+
+    again = tuitune("run", recipe_file, "--name", "one")
+    assert again.returncode == 2 and "A run named one exists" in again.stderr
+
+    reply = tuitune("chat", "one", "--prompt", "What is the capital of France?", "--base", "--json")
+    (answer,) = json_lines(reply.stdout)
+    assert answer["adapter"] is False and "Paris" in answer["reply"]
+    piped = tuitune("chat", tmp_path / "runs" / "one", stdin="What is the capital of France?\n")
+    assert piped.returncode == 0 and piped.stdout.strip()
+
+    export = tuitune("export", "one", "--to", "adapter", "--to", "merged_16bit", "--json", "--out", tmp_path / "out")
+    (made,) = json_lines(export.stdout)
+    assert [each["kind"] for each in made["exports"]] == ["adapter", "merged_16bit"]
+    assert all(Path(each["path"]).exists() for each in made["exports"])
+
+    (listed,) = json_lines(tuitune("runs", "--json").stdout)
+    assert (listed["run"], listed["status"], listed["step"]) == ("one", "done", 2)
+    shown = tuitune("attach")
+    assert shown.returncode == 0 and "Run one: done" in shown.stdout
+
+
+def test_inspect_prints_one_row_a_line(recipe_file: str) -> None:
+    first, second = json_lines(tuitune("inspect", recipe_file, "--rows", "0:2", "--json").stdout)
+    assert (first["row"], second["row"]) == (0, 1)
+    assert first["total_tokens"] == len(first["tokens"]) > first["trained_tokens"] > 0
+    assert first["trained_tokens"] == sum(token["trained"] for token in first["tokens"])
+    trained = "".join(token["text"] for token in first["tokens"] if token["trained"])
+    assert trained.endswith("<|im_end|>") and "<|im_start|>" not in trained
+
+
+def test_inspect_needs_no_weights(tmp_path: Path, demo_recipe: Recipe) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in Path(demo_recipe.model.name).iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    model = demo_recipe.model.model_copy(update={"name": str(folder)})
+    recipe = write_recipe(tmp_path, demo_recipe.model_copy(update={"model": model}).to_yaml())
+    assert tuitune("inspect", recipe, "--rows", "0:1", "--json").returncode == 0
+    assert tuitune("estimate", recipe, "--json").returncode == 0
+    refused = tuitune("run", recipe)
+    assert refused.returncode == 2 and "holds no .safetensors weights" in refused.stderr
+
+
+def test_estimate_counts_what_training_will(recipe_file: str) -> None:
+    (estimate,) = json_lines(tuitune("estimate", recipe_file, "--json").stdout)
+    events = json_lines(tuitune("run", recipe_file, "--set", "max_steps=1", "--json").stdout)
+    plan = next(event for event in events if event["event"] == "plan")
+    for field in ("trainable_parameters", "rows", "tokens", "trained_tokens"):
+        assert estimate[field] == plan[field], field
+
+
+def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "c", "--set", "max_steps=5000", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "step":
+            break
+    os.kill(process.pid, signal.SIGINT)
+    rest = json_lines(process.stdout.read())
+    assert process.wait(timeout=60) == 130
+    assert rest[-1]["status"] == "stopped"
+    assert (find_run("c", tmp_path / "runs").adapter / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "says"),
+    [
+        (None, [], "There is no dataset file"),
+        ("", [], "is empty"),
+        ('{"messages": [{"role": "user", "content": "alone"}]}\n', [], "it has no assistant turn"),
+        ('{"prompt": "a b c d e f g h i j k", "completion": "l"}\n', ["max_length=8"], "beyond max_length (8)"),
+    ],
+)
+def test_data_that_cannot_be_trained_is_one_sentence(
+    rows: str | None, changes: list[str], says: str, tmp_path: Path, demo_recipe: Recipe
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    if rows is not None:
+        path.write_text(rows)
+    data = demo_recipe.data.model_copy(update={"path": str(path)})
+    recipe = write_recipe(tmp_path, demo_recipe.model_copy(update={"data": data}).to_yaml())
+    done = tuitune("run", recipe, *(part for change in changes for part in ("--set", change)))
+    assert done.returncode == 2
+    assert says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["run", "none.yaml"],
+        ["nonsense.yaml"],
+        ["export", "x", "--to", "adapter"],
+        ["inspect", "x", "--rows", "b:a"],
+    ],
+)
+def test_unusable_arguments_end_with_2_and_a_sentence(arguments: list[str]) -> None:
+    done = tuitune(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("tuitune: ") and "Traceback" not in done.stderr
+
+
+def test_real_datasets_train_with_falling_loss(tmp_path: Path, demo_recipe: Recipe, shared_data: Path) -> None:
+    for name, columns in (
+        ("gsm8k_train.jsonl", {"user": "question", "assistant": "answer"}),
+        ("vicuna_identity_sharegpt.json", None),
+    ):
+        data = {"path": str(shared_data / name), "columns": columns, "max_length": 256, "eval_share": 0.01}
+        train = {"max_steps": 12, "learning_rate": 2e-3, "per_device_train_batch_size": 2, "warmup_steps": 1}
+        samples = {"prompts": ["Who are you?"], "max_new_tokens": 4}
+        raw = {**demo_recipe.model_dump(mode="json"), "data": data, "train": train, "samples": samples}
+        recipe = write_recipe(tmp_path, Recipe.from_data(raw).to_yaml())
+        done = tuitune("run", recipe, "--json")
+        assert done.returncode == 0, done.stderr
+        before, after = (event["loss"] for event in json_lines(done.stdout) if event["event"] == "evaluation")
+        assert after < before
