@@ -1,0 +1,1 @@
+"""The demo model, its data and recipe; a package so that the wheel carries the demo."""
