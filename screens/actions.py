@@ -42,6 +42,7 @@ _ALL = (
     Action("show_chat", "", "Step 5: Chat", "Go to the chat with the trained model."),
     Action("show_export", "", "Step 6: Export", "Go to the exports of the run."),
     Action("search_hub", "ctrl+f", "Search the Hub", "Search the Hugging Face Hub for the words in the field."),
+    Action("next_view", "ctrl+t", "View", "Set by goal, field by field, or as YAML."),
     Action("start_stop", "s", "Stop", "Stop after this step, and save checkpoint and adapter; once more: stop now."),
     Action("save_checkpoint", "c", "Checkpoint", "Save a checkpoint after this step and go on training."),
     Action("next_metric", "m", "Curve", "Show the next curve: loss, learning rate, gradient norm, tokens per second."),

@@ -293,7 +293,10 @@ class TuituneApp(App[int]):
     async def call(
         self, command: str, on_part: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
     ) -> dict[str, Any]:
-        """A session command, once there is a session. Raises TuituneError."""
+        """A session command, once there is a session; one that could not start is tried again. Raises TuituneError."""
+        if self._session.done() and self._session.exception() is not None:
+            self._session = asyncio.get_running_loop().create_future()
+            self._start()
         session = await asyncio.shield(self._session)
         return await session.call(command, on_part=on_part, **arguments)
 

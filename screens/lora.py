@@ -1,58 +1,225 @@
-"""Step 3: the adapter and how long it is trained."""
+"""Step 3: the adapter and how long it is trained; by goal, field by field, or as YAML."""
 
 from typing import Any
 
-from textual import on
+import yaml
+from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import Grid
-from textual.widgets import Input, Static
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import DescendantFocus
+from textual.timer import Timer
+from textual.widgets import ContentSwitcher, OptionList, Static, TextArea
+from textual.widgets.option_list import Option
 
+from screens.actions import bind
+from screens.consequences import consequences
 from screens.step_screen import StepScreen
+from screens.widgets.fields import FieldLine
+from tuitune.advice import USUAL
 from tuitune.errors import TuituneError
 from tuitune.recipe import Recipe
+from tuitune.text import one_line
 
-_FIELDS = (
-    "lora.r",
-    "lora.lora_alpha",
-    "lora.lora_dropout",
-    "train.max_steps",
-    "train.per_device_train_batch_size",
-    "train.gradient_accumulation_steps",
-    "train.learning_rate",
-    "data.max_length",
-)
+_SHORT_RUN = {"train.num_train_epochs": 1.0, "lora.r": 16, "lora.lora_alpha": 16.0}
+GOALS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Quick try": ("60 steps: does it work, and does the loss fall?", {"train.max_steps": 60, **_SHORT_RUN}),
+    "Balanced": ("one pass over the data", {"train.max_steps": -1, **_SHORT_RUN, "data.eval_share": 0.05}),
+    "Thorough": (
+        "three passes, with a larger adapter",
+        {
+            "train.max_steps": -1,
+            "train.num_train_epochs": 3.0,
+            "lora.r": 32,
+            "lora.lora_alpha": 32.0,
+            "data.eval_share": 0.05,
+        },
+    ),
+}
+_OWN = "As chosen"
+_VIEWS = {"goals": "by goal", "fields": "every field", "yaml": "YAML"}
+_SETTLE_SECONDS = 0.4
 
 
 class LoraScreen(StepScreen):
-    """The settings that matter most; Enter starts the run."""
+    """Three views of the same recipe, and what it would mean here."""
 
     STEP = "lora"
     CSS_PATH = "lora.tcss"
+    BINDINGS = bind("next_view")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._settling: Timer | None = None
+        self._goals: list[str] = []
 
     def body(self) -> ComposeResult:
-        with Grid(id="fields"):
-            for field in _FIELDS:
-                section, _, name = field.partition(".")
-                info = Recipe.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
-                yield Static(name, classes="label")
-                entry = Input(str(self.tuitune.draft.get(field)), id=field.replace(".", "-"), compact=True)
-                entry.tooltip = info.description
-                yield entry
+        with ContentSwitcher(id="views", initial="goals"):
+            goals = OptionList(id="goals", markup=False)
+            goals.tooltip = "What you want from this run; Enter starts it."
+            yield goals
+            with Vertical(id="fields"):
+                with VerticalScroll(id="lines", can_focus=False):
+                    yield from self._field_lines()
+                yield Static(id="meaning")
+            text = TextArea("", id="yaml", compact=True, tab_behavior="indent")
+            text.tooltip = "The whole recipe; what you write is taken over as soon as it is valid."
+            yield text
+        with VerticalScroll(id="means", can_focus=False) as means:
+            means.border_title = "What that means"
+            yield Static(id="consequences")
+
+    def _field_lines(self) -> ComposeResult:
+        for section, info in Recipe.model_fields.items():
+            kind: Any = info.annotation
+            yield Static(Content(section.capitalize()), classes="heading")
+            for name, field_info in kind.model_fields.items():
+                field = f"{section}.{name}"
+                yield FieldLine(field, field_info, self.tuitune.draft.get(field))
 
     def on_mount(self) -> None:
-        self.query(Input).first().focus()
+        self._title()
 
-    @on(Input.Changed)
-    def _changed(self, event: Input.Changed) -> None:
-        section, _, name = str(event.input.id).partition("-")
-        self.tuitune.draft.set(f"{section}.{name}", _number(event.value))
-        problem = self.tuitune.draft.errors().get(f"{section}.{name}")
-        event.input.set_class(problem is not None, "-invalid")
-        self.show_problem(problem)
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        self._show_draft()
+        self._focus_view()
+        self._look_ahead()
 
-    @on(Input.Submitted)
-    async def _submitted(self) -> None:
+    @property
+    def view(self) -> str:
+        return self.query_one("#views", ContentSwitcher).current or "goals"
+
+    def _title(self) -> None:
+        views = self.query_one("#views")
+        views.border_title = Content(f"Settings: {_VIEWS[self.view]}")
+        others = ", then ".join(title for name, title in _VIEWS.items() if name != self.view)
+        views.border_subtitle = Content(f"^t: {others}")
+
+    def _focus_view(self) -> None:
+        target = {"goals": "#goals", "fields": "#lora-r Input", "yaml": "#yaml"}[self.view]
+        self.call_after_refresh(self.query_one(target).focus)
+
+    def _show_draft(self) -> None:
+        """Show the draft in the current view."""
+        draft = self.tuitune.draft
+        if self.view == "goals":
+            self._list_goals()
+        elif self.view == "fields":
+            for line in self.query(FieldLine):
+                line.show(draft.get(line.field))
+            self._mark_fields()
+        else:
+            try:
+                text = draft.recipe().to_yaml()
+            except TuituneError:
+                text = yaml.safe_dump(draft.data, sort_keys=False, allow_unicode=True)
+            area = self.query_one("#yaml", TextArea)
+            with self.prevent(TextArea.Changed):
+                area.load_text(one_line_values(text))
+
+    def action_next_view(self) -> None:
+        views = list(_VIEWS)
+        switcher = self.query_one("#views", ContentSwitcher)
+        switcher.current = views[(views.index(self.view) + 1) % len(views)]
+        self._title()
+        self._show_draft()
+        self._focus_view()
+
+    # --- by goal ----------------------------------------------------------------------------------------------
+
+    def _list_goals(self) -> None:
+        draft = self.tuitune.draft
+        matching = next(
+            (goal for goal, (_, wanted) in GOALS.items() if all(draft.get(f) == v for f, v in wanted.items())), None
+        )
+        self._goals = [*([] if matching else [_OWN]), *GOALS]
+        goals = self.query_one("#goals", OptionList)
+        with self.prevent(OptionList.OptionHighlighted):
+            goals.clear_options()
+            for goal in self._goals:
+                about = GOALS[goal][0] if goal in GOALS else "the settings of the recipe, or as you changed them"
+                line = Content.assemble((f"{goal:<12}", "bold"), (about, "$foreground 70%"))
+                goals.add_option(Option(line, id=goal))
+            goals.highlighted = self._goals.index(matching or _OWN)
+        self._own = {field: draft.get(field) for _, wanted in GOALS.values() for field in wanted}
+
+    @on(OptionList.OptionHighlighted, "#goals")
+    def _goal_moved(self, event: OptionList.OptionHighlighted) -> None:
+        goal = str(event.option.id)
+        wanted = GOALS[goal][1] if goal in GOALS else self._own
+        for field, value in wanted.items():
+            self.tuitune.draft.set(field, value)
+        self._changed()
+
+    @on(OptionList.OptionSelected, "#goals")
+    async def _goal_taken(self) -> None:
         await self.action_go_on()
+
+    # --- field by field, and as YAML ---------------------------------------------------------------------------
+
+    @on(FieldLine.Changed)
+    def _field_changed(self, message: FieldLine.Changed) -> None:
+        self.tuitune.draft.set(message.line.field, message.value)
+        self._mark_fields()
+        self._changed()
+
+    def _mark_fields(self) -> None:
+        errors = self.tuitune.draft.errors()
+        for line in self.query(FieldLine):
+            line.mark(_of(errors, line.field))
+        self.show_problem(next(iter(errors.values()), None))
+
+    @on(DescendantFocus)
+    def _explain_field(self, event: DescendantFocus) -> None:
+        line = next((each for each in event.widget.ancestors if isinstance(each, FieldLine)), None)
+        if line is None:
+            return
+        usual = f" Usual: {USUAL[line.field]}." if line.field in USUAL else ""
+        self.query_one("#meaning", Static).update(Content(f"{line.info.description or ''}{usual}"))
+
+    @on(TextArea.Changed, "#yaml")
+    def _yaml_changed(self, event: TextArea.Changed) -> None:
+        try:
+            raw = yaml.safe_load(event.text_area.text)
+            recipe = Recipe.from_data(raw)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"line {mark.line + 1}: " if mark else ""
+            self.show_problem(f"Not valid YAML, {where}{one_line(getattr(error, 'problem', error), max_length=200)}.")
+            return
+        except (TuituneError, RecursionError, ValueError) as error:
+            self.show_problem(error)
+            return
+        self.show_problem(None)
+        self.tuitune.draft.data = recipe.model_dump(mode="json")
+        self._changed()
+
+    # --- what it means -----------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        """Ask again what the settings mean, once they have not changed for a moment."""
+        if self._settling is not None:
+            self._settling.stop()
+        self._settling = self.set_timer(_SETTLE_SECONDS, self._look_ahead)
+
+    @work(exclusive=True, group="estimate", exit_on_error=False)
+    async def _look_ahead(self) -> None:
+        shown = self.query_one("#consequences", Static)
+        try:
+            recipe = self.tuitune.draft.recipe()
+        except TuituneError as error:
+            self.show_problem(error)
+            return
+        shown.update(consequences(recipe, None))
+        try:
+            found = await self.tuitune.call("estimate", recipe=recipe.model_dump(mode="json"))
+        except TuituneError as error:
+            self.show_problem(error)
+            return
+        shown.update(consequences(recipe, found))
+
+    # --- on -----------------------------------------------------------------------------------------------------
 
     async def action_go_on(self) -> None:
         if not self.tuitune.is_training:
@@ -64,10 +231,11 @@ class LoraScreen(StepScreen):
         await self.tuitune.show_step("train")
 
 
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+def _of(errors: dict[str, str], field: str) -> str | None:
+    """The error of a field or of something inside it."""
+    return next((text for name, text in errors.items() if name == field or name.startswith(f"{field}.")), None)
+
+
+def one_line_values(text: str) -> str:
+    """YAML with what a terminal would obey taken out of it."""
+    return "\n".join(one_line(line) if one_line(line) != line.strip() else line for line in text.split("\n"))

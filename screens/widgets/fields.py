@@ -3,6 +3,7 @@
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from textual import on
 from textual.app import ComposeResult
@@ -46,12 +47,15 @@ class FieldLine(Horizontal):
     def compose(self) -> ComposeResult:
         yield Static(Content(self.field.rpartition(".")[2]), classes="field-name")
         yield Static("", classes="field-mark")
-        choices = _choices(self.info.annotation)
-        entry: Input | Checkbox | Select[str]
+        choices = choices_of(self.info.annotation)
+        entry: Input | Checkbox | Select[Any]
+        if not is_editable(self.info.annotation):
+            yield Static(Content.styled("edited as YAML", "$foreground 60%"), classes="field-note")
+            return
         if self.info.annotation is bool:
             entry = Tick("", bool(self._value), compact=True)
         elif choices:
-            entry = Select([(choice, choice) for choice in choices], value=self._value, allow_blank=False, compact=True)
+            entry = Select(choices, value=self._value, allow_blank=False, compact=True)
         else:
             entry = Input(as_text(self._value), compact=True)
         entry.tooltip = Content(self.info.description or "")
@@ -59,6 +63,8 @@ class FieldLine(Horizontal):
 
     def show(self, value: Any) -> None:
         """Show another value without telling of a change."""
+        if not is_editable(self.info.annotation):
+            return
         entry = self.query_one("Input, Checkbox, Select")
         with self.prevent(Input.Changed, Checkbox.Changed, Select.Changed):
             if isinstance(entry, Input):
@@ -90,8 +96,27 @@ class FieldLine(Horizontal):
         self.post_message(self.Changed(self, event.value))
 
 
-def _choices(annotation: Any) -> list[str]:
-    return [str(each) for each in get_args(annotation)] if get_origin(annotation) is Literal else []
+def choices_of(annotation: Any) -> list[tuple[str, Any]]:
+    """What a field with fixed values can be, labelled; empty for a field that is written."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    choices: list[tuple[str, Any]] = []
+    for part in parts:
+        if get_origin(part) is Literal:
+            choices += [(str(each), each) for each in get_args(part)]
+        elif part is bool and len(parts) > 1:
+            choices += [("yes", True), ("no", False)]
+        elif part is types.NoneType:
+            choices.append(("by itself", None))
+        else:
+            return []
+    return choices
+
+
+def is_editable(annotation: Any) -> bool:
+    """Whether a line can hold the value; a list of sections cannot."""
+    if get_origin(annotation) is list:
+        return not issubclass(get_args(annotation)[0], BaseModel)
+    return True
 
 
 def _holds(annotation: Any, kind: type) -> bool:

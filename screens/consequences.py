@@ -1,0 +1,68 @@
+"""What a recipe would mean on this machine, in a few lines: size, steps, memory, warnings."""
+
+from typing import Any
+
+from textual.content import Content
+
+from screens.units import count, gib, size
+from screens.widgets.bars import bar
+from tuitune.advice import passes_over_data, warnings
+from tuitune.recipe import Recipe
+from tuitune.text import one_line
+
+_MUTED = "$foreground 60%"
+_STYLES = {"fits": "$text-success", "tight": "$text-warning", "does not fit": "$text-error"}
+_GLYPHS = {"fits": "✔", "tight": "~", "does not fit": "✘"}
+_PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "overhead")
+
+
+def consequences(recipe: Recipe, estimate: dict[str, Any] | None) -> Content:
+    """`estimate` is the session's answer, None while it is still counting."""
+    train, lora = recipe.train, recipe.lora
+    batch = f"batch {train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
+    lines = [
+        Content(
+            f"r {lora.r} · lora_alpha {lora.lora_alpha:g} · learning_rate {train.learning_rate:g} · "
+            f"{batch} · max_length {recipe.data.max_length:,}"
+        )
+    ]
+    rows = estimate["rows"] if estimate else None
+    if estimate is None:
+        lines.append(Content.styled("Counting parameters, steps and memory…", _MUTED))
+    else:
+        lines += _counted(recipe, estimate)
+    lines += [Content.styled(f"! {text}", "$text-warning") for text in warnings(recipe, rows)]
+    return Content("\n").join(lines)
+
+
+def _counted(recipe: Recipe, estimate: dict[str, Any]) -> list[Content]:
+    steps, rows = estimate["steps"], estimate["rows"]
+    trained = (
+        f"{count(estimate['trainable_parameters'])} of {count(estimate['total_parameters'])} parameters "
+        f"({estimate['trainable_share']:.2%})"
+    )
+    lines = [_line("Trains", trained + (f" in {steps:,} steps" if steps is not None else ""))]
+    if rows is None:
+        lines.append(_line("Data", "large: counted when the run starts"))
+    else:
+        passes = passes_over_data(recipe, rows)
+        tokens = f"{count(estimate['tokens'])} tokens, {count(estimate['trained_tokens'])} trained"
+        lines.append(_line("Data", f"{rows:,} rows, each seen {passes:.1f} times · {tokens}"))
+    memory, available, verdict = estimate["memory"], estimate["available_bytes"], estimate["verdict"]
+    needed = memory["total_bytes"]
+    device = one_line(estimate["device"], max_length=40)
+    lines.append(
+        Content.assemble(
+            (f"{'Memory':<8}", _MUTED),
+            (bar(needed / max(1, available), 14), _STYLES[verdict]),
+            f" {gib(needed)} of {gib(available)} free on {device} ",
+            (f"{_GLYPHS[verdict]} {verdict}", _STYLES[verdict]),
+        )
+    )
+    parts = " · ".join(f"{part} {size(memory[f'{part}_bytes'])}" for part in _PARTS)
+    lines.append(Content.styled(parts, _MUTED))
+    return lines
+
+
+def _line(name: str, text: str) -> Content:
+    return Content.assemble((f"{name:<8}", _MUTED), text)
