@@ -44,6 +44,8 @@ class Rows:
     """Tokens."""
     trained: "array[int]" = field(default_factory=lambda: array("I"))
     """Trained tokens."""
+    ended: "array[int]" = field(default_factory=lambda: array("B"))
+    """1 where every trained turn's end-of-turn token is trained, or cut off by max_length."""
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
     """64-bit digest of the content: equal for rows that say the same."""
     dropped: dict[str, Dropped] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class Rows:
         return datasets.Dataset.from_file(str(self.file))
 
 
-_ARRAYS = ("numbers", "lengths", "trained", "digests")
+_ARRAYS = ("numbers", "lengths", "trained", "ended", "digests")
 
 
 class RowsWriter:

@@ -21,6 +21,7 @@ Compression = Literal["gzip", "zstd"]
 MAX_ROW_BYTES = 64 * 2**20
 """A single row longer than this is not read."""
 _CHUNK = 2**20
+csv.field_size_limit(MAX_ROW_BYTES)
 _PEEK = 2**18
 _MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -123,12 +124,27 @@ def _delimiter(head: bytes) -> str | None:
     for delimiter in sorted("\t,;|", key=lambda each: -lines[0].count(each)):
         if delimiter not in lines[0]:
             continue
-        rows = list(csv.reader(io.StringIO(text[:65536]), delimiter=delimiter))[:20]
+        rows = _first_rows(text[:65536], delimiter)
+        if len(rows) < 2:
+            continue
         fitting = sum(len(row) == len(rows[0]) for row in rows[1:])
         if len(rows[0]) > 1 and fitting * 2 >= len(rows) - 1 > 0:
             return delimiter
     # A single column of text under its name is a CSV file too.
     return "," if len(lines) > 1 and re.fullmatch(r"[\w .-]{1,40}", lines[0]) else None
+
+
+def _first_rows(text: str, delimiter: str) -> list[list[str]]:
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    rows: list[list[str]] = []
+    while len(rows) < 20:
+        try:
+            rows.append(next(reader))
+        except StopIteration:
+            break
+        except csv.Error:
+            continue
+    return rows
 
 
 _BROKEN = (OSError, EOFError, zlib.error, ValueError)
@@ -317,7 +333,7 @@ def _elements(stream: Any) -> Iterator[bytes | None]:
 
 
 def _csv(stream: Any, delimiter: str) -> Iterator[Record]:
-    csv.field_size_limit(MAX_ROW_BYTES)
+
     reader = csv.reader(_decoded(stream), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:

@@ -32,6 +32,9 @@ class Prepared:
     """Tokenised rows with columns `input_ids` and `labels`, and what became of every row."""
 
     dataset: Dataset
+    """The recipe's first dataset."""
+    rows: Rows
+    """Its rows, before some were held out."""
     train: Any
     """datasets.Dataset, memory-mapped"""
     eval: Any
@@ -97,6 +100,7 @@ def prepare(
         evaluation = _eval_file(data, masker, made, progress, cancelled)
     return Prepared(
         dataset=opened[0],
+        rows=made[0],
         train=_selected(made, kept),
         eval=evaluation,
         eval_rows=sorted({made[0].numbers[place] for place in held[0]}),
@@ -156,6 +160,7 @@ def _fill(
                 rows.digests.append(content)
                 rows.lengths.append(len(part.input_ids))
                 rows.trained.append(part.trained_tokens)
+                rows.ended.append(part.ended)
                 input_ids.append(part.input_ids)
                 labels.append(part.labels)
             rows.truncated += any(part.truncated for part in parts)

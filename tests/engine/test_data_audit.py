@@ -1,0 +1,210 @@
+"""Every problem in a dataset is named with its rows, over the whole set, before the first step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import DEMO
+from tuitune.data.audit import Audit, audit
+from tuitune.data.prepare import prepare
+from tuitune.errors import UnusableInput
+from tuitune.model import load_tokenizer
+from tuitune.recipe import Recipe
+
+
+def chat(*contents: str) -> dict[str, Any]:
+    roles = ["user", "assistant"] * len(contents)
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]}
+
+
+def recipe(path: Path, rows: list[Any], **fields: Any) -> Recipe:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Recipe.from_data({"model": {"name": str(DEMO / "demo_model")}, "data": {"path": str(path), **fields}})
+
+
+def found(report: Audit) -> dict[str, list[int]]:
+    return {finding.name: finding.examples for finding in report.findings}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_each_problem_is_found_in_its_row(tmp_path: Path) -> None:
+    sentence = "The old captain counted the stars twice before the wind turned north and the sails filled with rain"
+    token = "hf_" + "a1B2" * 9
+    rows: list[Any] = [
+        chat(f"What is {n} and {n + 1}?", f"That makes {2 * n + 1}, as you can count.") for n in range(120)
+    ]
+    problems = {
+        "duplicate": rows[7],
+        "near duplicate": chat("What is 7 and 8", "that makes 15; as you can COUNT"),
+        "empty reply": chat("Anyone?", "  "),
+        "no reply": chat("Hello there?"),
+        "roles: two user turns in a row": {"messages": [*chat("Hi")["messages"], *chat("Hm", "Ahoy")["messages"]]},
+        "unused column note": {**chat("Which way?", "North it is, by the map."), "note": "x"},
+        "secret: Hugging Face token": chat("My token?", f"It is {token}, keep it."),
+        "secret: e-mail address": chat("Whom to ask?", "Write to anne.bonny@pirates.org about it."),
+        "mojibake": chat("Where?", "At the cafÃ© by the harbour."),
+        "invisible characters": chat("What?", "A \u202egnirts\u202c turned around."),
+        "script: Cyrillic": chat("How?", "Так держать, капитан."),
+        "very short": chat("Yes?", ""),
+        "very long": chat("Tell me all.", f"{sentence}. " * 8),
+    }
+    problems["very short"] = chat("Yes or no, tell me?", "a")
+    report = audit(recipe(tmp_path / "rows.jsonl", [*rows, *problems.values()]))
+    examples = found(report)
+    for place, name in enumerate(problems, len(rows)):
+        assert place in examples.get(name, []), f"{name} not found: {examples}"
+    assert token not in json.dumps(report.as_dict()) + report.as_text()
+    assert report.rows == len(rows) + len(problems)
+    assert report.used == report.rows - 2
+    assert sum(entry["count"] for entry in report.dropped.values()) == 2
+
+
+def test_clean_data_has_no_findings(tmp_path: Path) -> None:
+    rows = [chat(f"How much is {n} and {m}?", f"{n} and {m} are {n + m}.") for n in range(10) for m in range(10)]
+    report = audit(recipe(tmp_path / "rows.jsonl", rows))
+    assert report.findings == []
+    assert report.used == report.rows == 100
+    assert 0 < report.trained_share < 1
+    assert report.token_percentiles[50] <= report.token_percentiles[100]
+
+
+def test_cut_rows_and_the_length_that_keeps_them(tmp_path: Path) -> None:
+    rows = [chat(f"Count to {n}.", " ".join(map(str, range(n)))) for n in range(1, 101)]
+    whole = audit(recipe(tmp_path / "rows.jsonl", rows))
+    longest = whole.token_percentiles[100]
+    report = audit(recipe(tmp_path / "rows.jsonl", rows, max_length=longest // 2))
+    assert 30 < report.truncated < 70
+    # A row one token too long loses only the newline behind its end marker.
+    assert report.truncated - 1 <= report.losing_end <= report.truncated
+    assert [each.share for each in report.lengths] == [0.95, 0.99, 1.0]
+    assert report.lengths[-1].max_length == longest
+    kept = audit(recipe(tmp_path / "rows.jsonl", rows, max_length=report.lengths[0].max_length))
+    assert kept.truncated <= 5
+    memory = [each.memory_bytes or 0 for each in report.lengths]
+    assert 0 < memory[0] <= memory[1] <= memory[2]
+
+
+def test_replies_that_never_end_are_named(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), chat("Bye", "Farewell")])
+    tokenizer = load_tokenizer(chosen.model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    assert found(audit(chosen, tokenizer))["never ends"] == [0, 1]
+
+
+def test_a_held_out_prompt_in_the_training_data_is_named(tmp_path: Path) -> None:
+    rows = [chat(f"Question {n % 10}?", f"Answer {n} of many.") for n in range(40)]
+    assert "leak" in found(audit(recipe(tmp_path / "rows.jsonl", rows, eval_share=0.2)))
+
+
+def test_long_rows_are_cut_dropped_or_split(tmp_path: Path) -> None:
+    long = {
+        "messages": [{"role": "system", "content": "Be kind."}, *chat(*[f"Turn {n}" for n in range(40)])["messages"]]
+    }
+    path = tmp_path / "rows.jsonl"
+
+    def prepared(policy: str) -> Any:
+        chosen = recipe(path, [chat("Hi", "Ahoy"), long], max_length=64, over_length=policy)
+        tokenizer = load_tokenizer(chosen.model)
+        return prepare(chosen, tokenizer), tokenizer
+
+    cut, _ = prepared("cut")
+    assert len(cut.train) == 2 and cut.truncated == 1 and cut.longest == 64
+    dropped, _ = prepared("drop")
+    assert len(dropped.train) == 1
+    assert dropped.dropped["it is longer than max_length (64)"].examples == [1]
+    split, tokenizer = prepared("split")
+    assert len(split.train) > 3 and split.truncated == 0 and split.rows.split == 1
+    parts = [tokenizer.decode(ids) for ids in split.train["input_ids"][1:]]
+    assert all("Be kind." in part for part in parts)
+    assert [f"Turn {n}<" for n in range(40)] == [
+        f"Turn {n}<" for part in parts for n in range(40) if f"Turn {n}<" in part
+    ]
+
+
+def test_bad_rows_can_refuse_the_run(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), chat("Hm")], bad_rows="refuse")
+    with pytest.raises(UnusableInput, match=r"1 rows of rows\.jsonl cannot be used .* row 1: it has no assistant turn"):
+        prepare(chosen, load_tokenizer(chosen.model))
+
+
+def test_an_evaluation_file_loses_what_is_trained_on(tmp_path: Path) -> None:
+    other = tmp_path / "eval.jsonl"
+    rows = [chat(f"Question {n}?", f"Answer {n}.") for n in range(20)]
+    other.write_text("".join(json.dumps(row) + "\n" for row in [rows[3], chat("Something new?", "Indeed.")]))
+    chosen = recipe(tmp_path / "rows.jsonl", rows, eval_path=str(other))
+    prepared = prepare(chosen, load_tokenizer(chosen.model))
+    assert len(prepared.train) == 20 and len(prepared.eval) == 1
+    other.write_text(json.dumps(rows[3]) + "\n")
+    with pytest.raises(UnusableInput, match="leaves no row to measure on"):
+        prepare(chosen, load_tokenizer(chosen.model))
+
+
+def test_datasets_are_mixed_by_weight(tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"q": f"{n}?", "a": f"It is {n}."}) + "\n" for n in range(10)))
+    extra = {"path": str(other), "weight": 2.5, "columns": {"user": "q", "assistant": "a"}}
+    chosen = recipe(tmp_path / "rows.jsonl", [chat(f"Ask {n}", f"Say {n}") for n in range(8)], weight=0.5, also=[extra])
+    tokenizer = load_tokenizer(chosen.model)
+    prepared = prepare(chosen, tokenizer)
+    assert len(prepared.train) == 4 + 25
+    assert prepared.train["input_ids"][:] == prepare(chosen, tokenizer).train["input_ids"][:]
+
+
+def test_rows_are_found_again_until_the_content_changes(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    chosen = recipe(path, [chat(f"Ask {n}", f"Say {n}") for n in range(8)])
+    tokenizer = load_tokenizer(chosen.model)
+    first = prepare(chosen, tokenizer)
+    calls: list[int] = []
+    again = prepare(chosen, tokenizer, progress=lambda done, total: calls.append(done))
+    assert again.rows.file == first.rows.file and calls == [8]
+    path.write_text(path.read_text().replace("Say 3", "Sing 3"))
+    changed = prepare(chosen, tokenizer)
+    assert changed.rows.file != first.rows.file
+    again.rows.file.with_name("counts.json").write_text("{")
+    recipe(path, [chat(f"Ask {n}", f"Say {n}") for n in range(8)])
+    assert len(prepare(chosen, tokenizer).train) == 8
+
+
+def test_preparing_can_be_cancelled(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path / "rows.jsonl", [chat(f"Ask {n}", f"Say {n}") for n in range(2000)])
+    done: list[int] = []
+    prepared = prepare(chosen, load_tokenizer(chosen.model), lambda rows, total: done.append(rows), lambda: bool(done))
+    assert len(prepared.train) < 2000
+    assert not list((tmp_path / "cache" / "tuitune" / "tokenised").glob("[!.]*"))
+
+
+def test_a_tokenizer_without_a_template_gets_the_named_one(tmp_path: Path) -> None:
+    from tuitune.chat_templates import TEMPLATES
+    from tuitune.masking import IGNORED, Masker
+
+    chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy")])
+    for name in TEMPLATES:
+        tokenizer = load_tokenizer(chosen.model)
+        tokenizer.chat_template = None
+        masked = Masker(tokenizer, "assistant", 512, chat_template=name).encode(
+            chat("Hi", "Ahoy", "Bye", "Well")["messages"]
+        )
+        kept = [token for token, label in zip(masked.input_ids, masked.labels, strict=True) if label != IGNORED]
+        text = tokenizer.decode(kept)
+        assert text.lstrip().startswith("Ahoy") and "Well" in text and "Bye" not in text, name
+        assert masked.ended, name
+    tokenizer.chat_template = None
+    with pytest.raises(UnusableInput, match=r"set data\.chat_template to one of chatml, llama-3"):
+        prepare(chosen, tokenizer)
+    own = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy")], chat_template="gemma")
+    with pytest.raises(UnusableInput, match="has a chat template of its own"):
+        prepare(own, load_tokenizer(own.model))
+
+
+def test_a_hub_dataset_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy")])
+    data = chosen.data.model_copy(update={"path": "hub:nobody/nothing"})
+    with pytest.raises(UnusableInput, match=r"nothing \(Hugging Face Hub\) has no readable row: .*Hub dataset cannot"):
+        prepare(chosen.model_copy(update={"data": data}), load_tokenizer(chosen.model))

@@ -1,0 +1,110 @@
+"""Looks at what a row says: likely secrets, damaged text, unusual scripts, turns out of order."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from tuitune.template import Conversation, Sample
+
+_SECRETS = {
+    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
+    "GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})\b",
+    "OpenAI or Anthropic key": r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}",
+    "Google API key": r"\bAIza[0-9A-Za-z_-]{35}\b",
+    "Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{10,}",
+    "JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+    "password in a URL": r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@]{1,64}:[^\s:/@]{3,64}@",
+    "e-mail address": r"\b[\w.+-]{1,64}@(?!example\.)[\w-]{1,63}(?:\.[\w-]{2,63}){1,4}\b",
+}
+_SECRET = {name: re.compile(pattern) for name, pattern in _SECRETS.items()}
+# Each pattern holds one of these, which is quicker to look for.
+_SECRET_HINT = re.compile(r"@|-----BEGIN|AKIA|ASIA|hf_|gh[pousr]_|github_pat_|sk-|AIza|xox|eyJ")
+
+# UTF-8 read as Windows-1252 or Latin-1, and the replacement character of a reader that gave up.
+_MOJIBAKE = re.compile(
+    "Ã[\x80-\xbf©¨ª«¬®¯°±²³´µ¶·¸¹º»¼½¾¿¡¢£¤¥¦§ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œžŸ]|â€[™œ\x9d“”¢¦˜]|Â[\xa0-\xbf]|ï»¿|\ufffd"
+)
+_INVISIBLE = re.compile("[\u200b\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+SCRIPTS = {
+    "Latin": "A-Za-zÀ-ɏ",
+    "Greek": "Ͱ-Ͽ",
+    "Cyrillic": "Ѐ-ԯ",
+    "Armenian": "԰-֏",
+    "Hebrew": "֐-׿",
+    "Arabic": "؀-ۿݐ-ݿ",
+    "Devanagari": "ऀ-ॿ",
+    "Bengali": "ঀ-৿",
+    "Tamil": "஀-௿",
+    "Thai": "฀-๿",
+    "Georgian": "Ⴀ-ჿ",
+    "Hangul": "가-힯",
+    "Kana": "぀-ヿ",
+    "Han": "一-鿿",
+}
+_SCRIPT = {name: re.compile(f"[{characters}]") for name, characters in SCRIPTS.items()}
+
+
+def texts(sample: Sample) -> Iterator[str]:
+    """Every text of the row."""
+    if sample.messages is None:
+        yield sample.text or ""
+        return
+    for turn in sample.messages:
+        yield turn["content"] or ""
+        yield turn.get("reasoning_content", "")
+
+
+def secrets(text: str) -> list[str]:
+    """The kinds of secret that the text seems to hold; never the secret itself."""
+    if not _SECRET_HINT.search(text):
+        return []
+    return [name for name, pattern in _SECRET.items() if pattern.search(text)]
+
+
+def is_mojibake(text: str) -> bool:
+    """Whether the text was read in a wrong encoding once."""
+    return not text.isascii() and _MOJIBAKE.search(text) is not None
+
+
+def has_invisible(text: str) -> bool:
+    """Whether it holds control, zero-width or bidirectional characters that a reader does not see."""
+    return _INVISIBLE.search(text) is not None
+
+
+def scripts(text: str) -> frozenset[str]:
+    """The writing systems of its letters."""
+    if text.isascii():
+        return _LATIN_ONLY
+    return frozenset(name for name, pattern in _SCRIPT.items() if pattern.search(text))
+
+
+_LATIN_ONLY = frozenset({"Latin"})
+
+
+def role_problem(messages: Conversation) -> str | None:
+    """What is wrong with the order of the turns, if anything."""
+    roles = [message["role"] for message in messages]
+    if "system" in roles[1:]:
+        return "a system turn after the first"
+    spoken = [role for role in roles if role != "system"]
+    if spoken and spoken[0] == "assistant":
+        return "begins with a reply"
+    if spoken and spoken[-1] != "assistant":
+        return "ends without a reply"
+    for first, second in pairwise(spoken):
+        if first == second and first != "tool":
+            return f"two {first} turns in a row"
+    if "tool" in spoken and not any(message.get("tool_calls") for message in messages):
+        return "a tool's answer without a call"
+    return None
+
+
+def has_empty_reply(messages: Conversation) -> bool:
+    """Whether an assistant turn says nothing and calls nothing."""
+    return any(
+        turn["role"] == "assistant" and not (turn["content"] or "").strip() and not turn.get("tool_calls")
+        for turn in messages
+    )
