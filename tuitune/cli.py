@@ -166,9 +166,11 @@ def _attach_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _app(arguments: argparse.Namespace) -> int:
-    from tuitune.recipe import Recipe
+    recipe = None
+    if arguments.recipe:
+        from tuitune.recipe import Recipe  # pydantic: a third of the app's start, and not needed without a recipe
 
-    recipe = Recipe.load(arguments.recipe) if arguments.recipe else None
+        recipe = Recipe.load(arguments.recipe)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UnusableInput("The app needs a terminal: use `tuitune run RECIPE` without one.")
     from screens.app import run_app

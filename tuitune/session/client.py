@@ -1,6 +1,7 @@
 """The client's side: start a session or reach a live one, call its commands, follow its events."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import subprocess
@@ -45,13 +46,18 @@ class Session:
         socket = new_socket_path()
         log_file = socket.with_suffix(".log")
         process = _spawn(socket, log_file)
-        for _ in range(int(_START_SECONDS / 0.02)):
-            if process.poll() is not None:
-                break
-            try:
-                return await cls._connect(socket, log_file)
-            except (FileNotFoundError, ConnectionRefusedError):
+        try:
+            for _ in range(int(_START_SECONDS / 0.02)):
+                if process.poll() is not None:
+                    break
+                with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                    return await cls._connect(socket, log_file)
                 await asyncio.sleep(0.02)
+        except asyncio.CancelledError:  # nobody waits for it any more
+            process.kill()
+            socket.unlink(missing_ok=True)
+            log_file.unlink(missing_ok=True)
+            raise
         process.kill()
         raise TuituneError(f"The session process did not start: its log is {log_file}.")
 
