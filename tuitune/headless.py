@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -240,9 +242,15 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
         lines += [f"  after   {one_line(after, max_length=600)}"] if after is not None else []
     lines += ["", f"  everything is in {safe_text(run.folder)}"]
     if run.adapter.is_dir():
-        lines += [f"  adapter {safe_text(run.adapter)}", f"  talk to it: tuitune chat {safe_text(run.folder)}"]
-        lines += [f"  take it home: tuitune export {safe_text(run.folder)} --to gguf:q8_0"]
+        lines += [f"  adapter {safe_text(run.adapter)}", f"  talk to it: {own_command('chat', run.folder)}"]
+        lines += [f"  take it home: {own_command('export', run.folder, '--to', 'gguf:q8_0')}"]
     console.print(Text("\n".join(lines)))
+
+
+def own_command(*arguments: object) -> str:
+    """A tuitune command to paste into this machine's shell, with the program's path where it is not on PATH."""
+    program = "tuitune" if shutil.which("tuitune") else str(Path(sys.executable).with_name("tuitune"))
+    return safe_text(shlex.join([program, *map(str, arguments)]))
 
 
 _STATUS_TEXT = {
