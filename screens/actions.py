@@ -52,7 +52,7 @@ _ALL = (
     Action("switch_adapter", "ctrl+b", "Who", "Let the adapter answer, the base model, or both side by side."),
     Action("chat_settings", "ctrl+o", "Settings", "Show or hide the system prompt and the sampling settings."),
     Action("copy_reply", "ctrl+y", "Copy", "Copy the last reply.", footer=False),
-    Action("save_transcript", "ctrl+s", "Save", "Save the conversation as Markdown in the run's folder."),
+    Action("save_transcript", "ctrl+s", "Save", "Save the conversation as Markdown in the run's folder.", footer=False),
     Action("clear_chat", "ctrl+l", "New chat", "Forget this conversation and start a new one."),
     Action("export_now", "ctrl+e", "Export", "Make the chosen exports."),
     Action(

@@ -147,6 +147,7 @@ class ChatScreen(StepScreen):
         finally:
             if not turn.replies:
                 self.turns.remove(turn)
+            self.refresh_bindings()
             self.query_one("#prompt").focus()
 
     async def _answer(self, who: Who, messages: list[dict[str, str]], view: Markdown, turn: Turn) -> None:

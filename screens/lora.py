@@ -209,7 +209,7 @@ class LoraScreen(StepScreen):
         try:
             recipe = self.tuitune.draft.recipe()
         except TuituneError as error:
-            self.show_problem(error)
+            self.show_problem(next(iter(self.tuitune.draft.errors().values()), str(error)))
             return
         shown.update(consequences(recipe, None))
         try:

@@ -76,7 +76,6 @@ def _known(family: dict[str, Any], model: dict[str, Any]) -> Known:
             vocabulary=vocabulary,
             total_parameters=parameters,
             linear_parameters=max(0, parameters - embeddings),
-            largest_linear=hidden * intermediate,
             adapter_parameters=_adapter_parameters(1, hidden, intermediate, layers, key_value),
         ),
     )
@@ -93,7 +92,7 @@ def memory_for(known: Known, recipe: Recipe, card: Gpu | None) -> Memory:
     shape = replace(known.shape, adapter_parameters=recipe.lora.r * known.shape.adapter_parameters)
     backend = "unsloth" if card is not None and recipe.model.backend != "transformers" else "transformers"
     tokens = recipe.train.per_device_train_batch_size * min(recipe.data.max_length, known.context)
-    return memory_of(recipe, shape, tokens, backend=backend, on_gpu=card is not None)
+    return memory_of(recipe, shape, tokens, backend=backend, card_bytes=card.total_bytes if card else None)
 
 
 def hub_cache() -> Path:

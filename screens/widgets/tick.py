@@ -20,7 +20,7 @@ class Tick(Checkbox):
 
 @dataclass(frozen=True)
 class Line:
-    """A line that can be ticked, unless `ready` is False."""
+    """A line that can be ticked; one that is not `ready` can be read only."""
 
     name: str
     text: Content
@@ -46,15 +46,17 @@ class TickList(OptionList):
     def show(self, lines: Iterable[Line], ticked: Iterable[str]) -> None:
         self._rows, self.ticked = list(lines), set(ticked)
         self.clear_options()
-        self.add_options(Option(self._prompt(line), id=line.name, disabled=not line.ready) for line in self._rows)
+        self.add_options(Option(self._prompt(line), id=line.name) for line in self._rows)
 
     def _prompt(self, line: Line) -> Content:
-        box = ("[✔] ", "bold $text-success") if line.name in self.ticked else ("[ ] ", "")
+        box = ("[✔] ", "bold $text-success") if line.name in self.ticked else ("[ ] " if line.ready else "    ", "")
         return Content.assemble(box, line.text)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         line = next(each for each in self._rows if each.name == event.option.id)
+        if not line.ready:
+            return
         self.ticked ^= {line.name}
         self.replace_option_prompt(line.name, self._prompt(line))
         self.post_message(self.Ticked())

@@ -7,6 +7,7 @@ from tuitune.events import (
     Checkpoint,
     Evaluation,
     Event,
+    Failed,
     Finished,
     Notice,
     Phase,
@@ -90,3 +91,12 @@ def finished() -> Iterator[Event]:
 
 def of(events: Iterator[Event]) -> History:
     return History.of(events)
+
+
+def failed() -> Iterator[Event]:
+    yield from loading()
+    yield Failed(
+        at=AT + 9,
+        message="The GPU ran out of memory: halve train.per_device_train_batch_size and double "
+        "train.gradient_accumulation_steps, or lower data.max_length.",
+    )
