@@ -1,10 +1,11 @@
 """Rows into batches: side by side with padding, or end to end without any (padding-free)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Row = dict[str, list[int]]
+Row = Mapping[str, Sequence[int]]
+"""`input_ids` and `labels` of one row, as lists or as numpy arrays."""
 IGNORED = -100
 ALIGNED = 64
 
@@ -19,19 +20,21 @@ class Padded:
     pad_token_id: int
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        import numpy as np
         import torch
 
-        width = max(len(row["input_ids"]) for row in rows)
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        filled = np.arange(lengths.max()) < lengths[:, None]
 
-        def filled(name: str, value: int) -> Any:
-            return torch.tensor([list(row[name]) + [value] * (width - len(row[name])) for row in rows])
+        def lines(name: str, value: int) -> Any:
+            line = np.full(filled.shape, value, dtype=np.int64)
+            line[filled] = np.concatenate([row[name] for row in rows])
+            return torch.from_numpy(line)
 
         return {
-            "input_ids": filled("input_ids", self.pad_token_id),
-            "attention_mask": torch.tensor(
-                [[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows]
-            ),
-            "labels": filled("labels", IGNORED),
+            "input_ids": lines("input_ids", self.pad_token_id),
+            "attention_mask": torch.from_numpy(filled.astype(np.int64)),
+            "labels": lines("labels", IGNORED),
         }
 
 
@@ -40,23 +43,29 @@ class PaddingFree:
     """All rows on one line, each attending to itself alone: for a variable-length attention kernel.
 
     Gives `input_ids`, `labels` and `position_ids` (from 0 in each row) of shape (1, tokens), and
-    `packed_seq_lengths` of shape (rows,), by which Unsloth keeps the rows apart. The first label of a row is
-    ignored: the token before it belongs to another row. Padding of less than ALIGNED tokens follows as a row of its
-    own, since matrix products over an odd number of tokens take a kernel several times slower.
+    `packed_seq_lengths` of shape (rows + 1,), by which Unsloth keeps the rows apart. The first label of a row is
+    ignored: the token before it belongs to another row. Filling up to a multiple of ALIGNED tokens follows as a row
+    of its own, since matrix products over an odd number of tokens take a slower kernel, and since Unsloth leaves the
+    variable-length kernel for rows that are all of one length.
     """
 
     pad_token_id: int
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        import numpy as np
         import torch
 
-        filling = -sum(len(row["input_ids"]) for row in rows) % ALIGNED
-        if filling:
-            rows = [*rows, {"input_ids": [self.pad_token_id] * filling, "labels": [IGNORED] * filling}]
         lengths = [len(row["input_ids"]) for row in rows]
+        lengths.append(ALIGNED - sum(lengths) % ALIGNED)
+        starts = np.cumsum([0, *lengths[:-1]])
+        filling = np.full(lengths[-1], self.pad_token_id)
+        labels = np.concatenate([*(row["labels"] for row in rows), np.full(lengths[-1], IGNORED)])
+        labels[starts] = IGNORED
+        positions = np.arange(sum(lengths)) - np.repeat(starts, lengths)
+        ids = np.concatenate([*(row["input_ids"] for row in rows), filling])
         return {
-            "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
-            "labels": torch.tensor([[label for row in rows for label in (IGNORED, *row["labels"][1:])]]),
-            "position_ids": torch.tensor([[position for length in lengths for position in range(length)]]),
+            "input_ids": torch.from_numpy(ids.astype(np.int64))[None],
+            "labels": torch.from_numpy(labels.astype(np.int64))[None],
+            "position_ids": torch.from_numpy(positions)[None],
             "packed_seq_lengths": torch.tensor(lengths, dtype=torch.int32),
         }

@@ -4,22 +4,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tuitune.errors import TuituneError
 from tuitune.fit import optimizer_name
 from tuitune.hardware import chosen_gpu
-from tuitune.recipe import Recipe
+from tuitune.recipe import HUB, Recipe
 
 GIB = 2**30
 
-# Measured by benchmarks/memory_estimate.py.
+# Fitted to what an H200 held (benchmarks/results/memory_estimate.json).
 NF4_BYTES = 0.516  # nf4 with double quantisation: 4 bits, an 8-bit scale per 64 weights, an fp32 one per 256 scales
 ADAPTER_BYTES = 4 + 4  # fp32 weight and gradient
-CUDA_BYTES = int(0.80 * GIB)  # context and kernels
-ROUNDING_BYTES = int(0.06 * GIB)  # what the allocator holds and cannot use, beside pieces of the largest layers
-HALF_BYTES = int(0.23 * GIB)  # what Unsloth holds beside unquantised weights
-FUSED_LOSS_BYTES = int(0.40 * GIB)  # Unsloth's loss in pieces, whatever the batch
-OFFLOAD_BYTES = int(0.55 * GIB)  # buffers through which Unsloth's checkpointing moves activations to host memory
-LAYER_SHARE, RECOMPUTED_SHARE = 0.84, 0.97  # of one layer's activations again while its backward pass runs
+CAST_BYTES = 4  # two 16-bit copies of each adapter weight, made on the way forward and kept for the way back
+OVERHEAD_BYTES = int(0.82 * GIB)  # CUDA context, kernels, and what the allocator cannot use
+HALF_BYTES = int(0.19 * GIB)  # what Unsloth holds beside unquantised weights
+LOGIT_BYTES = 4.44  # a logit of the pieces in which the loss is computed …
+LOSS_BYTES = {True: int(0.68 * GIB), False: int(0.38 * GIB)}  # … up to this much, with and without checkpointing
+LAYER_SHARES = {True: 1.28, False: 0.93}  # of a layer's activations, while its backward pass runs
 HOST_BYTES = int(1.0 * GIB)  # Python with torch, transformers and trl imported
 # Data files up to this size are read and tokenised for exact counts; a larger one only when a run starts.
 _READ_UP_TO_BYTES = 16 * 2**20
@@ -55,7 +54,6 @@ class Shape:
     total_parameters: int
     linear_parameters: int
     """Weights of the decoder's linear layers: what 4-bit loading quantises."""
-    largest_linear: int
     adapter_parameters: int
 
 
@@ -185,7 +183,6 @@ def shape_of(recipe: Recipe) -> Shape:
         vocabulary=text.vocab_size,
         total_parameters=sum(p.numel() for p in model.parameters()),
         linear_parameters=sum(m.weight.numel() for m in linears.values()),
-        largest_linear=max((m.weight.numel() for m in linears.values()), default=0),
         adapter_parameters=sum(recipe.lora.r * (m.in_features + m.out_features) for m in adapted),
     )
 
@@ -197,34 +194,34 @@ def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, 
     width M); with gradient checkpointing 2·H, which Unsloth moves to host memory, and one layer's worth while that
     layer is computed again.
     """
-    on_gpu, unsloth, in_4bit = card_bytes is not None, backend == "unsloth", recipe.model.load_in_4bit
+    on_gpu, unsloth = card_bytes is not None, backend == "unsloth"
+    in_4bit, in_8bit = recipe.model.load_in_4bit, recipe.model.load_in_8bit
     rest = shape.total_parameters - shape.linear_parameters
     # prepare_model_for_kbit_training holds in fp32 what is not quantised, and a CPU computes in fp32.
-    half = 2 if on_gpu and (unsloth or not in_4bit) else 4
-    weights = (NF4_BYTES if in_4bit else half) * shape.linear_parameters + half * rest
-    if unsloth and not in_4bit:
+    half = 2 if on_gpu and (unsloth or not (in_4bit or in_8bit)) else 4
+    a_weight = NF4_BYTES if in_4bit else 1 if in_8bit else half
+    weights = a_weight * shape.linear_parameters + half * rest
+    if unsloth and a_weight == half:
         weights += HALF_BYTES
     adapter = ADAPTER_BYTES * shape.adapter_parameters
     state = 2 if optimizer_name(recipe, shape.adapter_parameters, card_bytes) == "adamw_8bit" else 8
     width = 2 if on_gpu else 4
     layer = width * batch_tokens * (6 * shape.hidden + 2 * shape.key_value + 2 * shape.intermediate)
-    if not checkpoints(recipe, shape, backend=backend):
-        activations = (shape.layers + LAYER_SHARE) * layer
-    elif unsloth:
-        activations = RECOMPUTED_SHARE * layer + OFFLOAD_BYTES
-    else:
-        activations = RECOMPUTED_SHARE * layer + width * batch_tokens * shape.hidden * shape.layers
-    # Both ways to train compute the loss in pieces: logits of a piece in 16-bit, in fp32, and their gradient.
-    logits = min(10 * shape.vocabulary * batch_tokens, FUSED_LOSS_BYTES)
-    pieces = 2.6 * shape.largest_linear
-    overhead = CUDA_BYTES + ROUNDING_BYTES + pieces if on_gpu else HOST_BYTES
+    again = checkpoints(recipe, shape, backend=backend)
+    activations = LAYER_SHARES[again] * layer + (CAST_BYTES * shape.adapter_parameters if on_gpu else 0)
+    if not again:
+        activations += shape.layers * layer
+    elif not unsloth:
+        activations += width * batch_tokens * shape.hidden * shape.layers
+    # Both ways to train compute the loss in pieces of the batch.
+    logits = min(LOGIT_BYTES * shape.vocabulary * batch_tokens, LOSS_BYTES[again])
     return Memory(
         weights_bytes=int(weights),
         adapter_bytes=adapter,
         optimizer_bytes=state * shape.adapter_parameters,
         activations_bytes=int(activations),
-        logits_bytes=logits,
-        overhead_bytes=int(overhead),
+        logits_bytes=int(logits),
+        overhead_bytes=OVERHEAD_BYTES if on_gpu else HOST_BYTES,
     )
 
 
@@ -267,11 +264,9 @@ def _rows_of(recipe: Recipe) -> Rows | None:
     from tuitune.data.prepare import prepare
     from tuitune.model import load_tokenizer
 
-    try:
-        if Path(recipe.data.path).stat().st_size > _READ_UP_TO_BYTES:
-            return None
-    except OSError as error:
-        raise TuituneError(f"{recipe.data.path} cannot be read ({error.strerror}).") from None
+    paths = [recipe.data.path, *(source.path for source in recipe.data.also)]
+    if any(path.startswith(HUB) or _size(path) > _READ_UP_TO_BYTES for path in paths):
+        return None
     prepared = prepare(recipe, load_tokenizer(recipe.model))
     lengths = sorted((len(ids) for ids in prepared.train["input_ids"]), reverse=True)
     return Rows(
@@ -280,6 +275,14 @@ def _rows_of(recipe: Recipe) -> Rows | None:
         trained_tokens=prepared.trained_tokens,
         longest=tuple(lengths[: max(64, recipe.train.per_device_train_batch_size)]),
     )
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, 0 where there is none: reading it will say so in better words."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
 
 
 def _gib(size: int) -> str:

@@ -119,11 +119,6 @@ def chosen_gpu() -> Gpu | None:
     return next((each for each in cards if str(each.index) == first or (first and each.uuid.startswith(first))), None)
 
 
-def emptiest_gpu() -> Gpu | None:
-    """The card with the most free memory; None without one."""
-    return max(gpus(), key=lambda each: each.free_bytes, default=None)
-
-
 def sample(pid: int | None = None) -> Sample:
     """The machine now, and the process `pid` (this one by default) with its GPU memory where NVML tells it."""
     pid = pid or os.getpid()

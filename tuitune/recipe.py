@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tuitune.errors import UnusableInput
 from tuitune.text import one_line
@@ -17,6 +17,11 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+ChatTemplateName = Literal[
+    "chatml", "llama-3", "gemma", "mistral", "phi-3", "phi-4", "zephyr", "vicuna", "alpaca", "deepseek"
+]
+
+
 class ModelSection(_Section):
     """Which base model, and how its weights are held in memory."""
 
@@ -24,17 +29,23 @@ class ModelSection(_Section):
     """A model folder or a Hugging Face Hub id."""
     load_in_4bit: bool = True
     """Hold the frozen base weights in 4-bit nf4 (QLoRA): about a quarter of the memory of 16-bit."""
+    load_in_8bit: bool = False
+    """Hold them in 8-bit instead (LLM.int8): set load_in_4bit to false with it."""
     revision: str | None = None
     """Branch, tag or commit of a Hub model."""
+    chat_template: ChatTemplateName | None = None
+    """Named chat template, only for a tokenizer that has none."""
     backend: Literal["auto", "unsloth", "transformers"] = "auto"
     """What loads and trains the model: Unsloth on an NVIDIA GPU where it is installed, else plain transformers."""
 
+    @model_validator(mode="after")
+    def _one_precision(self) -> Self:
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other: set one of them to false")
+        return self
+
 
 HUB = "hub:"
-
-ChatTemplateName = Literal[
-    "chatml", "llama-3", "gemma", "mistral", "phi-3", "phi-4", "zephyr", "vicuna", "alpaca", "deepseek"
-]
 
 
 class SourceSection(_Section):
@@ -71,8 +82,6 @@ class DataSection(_Section):
     """What becomes of a longer row: its end is cut, the row is left out, or it is split between its turns."""
     bad_rows: Literal["skip", "refuse"] = "skip"
     """Whether a row that cannot be used is left out and counted, or stops the run before training."""
-    chat_template: ChatTemplateName | None = None
-    """Named chat template, only for a tokenizer that has none."""
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """Which tokens are trained: every assistant reply, only the last one, or everything."""
     eval_share: float = Field(0.0, ge=0.0, le=0.5)

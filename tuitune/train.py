@@ -81,9 +81,9 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
         finished("stopped", 0)
         return None
     _tell_about(prepared, emit)
-    backend = backends.choose(recipe)
     phase("model", "Loading the model" + (" in 4-bit" if recipe.model.load_in_4bit else ""))
-    loaded = backend.load(recipe)
+    loaded = backends.load(recipe, lambda text: emit(Notice(text=text)))
+    backend = loaded.backend
     phase("adapter", "Adding the LoRA adapter")
     backend.attach(loaded)
     if recipe.train.fit and loaded.model.device.type == "cuda":
@@ -241,7 +241,7 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
     trainer = SFTTrainer(
         model=loaded.model,
         processing_class=loaded.tokenizer,
-        train_dataset=prepared.train,
+        train_dataset=prepared.train.with_format("numpy"),
         eval_dataset=prepared.eval,
         data_collator=collator(loaded),
         callbacks=[watcher.callback()],

@@ -9,7 +9,7 @@ from tests.conftest import DEMO
 from tuitune import backends
 from tuitune.backends import LoadedModel
 from tuitune.backends.environment import prepare_environment
-from tuitune.errors import UnusableInput
+from tuitune.errors import TuituneError, UnusableInput
 from tuitune.model import load_tokenizer
 from tuitune.recipe import ModelSection, Recipe
 
@@ -124,6 +124,35 @@ def test_a_layer_that_the_model_lacks_is_named_with_what_it_has() -> None:
         attached(recipe(lora={"target_modules": ["q_proj", "c_attn"]}))
 
 
+def test_8_bit_weights_are_loaded_frozen_and_trained_over() -> None:
+    from bitsandbytes.nn import Linear8bitLt
+
+    loaded = attached(recipe(model={"load_in_4bit": False, "load_in_8bit": True}))
+    assert sum(isinstance(m, Linear8bitLt) for m in loaded.model.modules()) == LINEARS
+    loaded.backend.for_training(loaded)
+    import torch
+
+    ids = torch.tensor([[5, 900, 17, 2000]])
+    loaded.model(input_ids=ids, labels=ids).loss.backward()
+    grads = [p.grad for p in loaded.model.parameters() if p.grad is not None]
+    assert len(grads) == 2 * LINEARS
+
+
+def test_two_precisions_at_once_are_refused() -> None:
+    with pytest.raises(UnusableInput, match="exclude each other"):
+        recipe(model={"load_in_8bit": True})
+
+
+def test_transformers_stands_in_for_a_model_that_unsloth_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here Unsloth refuses every model, as it is not installed."""
+    monkeypatch.setattr(backends, "unsloth_is_usable", lambda: True)
+    told: list[str] = []
+    assert backends.load(recipe(model={"backend": "auto"}), told.append).backend.name == "transformers"
+    assert len(told) == 1 and told[0].startswith("Unsloth does not take this model, so transformers trains it")
+    with pytest.raises(TuituneError, match="Unsloth is not installed"):
+        backends.load(recipe(model={"backend": "unsloth"}), told.append)
+
+
 def test_a_folder_without_an_adapter_is_refused(in_4bit: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="holds no adapter"):
         in_4bit.backend.attach_saved(in_4bit, str(tmp_path))
@@ -133,8 +162,6 @@ def test_weights_that_are_cut_short_give_one_sentence(tmp_path: Path) -> None:
     for file in (DEMO / "demo_model").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes()[: 4096 if file.suffix == ".safetensors" else None])
     used = recipe(model={"name": str(tmp_path)})
-    from tuitune.errors import TuituneError
-
     with pytest.raises(TuituneError, match=r"^Loading .* failed: [^\n]+\.$"):
         backends.choose(used).load(used)
 

@@ -24,13 +24,21 @@ def test_end_to_end_rows_keep_their_own_positions_and_first_tokens_are_not_predi
     assert batch["labels"][0, :8].tolist() == [-100, 6, 7, -100, 9, -100, 11, 12]
 
 
-def test_the_tail_is_a_row_of_its_own_up_to_an_even_length() -> None:
+def test_filling_is_a_row_of_its_own_up_to_a_round_length() -> None:
     batch = PaddingFree(pad_token_id=3)(ROWS)
     assert batch["input_ids"].shape == (1, ALIGNED)
     assert batch["packed_seq_lengths"].tolist() == [3, 5, ALIGNED - 8]
     assert set(batch["labels"][0, 8:].tolist()) == {-100}
     whole = [{"input_ids": [5] * ALIGNED, "labels": [5] * ALIGNED}]
-    assert PaddingFree(pad_token_id=3)(whole)["packed_seq_lengths"].tolist() == [ALIGNED]
+    assert PaddingFree(pad_token_id=3)(whole)["packed_seq_lengths"].tolist() == [ALIGNED, ALIGNED]
+
+
+@pytest.mark.parametrize("collate", [Padded(3), PaddingFree(3)])
+def test_numpy_rows_give_what_lists_give(collate: Padded | PaddingFree) -> None:
+    np = pytest.importorskip("numpy")
+    arrays = [{name: np.array(values, dtype=np.int32) for name, values in row.items()} for row in ROWS]
+    for name, tensor in collate(ROWS).items():
+        assert tensor.equal(collate(arrays)[name])
 
 
 def test_both_ways_give_the_same_loss() -> None:

@@ -1,9 +1,11 @@
 """What differs between Unsloth and plain transformers: loading, attaching the adapter, switching modes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tuitune.backends.environment import unsloth_is_usable
+from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 
 
@@ -55,3 +57,23 @@ def choose(recipe: Recipe) -> Backend:
     from tuitune.backends.transformers import TransformersBackend
 
     return TransformersBackend()
+
+
+def load(recipe: Recipe, tell: Callable[[str], None]) -> LoadedModel:
+    """The base model through the recipe's backend; `tell` gets a sentence where transformers has to stand in.
+
+    That is where the choice was left to tuitune and Unsloth refuses the model. Raises TuituneError.
+    """
+    from tuitune.backends.loading import MemoryRanOut
+    from tuitune.backends.transformers import TransformersBackend
+
+    backend = choose(recipe)
+    try:
+        return backend.load(recipe)
+    except (MemoryRanOut, UnusableInput):
+        raise
+    except TuituneError as error:
+        if backend.name != "unsloth" or recipe.model.backend != "auto":
+            raise
+        tell(f"Unsloth does not take this model, so transformers trains it, more slowly. {error}")
+        return TransformersBackend().load(recipe)

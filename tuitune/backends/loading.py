@@ -10,6 +10,10 @@ from tuitune.recipe import Recipe
 from tuitune.text import one_line
 
 
+class MemoryRanOut(TuituneError):
+    """The card or the machine has too little memory for what was asked."""
+
+
 @contextmanager
 def explained(recipe: Recipe, what: str) -> Iterator[None]:
     """Turn a library's exception while doing `what` (`loading the model`) into one sentence for the user."""
@@ -21,10 +25,10 @@ def explained(recipe: Recipe, what: str) -> Iterator[None]:
     except TuituneError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TuituneError(out_of_memory(what, name, recipe)) from error
+        raise MemoryRanOut(out_of_memory(what, name, recipe)) from error
     except Exception as error:  # these libraries raise every kind there is, and one of their own each
         if "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
-            raise TuituneError(out_of_memory(what, name, recipe)) from error
+            raise MemoryRanOut(out_of_memory(what, name, recipe)) from error
         lines = str(error).strip().splitlines()
         reason = one_line(lines[0] if lines else type(error).__name__, max_length=300)
         raise TuituneError(f"{what.capitalize()} {name} failed: {reason.rstrip('.')}.") from error

@@ -38,7 +38,7 @@ class TransformersBackend:
             )
             freeze(model)
             checkpointing = uses_checkpointing(recipe, model.num_parameters())
-            if recipe.model.load_in_4bit:
+            if recipe.model.load_in_4bit or recipe.model.load_in_8bit:
                 _keep_cpu_weights_as_loaded(model)
                 model = prepare_model_for_kbit_training(
                     model,
@@ -73,12 +73,13 @@ class TransformersBackend:
         model.config.use_cache = False
         if loaded.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            model.gradient_checkpointing_disable()
         model.train()
 
     def for_inference(self, loaded: LoadedModel) -> None:
         model = loaded.model
-        if loaded.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+        model.gradient_checkpointing_disable()
         model.config.use_cache = True
         model.eval()
 
@@ -130,9 +131,11 @@ def uses_checkpointing(recipe: Recipe, parameters: int) -> bool:
 
 
 def _quantization(recipe: Recipe) -> Any:
-    """nf4 with double quantisation (Dettmers et al. 2023, QLoRA), or None for unquantised weights."""
+    """nf4 with double quantisation (Dettmers et al. 2023, QLoRA), LLM.int8 (2022), or None for unquantised weights."""
     from transformers import BitsAndBytesConfig
 
+    if recipe.model.load_in_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
     if not recipe.model.load_in_4bit:
         return None
     return BitsAndBytesConfig(

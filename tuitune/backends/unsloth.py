@@ -33,7 +33,8 @@ class UnslothBackend:
                 max_seq_length=recipe.data.max_length,
                 dtype=None,
                 load_in_4bit=recipe.model.load_in_4bit,
-                load_in_16bit=not recipe.model.load_in_4bit,
+                load_in_8bit=recipe.model.load_in_8bit,
+                load_in_16bit=not (recipe.model.load_in_4bit or recipe.model.load_in_8bit),
                 # Unsloth takes a pre-quantised Hub copy of a named model unless told not to, but a recipe's
                 # model is exactly the one that it names.
                 use_exact_model_name=True,

@@ -1,0 +1,87 @@
+"""What the doctor finds on this machine, and what it says where something is missing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tuitune import doctor
+from tuitune.doctor import Finding
+from tuitune.hardware import Gpu, gpus
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def findings() -> dict[str, Finding]:
+    return {each.name: each for each in doctor.examine()}
+
+
+def test_a_machine_that_runs_these_tests_can_train(findings: dict[str, Finding]) -> None:
+    assert not [each for each in findings.values() if each.status == "fail"]
+    assert findings["PyTorch"].text.startswith("2.")
+    assert "quantises to nf4" in findings["4-bit weights"].text
+
+
+def test_every_warning_says_what_to_do(findings: dict[str, Finding]) -> None:
+    assert all(each.remedy for each in findings.values() if each.status != "ok")
+
+
+@pytest.mark.skipif(bool(gpus()), reason="for machines without a GPU")
+def test_without_a_gpu_the_cpu_is_named(findings: dict[str, Finding]) -> None:
+    assert findings["GPU"].status == "warn"
+    assert "CPU" in findings["GPU"].text
+    assert findings["PyTorch"].text.endswith("computes on the CPU")
+
+
+def test_findings_are_plain_data(findings: dict[str, Finding]) -> None:
+    assert json.loads(json.dumps([each.as_dict() for each in findings.values()]))
+
+
+def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert "none" in doctor._hub_token().text
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert doctor._hub_token().text == "present (not shown)"
+
+
+def test_a_runs_folder_that_cannot_be_written_fails(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert doctor._runs(file / "runs").status == "fail"
+    assert doctor._runs(tmp_path / "not" / "there" / "yet").status == "ok"
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_busy_card_and_an_old_driver_are_warned_about() -> None:
+    card = Gpu(0, "Tesla T4", "GPU-a", 15 * GIB, 14 * GIB, "525.60.13", (7, 5))
+    found, driver = doctor._gpu([card])
+    assert (found.status, driver.status) == ("warn", "warn")
+    assert "fp16 only" in found.text
+    assert "nvidia-smi" in (found.remedy or "")
+
+
+def test_a_cpu_build_of_torch_beside_a_card_fails() -> None:
+    card = Gpu(0, "NVIDIA L4", "GPU-a", 23 * GIB, 0, "580.1", (8, 9))
+    found = doctor._torch({"torch": "2.13.0+cpu", "cuda": None, "cuda_available": False}, [card])
+    assert (found.status, found.text) == ("fail", "2.13.0+cpu is a CPU build")
+
+
+@pytest.mark.parametrize("code", ["import os; os.kill(os.getpid(), 11)", "print('no json')", "raise SystemExit(3)"])
+def test_a_library_that_kills_its_process_is_a_finding(code: str) -> None:
+    found = doctor._torch(doctor._probe(code), [])
+    assert found.status == "fail"
+    assert found.remedy
+
+
+def test_the_command_prints_only_json(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tuitune", "doctor", "--json"]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "HOME": str(tmp_path)}
+    )
+    assert ended.returncode == 0
+    assert {each["name"] for each in json.loads(ended.stdout)["findings"]} >= {"Python", "PyTorch", "Disk", "Terminal"}
