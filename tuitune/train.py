@@ -241,7 +241,7 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
     trainer = SFTTrainer(
         model=loaded.model,
         processing_class=loaded.tokenizer,
-        train_dataset=prepared.train.with_format("numpy"),
+        train_dataset=prepared.train,
         eval_dataset=prepared.eval,
         data_collator=collator(loaded),
         callbacks=[watcher.callback()],
