@@ -2,15 +2,14 @@
 
 usage: python benchmarks/data_throughput.py [--rows FILE] [--gigabytes N] [--out FILE]
 
-Both run on the same rows in the same process, alternating, five times; the medians are compared. The bare tokenizer is
-given the rendered texts, so that rendering the chat template counts against the masker alone.
+Both run on the same rows in the same process, alternating, seven times; the least disturbed runs are compared. The
+bare tokenizer is given the rendered texts, so that rendering the chat template counts against the masker alone.
 """
 
 import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ PAIRS = {
     "Phi 3.5": ("phi-3", "microsoft-Phi-3.5-mini-instruct"),
 }
 BATCH = 256
-ROUNDS = 5
+ROUNDS = 7
 
 
 def compare(backend: Any, samples: list[Any]) -> dict[str, float]:
@@ -57,9 +56,7 @@ def compare(backend: Any, samples: list[Any]) -> dict[str, float]:
             seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     found: dict[str, float] = {}
     for index, clock in enumerate(("wall", "cpu")):
-        rates = {
-            name: len(samples) / statistics.median(each[index] for each in taken) for name, taken in seconds.items()
-        }
+        rates = {name: len(samples) / min(each[index] for each in taken) for name, taken in seconds.items()}
         found |= {f"{name}_rows_per_{clock}_second": round(rate) for name, rate in rates.items()}
         found[f"share_of_bare_{clock}"] = round(rates["masked"] / rates["bare"], 3)
     return found
@@ -80,6 +77,35 @@ def large_file(gigabytes: float) -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         measured: dict[str, Any] = json.loads(done.stdout)
         return measured
+
+
+def huge_file(gigabytes: float) -> dict[str, Any]:
+    """Open a JSONL file of this size, show a row of its middle, and count its rows."""
+    from tuitune.data import open_dataset
+    from tuitune.recipe import DataSection
+
+    row = {"question": "Why is the sky blue on a clear day? " * 9, "answer": "Light scatters. " * 40}
+    block = (json.dumps(row).encode() + b"\n") * 20_000
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "huge.jsonl"
+        with path.open("wb") as file:
+            while file.tell() < gigabytes * 1e9:
+                file.write(block)
+        began = time.perf_counter()
+        dataset = open_dataset(DataSection(path=str(path)))
+        next(dataset.rows())
+        opened = time.perf_counter()
+        middle = (dataset.estimated_rows() or 0) // 2
+        next(dataset.rows(middle))
+        found = time.perf_counter()
+        rows = len(dataset)
+        return {
+            "bytes": path.stat().st_size,
+            "rows": rows,
+            "open_and_preview_seconds": round(opened - began, 3),
+            "row_in_the_middle_seconds": round(found - opened, 2),
+            "count_seconds": round(time.perf_counter() - found, 2),
+        }
 
 
 def measure(path: Path) -> dict[str, Any]:
@@ -112,7 +138,8 @@ def measure(path: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=ROOT.parent / "shared" / "data" / "gsm8k_train.jsonl")
-    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="of the file that is tokenised")
+    parser.add_argument("--huge", type=float, default=5.0, help="gigabytes of the file that is opened and counted")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "data_throughput.json")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -132,7 +159,10 @@ def main() -> None:
         print(name, result["speed"][name], flush=True)
     if arguments.gigabytes:
         result["large_file"] = large_file(arguments.gigabytes)
-        print(result["large_file"])
+        print(result["large_file"], flush=True)
+    if arguments.huge:
+        result["huge_file"] = huge_file(arguments.huge)
+        print(result["huge_file"])
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -69,22 +69,24 @@ TEMPLATES = {
 """Written from the formats' public descriptions; `assistant` turns end in a marker that the tokenizer must know."""
 
 
-def give_template(tokenizer: Any, name: str | None) -> None:
+def require_template(tokenizer: Any) -> None:
+    """Raises UnusableInput for a tokenizer that has no chat template."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UnusableInput(
+            f"The tokenizer has no chat template: set model.chat_template to one of {', '.join(TEMPLATES)}."
+        )
+
+
+def give_template(tokenizer: Any, name: str) -> None:
     """Give a tokenizer without a chat template the named one. Raises UnusableInput where that does not fit."""
     if getattr(tokenizer, "chat_template", None):
-        if name is not None and tokenizer.chat_template != TEMPLATES[name]:
-            raise UnusableInput(
-                "The tokenizer has a chat template of its own, which the model was trained with: remove "
-                "data.chat_template from the recipe."
-            )
-        return
-    if name is None:
         raise UnusableInput(
-            f"The tokenizer has no chat template: set data.chat_template to one of {', '.join(TEMPLATES)}."
+            "The tokenizer has a chat template of its own, which the model was trained with: remove "
+            "model.chat_template from the recipe."
         )
     if "eos_token" in TEMPLATES[name] and not tokenizer.eos_token:
         raise UnusableInput(
             f"The chat template {name} ends replies with the tokenizer's end token, and it has none: set "
-            "data.chat_template to another, for example chatml."
+            "model.chat_template to another, for example chatml."
         )
     tokenizer.chat_template = TEMPLATES[name]

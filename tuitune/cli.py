@@ -22,6 +22,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune demo                  the app on the demo that comes with tuitune
   tuitune run RECIPE            the same run without the app
   tuitune inspect RECIPE        what is in the data and which tokens are trained
+  tuitune audit RECIPE          every problem in the data, row by row
   tuitune estimate RECIPE       what will be trained, steps, memory
   tuitune chat RUN              talk to a run's adapter
   tuitune export RUN --to KIND  take the result home
@@ -64,6 +65,7 @@ def _dispatch(arguments: list[str]) -> int:
         "demo": (_runs_option, _demo),
         "run": (_run_arguments, _run),
         "inspect": (_inspect_arguments, _inspect),
+        "audit": (_recipe_arguments, _audit),
         "estimate": (_recipe_arguments, _estimate),
         "chat": (_chat_arguments, _chat),
         "export": (_export_arguments, _export),
@@ -219,6 +221,19 @@ def _inspect(arguments: argparse.Namespace) -> int:
         from tuitune.headless import print_masks
 
         print_masks(rows)
+    return DONE
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    """Look for problems in every row of the data: duplicates, cut or empty replies, secrets, and more."""
+    from tuitune.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, arguments.changes)
+    with _quiet_stdout():
+        from tuitune.data.audit import audit
+
+        found = audit(recipe)
+    _print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
     return DONE
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tuitune.chat_templates import give_template
+from tuitune.chat_templates import require_template
 from tuitune.errors import UnusableInput
 from tuitune.template import ChatTemplate, Conversation, Message, Rendered, Sample, Turn, UnusableRow
 
@@ -49,14 +49,9 @@ class Masker:
         tokenizer: Any,
         train_on: Literal["assistant", "last", "all"],
         max_length: int,
-        *,
-        chat_template: str | None = None,
     ) -> None:
-        """`chat_template` names a template of ours (tuitune.chat_templates) for a tokenizer that has none.
-
-        Raises UnusableInput for a tokenizer without a chat template or without a fast backend.
-        """
-        give_template(tokenizer, chat_template)
+        """Raises UnusableInput for a tokenizer without a chat template or without a fast backend."""
+        require_template(tokenizer)
         if not getattr(tokenizer, "is_fast", False):
             raise UnusableInput(
                 "The tokenizer has no fast version (tokenizer.json): convert it with transformers first."

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tuitune.chat_templates import give_template
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import ModelSection
 from tuitune.text import one_line
@@ -25,6 +26,8 @@ def load_tokenizer(model: ModelSection) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = _load(AutoTokenizer, model, "tokenizer")
+    if model.chat_template is not None:
+        give_template(tokenizer, model.chat_template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = _padding(tokenizer)
     return tokenizer

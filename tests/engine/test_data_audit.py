@@ -1,17 +1,20 @@
 """Every problem in a dataset is named with its rows, over the whole set, before the first step."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import DEMO
+from tuitune.chat_templates import TEMPLATES
 from tuitune.data.audit import Audit, audit
 from tuitune.data.prepare import prepare
 from tuitune.errors import UnusableInput
+from tuitune.masking import IGNORED, Masker
 from tuitune.model import load_tokenizer
-from tuitune.recipe import Recipe
+from tuitune.recipe import ModelSection, Recipe
 
 
 def chat(*contents: str) -> dict[str, Any]:
@@ -181,26 +184,21 @@ def test_preparing_can_be_cancelled(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_without_a_template_gets_the_named_one(tmp_path: Path) -> None:
-    from tuitune.chat_templates import TEMPLATES
-    from tuitune.masking import IGNORED, Masker
-
+    bare = tmp_path / "bare"
+    shutil.copytree(DEMO / "demo_model", bare)
+    (bare / "chat_template.jinja").unlink()
     chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy")])
+    with pytest.raises(UnusableInput, match=r"set model\.chat_template to one of chatml, llama-3"):
+        prepare(chosen, load_tokenizer(chosen.model.model_copy(update={"name": str(bare)})))
     for name in TEMPLATES:
-        tokenizer = load_tokenizer(chosen.model)
-        tokenizer.chat_template = None
-        masked = Masker(tokenizer, "assistant", 512, chat_template=name).encode(
-            chat("Hi", "Ahoy", "Bye", "Well")["messages"]
-        )
+        tokenizer = load_tokenizer(ModelSection(name=str(bare), chat_template=name))
+        masked = Masker(tokenizer, "assistant", 512).encode(chat("Hi", "Ahoy", "Bye", "Well")["messages"])
         kept = [token for token, label in zip(masked.input_ids, masked.labels, strict=True) if label != IGNORED]
         text = tokenizer.decode(kept)
         assert text.lstrip().startswith("Ahoy") and "Well" in text and "Bye" not in text, name
         assert masked.ended, name
-    tokenizer.chat_template = None
-    with pytest.raises(UnusableInput, match=r"set data\.chat_template to one of chatml, llama-3"):
-        prepare(chosen, tokenizer)
-    own = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy")], chat_template="gemma")
     with pytest.raises(UnusableInput, match="has a chat template of its own"):
-        prepare(own, load_tokenizer(own.model))
+        load_tokenizer(chosen.model.model_copy(update={"chat_template": "gemma"}))
 
 
 def test_a_hub_dataset_that_cannot_be_reached_says_so(tmp_path: Path) -> None:

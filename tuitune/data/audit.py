@@ -42,6 +42,10 @@ class Length:
     max_length: int
     memory_bytes: int | None
 
+    def as_text(self) -> str:
+        needed = "" if self.memory_bytes is None else f" (about {self.memory_bytes / 2**30:.1f} GiB)"
+        return f"max_length {self.max_length:,} keeps {self.share:.0%}{needed}"
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -79,7 +83,7 @@ class Audit:
         if self.truncated:
             lines.append(
                 f"{self.truncated:,} rows are longer than max_length, {self.losing_end:,} lose the end of the reply; "
-                + ", ".join(f"max_length {each.max_length:,} keeps {each.share:.0%}" for each in self.lengths)
+                + ", ".join(each.as_text() for each in self.lengths)
             )
         for reason, entry in self.dropped.items():
             lines.append(f"{entry['count']:,} rows are left out: {reason} (rows {_listed(entry['examples'])})")
@@ -158,7 +162,7 @@ def audit(
     recipe = recipe.model_copy(update={"data": data})
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
     prepared = prepare(recipe, tokenizer, progress, cancelled)
-    masker = Masker(tokenizer, data.train_on, data.max_length, chat_template=data.chat_template)
+    masker = Masker(tokenizer, data.train_on, data.max_length)
     rows = prepared.rows
     gathered = _Pass(set(prepared.dataset.format.columns.values()))
     lengths = array("I")

@@ -1,13 +1,18 @@
 """What a recipe's dataset is and which tokens of its rows are trained, without loading a model."""
 
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from tuitune.data.dataset import open_dataset
+from tuitune.data.files import look, records
+from tuitune.data.formats import MAPPABLE
+from tuitune.data.hub import hub_container
 from tuitune.data.lengths import fitted
 from tuitune.masking import IGNORED, Masker, UnusableRow, token_texts
 from tuitune.model import load_tokenizer
-from tuitune.recipe import Recipe
+from tuitune.recipe import HUB, Recipe
 from tuitune.text import one_line
 
 _COUNTED_BYTES = 200 * 2**20
@@ -24,7 +29,7 @@ def inspect_rows(recipe: Recipe, start: int, stop: int) -> Iterator[dict[str, An
     dataset = open_dataset(recipe.data)
     tokenizer = load_tokenizer(recipe.model)
     data = recipe.data
-    masker = Masker(tokenizer, data.train_on, data.max_length, chat_template=data.chat_template)
+    masker = Masker(tokenizer, data.train_on, data.max_length)
     for row in dataset.rows(start, stop):
         if row.sample is None:
             yield {"row": row.index, "error": row.error}
@@ -66,3 +71,17 @@ def summary(recipe: Recipe) -> dict[str, Any]:
         "rows_estimated": estimate is not None,
         "bytes": size,
     }
+
+
+def columns(recipe: Recipe) -> dict[str, Any]:
+    """`columns`: name to an example value, from the first rows as they stand in the file; `mappable`: what
+    `data.columns` takes. For a format that was not recognised. Raises UnusableInput.
+    """
+    data = recipe.data
+    container = hub_container(data) if data.path.startswith(HUB) else look(Path(data.path))
+    examples: dict[str, str] = {}
+    for record in islice(records(container), 20):
+        for name, value in (record.value or {}).items():
+            if not examples.get(name):
+                examples[name] = one_line(value if isinstance(value, str) else repr(value), max_length=200)
+    return {"columns": examples, "mappable": list(MAPPABLE)}

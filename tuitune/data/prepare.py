@@ -78,7 +78,7 @@ def prepare(
     are returned. Raises UnusableInput where no row can be trained on, TuituneError where the rows cannot be written.
     """
     data = recipe.data
-    masker = Masker(tokenizer, data.train_on, data.max_length, chat_template=data.chat_template)
+    masker = Masker(tokenizer, data.train_on, data.max_length)
     sources = [(data, data.weight)]
     for source in data.also:
         update = {"path": source.path, "columns": source.columns}

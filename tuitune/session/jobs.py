@@ -45,6 +45,9 @@ class Jobs:
         commands: dict[str, Callable[..., Result]] = {
             "summary": self.summary,
             "rows": self.rows,
+            "columns": self.columns,
+            "audit": self.audit,
+            "audit": self.audit,
             "estimate": self.estimate,
             "train": self.train,
             "chat": self.chat,
@@ -74,6 +77,36 @@ class Jobs:
         from tuitune.data.inspect import inspect_rows
 
         return {"rows": list(inspect_rows(recipe, start, stop))}
+
+    def audit(self, job: Job, recipe: Recipe) -> Result:
+        """Every problem in the data; parts of the answer tell how many rows are done."""
+        from tuitune.data.audit import audit
+
+        found = audit(
+            recipe,
+            progress=lambda done, total: job.part(done=done, total=total),
+            cancelled=job.cancelled.is_set,
+        )
+        job.check()
+        return found.as_dict()
+
+    def columns(self, job: Job, recipe: Recipe) -> Result:
+        """The names in the first rows with a value of each, and what they may be mapped to."""
+        from tuitune.data.inspect import columns
+
+        return columns(recipe)
+
+    def audit(self, job: Job, recipe: Recipe) -> Result:
+        """Every problem in the data; a long one says how far it is."""
+        from tuitune.data.audit import audit
+
+        found = audit(
+            recipe,
+            progress=lambda done, total: job.part(done=done, total=total),
+            cancelled=job.cancelled.is_set,
+        )
+        job.check()
+        return found.as_dict()
 
     def estimate(self, job: Job, recipe: Recipe) -> Result:
         from tuitune.estimate import estimate
