@@ -1,111 +1,287 @@
 """Step 2: the conversations, and which of their tokens are trained."""
 
+from pathlib import Path
 from typing import Any
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widgets import ContentSwitcher, Input, OptionList, Static
+from textual.widgets.option_list import Option
 
 from screens.actions import bind
+from screens.columns import ColumnsScreen
 from screens.step_screen import StepScreen
+from screens.units import size
+from screens.widgets.bars import bar
+from screens.widgets.paths import PathSuggester, PickPath, has_suffix
 from screens.widgets.tokens import tokens_content
 from tuitune.errors import TuituneError
 from tuitune.text import one_line
 
+IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+_BAR_WIDTH = 40
+
 
 class DataScreen(StepScreen):
-    """A dataset file, what was recognised in it, and its rows as the trainer sees them."""
+    """A dataset, what was recognised in it, its rows as the trainer sees them, and what is wrong with them."""
 
     STEP = "data"
     CSS_PATH = "data.tcss"
-    BINDINGS = bind("next_row", "previous_row")
+    BINDINGS = bind("next_row", "previous_row", "pick_file", "audit", "map_columns", "go_to_row")
 
-    row = 0
-    rows = 0
-    _shown_for: dict[str, Any] | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = 0
+        self.rows = 0
+        self._shown_for: dict[str, Any] | None = None
+        self._examples: dict[str, list[int]] = {}
+        self._from_finding = False
 
     def body(self) -> ComposeResult:
-        path = Input(str(self.tuitune.draft.get("data.path") or ""), placeholder="./my-data.jsonl", id="path")
-        path.tooltip = "The dataset file: JSONL, JSON, CSV, TSV or Parquet."
-        path.border_title = "Dataset file"
+        path = Input(placeholder="my-data.jsonl, or hub:owner/name", suggester=PathSuggester(IS_DATA), id="path")
+        path.tooltip = "A JSONL, JSON, CSV, TSV, Parquet or Arrow file, or hub: and a dataset id. → completes."
+        path.border_title = "Dataset"
         yield path
         yield Static(id="summary")
-        with VerticalScroll(id="row", can_focus=True) as row:
-            row.tooltip = "The row as the trainer gets it; what stands between ▸ and ◂ is trained."
-            yield Static(id="tokens")
+        with ContentSwitcher(id="views", initial="row"):
+            with VerticalScroll(id="row", can_focus=True) as row:
+                row.tooltip = "The row as the trainer gets it; what stands between ▸ and ◂ is trained."
+                yield Static(id="tokens")
+            with Vertical(id="audit"):
+                yield Static(id="lengths")
+                findings = OptionList(id="findings", markup=False)
+                findings.tooltip = "Enter shows a row with this finding; once more, the next one."
+                yield findings
 
     def on_mount(self) -> None:
         self.query_one("#path").focus()
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
+        with self.prevent(Input.Changed):
+            self.query_one("#path", Input).value = str(self.tuitune.draft.get("data.path") or "")
         if self.tuitune.draft.get("data.path"):
             self.load()
 
+    def on_screen_suspend(self) -> None:
+        self.workers.cancel_group(self, "audit")
+
+    # --- the dataset ------------------------------------------------------------------------------------------
+
     @on(Input.Changed, "#path")
     def _path_changed(self, event: Input.Changed) -> None:
-        self.tuitune.draft.set("data.path", event.value.strip())
+        if event.value.strip() != self.tuitune.draft.get("data.path"):
+            self.tuitune.draft.set("data.path", event.value.strip())
+            self.tuitune.draft.set("data.columns", None)
         self.show_problem(None)
 
     @on(Input.Submitted, "#path")
     async def _submitted(self) -> None:
         await self.action_go_on()
 
+    @work(exit_on_error=False)
+    async def action_pick_file(self) -> None:
+        picked = await self.app.push_screen_wait(PickPath("Which dataset?", Path.cwd(), IS_DATA))
+        if picked is not None:
+            self.query_one("#path", Input).value = str(picked)
+            self.load()
+
     @work(exclusive=True, group="rows", exit_on_error=False)
     async def load(self) -> None:
         """Have the session look at the data, and show the first row."""
-        self.row, self.rows = 0, 0
+        summary = self.query_one("#summary", Static)
         try:
             recipe = self.tuitune.draft.as_data()
             if recipe == self._shown_for:
                 return
-            summary = self.query_one("#summary", Static)
-            summary.update("Reading…")
+            self.row, self.rows = 0, 0
+            waiting = "" if self.tuitune.session_state == "ready" else " as soon as the libraries are loaded"
+            summary.update(f"Read{waiting}…")
+            self._show_row(None)
             found = await self.tuitune.call("summary", recipe=recipe)
-            self.rows = int(found.get("rows", 0))
-            summary.update(Content(one_line(f"{self.rows:,} rows · {found.get('format')} · {found.get('reason')}")))
-            await self._show_row(recipe)
+            self.rows = int(found["rows"])
+            summary.update(_summary(found))
+            self.query_one("#views", ContentSwitcher).current = "row"
+            await self._ask_row(recipe)
             self._shown_for = recipe
         except TuituneError as error:
-            self.query_one("#summary", Static).update("")
-            self.query_one("#tokens", Static).update("")
+            summary.update("")
+            self._show_row(None)
             self.show_problem(error)
 
-    async def _show_row(self, recipe: dict[str, Any]) -> None:
+    # --- its rows ---------------------------------------------------------------------------------------------
+
+    async def _ask_row(self, recipe: dict[str, Any]) -> None:
         found = (await self.tuitune.call("rows", recipe=recipe, start=self.row, stop=self.row + 1))["rows"]
-        box = self.query_one("#row")
-        tokens = self.query_one("#tokens", Static)
+        self._show_row(found)
+
+    def _show_row(self, found: list[dict[str, Any]] | None) -> None:
+        box, tokens = self.query_one("#row", VerticalScroll), self.query_one("#tokens", Static)
         if not found:
+            box.border_title = None
             tokens.update("")
-        elif "error" in found[0]:
-            box.border_title = f"Row {self.row:,}"
-            tokens.update(Content(one_line(found[0]["error"])))
-        else:
-            row = found[0]
-            box.border_title = (
-                f"Row {self.row:,} of {self.rows:,} · "
-                f"{row['trained_tokens']:,} of {row['total_tokens']:,} tokens trained"
-            )
-            tokens.update(tokens_content(row["tokens"]))
+            return
+        of = f"Row {self.row:,} of {self.rows:,}"
+        if "error" in found[0]:
+            box.border_title = Content(f"{of} · left out")
+            tokens.update(Content.styled(f"✘ {one_line(found[0]['error'])}", "$text-error"))
+            return
+        trained, total = (sum(each[f"{name}_tokens"] for each in found) for name in ("trained", "total"))
+        limit = self.tuitune.draft.get("data.max_length")
+        at_limit = str(limit).isdigit() and any(each["total_tokens"] >= int(limit) for each in found)
+        box.border_title = Content(
+            f"{of} · {trained:,} of {total:,} tokens trained"
+            + (f" · {len(found)} parts" if len(found) > 1 else "")
+            + (f" · cut at max_length {limit}" if at_limit else "")
+        )
+        parts = [tokens_content(each["tokens"]) for each in found]
+        end = Content.styled("✂", "bold $text-warning") if at_limit else Content("")
+        tokens.update(Content("\n──\n").join(parts) + end)
+        box.scroll_home(animate=False)
 
     @work(exclusive=True, group="rows", exit_on_error=False)
-    async def _move(self, by: int) -> None:
-        self.row = max(0, min(self.rows - 1, self.row + by))
+    async def _show(self, row: int) -> None:
+        self.row = max(0, min(self.rows - 1, row))
+        self.query_one("#views", ContentSwitcher).current = "row"
         try:
-            await self._show_row(self.tuitune.draft.as_data())
+            await self._ask_row(self.tuitune.draft.as_data())
         except TuituneError as error:
             self.show_problem(error)
 
     def action_next_row(self) -> None:
-        self._move(1)
+        self._show(self.row + 1)
 
     def action_previous_row(self) -> None:
-        self._move(-1)
+        self._show(self.row - 1)
+
+    @work(exit_on_error=False)
+    async def action_go_to_row(self) -> None:
+        from screens.ask import AskScreen
+
+        answer = await self.app.push_screen_wait(AskScreen(f"Which row? (0 to {self.rows - 1:,})", str(self.row)))
+        if answer is None:
+            return
+        if answer.replace(",", "").isdigit():
+            self._show(int(answer.replace(",", "")))
+        else:
+            self.show_problem(f"{one_line(answer, max_length=40)} is not a row: rows are numbered from 0.")
+
+    # --- which column is which --------------------------------------------------------------------------------
+
+    @work(exclusive=True, group="columns", exit_on_error=False)
+    async def action_map_columns(self) -> None:
+        try:
+            found = await self.tuitune.call("columns", recipe=self.tuitune.draft.as_data())
+        except TuituneError as error:
+            self.show_problem(error)
+            return
+        chosen = self.tuitune.draft.get("data.columns") or {}
+        answer = await self.app.push_screen_wait(ColumnsScreen(found["columns"], found["mappable"], chosen))
+        if answer is not None:
+            self.tuitune.draft.set("data.columns", answer or None)
+            self.show_problem(None)
+            self.load()
+
+    # --- what is wrong with it --------------------------------------------------------------------------------
+
+    @work(exclusive=True, group="audit", exit_on_error=False)
+    async def action_audit(self) -> None:
+        """Look at every row; leaving the screen ends it."""
+        summary = self.query_one("#summary", Static)
+        before = summary.content
+
+        def part(content: dict[str, Any]) -> None:
+            total = content.get("total")
+            summary.update(f"Looking at every row: {content['done']:,}" + (f" of about {total:,}" if total else ""))
+
+        try:
+            summary.update("Looking at every row…")
+            found = await self.tuitune.call("audit", part, recipe=self.tuitune.draft.as_data())
+        except TuituneError as error:
+            self.show_problem(error)
+            return
+        finally:
+            summary.update(before)
+        self._show_audit(found)
+
+    def _show_audit(self, found: dict[str, Any]) -> None:
+        limit = int(self.tuitune.draft.recipe().data.max_length)
+        self.query_one("#lengths", Static).update(lengths(found, limit))
+        listed = self.query_one("#findings", OptionList)
+        listed.clear_options()
+        self._examples = {}
+        lines = [
+            (f"left out: {reason}", each["count"], each["examples"]) for reason, each in found["dropped"].items()
+        ] + [(each["text"], each["count"], each["examples"]) for each in found["findings"]]
+        for number, (text, count, examples) in enumerate(lines):
+            self._examples[f"finding-{number}"] = list(examples)
+            line = Content.assemble(
+                ("! ", "$text-warning"), (f"{count:,} rows ", "bold"), one_line(text, max_length=300)
+            )
+            listed.add_option(Option(line, id=f"finding-{number}"))
+        if not lines:
+            listed.add_option(Option(Content.styled("✔ Nothing was found.", "$text-success"), disabled=True))
+        self.query_one("#views", ContentSwitcher).current = "audit"
+        listed.border_title = "Enter shows such a row" if lines else ""
+        listed.focus()
+
+    @on(OptionList.OptionSelected, "#findings")
+    def _show_example(self, event: OptionList.OptionSelected) -> None:
+        examples = self._examples[str(event.option.id)]
+        if examples:
+            examples.append(examples.pop(0))  # the next time, the next one
+            self._from_finding = True
+            self._show(examples[-1])
+
+    async def action_go_back(self) -> None:
+        if self._from_finding:
+            self._from_finding = False
+            self.query_one("#views", ContentSwitcher).current = "audit"
+            self.query_one("#findings").focus()
+        else:
+            await super().action_go_back()
+
+    def why_not(self, action: str) -> str | None:
+        if action in ("next_row", "previous_row", "go_to_row", "audit") and not self.rows:
+            return "No data is read yet."
+        return super().why_not(action)
 
     async def action_go_on(self) -> None:
         if not self.tuitune.draft.get("data.path"):
             self.show_problem("Which data? Give the path of a dataset file.")
             return
         await super().action_go_on()
+
+
+def _summary(found: dict[str, Any]) -> Content:
+    about = "about " if found.get("rows_estimated") else ""
+    takes = f", {size(found['bytes'])}" if found.get("bytes") else ""
+    kind = one_line(found.get("kind") or "", max_length=80)
+    head = f"{about}{found['rows']:,} rows · {kind}{takes} · {one_line(found['format'])}"
+    return Content.assemble((head, "bold"), f": {one_line(found['reason'], max_length=300)}")
+
+
+def lengths(found: dict[str, Any], limit: int) -> Content:
+    """How long the rows are, by percentile, with the line where max_length cuts."""
+    percentiles = {int(at): value for at, value in found["token_percentiles"].items()}
+    longest = max([*percentiles.values(), limit, 1])
+    cut = round(limit / longest * _BAR_WIDTH)
+    share = f"{found['trained_share']:.0%}"
+    lines = [
+        Content(
+            f"{found['used']:,} of {found['rows']:,} rows are used: {found['tokens']:,} tokens, "
+            f"{found['trained_tokens']:,} trained ({share}); {found['truncated']:,} longer than max_length {limit:,}"
+        ),
+        Content.styled("Tokens a row, by share of the rows that are no longer (│ is max_length)", "$foreground 60%"),
+    ]
+    for at, value in percentiles.items():
+        drawn = bar(value / longest, _BAR_WIDTH).replace("░", " ")
+        kept, lost = drawn[:cut], drawn[cut:]
+        lines.append(
+            Content.assemble(
+                (f"{at:>4} % ", "$foreground 60%"), (kept, "$success"), "│", (lost, "$warning"), f" {value:,}"
+            )
+        )
+    return Content("\n").join(lines)

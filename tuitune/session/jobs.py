@@ -47,7 +47,6 @@ class Jobs:
             "rows": self.rows,
             "columns": self.columns,
             "audit": self.audit,
-            "audit": self.audit,
             "estimate": self.estimate,
             "train": self.train,
             "chat": self.chat,
@@ -95,18 +94,6 @@ class Jobs:
         from tuitune.data.inspect import columns
 
         return columns(recipe)
-
-    def audit(self, job: Job, recipe: Recipe) -> Result:
-        """Every problem in the data; a long one says how far it is."""
-        from tuitune.data.audit import audit
-
-        found = audit(
-            recipe,
-            progress=lambda done, total: job.part(done=done, total=total),
-            cancelled=job.cancelled.is_set,
-        )
-        job.check()
-        return found.as_dict()
 
     def estimate(self, job: Job, recipe: Recipe) -> Result:
         from tuitune.estimate import estimate
