@@ -49,6 +49,21 @@ def test_every_linear_layer_but_the_head_is_nf4(in_4bit: LoadedModel) -> None:
     assert all(m.weight.quant_state.nested for m in quantised)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_model_saved_in_4_bit_is_taken_as_it_is(tmp_path: Path, asked: bool) -> None:
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    quantised = backends.choose(recipe()).load(recipe())
+    quantised.model.save_pretrained(tmp_path)
+    quantised.tokenizer.save_pretrained(tmp_path)
+    used = recipe(model={"name": str(tmp_path), "load_in_4bit": asked})
+    loaded = backends.choose(used).load(used)
+    assert sum(isinstance(m, Linear4bit) for m in loaded.model.modules()) == LINEARS
+    if asked:
+        torch.testing.assert_close(logits(loaded), logits(quantised), atol=0.05, rtol=0.05)
+
+
 def test_only_the_adapter_is_trained_in_fp32(in_4bit: LoadedModel) -> None:
     trained = {name: p for name, p in in_4bit.model.named_parameters() if p.requires_grad}
     assert len(trained) == 2 * LINEARS

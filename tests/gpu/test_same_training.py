@@ -90,7 +90,10 @@ def test_the_varlen_kernel_computes_attention(heads: tuple[int, int], window: tu
 
 def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
     """The demo recipe's data for 60 steps: fitted, loss falls, adapter saved and answering in its style."""
+    from tuitune import backends
+    from tuitune.chat import Sampling, reply
     from tuitune.cli import run_command
+    from tuitune.run import find_run
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -109,4 +112,9 @@ def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
     assert Recipe.load(tmp_path / "runs" / "gpu" / "recipe.yaml").train.fit is False
     replies = {event["step"]: event["reply"] for event in events if event["event"] == "reply"}
     assert replies[0] != replies[max(replies)]
-    assert (tmp_path / "runs" / "gpu" / "adapter" / "adapter_model.safetensors").is_file()
+    run = find_run("gpu", tmp_path / "runs")
+    again = backends.load(run.recipe(), tell=pytest.fail)
+    again.backend.attach_saved(again, str(run.adapter))
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    assert reply(again, question, Sampling(max_new_tokens=24)).text == replies[max(replies)]
+    assert reply(again, question, Sampling(max_new_tokens=24), adapter=False).text == replies[0]

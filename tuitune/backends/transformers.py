@@ -31,14 +31,15 @@ class TransformersBackend:
                 revision=recipe.model.revision or "main",
                 dtype=compute_dtype(load_in_4bit=recipe.model.load_in_4bit),
                 device_map={"": device()},
-                quantization_config=None if prequantized else _quantization(recipe),
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,
+                # A model saved in 4-bit is taken as it is; even None would hide its own configuration.
+                **({} if prequantized else _quantization(recipe)),
             )
             freeze(model)
             checkpointing = uses_checkpointing(recipe, model.num_parameters())
-            if recipe.model.load_in_4bit or recipe.model.load_in_8bit:
+            if prequantized or recipe.model.load_in_4bit or recipe.model.load_in_8bit:
                 _keep_cpu_weights_as_loaded(model)
                 model = prepare_model_for_kbit_training(
                     model,
@@ -130,20 +131,21 @@ def uses_checkpointing(recipe: Recipe, parameters: int) -> bool:
     return parameters >= _CHECKPOINTING_FROM_PARAMETERS if wanted == "auto" else wanted
 
 
-def _quantization(recipe: Recipe) -> Any:
-    """nf4 with double quantisation (Dettmers et al. 2023, QLoRA), LLM.int8 (2022), or None for unquantised weights."""
+def _quantization(recipe: Recipe) -> dict[str, Any]:
+    """nf4 with double quantisation (Dettmers et al. 2023, QLoRA), LLM.int8 (2022), or nothing."""
     from transformers import BitsAndBytesConfig
 
     if recipe.model.load_in_8bit:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     if not recipe.model.load_in_4bit:
-        return None
-    return BitsAndBytesConfig(
+        return {}
+    nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype(load_in_4bit=True),
     )
+    return {"quantization_config": nf4}
 
 
 def _keep_cpu_weights_as_loaded(model: Any) -> None:
