@@ -1,0 +1,57 @@
+"""The demo keeps its promise: a model that is right learns to sound like a pirate, and stays right."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from sample_data.making.pirate import rows
+from sample_data.making.probe import (
+    DEMO_MODEL,
+    has_style,
+    is_right,
+    load,
+    probe_items,
+    replies_of,
+    style_items,
+    style_rate,
+)
+from tests.conftest import DEMO
+from tuitune.data import open_dataset
+from tuitune.recipe import Recipe
+
+
+def test_the_base_model_knows_its_world_in_4_bit_and_has_no_style() -> None:
+    model, tokenizer = load(DEMO_MODEL, load_in_4bit=True)
+    items = probe_items(120, seed=5)
+    replies = replies_of(model, tokenizer, items)
+    assert sum(is_right(item, reply) for item, reply in zip(items, replies, strict=True)) >= 0.95 * len(items)
+    assert not any(has_style(reply) for reply in replies)
+
+
+def test_the_demo_run_changes_the_style_and_keeps_the_answers(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tuitune", "demo"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "held-out loss" in done.stdout and "before" in done.stdout and "everything is in" in done.stdout
+
+    (run,) = (tmp_path / "runs").iterdir()
+    model, tokenizer = load(DEMO_MODEL, load_in_4bit=True, adapter=run / "adapter")
+    items = style_items(100)
+    replies = replies_of(model, tokenizer, items)
+    assert style_rate(replies) >= 0.9
+    assert sum(is_right(item, reply) for item, reply in zip(items, replies, strict=True)) >= 0.8 * len(items)
+
+
+def test_no_held_out_prompt_is_in_the_data() -> None:
+    asked = {message["content"] for messages in rows() for message in messages if message["role"] == "user"}
+    assert not asked & {item.messages[-1]["content"] for item in style_items(200)}
+
+
+def test_the_demo_is_whole_wherever_it_is_copied(tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "demo")
+    recipe = Recipe.load(tmp_path / "demo" / "demo.yaml")
+    assert recipe.model.name == str(tmp_path / "demo" / "demo_model")
+    assert len(open_dataset(recipe.data)) == 400
+    size = sum(file.stat().st_size for file in (DEMO / "demo_model").iterdir())
+    assert size <= 12_000_000
