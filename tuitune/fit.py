@@ -4,7 +4,6 @@ import gc
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,8 +200,7 @@ def _trial(loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list
     tokens = sum(len(row["input_ids"]) for row in _rows(rows, mixed))
     peak = speed = None
     try:
-        with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=[torch.cuda.current_device()]))
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
             _clear(loaded)
             torch.cuda.reset_peak_memory_stats()
             _pass(loaded, collate(_rows(rows, by_length[: candidate.batch])))

@@ -6,8 +6,10 @@ from tuitune.backends import LoadedModel
 from tuitune.backends.attention import varlen_kernel
 from tuitune.backends.environment import prepare_environment
 from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
-from tuitune.model import load_tokenizer, require_weights
+from tuitune.model import load_config, load_tokenizer, require_weights
 from tuitune.recipe import Recipe
+
+_CHAT_TOKENS = 8192
 
 
 class UnslothBackend:
@@ -30,7 +32,7 @@ class UnslothBackend:
             model, _ = fast.from_pretrained(
                 model_name=recipe.model.name,
                 revision=recipe.model.revision,
-                max_seq_length=recipe.data.max_length,
+                max_seq_length=_context_tokens(recipe),
                 dtype=None,
                 load_in_4bit=recipe.model.load_in_4bit,
                 load_in_8bit=recipe.model.load_in_8bit,
@@ -72,7 +74,7 @@ class UnslothBackend:
                 modules_to_save=list(lora.modules_to_save) or None,
                 use_gradient_checkpointing="unsloth" if loaded.gradient_checkpointing else False,
                 random_state=loaded.recipe.train.seed,
-                max_seq_length=loaded.recipe.data.max_length,
+                max_seq_length=_context_tokens(loaded.recipe),
             )
 
     def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
@@ -93,6 +95,12 @@ class UnslothBackend:
 
     def for_inference(self, loaded: LoadedModel) -> None:
         _fast_language_model(loaded.recipe).for_inference(loaded.model)
+
+
+def _context_tokens(recipe: Recipe) -> int:
+    """Unsloth cuts off what is longer, in chat too, where a conversation outgrows the rows it was trained on."""
+    positions = getattr(load_config(recipe.model).get_text_config(), "max_position_embeddings", None) or 0
+    return max(recipe.data.max_length, min(positions, _CHAT_TOKENS))
 
 
 def _fast_language_model(recipe: Recipe) -> Any:
