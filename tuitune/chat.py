@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tuitune.backends import LoadedModel
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import field_errors
+from tuitune.turns import end_of_turn_id
 
 Message = dict[str, str]
 
@@ -42,7 +43,7 @@ class Sampling(BaseModel):
             return cls.model_validate(raw)
         except ValidationError as error:
             raise UnusableInput(
-                f"The sampling settings cannot be used: {'; '.join(field_errors(error).values())}."
+                f"The sampling settings cannot be used: {'; '.join(field_errors(error, cls).values())}."
             ) from None
 
 
@@ -119,13 +120,12 @@ def _prompt(tokenizer: Any, messages: list[Message]) -> Any:
 
 
 def _end_tokens(loaded: LoadedModel) -> set[int]:
-    """Every token that ends a reply: the tokenizer's and the generation config's."""
-    found: set[int] = set()
+    """Every token that ends a reply: the tokenizer's, the generation config's, and the template's end of turn."""
     configured = getattr(loaded.model.generation_config, "eos_token_id", None)
-    for each in (loaded.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])):
-        if each is not None:
-            found.add(each)
-    return found
+    named = configured if isinstance(configured, list) else [configured]
+    return {
+        each for each in (loaded.tokenizer.eos_token_id, end_of_turn_id(loaded.tokenizer), *named) if each is not None
+    }
 
 
 class _Streamer:

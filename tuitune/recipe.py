@@ -236,13 +236,14 @@ class Recipe(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def field_errors(error: ValidationError) -> dict[str, str]:
-    """Dotted field name to a sentence saying which value is wrong and what is allowed."""
+def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -> dict[str, str]:
+    """Dotted field name to a sentence saying which value is wrong and what is allowed in `model`, by default a recipe."""
+    kind = "recipe field" if model is None else "field of the settings"
     found: dict[str, str] = {}
     for item in error.errors(include_url=False, include_context=True):
         name = one_line(".".join(str(part) for part in item["loc"]), max_length=120)
         if item["type"] == "extra_forbidden":
-            found[name] = f"{name} is not a recipe field{_suggestion(item['loc'])}"
+            found[name] = f"{name} is not a {kind}{_suggestion(item['loc'], model or Recipe)}"
         elif item["type"] == "missing":
             found[name] = f"{name} is missing"
         else:
@@ -252,17 +253,18 @@ def field_errors(error: ValidationError) -> dict[str, str]:
     return found
 
 
-def _fields(section: str | None) -> list[str]:
+def _fields(section: str | None, model: type[BaseModel] | None = None) -> list[str]:
+    fields = (model or Recipe).model_fields
     if section is None:
-        return list(Recipe.model_fields)
-    info = Recipe.model_fields.get(section)
+        return list(fields)
+    info = fields.get(section)
     kind = info.annotation if info else None
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
-def _suggestion(location: tuple[int | str, ...]) -> str:
+def _suggestion(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     section = str(location[0]) if len(location) > 1 else None
-    allowed = _fields(section)
+    allowed = _fields(section, model)
     close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
     return f"; did you mean {close[0]}?" if close else f" (allowed: {', '.join(allowed)})"
 

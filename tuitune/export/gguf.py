@@ -11,8 +11,8 @@ from typing import Any
 from tuitune.errors import TuituneError
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.convert import REFUSED
-from tuitune.export.turns import end_of_turn_id, template_starts_with_bos
 from tuitune.text import one_line
+from tuitune.turns import end_of_turn_id, template_starts_with_bos
 
 FILE_TYPES = {"f16": 1, "q8_0": 7}
 """GGUF's general.file_type (llama.cpp's llama_ftype)."""

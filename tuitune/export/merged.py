@@ -10,11 +10,11 @@ from tuitune.backends.loading import explained
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
 from tuitune.export.kinds import Cancelled
-from tuitune.export.turns import end_of_turn_id
 from tuitune.model import is_folder, load_config
 from tuitune.recipe import ModelSection
 from tuitune.run import Run
 from tuitune.text import one_line
+from tuitune.turns import end_of_turn_id
 
 # What bitsandbytes stores beside a 4-bit weight.
 _QUANTISATION = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
-from tuitune.export.turns import end_of_turn_id
+from tuitune.turns import end_of_turn_id
 
 Message = dict[str, str]
 GGUF_NAME = "model.gguf"

@@ -1,0 +1,75 @@
+"""Replies stream, stop where they should, and come from the adapter or the base as asked."""
+
+import pytest
+
+from tests.conftest import DEMO
+from tuitune.backends import LoadedModel
+from tuitune.backends.transformers import TransformersBackend
+from tuitune.chat import Sampling, reply
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.recipe import Recipe
+
+ASKED = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    """The demo model with an adapter whose weights are far from harmless."""
+    import torch
+
+    recipe = Recipe.load(DEMO / "demo.yaml", ["load_in_4bit=false"])
+    backend = TransformersBackend()
+    loaded = backend.load(recipe)
+    backend.attach(loaded)
+    torch.manual_seed(0)
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3)
+    return loaded
+
+
+def test_a_reply_streams_piece_by_piece_and_ends_by_itself(loaded: LoadedModel) -> None:
+    pieces: list[str] = []
+    answer = reply(loaded, ASKED, Sampling(), adapter=False, on_text=pieces.append)
+    assert answer.text == "".join(pieces) == "The capital of France is Paris."
+    assert len(pieces) > 3 and answer.ended and answer.tokens == len(pieces) + 1
+
+
+def test_characters_of_several_tokens_are_never_torn(loaded: LoadedModel) -> None:
+    pieces: list[str] = []
+    asked = [{"role": "user", "content": "空は何色ですか？"}]
+    answer = reply(loaded, asked, Sampling(), adapter=False, on_text=pieces.append)
+    assert answer.text == "".join(pieces) and "青" in answer.text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_the_adapter_can_be_switched_off_and_on(loaded: LoadedModel) -> None:
+    settings = Sampling(max_new_tokens=12)
+    base = reply(loaded, ASKED, settings, adapter=False).text
+    assert reply(loaded, ASKED, settings).text != base
+    assert reply(loaded, ASKED, settings, adapter=False).text == base
+
+
+def test_a_reply_can_be_cut_short(loaded: LoadedModel) -> None:
+    seen: list[str] = []
+    answer = reply(loaded, ASKED, Sampling(), adapter=False, on_text=seen.append, cancelled=lambda: len(seen) >= 2)
+    assert not answer.ended and "The capital of France is Paris.".startswith(answer.text)
+
+
+def test_the_same_seed_gives_the_same_reply(loaded: LoadedModel) -> None:
+    warm = Sampling(
+        temperature=1.5, min_p=0.01, top_k=50, top_p=0.95, repetition_penalty=1.1, max_new_tokens=16, seed=7
+    )
+    assert reply(loaded, ASKED, warm).text == reply(loaded, ASKED, warm).text
+
+
+def test_a_conversation_that_fills_the_model_is_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(TuituneError, match=r"fills the model's 2048 tokens"):
+        reply(loaded, [{"role": "user", "content": "again " * 2100}], Sampling())
+
+
+def test_wrong_sampling_names_the_field() -> None:
+    with pytest.raises(UnusableInput, match="top_p is 2"):
+        Sampling.parse({"top_p": 2})
+    with pytest.raises(UnusableInput, match="beams is not a field of the settings"):
+        Sampling.parse({"beams": 2})
