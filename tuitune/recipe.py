@@ -237,7 +237,7 @@ class Recipe(_Section):
 
 
 def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -> dict[str, str]:
-    """Dotted field name to a sentence saying which value is wrong and what is allowed in `model`, by default a recipe."""
+    """Dotted field name to what is wrong with its value and what is allowed, in `model` or else in a recipe."""
     kind = "recipe field" if model is None else "field of the settings"
     found: dict[str, str] = {}
     for item in error.errors(include_url=False, include_context=True):
