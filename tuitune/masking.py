@@ -213,11 +213,12 @@ class _Aliased:
                 token["content"] = alias
         state["post_processor"] = None
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        self._backend = Tokenizer.from_str(json.dumps(state))
+        self._backend = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
         for name, alias in self._alias.items():
             self._id_of[int(self._backend.token_to_id(alias) or 0)] = vocabulary[name]
-        _without_prefix_space(state)
-        self._continuing = Tokenizer.from_str(json.dumps(state))
+        self._continuing = self._backend
+        if _without_prefix_space(state):
+            self._continuing = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
 
     def encode(self, rendered: Rendered, turns: list[Turn]) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids and each turn's range of tokens, with no token across an edge of a turn."""
@@ -263,8 +264,9 @@ class _Aliased:
 _ALIAS = re.compile("\U000ffffd[0-9a-f]+\U000ffffc")
 
 
-def _without_prefix_space(state: dict[str, Any]) -> None:
-    """Change a serialised tokenizer so that it puts no space before the text it is given."""
+def _without_prefix_space(state: dict[str, Any]) -> bool:
+    """Change a serialised tokenizer so that it puts no space before its text; whether there was anything to change."""
+    before = json.dumps([state["normalizer"], state["pre_tokenizer"]])
     for name, members in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         step = state[name] or {}
         steps = [each for each in step.get(members, [step]) if each.get("type") != "Prepend"]
@@ -277,6 +279,7 @@ def _without_prefix_space(state: dict[str, Any]) -> None:
             step[members] = steps
         elif not steps:
             state[name] = None
+    return json.dumps([state["normalizer"], state["pre_tokenizer"]]) != before
 
 
 def _token_spans(

@@ -88,6 +88,8 @@ class DataSection(_Section):
     """Share of the rows held out from training and used to measure the loss."""
     eval_path: str | None = Field(None, min_length=1)
     """A dataset file of its own to measure the loss on; its rows that are also in the training data are left out."""
+    eval_split: str | None = Field(None, min_length=1)
+    """Split of the Hub dataset to measure the loss on, treated like eval_path."""
 
 
 class LoraSection(_Section):

@@ -18,6 +18,10 @@ KEPT = 6
 """Entries in the cache; the least recently used beyond them are deleted."""
 
 
+# Opening the file touches each batch's first pages: few large batches keep a large file's share of memory small.
+_BATCH_TOKENS = 4_000_000
+
+
 def cache_folder() -> Path:
     import platformdirs
 
@@ -83,19 +87,32 @@ class RowsWriter:
         except OSError as error:
             raise _unwritable(error) from None
         self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
+        self._waiting: list[Any] = []
+        self._waiting_tokens = 0
         self.rows = Rows(self._folder / "rows.arrow")
 
     def add(self, input_ids: list[list[int]], labels: list[list[int]]) -> None:
         import pyarrow
 
-        try:
-            self._stream.write_batch(pyarrow.record_batch([input_ids, labels], schema=self._schema))
-        except OSError as error:
-            raise _unwritable(error) from None
+        self._waiting.append(pyarrow.record_batch([input_ids, labels], schema=self._schema))
+        self._waiting_tokens += sum(map(len, input_ids))
+        if self._waiting_tokens > _BATCH_TOKENS:
+            try:
+                self._flush()
+            except OSError as error:
+                raise _unwritable(error) from None
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        if self._waiting:
+            self._stream.write_table(pyarrow.Table.from_batches(self._waiting).combine_chunks())
+        self._waiting, self._waiting_tokens = [], 0
 
     def close(self, *, keep: bool) -> Rows:
         """The finished rows; under their key if they are to be found again, else gone when the process ends."""
         try:
+            self._flush()
             self._stream.close()
             self._file.close()
             if keep:

@@ -2,10 +2,10 @@
 
 import random
 import re
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, tee
+from itertools import chain, islice, pairwise, tee
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tuitune.data.digest import digest
 from tuitune.data.lengths import fitted
 from tuitune.errors import UnusableInput
 from tuitune.masking import Conversation, Masker, UnusableRow
-from tuitune.recipe import DataSection, Recipe
+from tuitune.recipe import HUB, DataSection, Recipe
 from tuitune.text import one_line
 
 BATCH = 256
@@ -77,6 +77,8 @@ def prepare(
     `progress` gets rows done and, where it can be estimated, their number. When `cancelled` turns true the rows so far
     are returned. Raises UnusableInput where no row can be trained on, TuituneError where the rows cannot be written.
     """
+    import numpy
+
     data = recipe.data
     masker = Masker(tokenizer, data.train_on, data.max_length)
     sources = [(data, data.weight)]
@@ -90,23 +92,25 @@ def prepare(
         raise UnusableInput(no_usable_row(recipe, dropped))
     if dropped and data.bad_rows == "refuse":
         raise UnusableInput(_refused(opened[0], dropped))
+    if data.eval_split is not None and data.eval_path is None and not data.path.startswith(HUB):
+        raise UnusableInput("data.eval_split names a split of a Hub dataset: give a file's name in data.eval_path.")
     held = _held_out(made, data.eval_share, recipe.train.seed)
     kept = [
-        _weighted([place for place in range(len(rows)) if place not in out] if out else range(len(rows)), weight, seed)
-        for rows, out, (_, weight), seed in zip(made, held, sources, range(recipe.train.seed, 2**63), strict=False)
+        _weighted(numpy.delete(numpy.arange(len(rows)), out), weight, recipe.train.seed + place)
+        for place, (rows, out, (_, weight)) in enumerate(zip(made, held, sources, strict=True))
     ]
-    evaluation = _selected(made, [sorted(out) for out in held]) if any(held) else None
-    if data.eval_path is not None:
+    evaluation = _selected(made, held) if any(map(len, held)) else None
+    if data.eval_path is not None or data.eval_split is not None:
         evaluation = _eval_file(data, masker, made, progress, cancelled)
     return Prepared(
         dataset=opened[0],
         rows=made[0],
         train=_selected(made, kept),
         eval=evaluation,
-        eval_rows=sorted({made[0].numbers[place] for place in held[0]}),
+        eval_rows=sorted({made[0].numbers[place] for place in held[0].tolist()}),
         dropped=dropped,
-        tokens=sum(rows.lengths[place] for rows, places in zip(made, kept, strict=True) for place in places),
-        trained_tokens=sum(rows.trained[place] for rows, places in zip(made, kept, strict=True) for place in places),
+        tokens=sum(_total(rows.lengths, places) for rows, places in zip(made, kept, strict=True)),
+        trained_tokens=sum(_total(rows.trained, places) for rows, places in zip(made, kept, strict=True)),
         truncated=sum(rows.truncated for rows in made),
         longest=max((max(rows.lengths, default=0) for rows in made), default=0),
     )
@@ -214,14 +218,19 @@ def _refused(dataset: Dataset, dropped: dict[str, Dropped]) -> str:
     )
 
 
-def _held_out(made: list[Rows], share: float, seed: int) -> list[set[int]]:
-    """Places of each dataset's held-out rows: `share` of all, drawn by content, so that equal rows stay together."""
-    held: list[set[int]] = [set() for _ in made]
-    total = sum(map(len, made))
-    if share == 0 or total < 2:
-        return held
+def _total(values: "array[int]", places: Any) -> int:
     import numpy
 
+    return int(numpy.frombuffer(values, dtype=values.typecode)[places].sum()) if len(values) else 0
+
+
+def _held_out(made: list[Rows], share: float, seed: int) -> list[Any]:
+    """Places of each dataset's held-out rows: `share` of all, drawn by content, so that equal rows stay together."""
+    import numpy
+
+    total = sum(map(len, made))
+    if share == 0 or total < 2:
+        return [numpy.zeros(0, dtype=numpy.int64) for _ in made]
     digests = numpy.concatenate([numpy.frombuffer(rows.digests, dtype=numpy.uint64) for rows in made])
     # An odd multiplier permutes the digests; the seed chooses which permutation.
     odd = numpy.uint64(random.Random(seed).getrandbits(64) | 1)
@@ -230,51 +239,55 @@ def _held_out(made: list[Rows], share: float, seed: int) -> list[set[int]]:
     starts = [0]
     for rows in made:
         starts.append(starts[-1] + len(rows))
+    held = numpy.zeros(total, dtype=bool)
     wanted, taken, at = max(1, round(share * total)), 0, 0
     while taken < wanted and at < total:
         end = at + 1
         while end < total and drawn[order[end]] == drawn[order[at]]:
             end += 1
         if taken + end - at <= wanted:
-            for place in order[at:end].tolist():
-                source = bisect_right(starts, place) - 1
-                held[source].add(place - starts[source])
+            held[order[at:end]] = True
             taken += end - at
         at = end
-    return held
+    return [numpy.flatnonzero(held[start:end]) for start, end in pairwise(starts)]
 
 
-def _weighted(places: Iterable[int], weight: float, seed: int) -> list[int] | range:
+def _weighted(places: Any, weight: float, seed: int) -> Any:
+    """Each place `weight` times; of the fraction, a seeded part of the places."""
+    import numpy
+
     if weight == 1:
-        return places if isinstance(places, range) else list(places)
-    every = list(places)
-    part = sorted(random.Random(seed).sample(every, round((weight % 1) * len(every))))
-    return list(chain(*[every] * int(weight), part))
+        return places
+    part = numpy.random.default_rng(seed).choice(places, round((weight % 1) * len(places)), replace=False)
+    return numpy.concatenate([*[places] * int(weight), numpy.sort(part)])
 
 
 def _selected(made: list[Rows], places: list[Any]) -> Any:
     import datasets
 
-    parts = [
-        rows.dataset() if len(chosen) == len(rows) and isinstance(chosen, range) else rows.dataset().select(chosen)
-        for rows, chosen in zip(made, places, strict=True)
-    ]
+    parts = [_chosen(rows.dataset(), chosen) for rows, chosen in zip(made, places, strict=True)]
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _chosen(dataset: Any, places: Any) -> Any:
+    import numpy
+
+    whole = len(places) == len(dataset) and numpy.array_equal(places, numpy.arange(len(dataset)))
+    return dataset if whole else dataset.select(places)
 
 
 def _eval_file(
     data: DataSection, masker: Masker, made: list[Rows], progress: Progress, cancelled: Callable[[], bool]
 ) -> Any:
-    """The rows of data.eval_path that are not in the training data. Raises UnusableInput where none is left."""
-    assert data.eval_path is not None
-    path = data.eval_path
-    dataset = open_dataset(data.model_copy(update={"path": path}))
+    """The rows of data.eval_path or data.eval_split that are not trained on. Raises UnusableInput where none is left."""
+    update = {"path": data.eval_path or data.path, "split": data.eval_split or data.split}
+    dataset = open_dataset(data.model_copy(update=update))
     rows = _tokenised(dataset, masker, data, progress, cancelled)
     trained = set(chain.from_iterable(each.digests for each in made))
     kept = [place for place, content in enumerate(rows.digests) if content not in trained]
     if not kept and not cancelled():
         raise UnusableInput(
-            f"{dataset.name} (data.eval_path) leaves no row to measure on: {len(rows)} of its rows are also in the "
+            f"{dataset.name} (for evaluation) leaves no row to measure on: {len(rows)} of its rows are also in the "
             f"training data and {sum(entry.count for entry in rows.dropped.values())} cannot be used."
         )
     return rows.dataset().select(kept)
