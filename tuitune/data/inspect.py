@@ -1,9 +1,10 @@
 """What a recipe's dataset is and which tokens of its rows are trained, without loading a model."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tuitune.data.dataset import open_dataset
 from tuitune.data.files import look, records
@@ -12,7 +13,7 @@ from tuitune.data.hub import hub_container
 from tuitune.data.lengths import fitted
 from tuitune.masking import IGNORED, Masker, UnusableRow, token_texts
 from tuitune.model import load_tokenizer
-from tuitune.recipe import HUB, Recipe
+from tuitune.recipe import HUB, ModelSection, Recipe
 from tuitune.text import one_line
 
 _COUNTED_BYTES = 200 * 2**20
@@ -27,9 +28,8 @@ def inspect_rows(recipe: Recipe, start: int, stop: int) -> Iterator[dict[str, An
     UnusableInput.
     """
     dataset = open_dataset(recipe.data)
-    tokenizer = load_tokenizer(recipe.model)
     data = recipe.data
-    masker = Masker(tokenizer, data.train_on, data.max_length)
+    tokenizer, masker = _masker(recipe.model, data.train_on, data.max_length)
     for row in dataset.rows(start, stop):
         if row.sample is None:
             yield {"row": row.index, "error": row.error}
@@ -50,6 +50,13 @@ def inspect_rows(recipe: Recipe, start: int, stop: int) -> Iterator[dict[str, An
                 "trained_tokens": masked.trained_tokens,
                 "total_tokens": len(masked.input_ids),
             }
+
+
+@lru_cache(maxsize=1)
+def _masker(model: ModelSection, train_on: Literal["assistant", "last", "all"], max_length: int) -> tuple[Any, Masker]:
+    """Kept from row to row: a large vocabulary takes seconds to load."""
+    tokenizer = load_tokenizer(model)
+    return tokenizer, Masker(tokenizer, train_on, max_length)
 
 
 def summary(recipe: Recipe) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def prepare(
     import numpy
 
     data = recipe.data
+    if data.eval_split is not None and data.eval_path is None and not data.path.startswith(HUB):
+        raise UnusableInput("data.eval_split names a split of a Hub dataset: give a file's name in data.eval_path.")
     masker = Masker(tokenizer, data.train_on, data.max_length)
     sources = [(data, data.weight)]
     for source in data.also:
@@ -92,8 +94,6 @@ def prepare(
         raise UnusableInput(no_usable_row(recipe, dropped))
     if dropped and data.bad_rows == "refuse":
         raise UnusableInput(_refused(opened[0], dropped))
-    if data.eval_split is not None and data.eval_path is None and not data.path.startswith(HUB):
-        raise UnusableInput("data.eval_split names a split of a Hub dataset: give a file's name in data.eval_path.")
     held = _held_out(made, data.eval_share, recipe.train.seed)
     kept = [
         _weighted(numpy.delete(numpy.arange(len(rows)), out), weight, recipe.train.seed + place)
@@ -279,7 +279,7 @@ def _chosen(dataset: Any, places: Any) -> Any:
 def _eval_file(
     data: DataSection, masker: Masker, made: list[Rows], progress: Progress, cancelled: Callable[[], bool]
 ) -> Any:
-    """The rows of data.eval_path or data.eval_split that are not trained on. Raises UnusableInput where none is left."""
+    """The rows of data.eval_path or data.eval_split not trained on. Raises UnusableInput where none is left."""
     update = {"path": data.eval_path or data.path, "split": data.eval_split or data.split}
     dataset = open_dataset(data.model_copy(update=update))
     rows = _tokenised(dataset, masker, data, progress, cancelled)
