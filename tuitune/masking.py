@@ -98,6 +98,20 @@ class Masker:
         finally:
             self.max_length = limit
 
+    def prompt_ids(self, messages: Conversation, tools: list[Any] | None = None) -> list[int]:
+        """The ids that stand before a reply to these messages in training: what to generate from after it.
+
+        Some templates write more before a reply than their generation prompt does (an empty thinking block, a
+        channel); a model that was trained behind it answers best behind it. Raises UnusableRow.
+        """
+        stand_in: Message = {"role": "assistant", "content": "text"}
+        train_on, self.train_on = self.train_on, "last"
+        try:
+            masked = self.whole(Sample([*messages, stand_in], tools))
+        finally:
+            self.train_on = train_on
+        return masked.input_ids[: next(place for place, label in enumerate(masked.labels) if label != IGNORED)]
+
     def encode_batch(self, samples: list[Sample]) -> "list[Masked | UnusableRow]":
         """Tokenise and label rows of a dataset; a row that cannot be used becomes its UnusableRow."""
         return next(self.encode_batches([samples]))

@@ -206,3 +206,17 @@ def test_a_hub_dataset_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
     data = chosen.data.model_copy(update={"path": "hub:nobody/nothing"})
     with pytest.raises(UnusableInput, match=r"nothing \(Hugging Face Hub\) has no readable row: .*Hub dataset cannot"):
         prepare(chosen.model_copy(update={"data": data}), load_tokenizer(chosen.model))
+
+
+def test_a_hostile_file_cannot_flood_the_report(tmp_path: Path) -> None:
+    rows: list[Any] = [{**chat(f"Ask {n}", f"Say {n}"), f"column {n}": n} for n in range(400)]
+    rows += [{"messages": [{"role": f"role {n}", "content": "x"}]} for n in range(400)]
+    report = audit(recipe(tmp_path / "rows.jsonl", rows))
+    assert report.used == 400 and sum(entry["count"] for entry in report.dropped.values()) == 400
+    assert len(report.dropped) <= 51 and len(report.findings) <= 210
+
+
+def test_cancelled_at_once_there_are_no_rows(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy")], eval_share=0.5)
+    prepared = prepare(chosen, load_tokenizer(chosen.model), cancelled=lambda: True)
+    assert len(prepared.train) == 0 and prepared.eval is None

@@ -164,3 +164,16 @@ def test_thinking_in_the_content_is_the_replys(demo: Any) -> None:
     chat = ChatTemplate(demo, templates()["Qwen-Qwen3-0.6B"])
     past = chat.render([*thought, CHAT[3], CHAT[4]])
     assert [past.text[turn.start : turn.end] for turn in past.turns] == ["Ahoy<|im_end|>", "Fair winds<|im_end|>"]
+
+
+def test_a_prompt_is_what_stands_before_the_reply_in_training(demo: Any) -> None:
+    masker = Masker(demo, "assistant", 512)
+    whole = masker.encode(CHAT[:3])
+    prompt = masker.prompt_ids(CHAT[:2])
+    assert prompt == whole.input_ids[: len(prompt)]
+    assert prompt == demo.apply_chat_template(CHAT[:2], add_generation_prompt=True, return_dict=True)["input_ids"]
+    qwen = tokenizer("qwen2")
+    qwen.chat_template = templates()["Qwen-Qwen3-0.6B"]
+    assert qwen.decode(Masker(qwen, "assistant", 512).prompt_ids(CHAT[:2])).endswith(
+        "assistant\n<think>\n\n</think>\n\n"
+    )

@@ -22,6 +22,8 @@ from tuitune.text import one_line
 
 BATCH = 256
 EXAMPLES = 5
+REASONS = 50
+"""Different reasons that are told apart; a hostile file may have one for each row."""
 
 Progress = Callable[[int, int | None], None]
 _PLACE = re.compile(r"\b(line|element|row|turn|message) \d+(?:, column \d+| at column \d+)?")
@@ -182,6 +184,8 @@ def _batches(rows: Iterator[Row], cancelled: Callable[[], bool]) -> Iterator[lis
 
 def _drop(dropped: dict[str, Dropped], index: int, reason: str) -> None:
     general = _PLACE.sub(lambda match: f"{'an' if match[1] == 'element' else 'a'} {match[1]}", reason)
+    if general not in dropped and len(dropped) >= REASONS:
+        general = "another reason"
     entry = dropped.setdefault(general, Dropped(first=reason))
     entry.count += 1
     if len(entry.examples) < EXAMPLES:
