@@ -215,7 +215,10 @@ class Recipe(_Section):
             raise UnusableInput(
                 f"The recipe {source} cannot be used: {'; '.join(field_errors(error).values())}."
             ) from None
-        return recipe.with_absolute_paths(folder) if folder else recipe
+        try:
+            return recipe.with_absolute_paths(folder) if folder else recipe
+        except OSError as error:  # a name too long for any file system, or a loop of links
+            raise UnusableInput(f"A path in the recipe {source} cannot be used ({error.strerror}).") from None
 
     def with_absolute_paths(self, folder: Path) -> Self:
         """The same recipe with `data.path`, and `model.name` where it means a folder, made absolute from `folder`."""
@@ -295,3 +298,25 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
         return section, field, yaml.safe_load(text)
     except yaml.YAMLError:
         return section, field, text
+
+
+def reference() -> str:
+    """Every recipe field with its default and meaning, as the Markdown of RECIPE.md."""
+    lines = ["# Recipe reference", "", "Written by `python -m tuitune.recipe`. Fields without a default must be given."]
+    for section, info in Recipe.model_fields.items():
+        model = info.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        lines += ["", f"## {section}", "", str(model.__doc__), "", "| field | default | meaning |", "|---|---|---|"]
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            shown = (
+                ""
+                if field.is_required()
+                else f"`{yaml.safe_dump(default, default_flow_style=True, width=999).split(chr(10))[0]}`"
+            )
+            lines.append(f"| `{name}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

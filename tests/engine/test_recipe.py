@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tuitune.errors import UnusableInput
-from tuitune.recipe import Recipe
+from tuitune.recipe import Recipe, reference
 
 MINIMAL = "model: {name: some/model}\ndata: {path: chats.jsonl}\n"
 
@@ -78,3 +78,9 @@ def test_a_missing_recipe_says_so(tmp_path: Path) -> None:
         Recipe.load(tmp_path / "none.yaml")
     with pytest.raises(UnusableInput, match="is a folder"):
         Recipe.load(tmp_path)
+
+
+def test_the_reference_tells_every_field_as_it_is() -> None:
+    written = (Path(__file__).parents[2] / "RECIPE.md").read_text()
+    assert written == reference(), "run `python -m tuitune.recipe > RECIPE.md`"
+    assert "None |" not in written, "a field without a docstring"
