@@ -59,6 +59,10 @@ _ALL = (
     Action("save_transcript", "ctrl+s", "Save", "Save the conversation as Markdown in the run's folder.", footer=False),
     Action("clear_chat", "ctrl+l", "New chat", "Forget this conversation and start a new one."),
     Action("export_now", "ctrl+e", "Export", "Make the chosen exports."),
+    Action("change_theme", "", "Theme", "Choose the colours: dark, light, colour-blind-safe and others."),
+    Action("toggle_ascii", "", "ASCII", "Draw with ASCII characters only, or with lines and glyphs again."),
+    Action("toggle_motion", "", "Motion", "Animate nothing, or animate again."),
+    Action("toggle_notifications", "", "Notifications", "Ring and notify when a run has ended, or do not."),
     Action(
         "leave", "ctrl+q", "Quit", "Leave the app. A run that is going goes on, and can be come back to.", priority=True
     ),

@@ -6,24 +6,29 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from textual import on
 from textual.app import App
 from textual.events import Resize
+from textual.filter import LineFilter
 from textual.message import Message
 from textual.screen import Screen
+from textual.theme import Theme
 from textual.worker import Worker, WorkerState
 
+from screens import attention
 from screens.actions import ActionProvider, bind
+from screens.appearance import SAFE_DARK, SAFE_LIGHT, Ascii
 from screens.draft import Draft
 from screens.settings import Settings, settings_file
 from screens.steps import STEP_NAMES, StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import TuituneError, explain
-from tuitune.events import Event, Started
+from tuitune.events import Event, Failed, Finished, Started
 from tuitune.history import History
 from tuitune.run import Run, all_runs
 from tuitune.session.client import Session, SessionLost
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 
 ScreenName = StepName | Literal["home"]
+_RECENT_SECONDS = 30.0
 
 
 class TuituneApp(App[int]):
@@ -67,7 +73,12 @@ class TuituneApp(App[int]):
     ) -> None:
         super().__init__()
         self.settings = settings or Settings()
-        self.theme = self.settings.theme
+        for theme in (SAFE_DARK, SAFE_LIGHT):
+            self.register_theme(theme)
+        if self.settings.theme in self.available_themes:
+            self.theme = self.settings.theme
+        if self.settings.reduced_motion:
+            self.animation_level = "none"
         self.runs_folder = runs_folder
         self.draft = Draft(recipe)
         self.started_with_recipe = recipe is not None
@@ -88,6 +99,9 @@ class TuituneApp(App[int]):
             self.run_shown = next((run for run in all_runs(self.runs_folder)[:20] if run.is_live()), None)
         first: ScreenName = "model" if self.started_with_recipe else "home"
         await self.push_screen(self._screen("train" if self.run_shown else first))
+        self.theme_changed_signal.subscribe(self, self._keep_theme)
+        attention.keep_title(self)
+        attention.set_title(self, "tuitune")
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
@@ -96,6 +110,7 @@ class TuituneApp(App[int]):
 
     async def on_unmount(self) -> None:
         """Let the session go: a run goes on, an idle session ends."""
+        attention.restore_title(self)
         if self._session.done() and self._session.exception() is None:
             await self._session.result().close()
 
@@ -116,6 +131,34 @@ class TuituneApp(App[int]):
         if event.state is WorkerState.ERROR and event.worker.error is not None:
             self.log.error(event.worker.error)
             self.notify_problem(event.worker.error)
+
+    # --- how it looks -----------------------------------------------------------------------------------------
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        filters = super().get_line_filters()
+        return [*filters, Ascii()] if self.settings.ascii else filters
+
+    def _keep_theme(self, theme: Theme) -> None:
+        self.settings.theme = theme.name
+        self.settings.save()
+
+    def action_toggle_ascii(self) -> None:
+        self._toggle("ascii", "ASCII only", "Lines and glyphs")
+
+    def action_toggle_motion(self) -> None:
+        self._toggle("reduced_motion", "No animation", "Animations")
+        self.animation_level = "none" if self.settings.reduced_motion else "full"
+
+    def action_toggle_notifications(self) -> None:
+        self._toggle("notifications", "A run's end is notified", "A run's end is not notified")
+
+    def _toggle(self, setting: str, on: str, off: str) -> None:
+        value = not getattr(self.settings, setting)
+        setattr(self.settings, setting, value)
+        self.settings.save()
+        self.notify(on if value else off)
+        self.refresh_css(animate=False)
+        self.screen.refresh(layout=True)
 
     # --- the steps --------------------------------------------------------------------------------------------
 
@@ -342,9 +385,19 @@ class TuituneApp(App[int]):
         if isinstance(event, Started) and event.attempt == 1:
             self.history = History()
         self.history.add(event)
+        if isinstance(event, Finished | Failed):
+            self._call_user(event)
         if not self._changed:
             self._changed = True
             self.set_timer(0.1, self._tell_of_change)
+
+    def _call_user(self, event: Finished | Failed) -> None:
+        """A run has ended: say so to someone who looks elsewhere, unless it ended before the app came."""
+        name = self.run_shown.name if self.run_shown else "the run"
+        ending = "failed" if isinstance(event, Failed) else event.status
+        attention.set_title(self, f"tuitune: {name} {ending}")
+        if self.settings.notifications and time.time() - event.at < _RECENT_SECONDS:
+            attention.call(self, f"{name} {ending}")
 
     _changed = False
 

@@ -61,7 +61,7 @@ class DataScreen(StepScreen):
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
         with self.prevent(Input.Changed):
-            self.query_one("#path", Input).value = str(self.tuitune.draft.get("data.path") or "")
+            self.query_one("#path", Input).value = one_line(self.tuitune.draft.get("data.path") or "")
         if self.tuitune.draft.get("data.path"):
             self.load()
 
@@ -72,7 +72,7 @@ class DataScreen(StepScreen):
 
     @on(Input.Changed, "#path")
     def _path_changed(self, event: Input.Changed) -> None:
-        if event.value.strip() != self.tuitune.draft.get("data.path"):
+        if event.value.strip() != one_line(self.tuitune.draft.get("data.path") or ""):
             self.tuitune.draft.set("data.path", event.value.strip())
             self.tuitune.draft.set("data.columns", None)
         self.show_problem(None)

@@ -87,7 +87,7 @@ class ModelScreen(StepScreen):
 
     def body(self) -> ComposeResult:
         draft = self.tuitune.draft
-        name = Input(str(draft.get("model.name") or ""), placeholder="Filter, model folder, or Hub id", id="name")
+        name = Input(one_line(draft.get("model.name") or ""), placeholder="Filter, model folder, or Hub id", id="name")
         name.tooltip = "Type to filter the list, or give a model folder or a Hub id like owner/name. Enter takes it."
         name.border_title = "Model"
         yield name
@@ -130,7 +130,7 @@ class ModelScreen(StepScreen):
     def _show_matching(self) -> None:
         """List what matches the words in the field; all of it while the field holds a whole name."""
         text = self.query_one("#name", Input).value.strip()
-        everything = [*self._on_hub, *self.choices]
+        everything = list({choice.name: choice for choice in [*self.choices, *self._on_hub]}.values())
         if text.startswith(("/", ".", "~")) and not any(choice.name == text for choice in everything):
             everything.insert(0, Choice(text, "In the field above", note="a folder"))
         words = [] if any(choice.name == text for choice in everything) else text.lower().split()
@@ -249,7 +249,8 @@ class ModelScreen(StepScreen):
 
     @on(Input.Changed, "#name")
     def _name_changed(self, event: Input.Changed) -> None:
-        self.tuitune.draft.set("model.name", event.value.strip())
+        if event.value.strip() != one_line(self.tuitune.draft.get("model.name") or ""):
+            self.tuitune.draft.set("model.name", event.value.strip())
         self.show_problem(None)
         if self.choices:
             self._show_matching()
@@ -270,7 +271,7 @@ class ModelScreen(StepScreen):
 
     def _take(self, name: str) -> None:
         with self.prevent(Input.Changed):
-            self.query_one("#name", Input).value = name
+            self.query_one("#name", Input).value = one_line(name)
         self.tuitune.draft.set("model.name", name)
 
     @on(Input.Submitted)
@@ -283,18 +284,23 @@ class ModelScreen(StepScreen):
 
     async def action_go_on(self) -> None:
         name = str(self.tuitune.draft.get("model.name") or "")
-        whole = "/" in name or is_folder(name) or any(choice.name == name for choice in self.choices)
+        whole = "/" in name or name.startswith((".", "~")) or any(choice.name == name for choice in self.choices)
         if not whole and (choice := self._highlighted()):
             self._take(choice.name)
             name = choice.name
         if not name:
             self.show_problem("Which model? Choose one from the list, or give a folder or a Hugging Face Hub id.")
             return
+        try:
+            problem = _why_not_folder(name) if is_folder(name) else None
+        except OSError as error:  # a name too long for any file system
+            self.show_problem(error)
+            return
+        if problem:
+            self.show_problem(problem)
+            return
         if is_folder(name):
-            if problem := _why_not_folder(name):
-                self.show_problem(problem)
-            else:
-                await super().action_go_on()
+            await super().action_go_on()
             return
         self.show_problem("Asking whether this model can be had…")
         self._look_up(name)

@@ -20,6 +20,12 @@ class Settings:
     """The explanations are folded away."""
     theme: str = "textual-dark"
     """The colour theme's name."""
+    ascii: bool = False
+    """Draw with ASCII characters only."""
+    reduced_motion: bool = False
+    """Animate nothing."""
+    notifications: bool = True
+    """Ring, and notify, when a run has ended."""
     file: Path | None = field(default=None, compare=False)
     """Where they are kept; None keeps them nowhere."""
 

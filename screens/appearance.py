@@ -1,0 +1,80 @@
+"""How the app looks: themes that everybody can tell apart, plain ASCII, and less motion."""
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.color import Color
+from textual.filter import LineFilter
+from textual.theme import Theme
+
+# Okabe & Ito (2008), "Color Universal Design": told apart with any kind of colour vision.
+SAFE_DARK = Theme(
+    name="colour-blind-safe",
+    primary="#56B4E9",
+    secondary="#0072B2",
+    accent="#F0E442",
+    success="#009E73",
+    warning="#E69F00",
+    error="#D55E00",
+    dark=True,
+)
+SAFE_LIGHT = Theme(
+    name="colour-blind-safe-light",
+    primary="#0072B2",
+    secondary="#56B4E9",
+    accent="#CC79A7",
+    success="#009E73",
+    warning="#B87900",
+    error="#D55E00",
+    dark=False,
+)
+
+_ASCII = {
+    **dict.fromkeys("─━═╌╍┄┅┈┉▔╴╶╸╺╼╾", "-"),
+    **dict.fromkeys("│┃║╎╏┆┇┊┋▏▎▍▌▕▐", "|"),
+    **dict.fromkeys("▁▂", "_"),
+    **dict.fromkeys("▃▄", "="),
+    **dict.fromkeys("▅▆▇▀█▉▊▋▓▒■", "#"),
+    **dict.fromkeys("▸▶→›▹", ">"),
+    **dict.fromkeys("◂◀←‹", "<"),
+    **dict.fromkeys("▼▾↓", "v"),
+    **dict.fromkeys("▲▴↑", "^"),
+    "✔": "+",
+    "✘": "x",
+    "✖": "x",
+    "░": ".",
+    "·": ".",
+    "•": "*",
+    "◆": "o",
+    "◌": "o",
+    "…": "~",
+    "×": "x",
+    "⏎": "<",
+    "✂": "%",
+    "\u2800": " ",
+}
+
+
+def as_ascii(text: str) -> str:
+    """The text with every character that is not ASCII replaced by as many columns of ASCII."""
+    return (
+        text
+        if text.isascii()
+        else "".join(character if character < "\x80" else _plain(character) for character in text)
+    )
+
+
+def _plain(character: str) -> str:
+    if character in _ASCII:
+        return _ASCII[character]
+    if "\u2500" <= character <= "\u257f":  # corners and crossings of lines
+        return "+"
+    if "\u2801" <= character <= "\u28ff":  # braille, by how much of the cell it fills
+        return ".::*##"[min(5, (ord(character) - 0x2800).bit_count() - 1)]
+    return "?" * cell_len(character)
+
+
+class Ascii(LineFilter):
+    """Draws everything in ASCII, for terminals and fonts that have nothing else."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [segment if segment.control else Segment(as_ascii(segment.text), segment.style) for segment in segments]
