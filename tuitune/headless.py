@@ -309,6 +309,8 @@ async def _converse(run: Run, adapter: bool) -> int:
                 adapter = text == "/adapter"
             elif text == "/clear":
                 messages.clear()
+            elif text.startswith("/") and " " not in text:
+                print(f"There is no {safe_text(text)}: /base, /adapter, /clear, or Ctrl+D to leave.")
             elif text:
                 messages.append({"role": "user", "content": text})
                 answer = await session.call(

@@ -154,3 +154,19 @@ def test_a_wrong_recipe_never_starts_the_app(recipe: str, says: str, tmp_path: P
     terminal = started(terminals, write_recipe(tmp_path, recipe))
     terminal.until(lambda text: says in text.replace("\n", ""))
     assert terminal.exit_status() == 2
+
+
+def test_a_conversation_on_the_command_line(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> None:
+    recipe = write_recipe(tmp_path, demo_recipe.to_yaml())
+    run = started(terminals, "run", recipe, "--name", "talk")
+    run.exit_status(120)
+    chat = started(terminals, "chat", "talk")
+    chat.until("adapter>")
+    chat.press("/base" + ENTER)
+    chat.until("base>")
+    chat.press("What is the capital of France?" + ENTER)
+    chat.until("Paris")
+    chat.press("/dance" + ENTER)
+    chat.until("There is no /dance")
+    chat.press("\x04")
+    assert chat.exit_status() == 0
