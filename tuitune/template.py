@@ -95,8 +95,8 @@ class ChatTemplate:
         self._tool_source: str = chat_template or tokenizer.get_chat_template(tools=[{}])
         self._render_jinja = render_jinja_template
         self.variables = dict(tokenizer.special_tokens_map)
-        reads = re.search(rf"[.'\"]({'|'.join(REASONING_FIELDS)})\b", self.source)
-        self._reasoning_field = reads[1] if reads else REASONING_FIELDS[0]
+        read = [name for name in REASONING_FIELDS if re.search(rf"[.'\"]{name}\b", self.source)]
+        self._reasoning_field = read[0] if read else REASONING_FIELDS[0]
         self._shapes: dict[tuple[str, ...], _Shape | None] = {}
         named = [tokenizer.eos_token] if tokenizer.eos_token else []
         self._end = _any_of([*named, *END_MARKERS])
@@ -132,6 +132,18 @@ class ChatTemplate:
         except UnusableRow:
             return False
         return True
+
+    def keeps_thinking(self, *, inline: bool) -> bool:
+        """Whether what is thought before a last reply is rendered: from a field of its own, or between tags inline."""
+        messages = _stand_in("user", "assistant")
+        if inline:
+            messages[1]["content"] = "<think>\nthought\n</think>\n\ntext1"
+        else:
+            messages[1]["reasoning_content"] = "thought"
+        try:
+            return "thought" in self.text(messages)
+        except UnusableRow:
+            return False
 
     def standard(self, messages: Conversation) -> Conversation:
         """The messages as this template takes them: a system message it has no place for opens the first user turn."""

@@ -220,3 +220,12 @@ def test_cancelled_at_once_there_are_no_rows(tmp_path: Path) -> None:
     chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy")], eval_share=0.5)
     prepared = prepare(chosen, load_tokenizer(chosen.model), cancelled=lambda: True)
     assert len(prepared.train) == 0 and prepared.eval is None
+
+
+def test_thinking_that_the_template_leaves_out_is_named(tmp_path: Path) -> None:
+    thought = chat("What is 2 and 2?", "Four.")
+    thought["messages"][1]["reasoning_content"] = "Count on two fingers twice."
+    chosen = recipe(tmp_path / "rows.jsonl", [chat("What is 1 and 1?", "Two."), thought])
+    assert found(audit(chosen))["thinking left out"] == [1]
+    inline = recipe(tmp_path / "inline.jsonl", [chat("Hm?", "<think>\nhm\n</think>\n\nYes.")])
+    assert "thinking left out" not in found(audit(inline))

@@ -100,7 +100,8 @@ def _listed(rows: list[int]) -> str:
 class _Pass:
     """What one reading of the rows gathers, in bounded memory: 64-bit digests, and counts with examples."""
 
-    def __init__(self, used_columns: set[str]) -> None:
+    def __init__(self, used_columns: set[str], masker: Masker) -> None:
+        self._keeps_thinking = {inline: masker.template.keeps_thinking(inline=inline) for inline in (True, False)}
         self.rows = 0
         self.found: dict[str, Finding] = {}
         self.scripts: Counter[frozenset[str]] = Counter()
@@ -129,6 +130,8 @@ class _Pass:
                 self.note("no reply", "there is no assistant turn", row.index)
             if content.has_empty_reply(messages):
                 self.note("empty reply", "a reply is empty or only white space", row.index)
+            if any(not self._keeps_thinking[inline] for inline in content.thinking(messages)):
+                self.note("thinking left out", "the chat template leaves out what is thought before a reply", row.index)
             if problem := content.role_problem(messages):
                 self.note(f"roles: {problem}", f"the order of turns: {problem}", row.index)
         whole = "\n".join(content.texts(row.sample))
@@ -167,7 +170,7 @@ def audit(
     prepared = prepare(recipe, tokenizer, progress, cancelled)
     masker = Masker(tokenizer, data.train_on, data.max_length)
     rows = prepared.rows
-    gathered = _Pass(set(prepared.dataset.format.columns.values()))
+    gathered = _Pass(set(prepared.dataset.format.columns.values()), masker)
     lengths = array("I")
     losing_end = place = 0
     expected = prepared.dataset.estimated_rows()

@@ -102,6 +102,16 @@ def role_problem(messages: Conversation) -> str | None:
     return None
 
 
+def thinking(messages: Conversation) -> set[bool]:
+    """The ways in which the last reply is thought about: inline between tags (True), in a field of its own (False)."""
+    last = next((turn for turn in reversed(messages) if turn["role"] == "assistant"), None)
+    if last is None:
+        return set()
+    ways = {False} if last.get("reasoning_content", "").strip() else set()
+    before, tag, _ = (last["content"] or "").partition("</think>")
+    return ways | ({True} if tag and before.removeprefix("<think>").strip() else set())
+
+
 def has_empty_reply(messages: Conversation) -> bool:
     """Whether an assistant turn says nothing and calls nothing."""
     return any(
