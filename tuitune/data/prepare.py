@@ -9,7 +9,6 @@ from itertools import chain, islice, pairwise, tee
 from pathlib import Path
 from typing import Any
 
-from tuitune import __version__
 from tuitune.data import cache
 from tuitune.data.cache import Dropped, Rows, RowsWriter
 from tuitune.data.dataset import Dataset, Row, open_dataset
@@ -122,7 +121,12 @@ def _tokenised(
     dataset: Dataset, masker: Masker, data: DataSection, progress: Progress, cancelled: Callable[[], bool]
 ) -> Rows:
     key = cache.key_of(
-        __version__, dataset.identity, dataset.format.columns, masker.identity, data.over_length, dataset.format.name
+        cache.code_identity(),
+        dataset.identity,
+        dataset.format.columns,
+        masker.identity,
+        data.over_length,
+        dataset.format.name,
     )
     keep = dataset.identity is not None
     if keep and (found := cache.find(key)):
