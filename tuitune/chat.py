@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tuitune.backends import LoadedModel
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import field_errors
+from tuitune.template import UnusableRow
 from tuitune.turns import end_of_turn_id
 
 Message = dict[str, str]
@@ -74,8 +75,8 @@ def reply(
     import torch
 
     tokenizer, model = loaded.tokenizer, loaded.model
-    inputs = _prompt(tokenizer, messages).to(model.device)
-    length = inputs["input_ids"].shape[1]
+    prompt = prompt_ids(loaded, messages)
+    length = len(prompt)
     limit = getattr(model.config, "max_position_embeddings", None)
     room = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - length)
     if room < 1:
@@ -96,7 +97,8 @@ def reply(
     started = time.monotonic()
     with off, torch.inference_mode():
         output = model.generate(
-            **inputs,
+            input_ids=torch.tensor([prompt], device=model.device),
+            attention_mask=torch.ones(1, length, dtype=torch.long, device=model.device),
             **choice,
             repetition_penalty=sampling.repetition_penalty,
             max_new_tokens=room,
@@ -110,13 +112,27 @@ def reply(
     return ChatReply(text, len(new), time.monotonic() - started, bool(new) and new[-1] in ends)
 
 
-def _prompt(tokenizer: Any, messages: list[Message]) -> Any:
+def prompt_ids(loaded: LoadedModel, messages: list[Message]) -> list[int]:
+    """The ids that a reply to these messages is generated from: those that stood before a reply in training.
+
+    Some templates write more before a reply than their generation prompt does, such as an empty thinking block. A
+    model whose data brings its own thinking has learnt to begin there, and gets the generation prompt alone. Raises
+    TuituneError where the template refuses the messages.
+    """
+    from tuitune.masking import Masker
+
+    if loaded.masker is None:
+        loaded.masker = Masker(loaded.tokenizer, "last", loaded.recipe.data.max_length)
+    template = loaded.masker.template
     try:
-        return tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-    except Exception as error:  # a template may raise anything, and says why in its own words
-        raise TuituneError(f"The model's chat template refuses these messages ({error}).") from error
+        if not loaded.thinks:
+            before: list[int] = loaded.masker.prompt_ids(template.standard(messages))
+            return before
+        text = template.text(template.standard(messages), prompt=True)
+    except UnusableRow as error:
+        raise TuituneError(f"The model cannot answer this conversation, because {error}.") from error
+    ids: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _end_tokens(loaded: LoadedModel) -> set[int]:

@@ -80,7 +80,7 @@ END_MARKERS = (
 _OPEN, _CLOSE = 0xF0000, 0x100000  # supplementary private use areas A and B: 65,534 code points each
 _MARK = re.compile("[\U000f0000-\U0010ffff]")
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,40}\]")
-_THINKING = re.compile(r"(</?think>|</?thinking>|</?thought>|\[/?THINK\])")
+THINKING = re.compile(r"(</?think>|</?thinking>|</?thought>|\[/?THINK\])")
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """What templates and datasets call the text that a reasoning model thinks before its reply."""
 
@@ -331,7 +331,7 @@ class _Marked:
                 twin["reasoning_content"] = self._mark(twin["reasoning_content"], index, "reasoning")
             content = twin["content"]
             if content is not None:
-                parts = _THINKING.split(content) if message["role"] == "assistant" else [content]
+                parts = THINKING.split(content) if message["role"] == "assistant" else [content]
                 before = ""
                 # Even places hold text, odd ones the tags that templates look for.
                 for place in range(0, len(parts), 2):
@@ -440,7 +440,7 @@ def _is_plain(message: Message) -> bool:
         and content is not None
         and bool(content)
         and not content.isspace()
-        and (message["role"] != "assistant" or not _THINKING.search(content))
+        and (message["role"] != "assistant" or not THINKING.search(content))
     )
 
 

@@ -83,6 +83,7 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     _tell_about(prepared, emit)
     phase("model", "Loading the model" + (" in 4-bit" if recipe.model.load_in_4bit else ""))
     loaded = backends.load(recipe, lambda text: emit(Notice(text=text)))
+    loaded.thinks = prepared.dataset.brings_thinking()
     backend = loaded.backend
     phase("adapter", "Adding the LoRA adapter")
     backend.attach(loaded)

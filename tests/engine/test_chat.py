@@ -1,11 +1,13 @@
 """Replies stream, stop where they should, and come from the adapter or the base as asked."""
 
+import copy
+
 import pytest
 
 from tests.conftest import DEMO
 from tuitune.backends import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
-from tuitune.chat import Sampling, reply
+from tuitune.chat import Sampling, prompt_ids, reply
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 
@@ -66,6 +68,23 @@ def test_the_same_seed_gives_the_same_reply(loaded: LoadedModel) -> None:
 def test_a_conversation_that_fills_the_model_is_refused(loaded: LoadedModel) -> None:
     with pytest.raises(TuituneError, match=r"fills the model's 2048 tokens"):
         reply(loaded, [{"role": "user", "content": "again " * 2100}], Sampling())
+
+
+def test_a_reply_starts_where_the_replies_in_training_did(loaded: LoadedModel) -> None:
+    plain = loaded.tokenizer.chat_template
+    thinking = plain.replace(
+        "message['content']",
+        "('<think>\\n\\n</think>\\n\\n' if message['role'] == 'assistant' else '') + message['content']",
+    )
+    assert thinking != plain
+    for thinks, ending in (
+        (False, "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        (True, "<|im_start|>assistant\n"),
+    ):
+        tokenizer = copy.deepcopy(loaded.tokenizer)
+        tokenizer.chat_template = thinking
+        thinker = LoadedModel(loaded.model, tokenizer, loaded.backend, loaded.recipe, thinks=thinks)
+        assert tokenizer.decode(prompt_ids(thinker, ASKED)).endswith(ending)
 
 
 def test_wrong_sampling_names_the_field() -> None:

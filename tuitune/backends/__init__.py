@@ -17,6 +17,10 @@ class LoadedModel:
     tokenizer: Any
     backend: "Backend"
     recipe: Recipe
+    thinks: bool = False
+    """Whether its training data brings its own thinking, so that a reply begins with it."""
+    masker: Any = None
+    """The tokenizer's Masker, once a reply has needed one."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass; the trainer must be told the same."""
     padding_free: bool = False

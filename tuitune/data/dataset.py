@@ -11,7 +11,7 @@ from tuitune.data.formats import Format, read, recognise
 from tuitune.data.hub import hub_container
 from tuitune.errors import UnusableInput
 from tuitune.recipe import HUB, DataSection
-from tuitune.template import Conversation, Sample, UnusableRow
+from tuitune.template import THINKING, Conversation, Sample, UnusableRow
 from tuitune.text import one_line
 
 LOOKED_AT = 100
@@ -77,6 +77,15 @@ class Dataset:
         found = records(self.container, start=start)
         for index, record in enumerate(islice(found, None if stop is None else max(0, stop - start)), start):
             yield self._row(index, record)
+
+    def brings_thinking(self) -> bool:
+        """Whether one of the first rows has a reply with thinking of its own (a reasoning field or a <think> block)."""
+        return any(
+            turn["role"] == "assistant"
+            and bool(turn.get("reasoning_content") or THINKING.search(turn["content"] or ""))
+            for row in self.rows(stop=LOOKED_AT)
+            for turn in row.messages or []
+        )
 
     def _row(self, index: int, record: Record) -> Row:
         if record.value is None:

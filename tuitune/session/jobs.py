@@ -1,5 +1,6 @@
 """What the worker thread can be asked to do, and the one model it holds while it does it."""
 
+import contextlib
 import dataclasses
 import gc
 import logging
@@ -207,12 +208,15 @@ class Jobs:
             raise TuituneError(f"Run {run.name} is still training: chat with it once it has finished.")
         if not run.adapter.is_dir():
             raise UnusableInput(f"Run {run.name} has no adapter: it ended before one was saved.")
+        from tuitune.data import open_dataset
+
         self._free()
         job.part(text="", loading=True)
         recipe = run.recipe()
-        backend = backends.choose(recipe)
-        loaded = backend.load(recipe)
-        backend.attach_saved(loaded, str(run.adapter))
+        loaded = backends.load(recipe, lambda text: job.part(text="", notice=text))
+        loaded.backend.attach_saved(loaded, str(run.adapter))
+        with contextlib.suppress(TuituneError, OSError):  # the data may be gone by now
+            loaded.thinks = open_dataset(recipe.data).brings_thinking()
         self._loaded = (run, loaded)
         return loaded
 
