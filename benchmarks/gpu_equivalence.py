@@ -94,7 +94,7 @@ def isolation(loaded: LoadedModel, rows: list[Row]) -> dict[str, bool]:
 
     before = _row_states(loaded, rows)
     middle = len(rows) // 2
-    changed = [dict(row) for row in rows]
+    changed = list(rows)
     changed[middle] = {"input_ids": rows[middle]["input_ids"][::-1], "labels": rows[middle]["labels"]}
     after = _row_states(loaded, changed)
     others = [i for i in range(len(rows)) if i != middle]
