@@ -1,6 +1,7 @@
 """The app: holds the draft recipe, the session and the run's history, and shows one step at a time."""
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 ScreenName = StepName | Literal["home"]
 _RECENT_SECONDS = 30.0
+_REDRAW_SECONDS = 0.2
+_SPARED_STEPS = 5_000
 
 
 class TuituneApp(App[int]):
@@ -389,7 +392,7 @@ class TuituneApp(App[int]):
             self._call_user(event)
         if not self._changed:
             self._changed = True
-            self.set_timer(0.1, self._tell_of_change)
+            self.set_timer(_REDRAW_SECONDS, self._tell_of_change)
 
     def _call_user(self, event: Finished | Failed) -> None:
         """A run has ended: say so to someone who looks elsewhere, unless it ended before the app came."""
@@ -400,9 +403,13 @@ class TuituneApp(App[int]):
             attention.call(self, f"{name} {ending}")
 
     _changed = False
+    _spared = 0
 
     def _tell_of_change(self) -> None:
         self._changed = False
+        if len(self.history.steps) > self._spared + _SPARED_STEPS:
+            self._spared = len(self.history.steps)
+            gc.freeze()  # the garbage collector need not look at a long record again and again: it would stall keys
         if screen := self.step_screen:
             screen.post_message(self.RunChanged())
 

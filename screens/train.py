@@ -37,6 +37,11 @@ class TrainScreen(StepScreen):
             super().__init__()
             self.text = text
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn: dict[str, Content] = {}
+        self._state: tuple[object, ...] = ()
+
     def body(self) -> ComposeResult:
         yield Static(id="headline")
         with Horizontal(id="progress"):
@@ -72,9 +77,15 @@ class TrainScreen(StepScreen):
 
     def _draw_headline(self) -> None:
         app = self.tuitune
-        self.query_one("#headline", Static).update(
-            headline(app.history, app.run_shown, is_training=app.is_training, problem=app.run_problem)
+        self._put(
+            "headline", headline(app.history, app.run_shown, is_training=app.is_training, problem=app.run_problem)
         )
+
+    def _put(self, name: str, content: Content, *, layout: bool = False) -> None:
+        """Show the content in a Static, unless it shows it already; with `layout` where its size may change."""
+        if self._drawn.get(name) != content:
+            self._drawn[name] = content
+            self.query_one(f"#{name}", Static).update(content, layout=layout)
 
     def draw(self) -> None:
         """Show the history as it now is."""
@@ -83,24 +94,22 @@ class TrainScreen(StepScreen):
         bar = self.query_one(ProgressBar)
         bar.display = bool(history.total_steps)
         bar.update(total=history.total_steps or 1, progress=history.step)
-        self.query_one("#pace", Static).update(pace(history))
+        self._put("pace", pace(history))
         plot, listed = self.query_one(MetricPlot), self.query_one("#phases", Static)
         plot.display = bool(history.steps)
         listed.display = not plot.display
         if plot.display:
             plot.show(history)
         else:
-            listed.update(phases(history))
-        self.query_one("#numbers", Static).update(numbers(history), layout=False)
-        self.query_one("#messages-text", Static).update(messages(history))
-        self.query_one("#samples-text", Static).update(samples(history))
-        problem = history.ended.message if isinstance(history.ended, Failed) else app.run_problem
-        self.show_problem(problem)
-        self.refresh_bindings()
-
-    @on(MetricPlot.Resized)
-    def _resized(self) -> None:
-        self.draw()
+            self._put("phases", phases(history))
+        self._put("numbers", numbers(history))
+        self._put("messages-text", messages(history), layout=True)
+        self._put("samples-text", samples(history), layout=True)
+        state = (app.is_training, bool(history.steps), history.ended, app.run_problem)
+        if state != self._state:
+            self._state = state
+            self.show_problem(history.ended.message if isinstance(history.ended, Failed) else app.run_problem)
+            self.refresh_bindings()
 
     # --- actions ----------------------------------------------------------------------------------------------
 

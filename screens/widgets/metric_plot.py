@@ -1,18 +1,14 @@
 """The curves of a run: a metric over its steps, thinned to what the terminal can show."""
 
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from textual.app import ComposeResult
-from textual.content import Content
-from textual.events import Resize
-from textual.message import Message
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Static
-from textual_plot import HiResMode, PlotWidget
 
 from tuitune.events import Step
 from tuitune.history import History
@@ -85,75 +81,171 @@ class Curves:
         return self._row(_SMOOTHED)
 
     def _row(self, row: int) -> tuple[Floats, Floats]:
-        values = self._values[row, : self._length]
+        steps, values = self._values[0, : self._length], self._values[row, : self._length]
         finite = np.isfinite(values)
-        return self._values[0, : self._length][finite], values[finite]
+        return (steps, values) if finite.all() else (steps[finite], values[finite])
 
 
-def thinned(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats]:
-    """At most `points` of a curve: the lowest and the highest of each stretch, so that no spike is lost."""
-    if len(x) <= max(points, 4):
-        return x, y
-    stretches = list(pairwise(np.linspace(0, len(x), points // 2 + 1).astype(int)))
-    lowest = [start + int(np.argmin(y[start:stop])) for start, stop in stretches]
-    highest = [start + int(np.argmax(y[start:stop])) for start, stop in stretches]
-    kept = np.unique(np.array(lowest + highest))
-    return x[kept], y[kept]
+@dataclass(frozen=True)
+class Picture:
+    """A drawn plot: braille codes (rows × columns of cells, 0 where empty) of two curves, marks, and the axes' ends."""
+
+    faint: NDArray[np.int64]
+    line: NDArray[np.int64]
+    marks: frozenset[tuple[int, int]]
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+
+
+def draw(
+    faint: tuple[Floats, Floats], line: tuple[Floats, Floats], marks: tuple[Floats, Floats], columns: int, rows: int
+) -> Picture:
+    """The curves in `columns` × `rows` cells of 2 × 4 dots; of many points in one column of dots all between the
+    lowest and the highest is drawn, so that no spike is lost.
+    """
+    curves = (faint, line, marks)
+    x_range = _range([x[[0, -1]] for x, _ in curves if len(x)])
+    y_range = _range([np.array([y.min(), y.max()]) for _, y in curves if len(y)])
+    width, height = 2 * columns, 4 * rows
+
+    def across(x: Floats) -> Floats:
+        return (x - x_range[0]) / (x_range[1] - x_range[0]) * (width - 1)
+
+    def down(y: Floats) -> Floats:
+        return (y_range[1] - y) / (y_range[1] - y_range[0]) * (height - 1)
+
+    cells = {(int(y) // 4, int(x) // 2) for x, y in zip(across(marks[0]).round(), down(marks[1]).round(), strict=True)}
+    borders = x_range[0] + (np.arange(width) - 0.5) / (width - 1) * (x_range[1] - x_range[0])
+    codes = []
+    for x, y in (faint, line):
+        starts = np.unique(np.searchsorted(x, borders))
+        starts = starts[starts < len(x)]
+        if len(starts):
+            places = across(x[starts]).round().astype(int)
+            highest, lowest = np.maximum.reduceat(y, starts), np.minimum.reduceat(y, starts)
+            codes.append(_braille(places, down(highest), down(lowest), width, height))
+        else:
+            codes.append(np.zeros((rows, columns), dtype=np.int64))
+    return Picture(codes[0], codes[1], frozenset(cells), x_range, y_range)
+
+
+def _range(ends: list[Floats]) -> tuple[float, float]:
+    """From the lowest to the highest, with some room where they are the same."""
+    if not ends:
+        return 0.0, 1.0
+    low, high = float(min(each[0] for each in ends)), float(max(each[1] for each in ends))
+    return (low, high) if low < high else (low - 0.5, low + 0.5)
+
+
+_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
+
+
+def _braille(at: NDArray[np.int64], top: Floats, bottom: Floats, width: int, height: int) -> NDArray[np.int64]:
+    """A connected curve as braille codes of its cells, from its extent in each of the columns of dots `at`."""
+    dots = np.zeros((height, width), dtype=bool)
+    columns = np.arange(at[0], at[-1] + 1)
+    high, low = np.interp(columns, at, top).round(), np.interp(columns, at, bottom).round()
+    high[1:], low[1:] = np.minimum(high[1:], low[:-1]), np.maximum(low[1:], high[:-1])
+    rows = np.arange(height)[:, None]
+    dots[:, columns[0] : columns[-1] + 1] = (rows >= high) & (rows <= low)
+    cells = dots.reshape(height // 4, 4, width // 2, 2)
+    return np.asarray(np.einsum("rdcs,ds->rc", cells, _DOTS))
 
 
 class MetricPlot(Widget):
     """One metric of a history; showing a history that has grown is cheap."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"plot--line", "plot--faint", "plot--mark", "plot--axis", "plot--title"}
     DEFAULT_CSS = """
-    MetricPlot { layout: vertical; }
-    MetricPlot #legend-line { height: 1; padding: 0 1; }
-    MetricPlot PlotWidget { height: 1fr; }
-    MetricPlot PlotWidget > .plot--axis { color: $foreground 30%; }
-    MetricPlot PlotWidget > .plot--tick { color: $text-muted; text-style: none; }
+    MetricPlot > .plot--line { color: $primary; }
+    MetricPlot > .plot--faint { color: $foreground 35%; }
+    MetricPlot > .plot--mark { color: $warning; }
+    MetricPlot > .plot--axis { color: $foreground 60%; }
+    MetricPlot > .plot--title { text-style: bold; }
     """
-
-    class Resized(Message):
-        """The plot has another size and wants to be shown again."""
+    _LEFT = 8
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self.metric = METRICS[0]
         self._curves = Curves()
-
-    def compose(self) -> ComposeResult:
-        yield Static(id="legend-line")
-        yield PlotWidget(allow_pan_and_zoom=False)
-
-    def on_mount(self) -> None:
-        plot = self.query_one(PlotWidget)
-        plot.can_focus = False
-        plot.margin_top, plot.margin_bottom, plot.margin_left = 0, 1, 8
-
-    def on_resize(self, event: Resize) -> None:
-        self.post_message(self.Resized())
+        self._marks: tuple[Floats, Floats] = (np.empty(0), np.empty(0))
+        self._picture: Picture | None = None
 
     def show_next_metric(self) -> None:
         self.metric = METRICS[(METRICS.index(self.metric) + 1) % len(METRICS)]
 
     def show(self, history: History) -> None:
         self._curves.follow(history)
-        plot = self.query_one(PlotWidget)
-        plot.clear()
-        points = max(8, self.size.width * 2)
-        colours = self.app.theme_variables
-        line, faint, mark = colours["primary"], "bright_black", colours["warning"]
-        legend: list[str | tuple[str, str]] = [(self.metric.title, "bold")]
-        if self.metric.name == "loss":
-            plot.plot(*thinned(*self._curves.of("loss"), points), line_style=faint, hires_mode=HiResMode.BRAILLE)
-            plot.plot(*thinned(*self._curves.smoothed, points), line_style=line, hires_mode=HiResMode.BRAILLE)
-            legend += ["   ", ("━ smoothed", "$primary"), "   ", ("━ each step", "$foreground 50%")]
-            if held_out := [each for each in history.evaluations if np.isfinite(each.loss)]:
-                x = np.array([each.step for each in held_out], dtype=float)
-                y = np.array([each.loss for each in held_out], dtype=float)
-                plot.scatter(x, y, marker="◆", marker_style=mark)
-                legend += ["   ", ("◆ held-out rows", "$warning")]
+        held_out = [each for each in history.evaluations if np.isfinite(each.loss)]
+        self._marks = (
+            np.array([each.step for each in held_out], dtype=float),
+            np.array([each.loss for each in held_out], dtype=float),
+        )
+        self._picture = None
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._picture = None
+
+    def render_line(self, y: int) -> Strip:
+        width, height = self.size
+        columns, rows = width - self._LEFT - 1, height - 3
+        if columns < 4 or rows < 2:
+            return Strip.blank(width)
+        if self._picture is None or self._picture.line.shape != (rows, columns):
+            self._picture = self._draw(columns, rows)
+        if y == 0:
+            segments = self._title()
+        elif y <= rows:
+            segments = self._row(self._picture, y - 1, rows)
         else:
-            plot.plot(
-                *thinned(*self._curves.of(self.metric.name), points), line_style=line, hires_mode=HiResMode.BRAILLE
-            )
-        self.query_one("#legend-line", Static).update(Content.assemble(*legend), layout=False)
+            segments = [Segment(self._below(self._picture, y - rows - 1, columns), self._style("axis"))]
+        return Strip(segments).adjust_cell_length(width, self.rich_style)
+
+    def _draw(self, columns: int, rows: int) -> Picture:
+        nothing = (np.empty(0), np.empty(0))
+        if self.metric.name == "loss":
+            return draw(self._curves.of("loss"), self._curves.smoothed, self._marks, columns, rows)
+        return draw(nothing, self._curves.of(self.metric.name), nothing, columns, rows)
+
+    def _style(self, name: str) -> Style:
+        return self.get_component_rich_style(f"plot--{name}")
+
+    def _title(self) -> list[Segment]:
+        segments = [Segment(f" {self.metric.title}", self._style("title"))]
+        if self.metric.name == "loss":
+            segments.append(Segment("   ━ smoothed", self._style("line")))
+            segments.append(Segment("   ━ each step", self._style("faint")))
+            if len(self._marks[0]):
+                segments.append(Segment("   ◆ held-out rows", self._style("mark")))
+        return segments
+
+    def _row(self, picture: Picture, row: int, rows: int) -> list[Segment]:
+        low, high = picture.y_range
+        labelled = row % 4 == 0
+        label = f"{high - (high - low) * row / max(1, rows - 1):.3g}" if labelled else ""
+        segments = [Segment(f"{label:>{self._LEFT - 1}} {'┤' if labelled else '│'}", self._style("axis"))]
+        styles = {kind: self._style(kind) for kind in ("line", "faint", "mark")}
+        codes = np.where(picture.line[row] > 0, picture.line[row] | picture.faint[row], picture.faint[row])
+        text, kind = "", "faint"
+        for column, code in enumerate(codes):
+            marked = (row, column) in picture.marks
+            this = "mark" if marked else "line" if picture.line[row, column] else "faint" if code else kind
+            if this != kind:
+                segments.append(Segment(text, styles[kind]))
+                text, kind = "", this
+            text += "◆" if marked else chr(0x2800 + int(code)) if code else " "
+        segments.append(Segment(text, styles[kind]))
+        return segments
+
+    def _below(self, picture: Picture, line: int, columns: int) -> str:
+        if line == 0:
+            return " " * self._LEFT + "└" + "─" * columns
+        first, last = picture.x_range
+        left, right, middle = f"{first:,.0f}", f"{last:,.0f}", f"{(first + last) / 2:,.0f}"
+        inner = columns - len(left) - len(right)
+        return (
+            " " * (self._LEFT + 1) + left + (middle.center(inner) if inner > len(middle) + 2 else " " * inner) + right
+        )

@@ -1,0 +1,169 @@
+"""How the app behaves around its screens: leaving, a lost session, small terminals, what it keeps."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from screens.actions import available
+from screens.app import TuituneApp
+from screens.data import DataScreen
+from screens.home import HomeScreen
+from screens.lora import LoraScreen
+from screens.model import ModelScreen
+from screens.settings import Settings
+from screens.too_small import TooSmall
+from screens.train import TrainScreen
+from screens.widgets.step_bar import StepTab
+from tests.screens import histories
+from tests.screens.conftest import SIZE, screen_text, until
+from tuitune.errors import UnusableInput
+from tuitune.recipe import Recipe
+from tuitune.run import Run, all_runs
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No session is started."""
+    monkeypatch.setattr(TuituneApp, "_start", lambda self: self._set_state("ready"))
+
+
+async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_folder: Path) -> None:
+    train = recipe.train.model_copy(update={"max_steps": 500})
+    app = TuituneApp(recipe.model_copy(update={"train": train}), runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        app.start_run()
+        await app.show_step("train")
+        await until(pilot, lambda: len(app.history.steps) >= 2, what="two steps")
+        status = await app.call("status")
+        os.kill(status["pid"], signal.SIGKILL)
+        await until(pilot, lambda: "ended unexpectedly" in screen_text(pilot), what="the sentence")
+        assert "No checkpoint had been saved" in screen_text(pilot).replace("\n", " ")
+        await until(pilot, lambda: app.session_state == "ready", what="a new session")
+        assert (await app.call("status"))["pid"] != status["pid"]
+    assert all_runs(runs_folder)[0].status() == "interrupted"
+
+
+async def test_leaving_a_live_run_says_how_to_come_back(recipe: Recipe, runs_folder: Path, still: None) -> None:
+    app = TuituneApp(recipe, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        app.run_shown, app._live = Run(runs_folder / "pirate-7"), True
+        app.history = histories.of(histories.training())
+        await pilot.press("ctrl+q")
+        assert "tuitune attach pirate-7" in str(app._exit_renderables)
+    assert app.return_code == 0
+
+
+async def test_a_small_terminal_is_told_the_size_and_nothing_is_lost(
+    recipe: Recipe, runs_folder: Path, still: None
+) -> None:
+    app = TuituneApp(recipe, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.resize_terminal(60, 20)
+        await until(pilot, lambda: isinstance(app.screen, TooSmall), seconds=5)
+        assert "80×24" in screen_text(pilot) and "60×20" in screen_text(pilot)
+        await pilot.resize_terminal(100, 30)
+        await until(pilot, lambda: isinstance(app.screen, ModelScreen), seconds=5)
+        assert app.focused is not None and app.focused.id == "name"
+
+
+async def test_escape_leads_back_to_home(recipe: Recipe, runs_folder: Path, still: None) -> None:
+    app = TuituneApp(recipe, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("lora")
+        assert isinstance(app.screen, LoraScreen)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, DataScreen), seconds=5)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, ModelScreen), seconds=5)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen), seconds=5)
+
+
+async def test_steps_that_cannot_be_gone_to_say_why(recipe: Recipe, runs_folder: Path, still: None) -> None:
+    app = TuituneApp(recipe, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.click(app.screen.query(StepTab)[4])
+        await until(pilot, lambda: "nothing trained yet" in screen_text(pilot), seconds=5)
+        assert isinstance(app.screen, ModelScreen)
+
+
+@pytest.mark.parametrize("step", ["model", "data", "lora", "train"])
+async def test_every_action_of_a_screen_is_in_the_palette(
+    step: str, recipe: Recipe, runs_folder: Path, still: None
+) -> None:
+    app = TuituneApp(recipe, runs_folder=runs_folder)
+    async with app.run_test(size=(100, 60)) as pilot:
+        app.run_shown = Run(runs_folder / "x")
+        await app.show_step(step)  # type: ignore[arg-type]
+        await pilot.pause()
+        here = [action.label for action, _ in available(app.screen)]
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: all(label in screen_text(pilot) for label in here[:10]), seconds=10, what=str(here))
+
+
+async def test_wrong_settings_are_marked_where_they_stand(recipe: Recipe, runs_folder: Path, still: None) -> None:
+    app = TuituneApp(recipe, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("lora")
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: app.focused is not None and app.focused.parent is not None, seconds=5)
+        await pilot.pause(0.2)
+        await pilot.press("x")
+        await until(pilot, lambda: "lora.r is 'x'" in screen_text(pilot), seconds=5)
+        assert "✘" in screen_text(pilot)
+        with pytest.raises(UnusableInput, match=r"lora\.r"):
+            app.start_run()
+
+
+async def test_a_rolled_back_history_is_drawn_as_it_now_is(recipe: Recipe, runs_folder: Path, still: None) -> None:
+    from screens.widgets.metric_plot import Curves
+
+    history = histories.of(histories.training(20))
+    curves = Curves()
+    curves.follow(history)
+    resumed = history.steps[9]
+    history.add(resumed)
+    curves.follow(history)
+    steps, losses = curves.of("loss")
+    assert list(steps) == list(range(1, 11))
+    assert list(losses) == [step.loss for step in history.steps]
+    assert list(curves.smoothed[1]) == pytest.approx(history.smoothed_losses())
+
+
+async def test_the_dashboard_is_a_function_of_the_events(recipe: Recipe, runs_folder: Path, still: None) -> None:
+    async def drawn() -> str:
+        app = TuituneApp(recipe, runs_folder=runs_folder)
+        async with app.run_test(size=SIZE) as pilot:
+            app.run_shown = Run(runs_folder / "pirate-1")
+            app.history = histories.of(histories.finished())
+            await app.show_step("train")
+            await pilot.pause(0.2)
+            assert isinstance(app.screen, TrainScreen)
+            return screen_text(pilot)
+
+    assert await drawn() == await drawn()
+
+
+def test_settings_are_kept_and_nonsense_in_them_is_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "config" / "settings.json"
+    settings = Settings.load(file)
+    settings.theme, settings.folded = "colour-blind-safe", True
+    settings.save()
+    assert Settings.load(file) == settings
+    file.write_text('{"theme": 5, "folded": "yes", "ascii": true, "unknown": 1}')
+    assert Settings.load(file) == Settings(ascii=True)
+    file.write_text("[" * 100_000)
+    assert Settings.load(file) == Settings()
+
+
+async def test_a_chosen_theme_is_kept(recipe: Recipe, tmp_path: Path, still: None) -> None:
+    file = tmp_path / "settings.json"
+    app = TuituneApp(recipe, runs_folder=tmp_path, settings=Settings.load(file))
+    async with app.run_test(size=SIZE) as pilot:
+        app.theme = "colour-blind-safe"
+        await pilot.pause()
+        await asyncio.sleep(0)
+    assert Settings.load(file).theme == "colour-blind-safe"
