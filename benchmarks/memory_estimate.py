@@ -1,10 +1,12 @@
 """The memory estimate against what a GPU really held, over shapes, precisions, lengths, batches and ranks.
 
-    python -m benchmarks.memory_estimate [--folder DIR] [--shapes 1b 8b]
+    python -m benchmarks.memory_estimate [--folder DIR] [--shapes 1b 8b]    # measure, on an NVIDIA GPU with Unsloth
+    python -m benchmarks.memory_estimate --recorded                         # estimate again what was measured, anywhere
 
-Needs an NVIDIA GPU with Unsloth. Each configuration runs two whole optimizer steps on its longest batch; measured is
-what the process held on the card at the peak: the allocator's peak plus the CUDA context. Prints one line a
-configuration and writes benchmarks/results/memory_estimate.json.
+Each configuration runs two whole optimizer steps on its longest batch; measured is what the process held on the card
+at the peak: the allocator's peak plus the CUDA context. Prints one line a configuration and writes
+benchmarks/results/memory_estimate.json. `whole_runs` there are the peaks of whole runs, to which no constant of the
+estimate was fitted.
 """
 
 import argparse
@@ -17,11 +19,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shapes import make_model
+from benchmarks.shapes import SAMPLE_DATA, make_config, make_model
+from tuitune.estimate import Memory, memory_of, shape_of
 from tuitune.recipe import Recipe
 
-RESULTS = Path(__file__).parent / "results"
+RESULT = Path(__file__).parent / "results" / "memory_estimate.json"
 GIB = 2**30
+H200_BYTES = 140 * GIB
+Row = dict[str, Any]
 # (rank, [(rows, tokens a row, checkpointing, padding-free)])
 SETTINGS: dict[int, list[tuple[int, int, bool, bool]]] = {
     16: [
@@ -38,57 +43,83 @@ SETTINGS: dict[int, list[tuple[int, int, bool, bool]]] = {
 }
 
 
-def measure(model: Path, *, in_4bit: bool, rank: int) -> list[dict[str, Any]]:
+def recipe_of(row: Row, model: Path) -> Recipe:
+    """The recipe that a row of the results was measured with; `model` holds its config.json."""
+    return Recipe.from_data(
+        {
+            "model": {"name": str(model), "load_in_4bit": row["in_4bit"], "backend": "unsloth"},
+            "data": {"path": "unused.jsonl"},
+            "lora": {"r": row["rank"], "lora_alpha": row["rank"]},
+            "train": {
+                "per_device_train_batch_size": row["rows"],
+                "gradient_checkpointing": row["checkpointing"],
+                "padding_free": row["padding_free"],
+                "optim": row["optim"],
+            },
+        }
+    )
+
+
+def guess(row: Row, model: Path) -> Memory:
+    recipe = recipe_of(row, model)
+    return memory_of(recipe, shape_of(recipe), row["tokens"], backend="unsloth", card_bytes=H200_BYTES)
+
+
+def with_error(row: Row, guessed: Memory) -> Row:
+    """The row with today's estimate and its error, as a share of what was measured."""
+    error = guessed.total_bytes / (row["measured_gib"] * GIB) - 1
+    estimated = {"estimated_gib": round(guessed.total_bytes / GIB, 3), "error": round(error, 4)}
+    return {**row, **estimated, "parts_gib": {k: round(v / GIB, 3) for k, v in asdict(guessed).items()}}
+
+
+def measure(model: Path, *, in_4bit: bool, rank: int) -> list[Row]:
     """Load once, then run each setting of this rank."""
     import torch
 
-    from tuitune import estimate, hardware
+    from tuitune import hardware
     from tuitune.backends.unsloth import UnslothBackend
     from tuitune.batching import Padded, PaddingFree
 
     gc.collect()
     torch.cuda.empty_cache()
-    base: dict[str, Any] = {
-        "model": {"name": str(model), "load_in_4bit": in_4bit, "backend": "unsloth"},
-        "data": {"path": "unused.jsonl"},
-        "lora": {"r": rank, "lora_alpha": rank},
-    }
+    settings: list[Row] = [
+        {
+            "model": model.name,
+            "in_4bit": in_4bit,
+            "rank": rank,
+            "rows": rows,
+            "tokens": rows * length,
+            "checkpointing": checkpointing,
+            "padding_free": free,
+            "optim": "adamw_torch_fused",
+        }
+        for rows, length, checkpointing, free in SETTINGS[rank]
+    ]
     backend = UnslothBackend()
-    loaded = backend.load(Recipe.from_data(base))
+    loaded = backend.load(recipe_of(settings[0], model))
     backend.attach(loaded)
     trained = [p for p in loaded.model.parameters() if p.requires_grad]
     card = hardware.chosen_gpu()
     assert card is not None
     rng = random.Random(0)
     found = []
-    for rows, length, checkpointing, free in SETTINGS[rank]:
-        recipe = Recipe.from_data(
-            {
-                **base,
-                "train": {
-                    "per_device_train_batch_size": rows,
-                    "gradient_checkpointing": checkpointing,
-                    "padding_free": free,
-                },
-            }
-        )
-        shape = estimate.shape_of(recipe)
-        tokens = rows * length
-        guess = estimate.memory_of(recipe, shape, tokens, backend="unsloth", card_bytes=card.total_bytes)
-        if guess.total_bytes > 0.9 * card.total_bytes:
+    for row in settings:
+        guessed = guess(row, model)
+        if guessed.total_bytes > 0.9 * card.total_bytes:
             continue
-        loaded.gradient_checkpointing = checkpointing
+        loaded.gradient_checkpointing = row["checkpointing"]
         backend.for_training(loaded)
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        collate = PaddingFree(0) if free else Padded(0)
-        made = [[rng.randrange(10, 3000) for _ in range(length)] for _ in range(rows)]
+        collate = PaddingFree(0) if row["padding_free"] else Padded(0)
+        length = row["tokens"] // row["rows"]
+        made = [[rng.randrange(10, 3000) for _ in range(length)] for _ in range(row["rows"])]
         batch = {k: v.cuda() for k, v in collate([{"input_ids": ids, "labels": list(ids)} for ids in made]).items()}
         optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
         for _ in range(2):
             with torch.autocast("cuda", dtype=torch.bfloat16):
-                count = torch.tensor(tokens, device="cuda")
+                count = torch.tensor(row["tokens"], device="cuda")
                 loss = loaded.model(**batch, use_cache=False, num_items_in_batch=count).loss
             loss.backward()
             optimizer.step()
@@ -96,24 +127,9 @@ def measure(model: Path, *, in_4bit: bool, rank: int) -> list[dict[str, Any]]:
         torch.cuda.synchronize()
         sample = hardware.sample()
         context = (sample.gpu_process_bytes or 0) - torch.cuda.memory_reserved()
-        measured = torch.cuda.max_memory_reserved() + context
-        row = {
-            "model": model.name,
-            "in_4bit": in_4bit,
-            "rank": rank,
-            "rows": rows,
-            "length": length,
-            "checkpointing": checkpointing,
-            "padding_free": free,
-            "measured_gib": round(measured / GIB, 3),
-            "allocated_gib": round(torch.cuda.max_memory_allocated() / GIB, 3),
-            "context_gib": round(context / GIB, 3),
-            "estimated_gib": round(guess.total_bytes / GIB, 3),
-            "error": round(guess.total_bytes / measured - 1, 4),
-            "parts_gib": {k: round(v / GIB, 3) for k, v in asdict(guess).items()},
-        }
-        print(json.dumps(row), flush=True)
-        found.append(row)
+        measured = round((torch.cuda.max_memory_reserved() + context) / GIB, 3)
+        found.append(with_error({**row, "measured_gib": measured, "context_gib": round(context / GIB, 3)}, guessed))
+        print(json.dumps(found[-1]), flush=True)
         del optimizer, batch, loss
         for parameter in trained:
             parameter.grad = None
@@ -121,7 +137,21 @@ def measure(model: Path, *, in_4bit: bool, rank: int) -> list[dict[str, Any]]:
     return found
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+def recorded() -> dict[str, Any]:
+    """The results with every estimate made again, the measurements as they are."""
+    from transformers import AutoTokenizer
+
+    found: dict[str, Any] = json.loads(RESULT.read_text())
+    tokenizer = AutoTokenizer.from_pretrained(SAMPLE_DATA / "demo_model")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in {row["model"] for row in found["rows"] + found["whole_runs"]}:
+            make_config(name, tokenizer).save_pretrained(Path(folder) / name)
+        for part in ("rows", "whole_runs"):
+            found[part] = [with_error(row, guess(row, Path(folder) / row["model"])) for row in found[part]]
+    return found | summary(found["rows"]) | {"whole_runs_summary": summary(found["whole_runs"])}
+
+
+def summary(rows: list[Row]) -> dict[str, float]:
     """Mean absolute, largest absolute and lowest error, as shares of what was measured."""
     errors = [row["error"] for row in rows]
     return {
@@ -133,33 +163,35 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tuitune-speed")
     parser.add_argument("--shapes", nargs="+", default=["1b", "8b"])
+    parser.add_argument("--recorded", action="store_true", help="estimate again what was measured before")
     arguments = parser.parse_args()
+    found = recorded() if arguments.recorded else measured(arguments.folder, arguments.shapes)
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps({key: value for key, value in found.items() if not isinstance(value, list)}, indent=1))
+
+
+def measured(folder: Path, shapes: list[str]) -> dict[str, Any]:
     from tuitune.backends.environment import prepare_environment
 
     prepare_environment()
     import unsloth  # noqa: F401  (before transformers, which makes the models)
 
-    rows: list[dict[str, Any]] = []
-    for name in arguments.shapes:
-        model = make_model(name, arguments.folder / name)
+    rows: list[Row] = []
+    for name in shapes:
+        model = make_model(name, folder / name)
         for in_4bit in (True, False):
             for rank in SETTINGS:
                 rows += measure(model, in_4bit=in_4bit, rank=rank)
     import torch
 
-    found = {
-        "date": datetime.date.today().isoformat(),
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        **summary(rows),
-        "rows": rows,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "memory_estimate.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(summary(rows)))
+    # What whole runs held is kept: it comes from benchmarks.gpu_speed.
+    whole = {k: v for k, v in json.loads(RESULT.read_text()).items() if k.startswith("whole_runs")}
+    about = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+    return {"date": datetime.date.today().isoformat(), **about, **summary(rows), **whole, "rows": rows}
 
 
 if __name__ == "__main__":

@@ -25,23 +25,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 def make_model(shape: str, folder: Path) -> Path:
     """Write the model to `folder`, unless it is there already."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaForCausalLM
 
     if (folder / "config.json").is_file():
         return folder
     tokenizer = AutoTokenizer.from_pretrained(SAMPLE_DATA / "demo_model")
     tokenizer.model_max_length = 131072
     tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        **SHAPES[shape],
-        num_key_value_heads=8,
-        vocab_size=128256,
-        max_position_embeddings=131072,
-        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    config = make_config(shape, tokenizer)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -51,6 +42,22 @@ def make_model(shape: str, folder: Path) -> Path:
         torch.set_default_dtype(default)
     model.save_pretrained(folder)
     return folder
+
+
+def make_config(shape: str, tokenizer: Any) -> Any:
+    """The shape as a transformers config, with the tokenizer's special tokens."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        **SHAPES[shape],
+        num_key_value_heads=8,
+        vocab_size=128256,
+        max_position_embeddings=131072,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def make_chats(file: Path, count: int = 6000, seed: int = 0) -> Path:
