@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from textual.content import Content
 from textual.pilot import Pilot
+from textual.widgets import Input, TextArea
 
 from screens.app import ScreenName, TuituneApp
 from screens.chat import ChatScreen, Turn
 from screens.export import ExportScreen
 from screens.home import HomeScreen
 from screens.model import ModelScreen, _choices
+from screens.settings import Settings
 from screens.widgets.tokens import tokens_content
 from tests.screens import histories
 from tuitune.glance import Glance
@@ -48,7 +50,9 @@ def still(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> TuituneApp:
     recipe = Recipe.from_data(
         {"model": {"name": "unsloth/Llama-3.2-1B-Instruct"}, "data": {"path": "/data/pirate.jsonl", "max_length": 1024}}
     )
-    return TuituneApp(recipe, runs_folder=runs_folder)
+    monkeypatch.setattr(Input.cursor_blink, "_default", False)
+    monkeypatch.setattr(TextArea.cursor_blink, "_default", False)
+    return TuituneApp(recipe, runs_folder=runs_folder, settings=Settings(reduced_motion=True))
 
 
 def showing(step: ScreenName, history: History | None = None) -> Prepare:
