@@ -26,7 +26,7 @@ from screens.actions import ActionProvider, bind
 from screens.appearance import SAFE_DARK, SAFE_LIGHT, Ascii
 from screens.draft import Draft
 from screens.settings import Settings, settings_file
-from screens.steps import STEP_NAMES, StepName
+from screens.steps import StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import TuituneError, explain
 from tuitune.events import Event, Failed, Finished, Started
@@ -443,12 +443,22 @@ def watch_terminal(fileno: int) -> None:
     threading.Thread(target=watch, name="terminal", daemon=True).start()
 
 
-def run_app(recipe: "Recipe | None", recipe_file: Path | None, runs_folder: Path, attach: Run | None) -> int:
-    """Show the app until the user leaves it; the exit code of the command."""
+def run_app(
+    recipe: "Recipe | None",
+    runs_folder: Path,
+    attach: Run | None,
+    *,
+    ascii_only: bool = False,
+    reduced_motion: bool = False,
+) -> int:
+    """Show the app until the user leaves it; the exit code of the command.
+
+    `ascii_only` and `reduced_motion` add to what the user's settings say.
+    """
     watch_terminal(sys.stdin.fileno())
-    app = TuituneApp(recipe, runs_folder=runs_folder, attach=attach, settings=Settings.load(settings_file()))
+    settings = Settings.load(settings_file())
+    settings.ascii |= ascii_only
+    settings.reduced_motion |= reduced_motion
+    app = TuituneApp(recipe, runs_folder=runs_folder, attach=attach, settings=settings)
     result = app.run()
     return result if result is not None else app.return_code or 0
-
-
-__all__ = ["STEP_NAMES", "TuituneApp", "run_app"]

@@ -62,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
-        "demo": (_runs_option, _demo),
+        "demo": (_app_options, _demo),
         "run": (_run_arguments, _run),
         "inspect": (_inspect_arguments, _inspect),
         "audit": (_recipe_arguments, _audit),
@@ -80,7 +80,7 @@ def _dispatch(arguments: list[str]) -> int:
         return work(parser.parse_args(arguments[1:]))
     parser = _Parser(prog="tuitune", description=_OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="a recipe to start from (YAML)")
-    _runs_option(parser)
+    _app_options(parser)
     parser.add_argument("--version", action="version", version=f"tuitune {__version__}")
     return _app(parser.parse_args(arguments))
 
@@ -90,6 +90,12 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _runs_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, metavar="DIR", help="where runs are kept ($TUITUNE_RUNS, ~/tuitune-runs)")
+
+
+def _app_options(parser: argparse.ArgumentParser) -> None:
+    _runs_option(parser)
+    parser.add_argument("--ascii", action="store_true", help="draw the app with ASCII characters only")
+    parser.add_argument("--reduced-motion", action="store_true", help="animate nothing in the app")
 
 
 def _json_option(parser: argparse.ArgumentParser) -> None:
@@ -161,7 +167,7 @@ def _attach_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", nargs="?", metavar="RUN", help="a run's name or folder (default: the live or newest one)"
     )
-    _runs_option(parser)
+    _app_options(parser)
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
@@ -177,7 +183,13 @@ def _app(arguments: argparse.Namespace) -> int:
         raise UnusableInput("The app needs a terminal: use `tuitune run RECIPE` without one.")
     from screens.app import run_app
 
-    return run_app(recipe=recipe, recipe_file=arguments.recipe, runs_folder=_runs_folder(arguments), attach=None)
+    return run_app(
+        recipe=recipe,
+        runs_folder=_runs_folder(arguments),
+        attach=None,
+        ascii_only=arguments.ascii,
+        reduced_motion=arguments.reduced_motion,
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -296,7 +308,13 @@ def _attach(arguments: argparse.Namespace) -> int:
         return follow_run(run)
     from screens.app import run_app
 
-    return run_app(recipe=None, recipe_file=None, runs_folder=folder, attach=run)
+    return run_app(
+        recipe=None,
+        runs_folder=folder,
+        attach=run,
+        ascii_only=arguments.ascii,
+        reduced_motion=arguments.reduced_motion,
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
