@@ -109,6 +109,8 @@ class LoraSection(_Section):
     """Scale the adapter by lora_alpha / √r instead, which keeps high ranks learning (Kalajdzievski 2023)."""
     use_dora: bool = False
     """Train a magnitude beside the direction of each weight: slower, often better at low rank (Liu et al. 2024)."""
+    init_lora_weights: Literal[True, "loftq"] = True
+    """How the adapter begins: true changes nothing at first, loftq makes up for what 4-bit loses (Li et al. 2023)."""
     modules_to_save: list[str] = []
     """Layers trained whole beside the adapter, such as embed_tokens and lm_head for a new language."""
 

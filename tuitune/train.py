@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from tuitune import backends
 from tuitune.backends import LoadedModel
+from tuitune.backends.loftq import require_loftq
 from tuitune.chat import Sampling, reply
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import TuituneError
@@ -52,6 +53,7 @@ def check(recipe: Recipe) -> None:
     require_weights(recipe.model)
     open_dataset(recipe.data)
     load_config(recipe.model)
+    require_loftq(recipe)
 
 
 def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: int = 1) -> LoadedModel | None:

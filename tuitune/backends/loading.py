@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.recipe import Recipe
+from tuitune.model import is_folder
+from tuitune.recipe import ModelSection, Recipe
 from tuitune.text import one_line
 
 
@@ -67,6 +68,16 @@ def linear_names(model: Any) -> set[str]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not head
     }
+
+
+def weights_folder(model: ModelSection) -> Path:
+    """The folder that holds the model's safetensors files; for a Hub model it must have been downloaded before."""
+    if is_folder(model.name):
+        return Path(model.name)
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors*"]
+    return Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns, local_files_only=True))
 
 
 def require_adapter(folder: str) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from tuitune.backends import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
+from tuitune.backends.loftq import begin_with_loftq, require_loftq
 from tuitune.model import load_config, load_tokenizer, require_weights
 from tuitune.recipe import Recipe
 
@@ -35,7 +36,7 @@ class TransformersBackend:
                 use_safetensors=True,
                 trust_remote_code=False,
                 # A model saved in 4-bit is taken as it is; even None would hide its own configuration.
-                **({} if prequantized else _quantization(recipe)),
+                **({} if prequantized else quantization(recipe)),
             )
             freeze(model)
             checkpointing = uses_checkpointing(recipe, model.num_parameters())
@@ -57,9 +58,12 @@ class TransformersBackend:
         from peft import get_peft_model
 
         require_targets(loaded.model, loaded.recipe)
+        require_loftq(loaded.recipe)
         with explained(loaded.recipe, "attaching an adapter to"), torch.random.fork_rng():
             torch.manual_seed(loaded.recipe.train.seed)
             loaded.model = get_peft_model(loaded.model, lora_config(loaded.recipe))
+            if loaded.recipe.lora.init_lora_weights == "loftq":
+                begin_with_loftq(loaded)
 
     def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
         """Add the adapter saved in `folder`, frozen. Raises TuituneError, UnusableInput."""
@@ -131,7 +135,7 @@ def uses_checkpointing(recipe: Recipe, parameters: int) -> bool:
     return parameters >= _CHECKPOINTING_FROM_PARAMETERS if wanted == "auto" else wanted
 
 
-def _quantization(recipe: Recipe) -> dict[str, Any]:
+def quantization(recipe: Recipe) -> dict[str, Any]:
     """nf4 with double quantisation (Dettmers et al. 2023, QLoRA), LLM.int8 (2022), or nothing."""
     from transformers import BitsAndBytesConfig
 

@@ -6,6 +6,7 @@ from tuitune.backends import LoadedModel
 from tuitune.backends.attention import varlen_kernel
 from tuitune.backends.environment import prepare_environment
 from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
+from tuitune.backends.loftq import begin_with_loftq, require_loftq
 from tuitune.model import load_config, load_tokenizer, require_weights
 from tuitune.recipe import Recipe
 
@@ -61,6 +62,7 @@ class UnslothBackend:
         """Add the recipe's LoRA adapter, its first values drawn from the recipe's seed. Raises UnusableInput."""
         fast, lora = _fast_language_model(loaded.recipe), loaded.recipe.lora
         require_targets(loaded.model, loaded.recipe)
+        require_loftq(loaded.recipe)
         with explained(loaded.recipe, "attaching an adapter to"):
             loaded.model = fast.get_peft_model(
                 loaded.model,
@@ -76,6 +78,8 @@ class UnslothBackend:
                 random_state=loaded.recipe.train.seed,
                 max_seq_length=_context_tokens(loaded.recipe),
             )
+            if lora.init_lora_weights == "loftq":  # Unsloth's own would need the whole base in 16-bit
+                begin_with_loftq(loaded)
 
     def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
         """Add the adapter saved in `folder`, frozen. Raises TuituneError, UnusableInput."""

@@ -27,6 +27,22 @@ _USE = {
         tokenizer = AutoTokenizer.from_pretrained(".")
     """,
 }
+# An adapter that began with LoftQ belongs to the 4-bit weights.
+_IN_4BIT = """\
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+        in_4bit = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        base = AutoModelForCausalLM.from_pretrained({base!r}, quantization_config=in_4bit)
+        model = PeftModel.from_pretrained(base, ".")
+        tokenizer = AutoTokenizer.from_pretrained(".")
+"""
 _REPLY = """\
 
         messages = [{"role": "user", "content": "Hello!"}]
@@ -48,7 +64,8 @@ def model_card(run: Run, kind: str) -> str:
     }
     base = one_line(recipe.model.name)
     what = "A LoRA adapter for" if kind == "adapter" else "A merged 16-bit model, fine-tuned with LoRA from"
-    use = textwrap.dedent(_USE[kind]).format(base=recipe.model.name) + textwrap.dedent(_REPLY)
+    loftq = kind == "adapter" and recipe.lora.init_lora_weights == "loftq"
+    use = textwrap.dedent(_IN_4BIT if loftq else _USE[kind]).format(base=recipe.model.name) + textwrap.dedent(_REPLY)
     # JSON is YAML, and cannot be broken out of by what a name holds.
     return "\n".join(
         [

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tuitune.backends.loading import explained
+from tuitune.backends.loading import explained, weights_folder
+from tuitune.backends.loftq import base_in_4bit
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
 from tuitune.export.kinds import Cancelled
-from tuitune.model import is_folder, load_config
-from tuitune.recipe import ModelSection
+from tuitune.model import load_config
+from tuitune.recipe import ModelSection, Recipe
 from tuitune.run import Run
 from tuitune.text import one_line
 from tuitune.turns import end_of_turn_id
@@ -32,7 +33,7 @@ def merge(
     recipe = run.recipe()
     progress("Loading the base model in 16-bit")
     with explained(recipe, "loading the base model for the merge"), _quiet():
-        model, notices = _base(recipe.model)
+        model, notices = _base(recipe)
         tokenizer = AutoTokenizer.from_pretrained(run.adapter, trust_remote_code=False)
     _stop_if(cancelled)
     progress("Merging the adapter")
@@ -56,11 +57,15 @@ def merge(
     return notices
 
 
-def _base(model: ModelSection) -> tuple[Any, tuple[str, ...]]:
-    """The base model on the CPU in the 16-bit type of its config; bfloat16 where that is wider or not named."""
+def _base(recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
+    """The base model on the CPU in the 16-bit type of its config; bfloat16 where that is wider or not named.
+
+    For an adapter that began with LoftQ these are its 4-bit weights again, for which it makes up.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    model, in_4bit = recipe.model, base_in_4bit(recipe)
     config = load_config(model)
     dtype = torch.float16 if config.dtype == torch.float16 else torch.bfloat16
     base = AutoModelForCausalLM.from_pretrained(
@@ -70,12 +75,15 @@ def _base(model: ModelSection) -> tuple[Any, tuple[str, ...]]:
         device_map="cpu",
         use_safetensors=True,
         trust_remote_code=False,
+        **in_4bit,
     )
-    if getattr(config, "quantization_config", None) is None:
+    if not in_4bit and getattr(config, "quantization_config", None) is None:
         return base, ()
     base = base.dequantize().to(dtype)
     # What loading did to the quantised tensors, which saving would undo; there is nothing to undo any more.
     base.__dict__.pop("_weight_conversions", None)
+    if in_4bit:
+        return base, ()
     name = one_line(model.name, max_length=200)
     return base, (
         f"{name} is stored quantised, so its weights were dequantised before the merge; "
@@ -141,14 +149,11 @@ def _prove(folder: Path, before: dict[str, int], after: dict[str, int], base_key
 
 def _base_keys(model: ModelSection) -> set[str]:
     """Names of the weights in the base model's own files; what quantisation stored beside them is left out."""
-    from huggingface_hub import snapshot_download
-
-    folder = model.name
-    if not is_folder(model.name):
-        folder = snapshot_download(
-            model.name, revision=model.revision, allow_patterns=["*.safetensors*"], local_files_only=True
-        )
-    return {key for key in _stored_keys(Path(folder)) if not key.endswith(_QUANTISATION) and ".quant_state." not in key}
+    return {
+        key
+        for key in _stored_keys(weights_folder(model))
+        if not key.endswith(_QUANTISATION) and ".quant_state." not in key
+    }
 
 
 def _stored_keys(folder: Path) -> set[str]:

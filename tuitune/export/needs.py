@@ -9,6 +9,7 @@ from tuitune.errors import TuituneError
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import fingerprint, marked
 from tuitune.export.kinds import KINDS, Kind
+from tuitune.export.script import require_repeatable
 from tuitune.model import require_weights
 from tuitune.recipe import Recipe
 from tuitune.run import Run, default_runs_folder
@@ -52,6 +53,10 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
     if not Path(recipe.data.path).is_file():
         gone = f"The dataset {one_line(recipe.data.path)} is no longer there: put it back."
         found = [replace(each, ready=False, missing=gone) if each.kind == "script" else each for each in found]
+    try:
+        require_repeatable(recipe)
+    except TuituneError as error:
+        found = [replace(each, ready=False, missing=str(error)) if each.kind == "script" else each for each in found]
     return found
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from string import Template
 
+from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.run import Run
 from tuitune.text import safe_text
@@ -156,12 +157,21 @@ def write_script(run: Run, made: Path) -> None:
     from tuitune.model import load_tokenizer
 
     recipe = run.recipe()
+    require_repeatable(recipe)
     rows = prepare(recipe, load_tokenizer(recipe.model)).train
     made.mkdir()
     rows.to_parquet(str(made / "rows.parquet"))
     (made / "train.py").write_text(script(recipe, run.name), encoding="utf-8")
     (made / "requirements.txt").write_text(requirements(run))
     (made / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+
+
+def require_repeatable(recipe: Recipe) -> None:
+    """Refuse a run that the script could not repeat. Raises UnusableInput."""
+    if recipe.lora.init_lora_weights == "loftq":
+        raise UnusableInput(
+            "A script cannot repeat a run with lora.init_lora_weights: loftq; `tuitune run` with its recipe can."
+        )
 
 
 def script(recipe: Recipe, title: str) -> str:
