@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.chat_templates import give_template
-from tuitune.errors import TuituneError, UnusableInput
+from tuitune.errors import UnusableInput
+from tuitune.hub import explained, refusal
 from tuitune.recipe import ModelSection
 from tuitune.text import one_line
 
@@ -71,30 +72,23 @@ def _padding(tokenizer: Any) -> str:
 
 
 def _load(loader: Any, model: ModelSection, what: str) -> Any:
+    name = one_line(model.name, max_length=200)
+    problem = None
     if is_folder(model.name):
         _model_folder(model)
+    else:
+        problem = refusal(model.name, "model")
     try:
-        return loader.from_pretrained(model.name, revision=model.revision or "main", trust_remote_code=False)
+        return loader.from_pretrained(
+            model.name,
+            revision=model.revision or "main",
+            trust_remote_code=False,
+            local_files_only=problem is not None,  # what was downloaded before needs no Hub
+        )
     except Exception as error:  # transformers raises a dozen kinds for the same few causes
-        raise _explained(error, model, what) from error
-
-
-def _explained(error: Exception, model: ModelSection, what: str) -> TuituneError:
-    name = one_line(model.name, max_length=200)
-    if is_folder(model.name):
-        return UnusableInput(f"The {what} in {name} cannot be read ({one_line(error, max_length=200)}).")
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, GatedRepoError):
-            return UnusableInput(
-                f"{name} is gated: accept its licence on its Hub page, then run `hf auth login` with your access token."
-            )
-        if isinstance(chain, RepositoryNotFoundError):
-            return UnusableInput(f"The Hugging Face Hub has no model {name} that you may read: check the spelling.")
-        chain = chain.__cause__ or chain.__context__
-    return UnusableInput(
-        f"{name} is neither a folder here nor reachable on the Hugging Face Hub: "
-        "check the name and the connection, or give a model folder."
-    )
+        if is_folder(model.name):
+            raise UnusableInput(
+                f"The {what} in {name} cannot be read ({one_line(error, max_length=200)}): "
+                "give the folder of a whole model, or a Hugging Face Hub id."
+            ) from error
+        raise UnusableInput(explained(problem or error, model.name, "model", model.revision)) from error

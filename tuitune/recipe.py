@@ -57,6 +57,12 @@ class SourceSection(_Section):
     """How often each row is taken: 2 twice, 0.5 a seeded half of the rows."""
     columns: dict[str, str] | None = None
     """Role to column name, only where the format is not recognised."""
+    config: str | None = None
+    """Configuration of a Hub dataset."""
+    split: str = Field("train", min_length=1)
+    """Split of a Hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
 
 
 class DataSection(_Section):

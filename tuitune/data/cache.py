@@ -29,6 +29,11 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("tuitune")) / "tokenised"
 
 
+def hub_listing(*dataset: str) -> Path:
+    """Where the files of a Hub dataset are remembered, to be found without a connection."""
+    return cache_folder().with_name("hub") / f"{key_of(*dataset)}.json"
+
+
 @dataclass
 class Dropped:
     """Rows left out for one reason: how many, the first few row numbers (from 0), and the first one's own words."""

@@ -18,7 +18,7 @@ def columnar_records(container: "Container") -> "Iterator[Record]":
 
     command = [sys.executable, "-m", "tuitune.data.columnar", container.kind, str(container.path)]
     with subprocess.Popen(
-        [*command, container.compression or "", *container.options],
+        [*command, container.compression or ""],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -33,20 +33,12 @@ def columnar_records(container: "Container") -> "Iterator[Record]":
             code = child.wait()
             if code:
                 reason = one_line(said.splitlines()[-1], max_length=160) if said and code > 0 else "its reader crashed"
-                what = "Hub dataset" if container.kind == "hub" else f"{container.kind} file"
-                yield Record(None, f"the {what} cannot be read beyond here ({reason})")
+                yield Record(None, f"the {container.kind} file cannot be read beyond here ({reason})")
         finally:
             child.kill()
 
 
-def _write_rows(kind: str, path: str, compression: str, *options: str) -> None:
-    if kind == "hub":
-        import datasets
-
-        config, split, revision = options
-        loaded = datasets.load_dataset(path, config or None, split=split, revision=revision or None)
-        _write(loaded.data.to_batches(max_chunksize=256))
-        return
+def _write_rows(kind: str, path: str, compression: str) -> None:
     import pyarrow
     import pyarrow.ipc
     import pyarrow.parquet

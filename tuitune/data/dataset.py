@@ -8,7 +8,7 @@ from typing import Any
 
 from tuitune.data.files import Container, Record, look, records, stored_bytes
 from tuitune.data.formats import Format, read, recognise
-from tuitune.data.hub import hub_container
+from tuitune.data.hub import hub_files
 from tuitune.errors import UnusableInput
 from tuitune.recipe import HUB, DataSection
 from tuitune.template import THINKING, Conversation, Sample, UnusableRow
@@ -51,9 +51,10 @@ class Dataset:
         return one_line(self.path.name, max_length=120)
 
     @property
-    def identity(self) -> Path | None:
-        """The file whose content makes the rows; None where that is not one local file."""
-        return None if self.container.kind == "hub" else self.path
+    def identity(self) -> Path | list[Any]:
+        """What makes the rows: a file, or the commit and names of a Hub dataset's files."""
+        hub = self.container.hub
+        return self.path if hub is None else [hub.name, hub.commit, hub.files]
 
     def __len__(self) -> int:
         """Rows, usable or not; the first call reads through the file."""
@@ -65,6 +66,8 @@ class Dataset:
         """About how many rows there are, from the file's size and its first rows; None where that says nothing."""
         if self._length is not None:
             return self._length
+        if self.container.hub is not None:
+            return self.container.hub.rows
         if self.container.compression or self.container.kind not in ("jsonl", "json", "csv", "tsv"):
             return None
         return round(self.path.stat().st_size / self._mean_bytes) if self._mean_bytes else None
@@ -96,9 +99,17 @@ class Dataset:
             return Row(index, record.value, None, str(error))
 
 
+def container_of(data: DataSection) -> Container:
+    """The file or Hub dataset that holds the recipe's rows. Raises UnusableInput, saying what to do."""
+    if not data.path.startswith(HUB):
+        return look(Path(data.path))
+    found = hub_files(data)
+    return Container(Path(found.name), "hub", hub=found)
+
+
 def open_dataset(data: DataSection) -> Dataset:
     """The recipe's dataset. Raises UnusableInput, saying what to do, where no row of it can be read."""
-    container = hub_container(data) if data.path.startswith(HUB) else look(Path(data.path))
+    container = container_of(data)
     where = one_line(container.path.name, max_length=120)
     first = list(islice(records(container), LOOKED_AT))
     good = [record.value for record in first if record.value is not None]

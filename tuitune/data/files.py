@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tuitune.errors import UnusableInput
 from tuitune.text import one_line
+
+if TYPE_CHECKING:
+    from tuitune.data.hub import HubFiles
 
 Kind = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "hub"]
 Compression = Literal["gzip", "zstd"]
@@ -43,8 +46,8 @@ class Container:
     kind: Kind
     compression: Compression | None = None
     delimiter: str = ","
-    options: tuple[str, ...] = ()
-    """Of a Hub dataset: configuration, split, revision."""
+    hub: "HubFiles | None" = None
+    """Of a Hub dataset: the files that hold its rows."""
 
     @property
     def text(self) -> str:
@@ -165,7 +168,10 @@ def records(container: Container, *, start: int = 0, unread: bool = False) -> It
 
     A broken row is a record with an error; a broken file ends with one.
     """
-    if container.kind in ("parquet", "arrow", "hub"):
+    if container.hub is not None:
+        yield from islice(_hub(container.hub, unread=unread), start, None)
+        return
+    if container.kind in ("parquet", "arrow"):
         from tuitune.data.columnar import columnar_records
 
         yield from islice(columnar_records(container), start, None)
@@ -181,6 +187,13 @@ def records(container: Container, *, start: int = 0, unread: bool = False) -> It
         yield Record(None, f"the {container.compression} file is cut short here: fetch it again")
     except _BROKEN as error:
         yield Record(None, f"the file cannot be read beyond here ({one_line(error, max_length=120)})")
+
+
+def _hub(hub: "HubFiles", *, unread: bool) -> Iterator[Record]:
+    for name, path in zip(hub.files, hub.paths(), strict=True):
+        for record in records(look(path), unread=unread):
+            several = record.error is not None and len(hub.files) > 1
+            yield Record(None, f"{one_line(name, max_length=120)}: {record.error}") if several else record
 
 
 def _lines(stream: Any) -> Iterator[tuple[int, bytes | None]]:

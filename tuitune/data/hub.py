@@ -1,20 +1,110 @@
-"""Datasets of the Hugging Face Hub, which `datasets` downloads and a process of its own reads."""
+"""Datasets of the Hugging Face Hub: `datasets` says which files make a split, and they are read like any other file."""
 
+import json
 import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
-from tuitune.data.files import Container
+from tuitune.data.cache import hub_listing
 from tuitune.errors import UnusableInput
+from tuitune.hub import explained, refusal
 from tuitune.recipe import HUB, DataSection
 from tuitune.text import one_line
 
-_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+_ID = re.compile(r"(?!.*(--|\.\.))[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?", re.ASCII)
+_READABLE = ("json", "csv", "parquet", "arrow")
+"""Builders of `datasets` whose files hold one row after another."""
 
 
-def hub_container(data: DataSection) -> Container:
-    """The recipe's Hub dataset as something to read rows from. Raises UnusableInput for what is no dataset id."""
+@dataclass(frozen=True)
+class HubFiles:
+    """The files of one split at one commit. `rows` is their number where the dataset's page tells it."""
+
+    name: str
+    commit: str
+    files: tuple[str, ...]
+    rows: int | None
+
+    def paths(self) -> Iterator[Path]:
+        """Each file, downloaded when its turn comes. Raises UnusableInput where the Hub does not give it."""
+        for file in self.files:
+            yield _downloaded(self.name, self.commit, file)
+
+
+def hub_files(data: DataSection) -> HubFiles:
+    """The recipe's Hub dataset: its `config`, `split` and `revision`. Raises UnusableInput, saying what to do."""
     name = data.path.removeprefix(HUB)
     if not _ID.fullmatch(name):
         raise UnusableInput(f"{one_line(name, max_length=120)!r} is no Hub dataset id: write hub:owner/name.")
-    options = (data.config or "", data.split, data.revision or "")
-    return Container(Path(name), "hub", options=options)
+    return _list(name, data.config or "", data.split, data.revision or "")
+
+
+@cache
+def _downloaded(name: str, commit: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file, repo_type="dataset", revision=commit))
+    except Exception as error:  # httpx, huggingface_hub and the file system raise kinds of their own
+        raise UnusableInput(explained(error, name, "dataset", commit)) from error
+
+
+@cache
+def _list(name: str, config: str, split: str, revision: str) -> HubFiles:
+    """Asked once per process; the listing from last time where the Hub is not reached. Raises UnusableInput."""
+    remembered = hub_listing(name, config, split, revision)
+    if problem := refusal(name, "dataset"):
+        try:
+            kept = json.loads(remembered.read_text())
+            return HubFiles(**kept | {"files": tuple(kept["files"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            raise UnusableInput(explained(problem, name, "dataset", revision)) from None
+    try:
+        found = _ask(name, config, split, revision)
+    except UnusableInput:
+        raise
+    except Exception as error:  # datasets raises a kind for each of its libraries
+        raise UnusableInput(explained(error, name, "dataset", revision)) from error
+    try:
+        remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remembered.write_text(json.dumps(asdict(found)))
+    except OSError:
+        pass  # only to be found without a connection later
+    return found
+
+
+def _ask(name: str, config: str, split: str, revision: str) -> HubFiles:
+    import datasets
+
+    datasets.disable_progress_bars()
+    # `hf://` keeps `datasets` from taking a local folder, a builder or a script of this name for the dataset.
+    address = f"hf://datasets/{name}"
+    wanted = revision or None
+    shown = one_line(name, max_length=120)
+    try:
+        builder = datasets.load_dataset_builder(address, config or None, revision=wanted)
+    except ValueError as error:
+        if "config" not in str(error).lower():
+            raise
+        known = one_line(", ".join(datasets.get_dataset_config_names(address, revision=wanted)), max_length=300)
+        raise UnusableInput(f"Set data.config to one of the configurations of {shown}: {known}.") from None
+    kind = type(builder).__module__.rpartition(".")[2]
+    if kind not in _READABLE:
+        raise UnusableInput(
+            f"The files of {shown} are of the kind {kind}: only JSON, CSV, Parquet and Arrow files hold conversations; "
+            "convert them and give one as data.path."
+        )
+    splits = builder.config.data_files or {}
+    if split not in splits:
+        known = one_line(", ".join(map(str, splits)), max_length=300)
+        raise UnusableInput(f"{shown} has no split {one_line(split, max_length=80)}: set data.split to one of {known}.")
+    prefix = re.compile(rf"hf://datasets/{re.escape(name)}@([0-9a-f]+)/(.+)")
+    found = [prefix.fullmatch(str(file)) for file in splits[split]]
+    if not all(found) or len({match[1] for match in found if match}) != 1:
+        raise UnusableInput(f"{shown} takes files from elsewhere, which is not followed: give a file as data.path.")
+    matches = [match for match in found if match]
+    counted = builder.info.splits or {}
+    rows = counted[split].num_examples if split in counted else None
+    return HubFiles(name, matches[0][1], tuple(match[2] for match in matches), rows or None)

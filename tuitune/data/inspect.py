@@ -3,17 +3,15 @@
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
-from tuitune.data.dataset import open_dataset
-from tuitune.data.files import look, records
+from tuitune.data.dataset import container_of, open_dataset
+from tuitune.data.files import records
 from tuitune.data.formats import MAPPABLE
-from tuitune.data.hub import hub_container
 from tuitune.data.lengths import fitted
 from tuitune.masking import IGNORED, Masker, UnusableRow, token_texts
 from tuitune.model import load_tokenizer
-from tuitune.recipe import HUB, ModelSection, Recipe
+from tuitune.recipe import ModelSection, Recipe
 from tuitune.text import one_line
 
 _COUNTED_BYTES = 200 * 2**20
@@ -65,9 +63,8 @@ def summary(recipe: Recipe) -> dict[str, Any]:
     `rows` is an estimate where `rows_estimated` is true. Raises UnusableInput.
     """
     dataset = open_dataset(recipe.data)
-    local = dataset.identity is not None
-    size = dataset.path.stat().st_size if local else None
-    estimate = dataset.estimated_rows() if size is not None and size > _COUNTED_BYTES else None
+    size = None if dataset.container.hub else dataset.path.stat().st_size
+    estimate = dataset.estimated_rows() if size is None or size > _COUNTED_BYTES else None
     return {
         "file": str(dataset.path),
         "kind": dataset.container.text,
@@ -84,10 +81,8 @@ def columns(recipe: Recipe) -> dict[str, Any]:
     """`columns`: name to an example value, from the first rows as they stand in the file; `mappable`: what
     `data.columns` takes. For a format that was not recognised. Raises UnusableInput.
     """
-    data = recipe.data
-    container = hub_container(data) if data.path.startswith(HUB) else look(Path(data.path))
     examples: dict[str, str] = {}
-    for record in islice(records(container), 20):
+    for record in islice(records(container_of(recipe.data)), 20):
         for name, value in (record.value or {}).items():
             if not examples.get(name):
                 examples[name] = one_line(value if isinstance(value, str) else repr(value), max_length=200)

@@ -86,7 +86,7 @@ def prepare(
     masker = Masker(tokenizer, data.train_on, data.max_length)
     sources = [(data, data.weight)]
     for source in data.also:
-        update = {"path": source.path, "columns": source.columns}
+        update = source.model_dump(exclude={"weight"})
         sources.append((data.model_copy(update=update), source.weight))
     opened = [open_dataset(section) for section, _ in sources]
     made = [_tokenised(dataset, masker, data, progress, cancelled) for dataset in opened]
@@ -128,8 +128,7 @@ def _tokenised(
         data.over_length,
         dataset.format.name,
     )
-    keep = dataset.identity is not None
-    if keep and (found := cache.find(key)):
+    if found := cache.find(key):
         progress(len(found), len(found))
         return found
     writer = RowsWriter(key)
@@ -138,7 +137,7 @@ def _tokenised(
     except BaseException:
         writer.discard()
         raise
-    return writer.close(keep=keep and not cancelled())
+    return writer.close(keep=not cancelled())
 
 
 def _fill(

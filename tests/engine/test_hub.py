@@ -1,0 +1,201 @@
+"""Datasets and models of the Hugging Face Hub, from a Hub of folders on this machine, over real HTTP."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import DEMO
+from tests.engine.hub_server import Hub, commit, hub_server
+
+DATASET = "sea/shanties"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A dataset of two configurations, splits and revisions, and the demo model; both once more behind a gate."""
+    import pyarrow
+    import pyarrow.parquet
+
+    main, second = tmp_path / "main", tmp_path / "v2"
+    card = "---\nconfigs:\n{}---\nSongs.\n"
+    config = "- config_name: {}\n  data_files:\n  - split: train\n    path: {}\n  - split: test\n    path: {}\n"
+    for folder, words in ((main, "first"), (second, "second")):
+        (folder / "lines").mkdir(parents=True)
+        (folder / "table").mkdir()
+        (folder / "README.md").write_text(
+            card.format(
+                config.format("lines", "lines/train-*.jsonl", "lines/test.jsonl")
+                + config.format("table", "table/train.parquet", "table/test.parquet")
+            )
+        )
+        rows = [{"question": f"What is {n}?", "answer": f"The {words} {n}."} for n in range(30)]
+        write(folder / "lines" / "train-0.jsonl", rows[:12])
+        write(folder / "lines" / "train-1.jsonl", rows[12:20], "{broken")
+        write(folder / "lines" / "test.jsonl", [*rows[20:26], rows[0]])
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[:20]), folder / "table" / "train.parquet")
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[20:]), folder / "table" / "test.parquet")
+    with hub_server() as server:
+        server.repositories[f"datasets/{DATASET}"] = {"main": main, "v2": second}
+        server.repositories["datasets/sea/secret"] = {"main": main}
+        server.repositories["models/sea/demo"] = {"main": DEMO / "demo_model"}
+        server.repositories["models/sea/secret"] = {"main": DEMO / "demo_model"}
+        server.gated = {"datasets/sea/secret", "models/sea/secret"}
+        yield server
+
+
+def write(path: Path, rows: list[dict[str, Any]], *lines: str) -> None:
+    path.write_text("\n".join([*map(json.dumps, rows), *lines]) + "\n")
+
+
+COMMANDS = """
+import contextlib, io, json, sys
+from tuitune.cli import run_command
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run_command(arguments)
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+Command = tuple[str, dict[str, Any]]
+Tuitune = Callable[..., list["Done"]]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said."""
+
+    status: int
+    out: str
+    err: str
+
+    def answer(self) -> Any:
+        assert self.status == 0, self.err
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+    def refusal(self) -> str:
+        assert self.status == 2 and not self.out, self
+        sentence = self.err.splitlines()[-1]
+        assert sentence.startswith("tuitune: ") and sentence.endswith(".") and "Traceback" not in self.err
+        return sentence
+
+
+@pytest.fixture
+def tuitune(tmp_path: Path, hub: Hub) -> Tuitune:
+    """Command lines, one after another in a process that knows this Hub; `FILE` is a recipe with the given fields."""
+
+    def run(*commands: Command) -> list[Done]:
+        lines = []
+        for number, (line, fields) in enumerate(commands):
+            recipe = tmp_path / f"recipe{number}.json"
+            model = {"name": fields.pop("model", str(DEMO / "demo_model"))}
+            data = {"path": f"hub:{DATASET}", "config": "lines", **fields}
+            recipe.write_text(json.dumps({"model": model, "data": data}))
+            lines.append([str(recipe) if word == "FILE" else word for word in line.split()])
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment = clean | hub.environment(tmp_path / "hf") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        whole = [sys.executable, "-c", COMMANDS, json.dumps(lines)]
+        done = subprocess.run(whole, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return [Done(*json.loads(each)) for each in done.stdout.splitlines()]
+
+    return run
+
+
+def test_a_split_of_a_configuration_is_read_and_audited(tuitune: Tuitune, hub: Hub) -> None:
+    """From several files, and only those; a row of another commit says so."""
+    summary, audited, shown, mixed = tuitune(
+        ("inspect FILE --json", {}),
+        ("audit FILE --json", {"eval_split": "test"}),
+        ("inspect FILE --json --rows 3:4", {"config": "table", "revision": "v2"}),
+        ("audit FILE --json", {"also": [{"path": f"hub:{DATASET}", "config": "table", "split": "test", "weight": 2}]}),
+    )
+    found = summary.answer()
+    assert (found["kind"], found["format"], found["rows"]) == ("Hugging Face Hub", "columns", 21)
+    report = audited.answer()
+    assert (report["rows"], report["used"]) == (21, 20)
+    (dropped,) = report["dropped"].values()
+    assert dropped["examples"] == [20] and dropped["first"].startswith("lines/train-1.jsonl: line 9")
+    row = shown.answer()
+    assert "The second 3." in "".join(token["text"] for token in row["tokens"] if token["trained"])
+    assert mixed.answer()["trained_tokens"] > report["trained_tokens"]
+    first = commit(f"datasets/{DATASET}", "main")
+    downloaded = {path for path in hub.asked if "/lines/" in path}
+    assert downloaded == {
+        f"datasets/{DATASET}/resolve/{first}/lines/{name}.jsonl" for name in ("train-0", "train-1", "test")
+    }
+
+
+def test_what_is_not_there_or_may_not_be_read_is_refused_in_one_sentence(tuitune: Tuitune) -> None:
+    rows = "inspect FILE --rows 0:1"
+    expected: list[tuple[str, Command]] = [
+        (
+            "Set data.config to one of the configurations of sea/shanties: lines, table.",
+            ("inspect FILE", {"config": None}),
+        ),
+        (
+            "Set data.config to one of the configurations of sea/shanties: lines, table.",
+            ("inspect FILE", {"config": "x"}),
+        ),
+        ("has no split dev: set data.split to one of train, test.", ("inspect FILE", {"split": "dev"})),
+        ("has no revision v9: give a branch", ("inspect FILE", {"revision": "v9"})),
+        ("sea/secret is gated: accept its licence", ("inspect FILE", {"path": "hub:sea/secret"})),
+        ("has no dataset sea/nothing that you may read", ("inspect FILE", {"path": "hub:sea/nothing"})),
+        ("'../x' is no Hub dataset id", ("inspect FILE", {"path": "hub:../x"})),
+        ("sea/secret is gated: accept its licence", (rows, {"model": "sea/secret"})),
+        ("has no model sea/nothing that you may read", (rows, {"model": "sea/nothing"})),
+    ]
+    done = tuitune(*(command for _, command in expected))
+    for (sentence, _), each in zip(expected, done, strict=True):
+        assert sentence in each.refusal()
+
+
+def test_a_model_loads_by_its_hub_id_and_without_a_connection_from_its_copy(tuitune: Tuitune, hub: Hub) -> None:
+    """Config, tokenizer and weights: a run trains on them."""
+    rows = ("inspect FILE --json --rows 0:1", {"model": "sea/demo"})
+    estimate, run, shown = tuitune(
+        ("estimate FILE --json", {"model": "sea/demo"}),
+        ("run FILE --name one --set max_steps=1 --set max_new_tokens=4", {"model": "sea/demo"}),
+        rows,
+    )
+    assert estimate.answer()["total_parameters"] > 1_000_000
+    assert run.status == 0, run.err
+    assert "sea/demo/resolve/main/model.safetensors" in hub.asked
+    hub.endpoint, began = "http://127.0.0.1:9", time.monotonic()
+    again, model, dataset = tuitune(
+        ("inspect FILE --json --rows 0:1", {"model": "sea/demo"}),
+        ("inspect FILE --rows 0:1", {"model": "sea/other"}),
+        ("inspect FILE", {"path": "hub:sea/other"}),
+    )
+    assert again.answer() == shown.answer()
+    for each in (model, dataset):
+        assert "the Hugging Face Hub (http://127.0.0.1:9) cannot be reached: check the connection" in each.refusal()
+    assert time.monotonic() - began < 45  # the libraries alone would try for two minutes
+
+
+def test_a_dataset_cannot_take_over_the_machine(tuitune: Tuitune, hub: Hub, tmp_path: Path) -> None:
+    """No script is run, no folder of this name is read, and no file outside the repository is taken."""
+    local = tmp_path / "sea" / "script"
+    local.mkdir(parents=True)
+    write(local / "train.jsonl", [{"question": "a", "answer": "b"}])
+    for name in ("script", "elsewhere"):
+        hub.repositories[f"datasets/sea/{name}"] = {"main": tmp_path / name}
+        (tmp_path / name).mkdir()
+    (tmp_path / "script" / "script.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / "elsewhere" / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files: {local / 'train.jsonl'}\n---\n"
+    )
+    script, elsewhere = tuitune(
+        ("inspect FILE", {"path": "hub:sea/script", "config": None}),
+        ("inspect FILE", {"path": "hub:sea/elsewhere", "config": None}),
+    )
+    assert "scripts are no longer supported" in script.refusal()
+    assert "sea/elsewhere" in elsewhere.refusal()
+    assert not (tmp_path / "ran").exists()

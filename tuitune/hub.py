@@ -1,0 +1,80 @@
+"""Asks the Hugging Face Hub whether a repository can be read, and explains what it did not give."""
+
+import os
+from collections.abc import Iterator
+from typing import Literal
+
+from tuitune.text import one_line
+
+What = Literal["model", "dataset"]
+
+_TIMEOUT_SECONDS = 10
+
+
+def refusal(name: str, what: What) -> Exception | None:
+    """Why the Hub will not give this repository's files, None where it will; answered at once or within seconds.
+
+    The libraries find the same out by trying each file again and again, for most of a minute where no Hub is reached.
+    """
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
+
+    address = f"{constants.ENDPOINT}/api/{what}s/{name}/auth-check"
+    try:
+        hf_raise_for_status(get_session().get(address, headers=build_hf_headers(), timeout=_TIMEOUT_SECONDS))
+    except (RepositoryNotFoundError, OfflineModeIsEnabled, httpx.TransportError) as error:
+        return error
+    except Exception:  # a mirror that does not know this question: the files themselves will tell
+        return None
+    return None
+
+
+def explained(error: BaseException, name: str, what: What, revision: str | None) -> str:
+    """The sentence for an exception of huggingface_hub, or of a library that it went through."""
+    import httpx
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    shown = one_line(name, max_length=200)
+    causes = list(_causes(error))
+
+    def found(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if found(GatedRepoError):
+        return f"{shown} is gated: accept its licence on its Hub page, then run `hf auth login` with your access token."
+    if found(RepositoryNotFoundError):
+        return (
+            f"The Hugging Face Hub has no {what} {shown} that you may read: check the spelling, "
+            "or run `hf auth login` where it is private."
+        )
+    if found(RevisionNotFoundError):
+        section = "model" if what == "model" else "data"
+        wanted = one_line(revision or "main", max_length=120)
+        return f"{shown} has no revision {wanted}: give a branch, tag or commit of it in {section}.revision."
+    local = "a model folder" if what == "model" else "a dataset file"
+    if found(OfflineModeIsEnabled):
+        return f"{shown} is not downloaded here and HF_HUB_OFFLINE is set: unset it, or give {local}."
+    if found(httpx.TransportError, LocalEntryNotFoundError, ConnectionError):
+        endpoint = one_line(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", max_length=120)
+        return (
+            f"{shown} is not downloaded here and the Hugging Face Hub ({endpoint}) cannot be reached: "
+            f"check the connection, or give {local}."
+        )
+    lines = str(error).strip().splitlines()
+    reason = one_line(lines[0] if lines else type(error).__name__, max_length=200).rstrip(".")
+    return f"The {what} {shown} cannot be read from the Hugging Face Hub ({reason}): check its page, or give {local}."
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
