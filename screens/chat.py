@@ -40,15 +40,15 @@ class Turn:
     replies: dict[Who, str] = field(default_factory=dict)
 
 
-def messages_for(turns: list[Turn], who: Who, system: str) -> list[dict[str, str]]:
-    """The conversation as `who` knows it: its own replies, or the other's where it was not asked."""
+def messages_for(before: list[Turn], said: str, who: Who, system: str) -> list[dict[str, str]]:
+    """What `who` is asked now: the turns before with its own replies, or the other's where it was not asked."""
     messages = [{"role": "system", "content": system}] if system else []
-    for turn in turns:
+    for turn in before:
         messages.append({"role": "user", "content": turn.said})
         reply = turn.replies.get(who) or next(iter(turn.replies.values()), "")
         if reply:
             messages.append({"role": "assistant", "content": reply})
-    return messages
+    return [*messages, {"role": "user", "content": said}]
 
 
 def transcript(turns: list[Turn], run: str, system: str) -> str:
@@ -137,11 +137,11 @@ class ChatScreen(StepScreen):
         for who, view in views.items():
             view.border_title = who
             await row.mount(view)
-        asked = [*self.turns, turn]
+        before = list(self.turns)
         self.turns.append(turn)
         try:
             for who, view in views.items():
-                await self._answer(who, messages_for(asked, who, self.system), view, turn)
+                await self._answer(who, messages_for(before, said, who, self.system), view, turn)
         except TuituneError as error:
             self.show_problem(error)
         finally:
