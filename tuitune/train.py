@@ -84,7 +84,9 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
         return None
     _tell_about(prepared, emit)
     phase("model", "Loading the model" + (" in 4-bit" if recipe.model.load_in_4bit else ""))
-    loaded = backends.load(recipe, lambda text: emit(Notice(text=text)))
+    loaded = backends.load(
+        recipe, lambda text: emit(Notice(text=text)), lambda text, done, total: phase("model", text, done, total)
+    )
     loaded.thinks = prepared.dataset.brings_thinking()
     backend = loaded.backend
     phase("adapter", "Adding the LoRA adapter")

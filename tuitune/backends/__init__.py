@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tuitune.backends.environment import unsloth_is_usable
+from tuitune.backends.progress import Progress, download, weights_loading
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 
@@ -63,7 +64,9 @@ def choose(recipe: Recipe) -> Backend:
     return TransformersBackend()
 
 
-def load(recipe: Recipe, tell: Callable[[str], None]) -> LoadedModel:
+def load(
+    recipe: Recipe, tell: Callable[[str], None], progress: Progress = lambda text, done, total: None
+) -> LoadedModel:
     """The base model through the recipe's backend; `tell` gets a sentence where transformers has to stand in.
 
     That is where the choice was left to tuitune and Unsloth refuses the model. Raises TuituneError.
@@ -72,12 +75,15 @@ def load(recipe: Recipe, tell: Callable[[str], None]) -> LoadedModel:
     from tuitune.backends.transformers import TransformersBackend
 
     backend = choose(recipe)
+    download(recipe.model, progress)
     try:
-        return backend.load(recipe)
+        with weights_loading(progress):
+            return backend.load(recipe)
     except (MemoryRanOut, UnusableInput):
         raise
     except TuituneError as error:
         if backend.name != "unsloth" or recipe.model.backend != "auto":
             raise
         tell(f"Unsloth does not take this model, so transformers trains it, more slowly. {error}")
-        return TransformersBackend().load(recipe)
+        with weights_loading(progress):
+            return TransformersBackend().load(recipe)
