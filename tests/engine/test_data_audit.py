@@ -68,6 +68,43 @@ def test_each_problem_is_found_in_its_row(tmp_path: Path) -> None:
     assert sum(entry["count"] for entry in report.dropped.values()) == 2
 
 
+def test_fields_of_turns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    weighted = chat("Hi", "Ahoy")
+    weighted["messages"][1]["weight"] = 0
+    assert found(audit(recipe(tmp_path / "rows.jsonl", [weighted, chat("Bye", "Fare well")]))) == {
+        "unused field weight": [0]
+    }
+
+
+def test_a_mix_is_audited_whole(tmp_path: Path) -> None:
+    """Each dataset's counts and share; rows of further ones are told apart from the first's."""
+    (tmp_path / "other.jsonl").write_text(
+        "".join(json.dumps({"q": f"Ask {n}", "a": f"Say {n}"}) + "\n" for n in (1, 100, 101)) + "{broken\n"
+    )
+    (tmp_path / "eval.jsonl").write_text(
+        "".join(json.dumps(chat(*each)) + "\n" for each in (("Ask 2", "Say 2"), ("Ask 101", "Sing"), ("New?", "Yes.")))
+    )
+    extra = {"path": str(tmp_path / "other.jsonl"), "weight": 3, "columns": {"user": "q", "assistant": "a"}}
+    rows = [chat(f"Ask {n}", f"Say {n}") for n in range(9)]
+    chosen = recipe(tmp_path / "rows.jsonl", rows, also=[extra], eval_path=str(tmp_path / "eval.jsonl"))
+    report = audit(chosen)
+    assert [(each.name, each.rows, each.used, each.dropped) for each in report.sources] == [
+        ("rows.jsonl", 9, 9, 0),
+        ("other.jsonl", 4, 3, 1),
+    ]
+    assert (report.rows, report.used) == (13, 12)
+    assert sum(each.trained_tokens for each in report.sources) == report.trained_tokens
+    assert sum(each.share for each in report.sources) == pytest.approx(1)
+    assert report.sources[1].share == pytest.approx(0.5, abs=0.1)
+    (dropped,) = report.dropped.values()
+    assert (dropped["examples"], dropped["elsewhere"]) == ([], {"other.jsonl": [3]})
+    elsewhere = {finding.name: finding.elsewhere for finding in report.findings}
+    assert elsewhere["duplicate"] == {"other.jsonl": [0]}
+    assert elsewhere["in evaluation"] == {"eval.jsonl": [0]}
+    assert elsewhere["leak to evaluation"] == {"eval.jsonl": [1]}
+    assert "other.jsonl: 3 of 4 rows" in report.as_text() and "(other.jsonl: rows 0)" in report.as_text()
+
+
 def test_clean_data_has_no_findings(tmp_path: Path) -> None:
     rows = [chat(f"How much is {n} and {m}?", f"{n} and {m} are {n + m}.") for n in range(10) for m in range(10)]
     report = audit(recipe(tmp_path / "rows.jsonl", rows))
@@ -204,7 +241,7 @@ def test_a_tokenizer_without_a_template_gets_the_named_one(tmp_path: Path) -> No
 def test_a_hub_dataset_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
     chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy")])
     data = chosen.data.model_copy(update={"path": "hub:nobody/nothing"})
-    with pytest.raises(UnusableInput, match=r"nothing \(Hugging Face Hub\) has no readable row: .*Hub dataset cannot"):
+    with pytest.raises(UnusableInput, match="nobody/nothing is not downloaded here and HF_HUB_OFFLINE is set"):
         prepare(chosen.model_copy(update={"data": data}), load_tokenizer(chosen.model))
 
 

@@ -35,6 +35,12 @@ _PAIRS = (
 )
 
 
+TURN_FIELDS = frozenset(("role", "from", "content", "value", "tool_calls", "tool_call_id", "name", *REASONING_FIELDS))
+"""What is read of a turn."""
+TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected")
+"""Roles of the columns that may hold turns."""
+
+
 @dataclass(frozen=True)
 class Format:
     """How the rows write conversations. `reason` is a sentence; `columns` maps roles to the columns they come from."""

@@ -28,20 +28,28 @@ Progress = Callable[[int, int | None], None]
 _PLACE = re.compile(r"\b(line|element|row|turn|message) \d+(?:, column \d+| at column \d+)?")
 
 
+@dataclass(frozen=True)
+class Source:
+    """One of the recipe's datasets: its rows before some were `held` out (row numbers), and how often each is taken."""
+
+    dataset: Dataset
+    rows: Rows
+    held: list[int]
+    weight: float = 1.0
+
+
 @dataclass
 class Prepared:
     """Tokenised rows with columns `input_ids` and `labels`, and what became of every row."""
 
-    dataset: Dataset
-    """The recipe's first dataset."""
-    rows: Rows
-    """Its rows, before some were held out."""
+    sources: list[Source]
+    """The recipe's datasets: data.path, then data.also."""
     train: Any
     """datasets.Dataset, memory-mapped"""
     eval: Any
     """datasets.Dataset of the held-out rows, or None."""
-    eval_rows: list[int]
-    """Row numbers, in the first dataset, of the rows held out from it."""
+    eval_source: Source | None
+    """data.eval_path or data.eval_split, its rows that are also in the training data included."""
     dropped: dict[str, Dropped]
     """Reason to rows left out; reasons from further datasets begin with the file's name."""
     tokens: int
@@ -51,6 +59,21 @@ class Prepared:
     """Rows cut at max_length."""
     longest: int
     """Tokens of the longest row, after cutting."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The recipe's first dataset."""
+        return self.sources[0].dataset
+
+    @property
+    def rows(self) -> Rows:
+        """The first dataset's rows, before some were held out."""
+        return self.sources[0].rows
+
+    @property
+    def eval_rows(self) -> list[int]:
+        """Row numbers, in the first dataset, of the rows held out from it."""
+        return self.sources[0].held
 
     def prompts(self, count: int) -> list[Conversation]:
         """The first `count` different prompts, up to each row's first reply: of held-out rows, else of the data."""
@@ -101,14 +124,17 @@ def prepare(
         for place, (rows, out, (_, weight)) in enumerate(zip(made, held, sources, strict=True))
     ]
     evaluation = _selected(made, held) if any(map(len, held)) else None
+    eval_source = None
     if data.eval_path is not None or data.eval_split is not None:
-        evaluation = _eval_file(data, masker, made, progress, cancelled)
+        eval_source, evaluation = _eval_file(data, masker, made, progress, cancelled)
     return Prepared(
-        dataset=opened[0],
-        rows=made[0],
+        sources=[
+            Source(dataset, rows, sorted({rows.numbers[place] for place in out.tolist()}), weight)
+            for dataset, rows, out, (_, weight) in zip(opened, made, held, sources, strict=True)
+        ],
         train=_selected(made, kept),
         eval=evaluation,
-        eval_rows=sorted({made[0].numbers[place] for place in held[0].tolist()}),
+        eval_source=eval_source,
         dropped=dropped,
         tokens=sum(_total(rows.lengths, places) for rows, places in zip(made, kept, strict=True)),
         trained_tokens=sum(_total(rows.trained, places) for rows, places in zip(made, kept, strict=True)),
@@ -285,8 +311,8 @@ def _chosen(dataset: Any, places: Any) -> Any:
 
 def _eval_file(
     data: DataSection, masker: Masker, made: list[Rows], progress: Progress, cancelled: Callable[[], bool]
-) -> Any:
-    """The rows of data.eval_path or data.eval_split not trained on. Raises UnusableInput where none is left."""
+) -> tuple[Source, Any]:
+    """The recipe's evaluation dataset, and its rows that are not trained on. Raises UnusableInput without any."""
     update = {"path": data.eval_path or data.path, "split": data.eval_split or data.split}
     dataset = open_dataset(data.model_copy(update=update))
     rows = _tokenised(dataset, masker, data, progress, cancelled)
@@ -297,4 +323,4 @@ def _eval_file(
             f"{dataset.name} (for evaluation) leaves no row to measure on: {len(rows)} of its rows are also in the "
             f"training data and {sum(entry.count for entry in rows.dropped.values())} cannot be used."
         )
-    return rows.dataset().select(kept)
+    return Source(dataset, rows, []), rows.dataset().select(kept)
