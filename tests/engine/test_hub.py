@@ -159,15 +159,12 @@ def test_what_is_not_there_or_may_not_be_read_is_refused_in_one_sentence(tuitune
 
 def test_a_model_loads_by_its_hub_id_and_without_a_connection_from_its_copy(tuitune: Tuitune, hub: Hub) -> None:
     """Config, tokenizer and weights: a run trains on them."""
-    rows = ("inspect FILE --json --rows 0:1", {"model": "sea/demo"})
-    estimate, run, shown = tuitune(
-        ("estimate FILE --json", {"model": "sea/demo"}),
+    run, shown = tuitune(
         ("run FILE --name one --set max_steps=1 --set max_new_tokens=4", {"model": "sea/demo"}),
-        rows,
+        ("inspect FILE --json --rows 0:1", {"model": "sea/demo"}),
     )
-    assert estimate.answer()["total_parameters"] > 1_000_000
     assert run.status == 0, run.err
-    assert "sea/demo/resolve/main/model.safetensors" in hub.asked
+    assert any(path.startswith("sea/demo/") and path.endswith("/model.safetensors") for path in hub.asked)
     hub.endpoint, began = "http://127.0.0.1:9", time.monotonic()
     again, model, dataset = tuitune(
         ("inspect FILE --json --rows 0:1", {"model": "sea/demo"}),
