@@ -218,13 +218,14 @@ class DataScreen(StepScreen):
         for number, (text, count, examples) in enumerate(lines):
             self._examples[f"finding-{number}"] = list(examples)
             line = Content.assemble(
-                ("! ", "$text-warning"), (f"{count:,} rows ", "bold"), one_line(text, max_length=300)
+                ("! ", "$text-warning"), (f"{count:,} row{'s' * (count != 1)} ", "bold"), one_line(text, max_length=300)
             )
             listed.add_option(Option(line, id=f"finding-{number}"))
         if not lines:
             listed.add_option(Option(Content.styled("✔ Nothing was found.", "$text-success"), disabled=True))
         self.query_one("#views", ContentSwitcher).current = "audit"
         listed.border_title = "Enter shows such a row" if lines else ""
+        listed.highlighted = 0 if lines else None
         listed.focus()
 
     @on(OptionList.OptionSelected, "#findings")

@@ -49,6 +49,15 @@ async def until(pilot: Pilot[int], holds: Callable[[], bool], *, seconds: float 
     await pilot.pause()
 
 
+async def settled(pilot: Pilot[int]) -> None:
+    """Wait until the screen has stopped changing: looked at five times, a tenth of a second apart, it is the same."""
+    shown, same = "", 0
+    while same < 4:
+        await pilot.pause(0.1)
+        now = screen_text(pilot)
+        shown, same = now, same + 1 if now == shown else 0
+
+
 def screen_text(pilot: Pilot[int]) -> str:
     """What the screen shows, as lines of text."""
     app = pilot.app

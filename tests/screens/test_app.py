@@ -18,7 +18,7 @@ from screens.too_small import TooSmall
 from screens.train import TrainScreen
 from screens.widgets.step_bar import StepTab
 from tests.screens import histories
-from tests.screens.conftest import SIZE, screen_text, until
+from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.run import Run, all_runs
@@ -110,7 +110,7 @@ async def test_wrong_settings_are_marked_where_they_stand(recipe: Recipe, runs_f
         await app.show_step("lora")
         await pilot.press("ctrl+t")
         await until(pilot, lambda: app.focused is not None and app.focused.parent is not None, seconds=5)
-        await pilot.pause(0.2)
+        await settled(pilot)
         await pilot.press("x")
         await until(pilot, lambda: "lora.r is 'x'" in screen_text(pilot), seconds=5)
         assert "✘" in screen_text(pilot)
@@ -140,7 +140,7 @@ async def test_the_dashboard_is_a_function_of_the_events(recipe: Recipe, runs_fo
             app.run_shown = Run(runs_folder / "pirate-1")
             app.history = histories.of(histories.finished())
             await app.show_step("train")
-            await pilot.pause(0.2)
+            await settled(pilot)
             assert isinstance(app.screen, TrainScreen)
             return screen_text(pilot)
 

@@ -9,7 +9,7 @@ import pytest
 from screens.app import TuituneApp
 from screens.chat import ChatScreen, Turn, messages_for, transcript
 from tests.screens import histories
-from tests.screens.conftest import SIZE, screen_text, until
+from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune.recipe import Recipe
 from tuitune.run import Run
 
@@ -57,7 +57,7 @@ async def test_side_by_side_neither_sees_the_others_reply(talking: TuituneApp, a
         await until(pilot, lambda: bool(chat.turns) and len(chat.turns[0].replies) == 2, seconds=10)
         assert [each["adapter"] for each in asked] == [True, False]
         assert [each["messages"] for each in asked] == [[{"role": "user", "content": "Hi"}]] * 2
-        await pilot.pause(0.3)
+        await settled(pilot)
         assert "adapter!" in screen_text(pilot) and "base." in screen_text(pilot)
 
 
@@ -67,14 +67,14 @@ async def test_sampling_settings_reach_the_session_and_wrong_ones_are_marked(
     async with talking.run_test(size=(100, 40)) as pilot:
         await talking.show_step("chat")
         await pilot.press("ctrl+o")
-        await pilot.pause(0.2)
+        await settled(pilot)
         await pilot.press("home", "shift+end", *"0.7")
         await pilot.press("escape")
         await pilot.press(*"Hi", "enter")
         await until(pilot, lambda: bool(asked), seconds=10)
         assert asked[0]["sampling"] == {"temperature": 0.7}
         await pilot.press("ctrl+o")
-        await pilot.pause(0.2)
+        await settled(pilot)
         await pilot.press("home", "shift+end", *"hot")
         await until(pilot, lambda: "temperature is 'hot'" in screen_text(pilot), seconds=5)
 
@@ -87,7 +87,7 @@ async def test_the_transcript_is_saved_with_the_run(talking: TuituneApp, asked: 
         assert isinstance(chat, ChatScreen)
         await until(pilot, lambda: bool(chat.turns) and not chat.replying, seconds=10)
         await pilot.press("ctrl+s")
-        await pilot.pause(0.2)
+        await settled(pilot)
     assert talking.run_shown is not None
     (saved,) = (talking.run_shown.folder / "chats").glob("*.md")
     assert "**You**\n\nHi" in saved.read_text() and "**Adapter**\n\nadapter!" in saved.read_text()

@@ -18,6 +18,7 @@ from screens.model import ModelScreen, _choices
 from screens.settings import Settings
 from screens.widgets.tokens import tokens_content
 from tests.screens import histories
+from tests.screens.conftest import settled
 from tuitune.glance import Glance
 from tuitune.hardware import Gpu
 from tuitune.history import History
@@ -65,7 +66,7 @@ def showing(step: ScreenName, history: History | None = None) -> Prepare:
             app.history, app._live = history, True
             app.run_shown = Run(Path("/runs/pirate-1"))
         await app.switch_screen(app._screen(step))
-        await pilot.pause(0.3)
+        await settled(pilot)
 
     return prepare
 
@@ -81,7 +82,7 @@ def test_dashboard_curves(still: TuituneApp, snap_compare: Any) -> None:
     async def next_curve_and_replies(pilot: Pilot[int]) -> None:
         await showing("train", histories.of(histories.finished()))(pilot)
         await pilot.press("m", "m", "l")
-        await pilot.pause(0.2)
+        await settled(pilot)
 
     assert snap_compare(still, terminal_size=(80, 24), run_before=next_curve_and_replies)
 
@@ -98,7 +99,7 @@ def test_model(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monk
         assert isinstance(screen, ModelScreen)
         choices = list(_choices(still.draft.recipe(), CARD))
         screen.post_message(ModelScreen.Listed(choices, CARD.name, CARD.free_bytes))
-        await pilot.pause(0.2)
+        await settled(pilot)
 
     assert snap_compare(still, terminal_size=size, run_before=listed)
 
@@ -120,7 +121,7 @@ def test_home(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monke
         machine = Content("GPU 0  NVIDIA RTX 4090 · 23.0 GiB of 24.0 GiB free · driver 580.95")
         pilot.app.screen.post_message(HomeScreen.Looked(machine, runs))
         pilot.app.screen.post_message(HomeScreen.Examined([Content("! Disk: 12 GiB free. Make room.")]))
-        await pilot.pause(0.2)
+        await settled(pilot)
 
     assert snap_compare(still, terminal_size=size, run_before=looked)
 
@@ -131,7 +132,7 @@ def test_settings(view: str, size: tuple[int, int], still: TuituneApp, snap_comp
         await showing("lora")(pilot)
         if view == "fields":
             await pilot.press("ctrl+t")
-        await pilot.pause(0.3)
+        await settled(pilot)
 
     assert snap_compare(still, terminal_size=size, run_before=switched)
 
@@ -157,7 +158,7 @@ def test_chat(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monke
         await pilot.press("ctrl+b", "ctrl+b")
         screen.reply_to("What is the capital of France?")
         await pilot.app.workers.wait_for_complete(list(screen.workers))
-        await pilot.pause(0.4)
+        await settled(pilot)
         assert screen.turns == [Turn("What is the capital of France?", dict(said))]  # type: ignore[arg-type]
 
     assert snap_compare(still, terminal_size=size, run_before=talked)
@@ -195,7 +196,7 @@ def test_export(size: tuple[int, int], still: TuituneApp, snap_compare: Any, mon
         screen = pilot.app.screen
         assert isinstance(screen, ExportScreen)
         await pilot.press("enter")
-        await pilot.pause(0.4)
+        await settled(pilot)
 
     assert snap_compare(still, terminal_size=size, run_before=exported)
 

@@ -1,0 +1,68 @@
+"""The data screen against a real session: rows and masks, unknown columns, and the audit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from screens.app import TuituneApp
+from screens.columns import ColumnsScreen
+from screens.data import DataScreen, lengths
+from tests.screens.conftest import SIZE, screen_text, until
+from tuitune.recipe import Recipe
+
+
+@pytest.fixture
+def unknown(tmp_path: Path) -> Path:
+    """A dataset whose columns say nothing of themselves; its second row repeats its first."""
+    rows = [{"frage": f"What is {n}?", "antwort": f"It is {n}."} for n in (1, 1, *range(2, 40))]
+    file = tmp_path / "unknown.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return file
+
+
+async def test_columns_are_mapped_rows_browsed_and_findings_lead_to_rows(
+    recipe: Recipe, unknown: Path, runs_folder: Path
+) -> None:
+    data = recipe.data.model_copy(update={"path": str(unknown)})
+    app = TuituneApp(recipe.model_copy(update={"data": data}), runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("data")
+        screen = app.screen
+        assert isinstance(screen, DataScreen)
+        await until(
+            pilot, lambda: "no known format" in screen_text(pilot), seconds=30, what="the sentence on the format"
+        )
+
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: isinstance(app.screen, ColumnsScreen), seconds=30, what="the columns")
+        app.screen.query_one("#column-0").value = "user"  # type: ignore[attr-defined]
+        app.screen.query_one("#column-1").value = "assistant"  # type: ignore[attr-defined]
+        await pilot.click("#use")
+        await until(pilot, lambda: "▸It is 1." in screen_text(pilot), seconds=30, what="the first row")
+        assert app.draft.get("data.columns") == {"user": "frage", "assistant": "antwort"}
+
+        await pilot.press("ctrl+down", "ctrl+down")
+        await until(pilot, lambda: "▸It is 2." in screen_text(pilot), seconds=30, what="the third row")
+        await pilot.press("ctrl+g", "home", "shift+end", *"39", "enter")
+        await until(pilot, lambda: "▸It is 39." in screen_text(pilot), seconds=30, what="the last row")
+
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: "40 of 40 rows are used" in screen_text(pilot), seconds=30, what="the audit")
+        assert "1 row the same" in screen_text(pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Row 1 of 40" in screen_text(pilot), seconds=30, what="the repeated row")
+        await pilot.press("escape")
+        await until(
+            pilot, lambda: "Enter shows such a row" in screen_text(pilot), seconds=30, what="the findings again"
+        )
+
+
+def test_the_cut_stands_where_max_length_is() -> None:
+    found = {
+        **{"rows": 10, "used": 10, "tokens": 1000, "trained_tokens": 500, "trained_share": 0.5, "truncated": 5},
+        "token_percentiles": {"50": 50, "100": 200},
+    }
+    half, whole = lengths(found, 100).plain.splitlines()[-2:]
+    assert half.index("│") == whole.index("│")
+    assert "█" not in half.partition("│")[2] and "█" in whole.partition("│")[2]
