@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu_speed SHAPE [--folder DIR] [--baseline FILE] [--steps 20] [--only NAME …]
 
-SHAPE is one of benchmarks.shapes; model and chats are made in --folder. FILE is the notebook as a script that prints
-one JSON line with tokens_per_second (skipped where there is none). tuitune runs as a user runs it, `tuitune run
---json`, with session, events and sampling. Tokens are non-padding ones, over the last two thirds of the steps. Writes
-benchmarks/results/gpu_speed_SHAPE.json.
+SHAPE is one of benchmarks.shapes; model and chats are made in --folder. FILE is the notebook as a script, by default
+benchmarks/notebook.py, that prints one JSON line with `peer` first and tokens_per_second in it. tuitune runs as a user
+runs it, `tuitune run --json`, with session, events and sampling. Tokens are non-padding ones, over the last two thirds
+of the steps. Writes benchmarks/results/gpu_speed_SHAPE.json.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from typing import Any
 from benchmarks.shapes import make_chats, make_model
 
 RESULTS = Path(__file__).parent / "results"
-ROOT = Path(__file__).parents[1]
 NOTEBOOK = ["fit=false", "padding_free=false", "gradient_checkpointing=true", "optim=adamw_8bit"]
 WAYS: dict[str, list[str]] = {
     "as the notebook: 4-bit, 2×4": NOTEBOOK,
@@ -89,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tuitune-speed")
-    parser.add_argument("--baseline", type=Path, default=ROOT.parent / "shared" / "gpu" / "baseline_unsloth.py")
+    parser.add_argument("--baseline", type=Path, default=Path(__file__).parent / "notebook.py")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--dollars-per-hour", type=float, default=3.5)
     parser.add_argument("--only", nargs="*")
@@ -121,7 +120,7 @@ def main() -> None:
         name.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         print(json.dumps({way: result}, ensure_ascii=False), flush=True)
 
-    if arguments.baseline.is_file() and (not arguments.only or "notebook" in arguments.only):
+    if not arguments.only or "notebook" in arguments.only:
         note("notebook", notebook(arguments.baseline, model, chats, arguments.steps))
     for number, (way, changes) in enumerate(WAYS.items()):
         if not arguments.only or str(number) in arguments.only:
