@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,39 @@ def test_file_kinds(tmp_path: Path) -> None:
         assert [row.index for row in dataset.rows(1, 2)] == [1]
 
 
+def test_rows_inside_one_object(tmp_path: Path) -> None:
+    """As APIs and the Hub's preview answer; what is inside another column of a row is left there."""
+    path = tmp_path / "rows.json"
+    rows = [{**PAIR, "n": n} for n in range(3000)]
+    numbered = [{"row_idx": n, "row": row} for n, row in enumerate(rows)]
+    for name, value in {"data": rows, "rows": numbered, "train": rows}.items():
+        for indent in (None, 2):
+            path.write_text(
+                json.dumps({"version": 1, "about": ["a", {"data": []}], name: value, "end": {}}, indent=indent)
+            )
+            dataset = open_dataset(section(path))
+            assert dataset.container.text == f"JSON, the rows under {name}"
+            assert [row.raw for row in dataset] == rows, (name, indent)
+    path.write_bytes(gzip.compress(json.dumps({"data": rows}).encode()))
+    assert len(open_dataset(section(path))) == 3000
+    path.write_text(json.dumps({"data": rows})[:-40])
+    *_, last = open_dataset(section(path))
+    assert "is cut short: the file ends inside it" in (last.error or "")
+    for row in ({"data": ASKED}, {"messages": ASKED, "data": [PAIR]}):
+        (first, _) = open_dataset(section(jsonl(path, row, row)))
+        assert first.messages == ASKED
+    for row in ({"data": ASKED}, {"data": [PAIR], "messages": ASKED}):
+        (only,) = open_dataset(section(jsonl(path, row)))
+        assert only.messages == ASKED
+
+
+def test_an_array_nested_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(UnusableInput, match="element 1 is nested too deeply; correct it"):
+        open_dataset(section(path))
+
+
 def test_unusable_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     def refused(name: str, content: bytes | None, **fields: Any) -> str:
         path = tmp_path / name
@@ -126,7 +160,7 @@ def test_unusable_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
             path.write_bytes(content)
         with pytest.raises(UnusableInput) as error:
             open_dataset(section(path, **fields))
-        assert "\n" not in str(error.value) and str(error.value).endswith(".")
+        assert re.fullmatch(r"[^\n]+[:;] [a-z][^\n]+\.", str(error.value))  # what is wrong, and what to do
         return str(error.value)
 
     assert "no dataset file" in refused("missing.jsonl", None)
@@ -141,7 +175,7 @@ def test_unusable_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     assert "columns of cols.jsonl are question, answer" in refused(
         "cols.jsonl", json.dumps(PAIR).encode(), columns={"user": "query", "assistant": "answer"}
     )
-    assert "none of user" in refused("cols.jsonl", json.dumps(PAIR).encode(), columns={"usr": "question"})
+    assert "no role: use user" in refused("cols.jsonl", json.dumps(PAIR).encode(), columns={"usr": "question"})
 
 
 HOSTILE = {

@@ -115,5 +115,7 @@ def open_dataset(data: DataSection) -> Dataset:
     good = [record.value for record in first if record.value is not None]
     if not good:
         problem = next((record.error for record in first if record.error), "it holds no rows")
-        raise UnusableInput(f"{where} ({container.text}) has no readable row: {problem}.")
+        raise UnusableInput(
+            f"{where} ({container.text}) has no readable row: {problem}; correct it, or give another file in data.path."
+        )
     return Dataset(container, recognise(good, data.columns, where), stored_bytes(good))

@@ -46,6 +46,7 @@ class Container:
     kind: Kind
     compression: Compression | None = None
     delimiter: str = ","
+    wrapper: "Wrapper | None" = None
     hub: "HubFiles | None" = None
     """Of a Hub dataset: the files that hold its rows."""
 
@@ -54,7 +55,16 @@ class Container:
         """For a person: `JSONL, gzip`."""
         names = {"jsonl": "JSONL", "json": "JSON", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet", "arrow": "Arrow"}
         names["hub"] = "Hugging Face Hub"
-        return names[self.kind] + (f", {self.compression}" if self.compression else "")
+        within = f", the rows under {self.wrapper.name}" if self.wrapper else ""
+        return names[self.kind] + within + (f", {self.compression}" if self.compression else "")
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """The array that holds the rows inside one JSON object: its `name`, and where its `[` stands in bytes."""
+
+    name: str
+    start: int
 
 
 def look(path: Path) -> Container:
@@ -69,9 +79,11 @@ def look(path: Path) -> Container:
         raise UnusableInput(f"There is no dataset file {where}: check data.path in the recipe.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or one_line(error, max_length=100)
-        raise UnusableInput(f"The dataset file {where} cannot be read ({reason}).") from None
+        raise UnusableInput(
+            f"The dataset file {where} cannot be read ({reason}): check it, or give another in data.path."
+        ) from None
     if not head:
-        raise UnusableInput(f"The dataset file {where} is empty.")
+        raise UnusableInput(f"The dataset file {where} is empty: give a file that holds rows.")
     compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
     if compression:
         try:
@@ -88,12 +100,14 @@ def look(path: Path) -> Container:
         return Container(path, "arrow", compression)
     if head.startswith(_UTF16):
         raise UnusableInput(f"{where} is UTF-16 text: save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
-    head = head.removeprefix(b"\xef\xbb\xbf")
+    before, head = len(head), head.removeprefix(b"\xef\xbb\xbf")
     start = head.lstrip()
     if not start:
-        raise UnusableInput(f"The dataset file {where} holds nothing but white space.")
+        raise UnusableInput(f"The dataset file {where} holds nothing but white space: give a file that holds rows.")
     if start.startswith(b"["):
         return Container(path, "json", compression)
+    if start.startswith(b"{") and (wrapper := _wrapper(start, before - len(start), whole=before < _PEEK)):
+        return Container(path, "json", compression, wrapper=wrapper)
     if start.startswith(b"{") or any(line.lstrip().startswith(b"{") for line in start.splitlines()[:20]):
         return Container(path, "jsonl" if _has_json_line(start, whole=len(head) < _PEEK) else "json", compression)
     delimiter = _delimiter(head)
@@ -103,6 +117,41 @@ def look(path: Path) -> Container:
         f"{where} is in no known file format (it begins with {one_line(start[:24].decode('utf-8', 'replace'))!r}): "
         "give JSONL, a JSON array, CSV, TSV, Parquet or Arrow."
     )
+
+
+_WRAPPERS = ("data", "rows", "train", "examples", "items", "records", "dataset", "instances", "samples")
+
+
+def _wrapper(head: bytes, before: int, *, whole: bool) -> Wrapper | None:
+    """The array of rows in a file that is one object, as far as `head` tells; `before` bytes stand in front of it."""
+    depth = end = 0
+    key, found = b"", None
+    for match in _STRUCTURE.finditer(head):
+        mark = match[0]
+        if len(mark) > 1:
+            if depth == 1:
+                key, end = mark, match.end()
+            continue
+        if depth == 1 and mark == b"[" and head[end : match.start()].strip() == b":":
+            first = _first_names(head[match.end() : match.end() + 4096])
+            if first & {"role", "from"}:
+                return None  # a row, with the turns of a conversation
+            name = key[1:-1].decode("ascii", "replace")
+            if first and name in _WRAPPERS and found is None:
+                found = Wrapper(name, before + match.start())
+        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(mark, 0)
+        if depth == 0:
+            # Behind the object must stand nothing: else it is a row among others.
+            return found if whole and not head[match.end() :].strip() else None
+    return found
+
+
+def _first_names(inside: bytes) -> set[str]:
+    """The first two names in the object that an array begins with; none where it begins with something else."""
+    if not inside.lstrip().startswith(b"{"):
+        return set()
+    names = re.finditer(rb'"((?:[^"\\]|\\.)*)"\s*:', inside)
+    return {match[1].decode("ascii", "replace") for match in islice(names, 2)}
 
 
 def _has_json_line(head: bytes, *, whole: bool) -> bool:
@@ -181,7 +230,8 @@ def records(container: Container, *, start: int = 0, unread: bool = False) -> It
             if container.kind == "jsonl":
                 yield from _jsonl(stream, start=start, unread=unread)
             else:
-                found = _json(stream) if container.kind == "json" else _csv(stream, container.delimiter)
+                is_json = container.kind == "json"
+                found = _json(stream, container.wrapper) if is_json else _csv(stream, container.delimiter)
                 yield from islice(found, start, None)
     except EOFError:
         yield Record(None, f"the {container.compression} file is cut short here: fetch it again")
@@ -295,22 +345,29 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(each)
 
 
-def _json(stream: Any) -> Iterator[Record]:
+def _json(stream: Any, wrapper: Wrapper | None) -> Iterator[Record]:
     """The elements of a JSON array, or objects one after another, each spread over any number of lines."""
+    if wrapper:
+        stream.read(wrapper.start)
     for number, raw in enumerate(_elements(stream), 1):
-        if raw is None:
-            yield Record(
-                None, f"element {number} is longer than {MAX_ROW_BYTES // 2**20} MiB or the file ends inside it"
-            )
+        if isinstance(raw, str):
+            yield Record(None, f"element {number} {raw}")
             return
-        yield parse(raw, f"element {number}")
+        record = parse(raw, f"element {number}")
+        inner = (record.value or {}).get("row") if wrapper and "row_idx" in (record.value or {}) else None
+        # The Hub's own preview writes each row inside `row`, beside its number.
+        yield Record(inner) if isinstance(inner, dict) else record
 
 
 _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|"', re.DOTALL)
 
 
-def _elements(stream: Any) -> Iterator[bytes | None]:
-    """The bytes of each top-level object; None where one never ends. Anything between objects is skipped."""
+_TOO_DEEP = 500
+"""An unclosed nesting deeper than this is no row whose end is missing."""
+
+
+def _elements(stream: Any) -> Iterator[bytes | str]:
+    """The bytes of each top-level object; what is wrong where one never ends. What is between objects is skipped."""
     buffer = stream.read(_CHUNK).removeprefix(b"\xef\xbb\xbf")
     in_array = buffer.lstrip()[:1] == b"["
     scanned = buffer.index(b"[") + 1 if in_array else 0
@@ -335,12 +392,13 @@ def _elements(stream: Any) -> Iterator[bytes | None]:
         if depth == 0:
             begin = scanned
         if len(buffer) - begin > MAX_ROW_BYTES:
-            yield None
+            deep = "is nested too deeply" if depth > _TOO_DEEP else f"is longer than {MAX_ROW_BYTES // 2**20} MiB"
+            yield deep
             return
         more = stream.read(max(_CHUNK, len(buffer) - begin))
         if not more:
             if depth or buffer[scanned:].strip(b" \t\r\n,]"):
-                yield None
+                yield "is nested too deeply" if depth > _TOO_DEEP else "is cut short: the file ends inside it"
             return
         buffer, scanned, begin = buffer[begin:] + more, scanned - begin, 0
 

@@ -89,12 +89,14 @@ _EVIDENCE: dict[FormatName, str] = {
 def _mapped(mapping: dict[str, str], names: list[str], where: str) -> Format:
     for role, column in mapping.items():
         if role not in MAPPABLE:
-            raise UnusableInput(f"data.columns maps {one_line(role)!r}, which is none of {', '.join(MAPPABLE)}.")
+            raise UnusableInput(
+                f"data.columns maps {one_line(role, max_length=60)!r}, which is no role: use {', '.join(MAPPABLE)}."
+            )
         if column not in names:
             known = ", ".join(one_line(name, max_length=40) for name in names[:12])
             raise UnusableInput(
                 f"data.columns takes {role} from {one_line(column, max_length=60)!r}, "
-                f"but the columns of {where} are {known}."
+                f"but the columns of {where} are {known}: name one of them."
             )
     given = set(mapping)
     kinds: list[tuple[FormatName, set[str]]] = [

@@ -232,7 +232,7 @@ def no_usable_row(recipe: Recipe, dropped: dict[str, Dropped]) -> str:
     """The sentence for a dataset of which nothing can be trained: the commonest reason and its remedy."""
     name = one_line(Path(recipe.data.path).name, max_length=120)
     if not dropped:
-        return f"{name} holds no rows."
+        return f"{name} holds no rows: give another file in data.path."
     reason, rows = max(dropped.items(), key=lambda item: item[1].count)
     remedy = "look at the rows with `tuitune inspect RECIPE --rows 0:3`"
     if "max_length" in reason:
@@ -247,7 +247,7 @@ def _refused(dataset: Dataset, dropped: dict[str, Dropped]) -> str:
     first = min(dropped.values(), key=lambda entry: entry.examples[0])
     return (
         f"{count} rows of {dataset.name} cannot be used and data.bad_rows is refuse; "
-        f"row {first.examples[0]}: {first.first}."
+        f"row {first.examples[0]}: {first.first}; correct such rows, or set data.bad_rows to skip."
     )
 
 
@@ -319,8 +319,10 @@ def _eval_file(
     trained = set(chain.from_iterable(each.digests for each in made))
     kept = [place for place, content in enumerate(rows.digests) if content not in trained]
     if not kept and not cancelled():
+        unusable = sum(entry.count for entry in rows.dropped.values())
         raise UnusableInput(
             f"{dataset.name} (for evaluation) leaves no row to measure on: {len(rows)} of its rows are also in the "
-            f"training data and {sum(entry.count for entry in rows.dropped.values())} cannot be used."
+            f"training data and {unusable} cannot be used; give other rows in "
+            "data.eval_path or data.eval_split, or hold out a data.eval_share."
         )
     return Source(dataset, rows, []), rows.dataset().select(kept)
