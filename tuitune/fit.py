@@ -17,7 +17,9 @@ SAFE_SHARE = 0.92
 # fp32 Adam states are worth their memory up to this share of the card.
 _LARGE_STATES = 0.02
 _MOST_TRIALS = 5
+# A step is timed twice, or once where it takes so long that nothing else can have moved it by much.
 _TIMED_STEPS = 2
+_CLEAR_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,17 +208,28 @@ def _trial(loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list
             _pass(loaded, collate(_rows(rows, by_length[: candidate.batch])))
             _pass(loaded, passes[0])
             torch.cuda.synchronize()
-            began = time.perf_counter()
-            for _ in range(_TIMED_STEPS):
+
+            def step() -> None:
                 for batch in passes:
                     _pass(loaded, batch)
-            torch.cuda.synchronize()
-            speed = _TIMED_STEPS * tokens / (time.perf_counter() - began)
+                torch.cuda.synchronize()
+
+            speed = tokens / seconds_of(step)
             peak = torch.cuda.max_memory_reserved()
     except torch.OutOfMemoryError:
         pass
     _clear(loaded)
     return Trial(candidate, peak, speed)
+
+
+def seconds_of(step: Callable[[], None]) -> float:
+    """How long `step` takes: the mean of as many runs as it needs to be clear."""
+    began = time.perf_counter()
+    runs, seconds = 0, 0.0
+    while runs < _TIMED_STEPS and seconds < _CLEAR_SECONDS:
+        step()
+        runs, seconds = runs + 1, time.perf_counter() - began
+    return seconds / runs
 
 
 def _rows(rows: Any, places: list[int]) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tuitune.errors import TuituneError
-from tuitune.fit import Candidate, Trial, best, candidates, halved, optimizer_name
+from tuitune.fit import Candidate, Trial, best, candidates, halved, optimizer_name, seconds_of
 from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run, create_run
@@ -17,6 +17,23 @@ GIB = 2**30
 
 def recipe(**train: Any) -> Recipe:
     return Recipe.from_data({"model": {"name": "m"}, "data": {"path": "d.jsonl"}, "train": train})
+
+
+@pytest.mark.parametrize(("step_seconds", "runs"), [([0.2, 0.4], 2), ([0.5, 0.6], 2), ([1.5, 9.0], 1)])
+def test_a_step_is_timed_again_unless_it_was_long(
+    monkeypatch: pytest.MonkeyPatch, step_seconds: list[float], runs: int
+) -> None:
+    now = 100.0
+    taken: list[float] = []
+    monkeypatch.setattr("tuitune.fit.time.perf_counter", lambda: now)
+
+    def step() -> None:
+        nonlocal now
+        taken.append(step_seconds[len(taken)])
+        now += taken[-1]
+
+    assert seconds_of(step) == pytest.approx(sum(step_seconds[:runs]) / runs)
+    assert len(taken) == runs
 
 
 def splits(found: list[Candidate]) -> list[tuple[int, int, bool]]:

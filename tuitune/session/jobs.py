@@ -14,6 +14,7 @@ from typing import Any
 from tuitune import backends
 from tuitune.backends import LoadedModel
 from tuitune.backends.environment import warm_up
+from tuitune.backends.read_ahead import read_ahead
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.events import Event, Failed, Finished, Started
 from tuitune.recipe import Recipe
@@ -61,6 +62,8 @@ class Jobs:
             prepared["recipe"] = Recipe.from_data(prepared["recipe"])
         if "run" in prepared:
             prepared["run"] = Run(Path(prepared["run"]))
+        if command == "train":
+            read_ahead(prepared["recipe"].model)
         return lambda job: commands[command](job, **prepared)
 
     def warm_up(self, job: Job) -> Result:
