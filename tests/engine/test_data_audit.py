@@ -1,7 +1,11 @@
 """Every problem in a dataset is named with its rows, over the whole set, before the first step."""
 
 import json
+import os
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +270,49 @@ def test_thinking_that_the_template_leaves_out_is_named(tmp_path: Path) -> None:
     assert found(audit(chosen))["thinking left out"] == [1]
     inline = recipe(tmp_path / "inline.jsonl", [chat("Hm?", "<think>\nhm\n</think>\n\nYes.")])
     assert "thinking left out" not in found(audit(inline))
+
+
+def command(recipe_file: Path, *arguments: str, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
+    """`tuitune audit` as a program runs it; no file may grow beyond `largest_file` bytes."""
+
+    def limit() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    return subprocess.run(
+        [sys.executable, "-m", "tuitune", "audit", str(recipe_file), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+    )
+
+
+def test_the_audit_as_a_program_uses_it(tmp_path: Path) -> None:
+    """JSON alone on stdout, and an exit status that tells what can be used."""
+    chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), chat("Hm")])
+    file = tmp_path / "recipe.yaml"
+    file.write_text(chosen.to_yaml())
+    done = command(file, "--json")
+    assert done.returncode == 0, done.stderr
+    (report,) = map(json.loads, done.stdout.splitlines())
+    assert (report["rows"], report["used"]) == (2, 1)
+    assert [finding["name"] for finding in report["findings"]][:2] == ["no reply", "roles: ends without a reply"]
+    (tmp_path / "rows.jsonl").write_text("")
+    refused = command(file, "--json")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "rows.jsonl is empty: give a file that holds rows." in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("largest_file", [100, 20_000])
+def test_a_full_disk_ends_with_one_sentence_and_leaves_nothing(tmp_path: Path, largest_file: int) -> None:
+    """Full at the first byte, and in the middle of the tokenised rows."""
+    chosen = recipe(tmp_path / "rows.jsonl", [chat(f"Ask {n}", f"Say {n}. " * 20) for n in range(400)])
+    file = tmp_path / "recipe.yaml"
+    file.write_text(chosen.to_yaml())
+    done = command(file, largest_file=largest_file)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "The tokenised rows cannot be written to" in done.stderr and "make room there" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path / "cache" / "tuitune" / "tokenised") == []

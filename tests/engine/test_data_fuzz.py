@@ -23,6 +23,7 @@ SEEDS = [
     json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy 日本 🎉"}]}),
     json.dumps({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ahoy"}]}, indent=1),
     json.dumps([{"question": "Hi", "answer": "Ahoy"}, {"question": "Bye", "answer": "So long"}], indent=2),
+    json.dumps({"data": [{"question": "Hi", "answer": "Ahoy"}, {"question": "Bye", "answer": "So long"}], "n": 2}),
     '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n',
     'question,answer\n"a, ""b""\nc",d\ne,f\n',
     "instruction\tinput\toutput\na\tb\tc\nd\te\tf\n",

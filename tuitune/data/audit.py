@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tuitune.data.dataset import open_dataset
 from tuitune.data.findings import Finding, Gathered
 from tuitune.data.prepare import Prepared, Source, prepare
 from tuitune.masking import IGNORED, Masker, UnusableRow
@@ -119,6 +120,7 @@ def audit(
     """
     data = recipe.data.model_copy(update={"bad_rows": "skip"})
     recipe = recipe.model_copy(update={"data": data})
+    open_dataset(data)  # what cannot be read is told before the tokenizer is loaded, which takes seconds
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
     prepared = prepare(recipe, tokenizer, progress, cancelled)
     masker = Masker(tokenizer, data.train_on, data.max_length)

@@ -89,10 +89,14 @@ class RowsWriter:
         try:
             cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=".making-", dir=cache_folder()))
-            self._file = pyarrow.OSFile(str(self._folder / "rows.arrow"), "wb")
         except OSError as error:
             raise _unwritable(error) from None
-        self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
+        try:
+            self._file = pyarrow.OSFile(str(self._folder / "rows.arrow"), "wb")
+            self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
+        except OSError as error:
+            self.discard()
+            raise _unwritable(error) from None
         self._waiting: list[Any] = []
         self._waiting_tokens = 0
         self.rows = Rows(self._folder / "rows.arrow")
