@@ -126,15 +126,9 @@ def test_home(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monke
     assert snap_compare(still, terminal_size=size, run_before=looked)
 
 
-@pytest.mark.parametrize(("view", "size"), [("goals", SIZES[0]), ("goals", SIZES[1]), ("fields", SIZES[0])])
-def test_settings(view: str, size: tuple[int, int], still: TuituneApp, snap_compare: Any) -> None:
-    async def switched(pilot: Pilot[int]) -> None:
-        await showing("lora")(pilot)
-        if view == "fields":
-            await pilot.press("ctrl+t")
-        await settled(pilot)
-
-    assert snap_compare(still, terminal_size=size, run_before=switched)
+@each_size
+def test_settings(size: tuple[int, int], still: TuituneApp, snap_compare: Any) -> None:
+    assert snap_compare(still, terminal_size=size, run_before=showing("lora"))
 
 
 @each_size
