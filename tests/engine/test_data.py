@@ -4,6 +4,8 @@ import csv
 import gzip
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,24 @@ def test_a_line_too_long_to_hold_is_skipped(tmp_path: Path) -> None:
         file.write(b'"}\n' + good)
     found = list(open_dataset(section(path)))
     assert [row.error for row in found] == [None, "line 2 is longer than 64 MiB", None]
+
+
+@pytest.mark.parametrize("begin", ['[{"a": "', '{"a": "', '{"data": [{"a": "'])
+def test_a_file_that_is_one_endless_string_is_read_in_little_memory(tmp_path: Path, begin: str) -> None:
+    path = tmp_path / "rows.json"
+    with path.open("wb") as file:
+        file.write(begin.encode())
+        for _ in range(100):
+            file.write(b"x" * 2**20)
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom tuitune.data.files import look, records\n"
+        "print(*(record.error for record in records(look(Path(sys.argv[1])))))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    error, peak_kib = done.stdout.splitlines()
+    assert error.endswith("1 is longer than 64 MiB")
+    assert int(peak_kib) < 512 * 1024
 
 
 def test_damaged_archives_and_tables_end_with_a_reason(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from tests.conftest import DEMO
 from tuitune.chat_templates import TEMPLATES
+from tuitune.data import content
 from tuitune.data.audit import Audit, audit
 from tuitune.data.prepare import prepare
 from tuitune.errors import UnusableInput
@@ -286,6 +288,13 @@ def command(recipe_file: Path, *arguments: str, largest_file: int | None = None)
         check=False,
         preexec_fn=limit,
     )
+
+
+def test_hostile_text_is_looked_through_in_little_time() -> None:
+    began = time.monotonic()
+    for text in ("eyJa-" * 200_000, "a@" * 500_000, "-----BEGIN " * 100_000, "http://a:" * 100_000, "sk-" * 300_000):
+        content.secrets(text)
+    assert time.monotonic() - began < 10
 
 
 def test_the_audit_as_a_program_uses_it(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def _first_names(inside: bytes) -> set[str]:
     """The first two names in the object that an array begins with; none where it begins with something else."""
     if not inside.lstrip().startswith(b"{"):
         return set()
-    names = re.finditer(rb'"((?:[^"\\]|\\.)*)"\s*:', inside)
+    names = re.finditer(rb'"((?:[^"\\]++|\\.)*+)"\s*+:', inside)
     return {match[1].decode("ascii", "replace") for match in islice(names, 2)}
 
 
@@ -359,7 +359,8 @@ def _json(stream: Any, wrapper: Wrapper | None) -> Iterator[Record]:
         yield Record(inner) if isinstance(inner, dict) else record
 
 
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|"', re.DOTALL)
+# Possessive (`++`): without it, a string of megabytes takes gigabytes to match.
+_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]|"', re.DOTALL)
 
 
 _TOO_DEEP = 500
