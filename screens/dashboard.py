@@ -4,7 +4,7 @@ import time
 
 from textual.content import Content
 
-from screens.units import count, duration, gib
+from screens.units import count, duration, gib, size
 from screens.widgets.bars import bar
 from tuitune.events import Failed, Finished, Sample
 from tuitune.history import History
@@ -22,6 +22,7 @@ PHASES = {
     "after": "Answer the sample prompts again",
 }
 _BAR_WIDTH = 10
+_LITTLE_DISK_BYTES = 2 * 2**30  # a checkpoint with its optimizer state may need as much
 MUTED = "$foreground 60%"
 
 
@@ -121,7 +122,15 @@ def _machine(sample: Sample, peak_gpu_bytes: int) -> list[Content]:
     lines.append(_memory("RAM", sample.host_used_bytes, sample.host_total_bytes))
     processor = f", CPU {sample.cpu_percent:.0f} %" if sample.cpu_percent is not None else ""
     lines.append(Content(f"  run {gib(sample.process_bytes)}{processor}"))
+    if sample.disk_free_bytes is not None:
+        lines.append(_disk(sample.disk_free_bytes))
     return lines
+
+
+def _disk(free_bytes: int) -> Content:
+    if free_bytes < _LITTLE_DISK_BYTES:
+        return Content.assemble(("Disk", MUTED), (f" ! only {size(free_bytes)} free", "$text-warning"))
+    return Content.assemble(("Disk", MUTED), f" {gib(free_bytes)} free")
 
 
 def _memory(name: str, used: int, total: int) -> Content:

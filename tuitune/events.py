@@ -92,12 +92,13 @@ class Reply(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample(Event):
-    """The machine at one moment: the card where there is one, and this process. Memory is in bytes."""
+    """The machine at one moment: the card where there is one, this process, and the disk that the run is written to."""
 
     kind: ClassVar[str] = "sample"
     process_bytes: int
     host_used_bytes: int
     host_total_bytes: int
+    disk_free_bytes: int | None = None
     cpu_percent: float | None = None
     gpu_index: int | None = None
     gpu_used_bytes: int | None = None

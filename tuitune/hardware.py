@@ -119,8 +119,11 @@ def chosen_gpu() -> Gpu | None:
     return next((each for each in cards if str(each.index) == first or (first and each.uuid.startswith(first))), None)
 
 
-def sample(pid: int | None = None) -> Sample:
-    """The machine now, and the process `pid` (this one by default) with its GPU memory where NVML tells it."""
+def sample(pid: int | None = None, folder: Path | None = None) -> Sample:
+    """The machine now, and the process `pid` (this one by default) with its GPU memory where NVML tells it.
+
+    The free disk space is that of the file system `folder` is on; without a folder it is left out.
+    """
     pid = pid or os.getpid()
     host = psutil.virtual_memory()
     try:
@@ -131,6 +134,7 @@ def sample(pid: int | None = None) -> Sample:
         process_bytes=process_bytes,
         host_used_bytes=host.total - host.available,
         host_total_bytes=host.total,
+        disk_free_bytes=disk_free_bytes(folder) if folder else None,
         cpu_percent=psutil.cpu_percent(),
         **_gpu_sample(pid),
     )

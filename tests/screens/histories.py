@@ -72,6 +72,7 @@ def training(steps: int = 40, total: int = 60) -> Iterator[Event]:
         process_bytes=3 * GIB,
         host_used_bytes=21 * GIB,
         host_total_bytes=128 * GIB,
+        disk_free_bytes=412 * GIB,
         cpu_percent=104.0,
         gpu_index=0,
         gpu_used_bytes=31 * GIB,

@@ -205,7 +205,7 @@ class Server:
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
             if self.jobs.is_training:
-                self.jobs.emit(sample())
+                self.jobs.emit(sample(folder=self.jobs.run.folder if self.jobs.run else None))
 
     # --- the end -----------------------------------------------------------------------------------------------
 
