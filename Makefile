@@ -25,12 +25,13 @@ check: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tuitune needs Python 3.11 or newer: make PYTHON=python3.12 …")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.$(EXTRA)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tuitune needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	@echo "Installing tuitune$(EXTRA) and its libraries into $(VENV); this takes a few minutes once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.$(EXTRA)'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
 	@touch $@
