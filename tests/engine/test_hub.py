@@ -16,6 +16,7 @@ from tests.conftest import DEMO
 from tests.engine.hub_server import Hub, commit, hub_server
 
 DATASET = "sea/shanties"
+TOKEN = "hf_" + "notASecret" * 4
 
 
 @pytest.fixture
@@ -45,7 +46,6 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     with hub_server() as server:
         server.repositories[f"datasets/{DATASET}"] = {"main": main, "v2": second}
         server.repositories["datasets/sea/secret"] = {"main": main}
-        server.repositories["models/sea/demo"] = {"main": DEMO / "demo_model"}
         server.repositories["models/sea/secret"] = {"main": DEMO / "demo_model"}
         server.gated = {"datasets/sea/secret", "models/sea/secret"}
         yield server
@@ -92,7 +92,7 @@ class Done:
 def tuitune(tmp_path: Path, hub: Hub) -> Tuitune:
     """Command lines, one after another in a process that knows this Hub; `FILE` is a recipe with the given fields."""
 
-    def run(*commands: Command) -> list[Done]:
+    def run(*commands: Command, token: str = "") -> list[Done]:
         lines = []
         for number, (line, fields) in enumerate(commands):
             recipe = tmp_path / f"recipe{number}.json"
@@ -102,6 +102,7 @@ def tuitune(tmp_path: Path, hub: Hub) -> Tuitune:
             lines.append([str(recipe) if word == "FILE" else word for word in line.split()])
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment = clean | hub.environment(tmp_path / "hf") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        environment |= {"HF_TOKEN": token} if token else {}
         whole = [sys.executable, "-c", COMMANDS, json.dumps(lines)]
         done = subprocess.run(whole, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
         return [Done(*json.loads(each)) for each in done.stdout.splitlines()]
@@ -157,17 +158,22 @@ def test_what_is_not_there_or_may_not_be_read_is_refused_in_one_sentence(tuitune
         assert sentence in each.refusal()
 
 
-def test_a_model_loads_by_its_hub_id_and_without_a_connection_from_its_copy(tuitune: Tuitune, hub: Hub) -> None:
-    """Config, tokenizer and weights: a run trains on them."""
+def test_a_model_loads_by_its_hub_id_and_without_a_connection_from_its_copy(
+    tuitune: Tuitune, hub: Hub, tmp_path: Path
+) -> None:
+    """Config, tokenizer and weights, behind a gate that a token opens: a run trains on them and keeps no token."""
     run, shown = tuitune(
-        ("run FILE --name one --set max_steps=1 --set max_new_tokens=4", {"model": "sea/demo"}),
-        ("inspect FILE --json --rows 0:1", {"model": "sea/demo"}),
+        ("run FILE --name one --set max_steps=1 --set max_new_tokens=4", {"model": "sea/secret"}),
+        ("inspect FILE --json --rows 0:1", {"model": "sea/secret"}),
+        token=TOKEN,
     )
     assert run.status == 0, run.err
-    assert any(path.startswith("sea/demo/") and path.endswith("/model.safetensors") for path in hub.asked)
+    kept = [file for file in (tmp_path / "runs" / "one").rglob("*") if file.is_file()]
+    assert kept and not any(TOKEN.encode() in file.read_bytes() for file in kept)
+    assert any(path.startswith("sea/secret/") and path.endswith("/model.safetensors") for path in hub.asked)
     hub.endpoint, began = "http://127.0.0.1:9", time.monotonic()
     again, model, dataset = tuitune(
-        ("inspect FILE --json --rows 0:1", {"model": "sea/demo"}),
+        ("inspect FILE --json --rows 0:1", {"model": "sea/secret"}),
         ("inspect FILE --rows 0:1", {"model": "sea/other"}),
         ("inspect FILE", {"path": "hub:sea/other"}),
     )
