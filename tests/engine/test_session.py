@@ -107,6 +107,20 @@ async def test_a_killed_session_is_told_in_one_sentence() -> None:
     await session.close()
 
 
+async def test_what_a_killed_session_left_is_cleared_away() -> None:
+    session = await Session.start()
+    os.kill((await session.call("status"))["pid"], signal.SIGKILL)
+    await session.lost.wait()
+    await session.close()
+    folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune"
+    (left,) = folder.glob("*.sock")
+    os.utime(left, (0, 0))
+    following = await Session.start()
+    assert left not in folder.iterdir() and left.with_suffix(".log") not in folder.iterdir()
+    assert (await following.call("status"))["pid"]
+    await following.close()
+
+
 async def test_a_run_outlives_its_client_and_is_found_again(tmp_path: Path, demo_recipe: Recipe) -> None:
     first = await Session.start()
     run, job = await start_run(first, demo_recipe, tmp_path / "runs")

@@ -136,6 +136,8 @@ class Session:
         if future is None or future.done():
             return
         if "part" in message:
+            if "run" in message["part"]:
+                self._log_file = Run(Path(message["part"]["run"])).log_file
             if on_part is not None:
                 on_part(message["part"])
         elif "error" in message:
@@ -147,7 +149,7 @@ class Session:
     def _lost(self) -> SessionLost:
         where = f"; its log is {self._log_file}" if self._log_file else ""
         return SessionLost(
-            f"The session process has ended unexpectedly{where}. Everything saved before is in the run folder."
+            f"The session process has ended unexpectedly{where}; what it had saved is in the run folder: start again."
         )
 
 

@@ -3,14 +3,17 @@
 import json
 import os
 import secrets
+import socket
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
 
 MAX_LINE_BYTES = 32 * 2**20
+_YOUNG_SECONDS = 60
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -47,3 +50,18 @@ def new_socket_path() -> Path:
     if len(os.fsencode(path)) > 107:
         raise TuituneError(f"{path.parent} is too long for a socket: set XDG_RUNTIME_DIR to a shorter folder.")
     return path
+
+
+def forget_dead_sessions() -> None:
+    """Remove the sockets, and their start-up logs, of sessions that were killed before they could do it themselves."""
+    for path in runtime_folder().glob("*.sock"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                if time.time() - path.stat().st_mtime < _YOUNG_SECONDS:
+                    continue  # it may be about to listen
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".log").unlink(missing_ok=True)
+            except OSError:  # gone by itself, or not ours to judge
+                continue

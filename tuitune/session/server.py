@@ -16,7 +16,7 @@ from tuitune.backends.environment import prepare_environment
 from tuitune.errors import TuituneError, explain
 from tuitune.hardware import sample
 from tuitune.session.jobs import Jobs
-from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode
+from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 from tuitune.text import safe_text
 
@@ -61,6 +61,7 @@ class Server:
 
     async def run(self) -> None:
         """Serve until there is nothing left to do and nobody to do it for."""
+        forget_dead_sessions()
         server = await asyncio.start_unix_server(self._serve_client, self.socket_path, limit=MAX_LINE_BYTES)
         self.socket_path.chmod(0o600)
         for number in (signal.SIGTERM, signal.SIGINT):
