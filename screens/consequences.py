@@ -1,12 +1,13 @@
-"""What a recipe would mean on this machine, in a few lines: size, steps, memory, warnings."""
+"""What a recipe would mean on this machine, in a few lines: size, steps, time, memory, warnings."""
 
 from typing import Any
 
 from textual.content import Content
 
-from screens.units import count, gib, size
+from screens.units import about, count, gib, size
 from screens.widgets.bars import bar
-from tuitune.advice import passes_over_data, warnings
+from tuitune.advice import passes_over_data, training_seconds, warnings
+from tuitune.glance import Speed
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 
@@ -16,8 +17,8 @@ _GLYPHS = {"fits": "✔", "tight": "~", "does not fit": "✘"}
 _PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "overhead")
 
 
-def consequences(recipe: Recipe, estimate: dict[str, Any] | None) -> Content:
-    """`estimate` is the session's answer, None while it is still counting."""
+def consequences(recipe: Recipe, estimate: dict[str, Any] | None, speed: Speed | None = None) -> Content:
+    """`estimate` is the session's answer, None while it is still counting; `speed` is that of an earlier run here."""
     train, lora = recipe.train, recipe.lora
     batch = f"batch {train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
     lines = [
@@ -30,12 +31,12 @@ def consequences(recipe: Recipe, estimate: dict[str, Any] | None) -> Content:
     if estimate is None:
         lines.append(Content.styled("Counting parameters, steps and memory…", _MUTED))
     else:
-        lines += _counted(recipe, estimate)
+        lines += _counted(recipe, estimate, speed)
     lines += [Content.styled(f"! {text}", "$text-warning") for text in warnings(recipe, rows)]
     return Content("\n").join(lines)
 
 
-def _counted(recipe: Recipe, estimate: dict[str, Any]) -> list[Content]:
+def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> list[Content]:
     steps, rows = estimate["steps"], estimate["rows"]
     trained = (
         f"{count(estimate['trainable_parameters'])} of {count(estimate['total_parameters'])} parameters "
@@ -48,6 +49,7 @@ def _counted(recipe: Recipe, estimate: dict[str, Any]) -> list[Content]:
         passes = passes_over_data(recipe, rows)
         tokens = f"{count(estimate['tokens'])} tokens, {count(estimate['trained_tokens'])} trained"
         lines.append(_line("Data", f"{rows:,} rows, each seen {passes:.1f} times · {tokens}"))
+    lines.append(_line("Time", _time(recipe, estimate, speed)))
     memory, available, verdict = estimate["memory"], estimate["available_bytes"], estimate["verdict"]
     needed = memory["total_bytes"]
     device = one_line(estimate["device"], max_length=40)
@@ -62,6 +64,17 @@ def _counted(recipe: Recipe, estimate: dict[str, Any]) -> list[Content]:
     parts = " · ".join(f"{part} {size(memory[f'{part}_bytes'])}" for part in _PARTS)
     lines.append(Content.styled(parts, _MUTED))
     return lines
+
+
+def _time(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> str:
+    """Never a guess: from what was measured on this device, or not at all."""
+    if speed is None:
+        return "measured from the first steps"
+    pace = f"at the {speed.tokens_per_second:,.0f} tokens/s of {one_line(speed.run, max_length=40)}"
+    if estimate["rows"] is None:
+        return f"known once the data is counted, {pace}"
+    seconds = training_seconds(recipe, estimate["rows"], estimate["tokens"], speed.tokens_per_second)
+    return f"{about(seconds)} {pace}"
 
 
 def _line(name: str, text: str) -> Content:

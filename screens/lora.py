@@ -1,5 +1,6 @@
 """Step 3: the adapter and how long it is trained; by goal, field by field, or as YAML."""
 
+from asyncio import to_thread
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ from screens.step_screen import StepScreen
 from screens.widgets.fields import FieldLine
 from tuitune.advice import USUAL
 from tuitune.errors import TuituneError
+from tuitune.glance import measured_speed
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 
@@ -217,7 +219,9 @@ class LoraScreen(StepScreen):
         except TuituneError as error:
             self.show_problem(error)
             return
-        shown.update(consequences(recipe, found))
+        device = found["device"].removeprefix("the ")
+        speed = await to_thread(measured_speed, self.tuitune.runs_folder, recipe.model.name, device, found["backend"])
+        shown.update(consequences(recipe, found, speed))
 
     # --- on -----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
+def about(seconds: float) -> str:
+    """A time that is only estimated, in one unit: `about 40 s`, `about 4 min` or `about 2.5 h`."""
+    if seconds < 60:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
 def count(number: float) -> str:
     """A count with K, M or B behind it."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e4, "K")):

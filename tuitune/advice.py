@@ -33,6 +33,11 @@ def passes_over_data(recipe: Recipe, rows: int) -> float:
     return train.max_steps * train.per_device_train_batch_size * train.gradient_accumulation_steps / max(1, rows)
 
 
+def training_seconds(recipe: Recipe, rows: int, tokens: int, tokens_per_second: float) -> float:
+    """How long the steps take over `rows` rows of `tokens` tokens in all; no loading, evaluating or saving."""
+    return passes_over_data(recipe, rows) * tokens / tokens_per_second
+
+
 def warnings(recipe: Recipe, rows: int | None = None) -> Iterator[str]:
     """One sentence for each setting that is likely to spoil the run. `rows` is how many rows are trained on."""
     lora, train = recipe.lora, recipe.train

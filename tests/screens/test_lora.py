@@ -1,0 +1,61 @@
+"""What the settings mean in time: measured by a run of this model here, or not told."""
+
+from pathlib import Path
+
+from screens.app import TuituneApp
+from screens.units import about
+from tests.screens.conftest import SIZE, screen_text, until
+from tuitune import backends
+from tuitune.events import Plan, Step
+from tuitune.hardware import chosen_gpu
+from tuitune.recipe import Recipe
+from tuitune.run import create_run
+
+
+def measured_run(recipe: Recipe, runs_folder: Path, tokens_per_second: float) -> None:
+    """A run of this recipe, here, at this speed."""
+    card = chosen_gpu()
+    writer = create_run(recipe, runs_folder)
+    writer.append(
+        Plan(
+            backend=backends.choose(recipe).name,
+            device=card.name if card else "CPU",
+            rows=350,
+            eval_rows=0,
+            dropped_rows=0,
+            tokens=22_000,
+            trained_tokens=9_000,
+            trainable_parameters=1,
+            total_parameters=2,
+            total_steps=3,
+        )
+    )
+    for step in range(1, 6):
+        speed = tokens_per_second if step > 1 else 1.0
+        writer.append(Step(attempt=1, step=step, total_steps=5, epoch=0.1, loss=1.0, tokens_per_second=speed))
+    writer.close()
+
+
+async def test_the_time_is_that_of_an_earlier_run_or_not_told(recipe: Recipe, runs_folder: Path) -> None:
+    three_passes = recipe.train.model_copy(update={"max_steps": -1, "num_train_epochs": 3.0})
+    app = TuituneApp(recipe.model_copy(update={"train": three_passes}), runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("lora")
+        await until(pilot, lambda: "measured from the first steps" in screen_text(pilot), what="no time")
+
+        measured_run(recipe, runs_folder, 1_400.0)
+        found = await app.call("estimate", recipe=app.draft.as_data())
+        await app.show_step("data")
+        await app.show_step("lora")
+        told = f"{about(3 * found['tokens'] / 1_400)} at the 1,400 tokens/s of pirate-1"
+        await until(pilot, lambda: told in screen_text(pilot), what=told)
+
+
+def test_an_estimated_time_claims_no_more_than_it_knows() -> None:
+    assert [about(seconds) for seconds in (0.2, 42, 250, 5_300, 9_000)] == [
+        "about 1 s",
+        "about 42 s",
+        "about 4 min",
+        "about 88 min",
+        "about 2.5 h",
+    ]
