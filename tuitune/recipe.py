@@ -73,7 +73,7 @@ class DataSection(_Section):
     weight: float = Field(1.0, gt=0, le=100)
     """How often each row is taken: 2 twice, 0.5 a seeded half of the rows."""
     also: list[SourceSection] = Field([], max_length=64)
-    """Further datasets mixed in."""
+    """Further datasets mixed in, each with a path, weight, columns, config, split and revision of its own."""
     config: str | None = None
     """Configuration of a Hub dataset."""
     split: str = Field("train", min_length=1)
