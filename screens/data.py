@@ -21,7 +21,8 @@ from tuitune.errors import TuituneError
 from tuitune.text import one_line
 
 IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-_BAR_WIDTH = 40
+_BAR_WIDTH = 36
+_MUTED = "$foreground 60%"
 
 
 class DataScreen(StepScreen):
@@ -265,24 +266,27 @@ def _summary(found: dict[str, Any]) -> Content:
 
 
 def lengths(found: dict[str, Any], limit: int) -> Content:
-    """How long the rows are, by percentile, with the line where max_length cuts."""
-    percentiles = {int(at): value for at, value in found["token_percentiles"].items()}
-    longest = max([*percentiles.values(), limit, 1])
-    cut = round(limit / longest * _BAR_WIDTH)
+    """How many rows are how long, with a line where max_length cuts."""
     share = f"{found['trained_share']:.0%}"
+    at = {int(percentile): value for percentile, value in found["token_percentiles"].items()}
+    usual = f": half have at most {at[50]:,}, 95 % at most {at[95]:,}" if at else ""
     lines = [
         Content(
             f"{found['used']:,} of {found['rows']:,} rows are used: {found['tokens']:,} tokens, "
             f"{found['trained_tokens']:,} trained ({share}); {found['truncated']:,} longer than max_length {limit:,}"
         ),
-        Content.styled("Tokens a row, by share of the rows that are no longer (│ is max_length)", "$foreground 60%"),
+        Content.styled(f"Rows by their tokens{usual}", _MUTED),
     ]
-    for at, value in percentiles.items():
-        drawn = bar(value / longest, _BAR_WIDTH).replace("░", " ")
-        kept, lost = drawn[:cut], drawn[cut:]
-        lines.append(
-            Content.assemble(
-                (f"{at:>4} % ", "$foreground 60%"), (kept, "$success"), "│", (lost, "$warning"), f" {value:,}"
-            )
-        )
+    buckets = found["length_histogram"]
+    most = max((count for _, count in buckets), default=1)
+    shortest = 0
+    for longest, count in buckets:
+        drawn = bar(count / most, _BAR_WIDTH).replace("░", " ")
+        name = f"{shortest:,}–{longest:,}"
+        style = "$success" if longest <= limit else "$warning"
+        lines.append(Content.assemble((f"{name:>15} ", _MUTED), (drawn, style), f" {count:,}"))
+        if longest == limit and found["truncated"]:
+            cut = f"✂ max_length {limit:,} "
+            lines.append(Content.styled(f"{cut:>16}{'─' * _BAR_WIDTH} rows below are cut", "$text-warning"))
+        shortest = longest + 1
     return Content("\n").join(lines)

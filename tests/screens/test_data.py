@@ -60,9 +60,12 @@ async def test_columns_are_mapped_rows_browsed_and_findings_lead_to_rows(
 
 def test_the_cut_stands_where_max_length_is() -> None:
     found = {
-        **{"rows": 10, "used": 10, "tokens": 1000, "trained_tokens": 500, "trained_share": 0.5, "truncated": 5},
-        "token_percentiles": {"50": 50, "100": 200},
+        **{"rows": 10, "used": 10, "tokens": 1000, "trained_tokens": 500, "trained_share": 0.5, "truncated": 4},
+        "token_percentiles": {"50": 50, "95": 200},
+        "length_histogram": [[50, 5], [100, 1], [150, 0], [200, 4]],
     }
-    half, whole = lengths(found, 100).plain.splitlines()[-2:]
-    assert half.index("│") == whole.index("│")
-    assert "█" not in half.partition("│")[2] and "█" in whole.partition("│")[2]
+    lines = lengths(found, 100).plain.splitlines()[-5:]
+    assert [line.split()[0] for line in lines] == ["0–50", "51–100", "✂", "101–150", "151–200"]
+    assert [line.count("█") for line in lines] == [36, 7, 0, 0, 29]
+    assert "✂" not in lengths({**found, "truncated": 0}, 200).plain
+    assert "Rows by their tokens" in lengths({**found, "token_percentiles": {}, "length_histogram": []}, 100).plain

@@ -1,6 +1,7 @@
 """Names every problem in a recipe's data before the first step: counts with example rows, over the whole set."""
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from tuitune.model import load_tokenizer
 from tuitune.recipe import Recipe
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99, 100)
+_BUCKETS = 7
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ class Audit:
     trained_tokens: int
     trained_share: float
     token_percentiles: dict[int, int]
+    length_histogram: list[tuple[int, int]]
+    """Buckets of rows by length: the most tokens a row in it has, and how many rows. Where rows are cut, max_length is
+    the end of a bucket; the last bucket holds all that are longer than usual."""
     trained_percentiles: dict[int, int]
     """Of trained tokens a row, after max_length."""
     truncated: int
@@ -169,6 +174,7 @@ def audit(
         trained_tokens=trained_tokens,
         trained_share=trained_tokens / max(1, tokens),
         token_percentiles=_percentiles(lengths),
+        length_histogram=histogram(lengths, data.max_length),
         trained_percentiles=_percentiles(trained),
         truncated=longer,
         losing_end=losing_end,
@@ -208,6 +214,22 @@ def _dropped(prepared: Prepared) -> dict[str, dict[str, Any]]:
 def _percentiles(values: "array[int]") -> dict[int, int]:
     ordered = sorted(values)
     return {at: ordered[min(len(ordered) - 1, len(ordered) * at // 100)] for at in PERCENTILES} if ordered else {}
+
+
+def histogram(values: "array[int]", max_length: int) -> list[tuple[int, int]]:
+    """Even buckets up to the 99th percentile, then one to the longest: a few long rows do not flatten the rest."""
+    if not values:
+        return []
+    ordered = sorted(values)
+    usual, longest = ordered[len(ordered) * 99 // 100], ordered[-1]
+    end, parts = usual, _BUCKETS
+    if max_length < longest:
+        end, parts = max_length, max(1, _BUCKETS * max_length // max(usual, max_length))
+    edges = sorted({edge for part in range(1, _BUCKETS + 1) if (edge := -(-end * part // parts)) < longest} | {longest})
+    counts = [0] * len(edges)
+    for value in ordered:
+        counts[bisect_left(edges, value)] += 1
+    return list(zip(edges, counts, strict=True))
 
 
 def _wanted_lengths(recipe: Recipe, lengths: "array[int]") -> list[Length]:
