@@ -127,6 +127,37 @@ def test_home(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monke
 
 
 @each_size
+def test_audit(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = {"id": 1, "text": "Ahoy", "trained": True}
+    answers: dict[str, dict[str, Any]] = {
+        "summary": {"rows": 352, "format": "messages", "reason": "each row has messages", "kind": "JSON Lines"},
+        "rows": {"rows": [{"row": 0, "tokens": [token], "trained_tokens": 1, "total_tokens": 1}]},
+        "audit": {
+            **{"rows": 352, "used": 350, "tokens": 104_000, "trained_tokens": 41_000, "trained_share": 0.39},
+            "truncated": 19,
+            "token_percentiles": {"50": 251, "95": 1_090},
+            "length_histogram": [
+                *([171, 88], [342, 131], [512, 60], [683, 31], [854, 15], [1024, 8], [1195, 16], [6040, 3])
+            ],
+            "dropped": {"the reply is empty": {"count": 2, "examples": [17, 203]}},
+            "findings": [{"text": "the same as an earlier row", "count": 5, "examples": [4, 80]}],
+        },
+    }
+
+    async def call(self: TuituneApp, command: str, on_part: Any = None, **arguments: Any) -> dict[str, Any]:
+        return answers[command]
+
+    monkeypatch.setattr(TuituneApp, "call", call)
+
+    async def audited(pilot: Pilot[int]) -> None:
+        await showing("data")(pilot)
+        await pilot.press("ctrl+t")
+        await settled(pilot)
+
+    assert snap_compare(still, terminal_size=size, run_before=audited)
+
+
+@each_size
 def test_settings(size: tuple[int, int], still: TuituneApp, snap_compare: Any) -> None:
     assert snap_compare(still, terminal_size=size, run_before=showing("lora"))
 
