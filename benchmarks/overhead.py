@@ -1,16 +1,15 @@
-"""What session, events, sampling and an attached app cost a step: the same steps bare and through `tuitune run`.
+"""What session, events, sampling and an attached app cost a step.
 
-    python -m benchmarks.overhead [RECIPE] [--pairs 5] [--steps 40] [--name cpu] [--set field=value …]
+    python -m benchmarks.overhead [RECIPE] [--pairs 15] [--steps 15] [--name cpu] [--set field=value …]
 
-Bare is the same trainer, model and rows in one process, with nothing of tuitune called between its steps. Beside
-`tuitune run --json`, the app shows the run on a 120×40 pty. Pairs run in turn. Rows come in the same order, so each
-step is compared with itself: the fastest of all pairs, the first steps left out. CPU seconds over the same steps are
-compared too, since a shared machine's other work moves them less than it moves the clock. Writes
+In one process, the same steps run in turn bare, with nothing of tuitune called between them, and watched, with every
+event written to a run folder and a sample a second; the median over the pairs is told with its quartiles, since other
+work on the machine moves single pairs. Then `tuitune run` with the app on a 120×40 pty beside it tells what its other
+threads and processes use while steps run, as shares of what training uses. Writes
 benchmarks/results/overhead_NAME.json.
 """
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -20,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,73 +27,93 @@ import pexpect
 import psutil
 
 from benchmarks.shapes import SAMPLE_DATA
+from tuitune.events import Event
 from tuitune.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
-WARM_UP = 5
 
 
 @dataclass
-class Steps:
-    """When each step had ended, in seconds, and the CPU seconds that each process had used by then."""
+class Block:
+    """What some steps took: seconds, and CPU seconds of the whole process."""
 
-    ends: list[float] = field(default_factory=list)
-    cpu: dict[str, list[float]] = field(default_factory=dict)
-
-    def note(self, end: float, **processes: psutil.Process) -> None:
-        self.ends.append(end)
-        for name, process in processes.items():
-            times = process.cpu_times()
-            self.cpu.setdefault(name, []).append(times.user + times.system)
-
-    @property
-    def seconds(self) -> list[float]:
-        """Of each step after the first ones."""
-        return [after - before for before, after in itertools.pairwise(self.ends[WARM_UP:])]
-
-    def cpu_seconds(self, name: str) -> float:
-        """Of a process, over the same steps."""
-        noted = self.cpu[name]
-        return noted[-1] - noted[WARM_UP]
+    seconds: float
+    cpu_seconds: float
 
 
-def bare(recipe: Recipe) -> Steps:
-    """The trainer without session and events."""
+def block(loaded: Any, prepared: Any, *, watched: bool) -> Block:
+    """Train `max_steps` steps from where the adapter stands; the first two and the last, which saves, do not count."""
+    from transformers import TrainerCallback
+
+    from tuitune import train
+    from tuitune.hardware import sample
+    from tuitune.run import create_run
+
+    marks: list[tuple[float, float]] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            marks.append((time.perf_counter(), time.process_time()))
+
+    with tempfile.TemporaryDirectory() as folder:
+        writer = create_run(loaded.recipe, Path(folder), "overhead")
+        writing, ended = threading.Lock(), threading.Event()
+
+        def emit(event: Event) -> None:
+            with writing:
+                writer.append(event)
+
+        def samples() -> None:
+            while not ended.wait(1.0):
+                emit(sample())
+
+        trainer = train._trainer(loaded, prepared, writer.run, train._Watcher(writer.run, train.Control(), emit, 1))
+        trainer.args.save_strategy = "no"
+        sampler = threading.Thread(target=samples)
+        if watched:
+            sampler.start()
+        else:
+            callbacks = trainer.callback_handler.callbacks
+            callbacks[:] = [each for each in callbacks if type(each).__module__ != train.__name__]
+        trainer.add_callback(Clock())
+        loaded.backend.for_training(loaded)
+        trainer.train()
+        ended.set()
+        if watched:
+            sampler.join()
+        writer.close()
+    (began, cpu_began), (end, cpu_end) = marks[2], marks[-1]
+    return Block(end - began, cpu_end - cpu_began)
+
+
+def in_pairs(recipe: Recipe, pairs: int) -> list[tuple[Block, Block]]:
+    """Watched and bare blocks in turn, each first in every second pair."""
     from tuitune.backends.environment import warm_up
 
     warm_up()
-    from transformers import TrainerCallback
-
-    from tuitune import backends, train
+    from tuitune import backends
     from tuitune.data.prepare import prepare
     from tuitune.model import load_tokenizer
-    from tuitune.run import Run
 
-    steps, this = Steps(), psutil.Process()
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            steps.note(time.perf_counter(), trainer=this)
-
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder))
-        prepared = prepare(recipe, load_tokenizer(recipe.model))
-        loaded = backends.load(recipe, print)
-        loaded.backend.attach(loaded)
-        watcher = train._Watcher(run, train.Control(), lambda event: None, 1)
-        trainer = train._trainer(loaded, prepared, run, watcher)
-        trainer.callback_handler.callbacks = [
-            each for each in trainer.callback_handler.callbacks if type(each).__module__ != train.__name__
-        ]
-        trainer.add_callback(Clock())
-        trainer.args.save_strategy = "no"
-        loaded.backend.for_training(loaded)
-        trainer.train()
-    return steps
+    prepared = prepare(recipe, load_tokenizer(recipe.model))
+    loaded = backends.load(recipe, print)
+    loaded.backend.attach(loaded)
+    block(loaded, prepared, watched=True)
+    found = []
+    for pair in range(pairs):
+        first = block(loaded, prepared, watched=pair % 2 == 0)
+        second = block(loaded, prepared, watched=pair % 2 == 1)
+        found.append((first, second) if pair % 2 == 0 else (second, first))
+    return found
 
 
-def through_tuitune(recipe: Path, *, app: bool) -> Steps:
-    """The steps by the events of `tuitune run --json`."""
+def quartiles(ratios: list[float]) -> list[float]:
+    return [round(each, 4) for each in statistics.quantiles(ratios, n=4)]
+
+
+def beside(recipe: Path) -> dict[str, float]:
+    """CPU of what is not training, as shares of the training process's, while `tuitune run` steps."""
+    noted: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "TUITUNE_RUNS": f"{folder}/runs",
@@ -110,25 +129,37 @@ def through_tuitune(recipe: Path, *, app: bool) -> Steps:
             env=environment,
         )
         assert process.stdout is not None
-        steps, shown = Steps(), None
-        processes = {"client": psutil.Process(process.pid)}
+        client, session, app, shown = psutil.Process(process.pid), None, None, None
         for line in process.stdout:
             event = json.loads(line)
             if event["event"] == "started":
-                processes["trainer"] = psutil.Process(event["pid"])
-            if event["event"] == "plan" and app:
-                shown = pexpect.spawn(
-                    sys.executable, ["-m", "tuitune", "attach"], dimensions=(40, 120), env=environment, timeout=None
-                )
-                processes["app"] = psutil.Process(shown.pid)
+                session = psutil.Process(event["pid"])
+            if event["event"] == "plan":
+                command = ["-m", "tuitune", "attach"]
+                shown = pexpect.spawn(sys.executable, command, dimensions=(40, 120), env=environment, timeout=None)
                 threading.Thread(target=_drain, args=(shown,), daemon=True).start()
-            if event["event"] == "step":
-                steps.note(event["at"], **processes)
-        if process.wait() != 0:
+                app = psutil.Process(shown.pid)
+            if event["event"] == "step" and session and app:
+                # A session's main thread serves, samples and sends; training is in another.
+                main = next(each for each in session.threads() if each.id == session.pid)
+                noted.append(
+                    {
+                        "training": _cpu_seconds(session),
+                        "session beside training": main.user_time + main.system_time,
+                        "tuitune run": _cpu_seconds(client),
+                        "app": _cpu_seconds(app),
+                    }
+                )
+        if process.wait() != 0 or shown is None:
             sys.exit("tuitune run failed")
-        if shown is not None:
-            shown.close(force=True)
-    return steps
+        shown.close(force=True)
+    spent = {name: noted[-1][name] - noted[len(noted) // 2][name] for name in noted[-1]}  # the app has started by half
+    return {name: round(spent[name] / spent["training"], 4) for name in spent if name != "training"}
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _drain(child: Any) -> None:
@@ -139,70 +170,32 @@ def _drain(child: Any) -> None:
         return
 
 
-def compared(runs: list[Steps], others: list[Steps]) -> float:
-    """How much longer `runs` take than `others`: each step's fastest against its fastest."""
-    fastest = [sum(map(min, zip(*(run.seconds for run in each), strict=True))) for each in (runs, others)]
-    return round(float(fastest[0] / fastest[1]), 4)
-
-
-def medians(runs: list[Steps]) -> list[float]:
-    return [round(statistics.median(run.seconds), 4) for run in runs]
-
-
-def least(runs: list[Steps], name: str) -> float:
-    return min(run.cpu_seconds(name) for run in runs)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, nargs="?", default=SAMPLE_DATA / "demo.yaml")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--name", default="cpu")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="field=value")
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.bare:
-        print(json.dumps(asdict(bare(Recipe.load(arguments.recipe)))))
-        return
-    fixed = [f"max_steps={arguments.steps}", "save_steps=100000", "fit=false", "eval_share=0", "max_new_tokens=1"]
-    recipe = Recipe.load(arguments.recipe, [*fixed, *arguments.changes])
-    recipe = recipe.model_copy(update={"samples": recipe.samples.model_copy(update={"prompts": ["hello"]})})
-    ways: dict[str, list[Steps]] = {"bare": [], "tuitune run": [], "tuitune run and the app": []}
-    loads = []
+    fixed = ["save_steps=100000", "fit=false", "eval_share=0", "max_new_tokens=1", "prompts=[hello]"]
+    changes = [*fixed, *arguments.changes]
+    pairs = in_pairs(Recipe.load(arguments.recipe, [*changes, f"max_steps={arguments.steps}"]), arguments.pairs)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.yaml"
-        file.write_text(recipe.to_yaml())
-        for _ in range(arguments.pairs):
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.overhead", str(file), "--bare"],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            ways["bare"].append(Steps(**json.loads(done.stdout.splitlines()[-1])))
-            ways["tuitune run"].append(through_tuitune(file, app=False))
-            ways["tuitune run and the app"].append(through_tuitune(file, app=True))
-            loads.append(os.getloadavg()[0])
-            print({way: medians(runs) for way, runs in ways.items()}, flush=True)
-    spent = least(ways["bare"], "trainer")
+        file.write_text(Recipe.load(arguments.recipe, [*changes, f"max_steps={8 * arguments.steps}"]).to_yaml())
+        shares = beside(file)
     found = {
-        "what": f"step times over {arguments.steps - WARM_UP - 1} steps, each the fastest of {arguments.pairs} runs",
+        "what": f"{arguments.pairs} pairs of {arguments.steps - 3} steps, watched against bare",
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "load_average": round(max(loads), 1),
+        "load_average": round(os.getloadavg()[0], 1),
         "recipe": arguments.recipe.name,
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "median_step_seconds": {way: medians(runs) for way, runs in ways.items()},
-        "ratio": {way: compared(runs, ways["bare"]) for way, runs in ways.items() if way != "bare"},
-        # What the machine's own noise does to the same comparison.
-        "ratio_of_bare_to_bare": compared(ways["bare"][::2], ways["bare"][1::2]) if arguments.pairs > 1 else None,
-        "cpu_ratio_of_the_training_process": {
-            way: round(least(runs, "trainer") / spent, 4) for way, runs in ways.items() if way != "bare"
-        },
-        "cpu_share_of_other_processes": {
-            name: round(least(ways["tuitune run and the app"], name) / spent, 4) for name in ("client", "app")
-        },
+        "median_step_seconds": round(statistics.median(b.seconds for _, b in pairs) / (arguments.steps - 3), 4),
+        "time_ratio_quartiles": quartiles([w.seconds / b.seconds for w, b in pairs]),
+        "cpu_ratio_quartiles": quartiles([w.cpu_seconds / b.cpu_seconds for w, b in pairs]),
+        "cpu_share_beside_training": shares,
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"overhead_{arguments.name}.json").write_text(json.dumps(found, indent=2) + "\n")

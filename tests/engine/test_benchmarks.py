@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_speed, notebook
-from benchmarks.overhead import Steps, compared
 from benchmarks.shapes import make_chats
 from tests.conftest import DEMO
 
@@ -38,9 +37,3 @@ def test_a_peer_without_a_result_is_told_with_its_last_words(tmp_path: Path) -> 
     script = tmp_path / "peer.py"
     script.write_text("import sys; sys.exit('no GPU here')")
     assert gpu_speed.notebook(script, tmp_path, tmp_path, 1) == {"error": "no GPU here\n"}
-
-
-def test_each_step_is_compared_with_itself() -> None:
-    fast, slow = Steps([0, 1, 2, 3, 4, 5, 6, 8, 9]), Steps([0, 1, 2, 3, 4, 5, 7, 8, 10])
-    assert compared([fast, slow], [fast, slow]) == 1
-    assert compared([fast], [fast, slow]) == pytest.approx(4 / 3, abs=1e-4)
