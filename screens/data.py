@@ -279,7 +279,7 @@ def lengths(found: dict[str, Any], limit: int) -> Content:
     ]
     buckets = found["length_histogram"]
     most = max((count for _, count in buckets), default=1)
-    shortest = 0
+    shortest = 1
     for longest, count in buckets:
         drawn = bar(count / most, _BAR_WIDTH).replace("░", " ")
         name = f"{shortest:,}–{longest:,}"

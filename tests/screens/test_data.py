@@ -65,7 +65,7 @@ def test_the_cut_stands_where_max_length_is() -> None:
         "length_histogram": [[50, 5], [100, 1], [150, 0], [200, 4]],
     }
     lines = lengths(found, 100).plain.splitlines()[-5:]
-    assert [line.split()[0] for line in lines] == ["0–50", "51–100", "✂", "101–150", "151–200"]
+    assert [line.split()[0] for line in lines] == ["1–50", "51–100", "✂", "101–150", "151–200"]
     assert [line.count("█") for line in lines] == [36, 7, 0, 0, 29]
     assert "✂" not in lengths({**found, "truncated": 0}, 200).plain
     assert "Rows by their tokens" in lengths({**found, "token_percentiles": {}, "length_histogram": []}, 100).plain
