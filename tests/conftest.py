@@ -11,6 +11,7 @@ import sample_data
 from tuitune.recipe import Recipe
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the session sets it, before torch is imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
 
 DEMO = Path(sample_data.__file__).parent
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -24,7 +25,6 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("TUITUNE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     yield
     left = [each for each in psutil.Process().children(recursive=True) if _is_session(each)]
     _, alive = psutil.wait_procs(left, timeout=20)
