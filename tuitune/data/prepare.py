@@ -264,10 +264,10 @@ def _held_out(made: list[Rows], share: float, seed: int) -> list[Any]:
     total = sum(map(len, made))
     if share == 0 or total < 2:
         return [numpy.zeros(0, dtype=numpy.int64) for _ in made]
-    digests = numpy.concatenate([numpy.frombuffer(rows.digests, dtype=numpy.uint64) for rows in made])
-    # An odd multiplier permutes the digests; the seed chooses which permutation.
-    odd = numpy.uint64(random.Random(seed).getrandbits(64) | 1)
-    drawn = digests * odd ^ (digests * odd >> numpy.uint64(29))
+    drawn = numpy.concatenate([numpy.frombuffer(rows.digests, dtype=numpy.uint64) for rows in made])
+    # An odd multiplier permutes the digests; the seed chooses which permutation. In place: there may be millions.
+    drawn *= numpy.uint64(random.Random(seed).getrandbits(64) | 1)
+    drawn ^= drawn >> numpy.uint64(29)
     order = numpy.argsort(drawn, kind="stable")
     starts = [0]
     for rows in made:
