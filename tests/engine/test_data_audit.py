@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import DEMO
@@ -213,6 +218,7 @@ def test_rows_are_found_again_until_the_content_changes(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("Say 3", "Sing 3"))
     changed = prepare(chosen, tokenizer)
     assert changed.rows.file != first.rows.file
+    assert again.rows.file is not None
     again.rows.file.with_name("counts.json").write_text("{")
     recipe(path, [chat(f"Ask {n}", f"Say {n}") for n in range(8)])
     assert len(prepare(chosen, tokenizer).train) == 8
@@ -303,17 +309,70 @@ def test_the_audit_as_a_program_uses_it(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("largest_file", [100, 20_000])
-def test_a_full_disk_ends_with_one_sentence_and_leaves_nothing(tmp_path: Path, largest_file: int) -> None:
-    """Full at the first bytes, and in the middle of the tokenised rows; with room again, the same recipe works."""
-    chosen = recipe(tmp_path / "rows.jsonl", [chat(f"Ask {n}", f"Say {n}. " * 20) for n in range(400)])
-    tokenizer = load_tokenizer(chosen.model)
+@contextmanager
+def a_disk_that_takes(file_bytes: int) -> Iterator[None]:
+    """No file can grow beyond this, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, before[1]))
     try:
-        with pytest.raises(TuituneError, match=r"The tokenised rows cannot be written to .* make room there"):
-            prepare(chosen, tokenizer)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("file_bytes", [100, 60_000], ids=["first bytes", "in the middle"])
+def test_on_a_full_disk_the_rows_go_on_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_bytes: int
+) -> None:
+    """Nothing is left behind, and with room again the same recipe makes the same rows and keeps them."""
+    monkeypatch.setattr("tuitune.data.cache._BATCH_TOKENS", 2_000)
+    chosen = recipe(
+        tmp_path / "rows.jsonl", [chat(f"Ask {n}", f"Say {n}. " * (n % 20 + 2)) for n in range(600)], eval_share=0.1
+    )
+    tokenizer = load_tokenizer(chosen.model)
+    entries = tmp_path / "cache" / "tuitune" / "tokenised"
+    with a_disk_that_takes(file_bytes):
+        in_memory = prepare(chosen, tokenizer)
+        report = audit(chosen, tokenizer)
+    assert os.listdir(entries) == []
+    (notice,) = in_memory.notices
+    assert re.fullmatch(
+        r"The tokenised rows cannot be written to \S+tokenised \(.*\) and are kept in memory .*", notice
+    )
+    assert notice in report.as_text()
+    kept = prepare(chosen, tokenizer)
+    assert kept.notices == [] and len(os.listdir(entries)) == 1
+    for part in ("train", "eval"):
+        for column in ("input_ids", "labels"):
+            assert getattr(in_memory, part)[column][:] == getattr(kept, part)[column][:]
+
+
+def test_a_disk_that_is_full_after_the_last_row_loses_no_row(tmp_path: Path) -> None:
+    """The list of what was left out is longer than the rows and no longer fits."""
+    bad: list[Any] = [{"messages": [{"role": f"role {n}", "content": "x"}]} for n in range(60)]
+    chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), *bad])
+    with a_disk_that_takes(3_000):
+        prepared = prepare(chosen, load_tokenizer(chosen.model))
+    assert len(prepared.train["input_ids"][:]) == 1 and len(prepared.notices) == 1
     assert os.listdir(tmp_path / "cache" / "tuitune" / "tokenised") == []
-    assert len(prepare(chosen, tokenizer).train) == 400
+
+
+def test_without_room_in_memory_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = recipe(tmp_path / "rows.jsonl", [chat(f"Ask {n}", f"Say {n}. " * 20) for n in range(400)])
+    tokenizer = load_tokenizer(chosen.model)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    with (
+        a_disk_that_takes(20_000),
+        pytest.raises(TuituneError, match=r"cannot be written to .* memory has no room for them either; make room"),
+    ):
+        prepare(chosen, tokenizer)
+    assert os.listdir(tmp_path / "cache" / "tuitune" / "tokenised") == []
+
+
+def test_a_cache_entry_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path / "rows.jsonl", [chat(f"Ask {n}", f"Say {n}.") for n in range(40)])
+    tokenizer = load_tokenizer(chosen.model)
+    first = prepare(chosen, tokenizer).train["input_ids"][:]
+    (file,) = (tmp_path / "cache" / "tuitune" / "tokenised").glob("*/rows.arrow")
+    os.truncate(file, file.stat().st_size // 2)
+    assert prepare(chosen, tokenizer).train["input_ids"][:] == first

@@ -81,6 +81,8 @@ class Audit:
     lengths: list[Length]
     findings: list[Finding]
     """Only what was found, the commonest first. Their examples are rows of the first dataset unless they say so."""
+    notices: list[str]
+    """What the user should know of how the rows are kept, one sentence each."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,7 +106,7 @@ class Audit:
             lines.append(f"{entry['count']:,} rows are left out: {reason} ({where})")
         for each in self.findings:
             lines.append(f"{each.count:,} rows: {each.text} ({_listed(each.examples, each.elsewhere)})")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notices])
 
 
 def _listed(rows: list[int], elsewhere: dict[str, list[int]]) -> str:
@@ -180,6 +182,7 @@ def audit(
         losing_end=losing_end,
         lengths=_wanted_lengths(recipe, lengths) if longer else [],
         findings=gathered.all(prepared, data.max_length),
+        notices=prepared.notices,
     )
 
 

@@ -1,4 +1,7 @@
-"""Tokenised rows on disk: written as they are made, found again by the content that made them."""
+"""Tokenised rows on disk: written as they are made, found again by the content that made them.
+
+Where the disk takes no more, the same rows go on in memory, and are not found again.
+"""
 
 import hashlib
 import json
@@ -7,6 +10,7 @@ import shutil
 import tempfile
 import time
 from array import array
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -45,9 +49,9 @@ class Dropped:
 
 @dataclass
 class Rows:
-    """Tokenised rows in a file, with each row's place in the dataset, length, and digest of its content."""
+    """Tokenised rows in a file or in memory, with each row's place in the dataset, length and digest of its content."""
 
-    file: Path
+    file: Path | None
     numbers: "array[int]" = field(default_factory=lambda: array("q"))
     """Row number in the dataset, from 0."""
     lengths: "array[int]" = field(default_factory=lambda: array("I"))
@@ -63,22 +67,30 @@ class Rows:
     """Rows of which the end was cut."""
     split: int = 0
     """Rows that were split into several."""
+    table: Any = None
+    """pyarrow.Table of the rows where there is no file."""
+    unkept: str | None = None
+    """Why they will not be found again, as a sentence."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def dataset(self) -> Any:
-        """The rows as a memory-mapped datasets.Dataset with columns `input_ids` and `labels`."""
+        """The rows as a datasets.Dataset with columns `input_ids` and `labels`; memory-mapped where there is a file."""
         import datasets
 
+        if self.file is None:
+            # A fingerprint of its own: `datasets` would copy the whole table to make one.
+            return datasets.Dataset(self.table, fingerprint=datasets.fingerprint.generate_random_fingerprint())
         return datasets.Dataset.from_file(str(self.file))
 
 
+_REMEDY = "make room there, or set XDG_CACHE_HOME to a folder on another disk."
 _ARRAYS = ("numbers", "lengths", "trained", "ended", "digests")
 
 
 class RowsWriter:
-    """Writes one cache entry; nothing is left behind unless it is finished."""
+    """Writes one cache entry, or keeps the rows in memory where that fails; an unfinished one leaves nothing behind."""
 
     def __init__(self, key: str) -> None:
         import pyarrow
@@ -86,59 +98,99 @@ class RowsWriter:
         self._key = key
         row = pyarrow.list_(pyarrow.int32())
         self._schema = pyarrow.schema({"input_ids": row, "labels": row})
+        self._folder: Path | None = None
+        self._file = pyarrow.BufferOutputStream()
+        self._problem = ""
+        self._written = 0
+        self._in_memory: list[Any] = []
+        self._waiting: list[Any] = []
+        self._waiting_tokens = 0
+        self.rows = Rows(None)
         try:
             cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=".making-", dir=cache_folder()))
-        except OSError as error:
-            raise _unwritable(error) from None
-        try:
-            self._file = pyarrow.OSFile(str(self._folder / "rows.arrow"), "wb")
+            self.rows.file = self._folder / "rows.arrow"
+            self._file = pyarrow.OSFile(str(self.rows.file), "wb")
             self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
         except OSError as error:
-            self.discard()
-            raise _unwritable(error) from None
-        self._waiting: list[Any] = []
-        self._waiting_tokens = 0
-        self.rows = Rows(self._folder / "rows.arrow")
+            self._go_on_in_memory(error)
 
     def add(self, input_ids: list[list[int]], labels: list[list[int]]) -> None:
+        """Take in rows. Raises TuituneError where neither the disk nor the memory has room for them."""
         import pyarrow
 
         self._waiting.append(pyarrow.record_batch([input_ids, labels], schema=self._schema))
         self._waiting_tokens += sum(map(len, input_ids))
         if self._waiting_tokens > _BATCH_TOKENS:
-            try:
-                self._flush()
-            except OSError as error:
-                raise _unwritable(error) from None
+            self._flush()
 
     def _flush(self) -> None:
         import pyarrow
 
-        if self._waiting:
-            self._stream.write_table(pyarrow.Table.from_batches(self._waiting).combine_chunks())
+        if not self._waiting:
+            return
+        table = pyarrow.Table.from_batches(self._waiting).combine_chunks()
         self._waiting, self._waiting_tokens = [], 0
+        if self.rows.file is not None:
+            try:
+                self._stream.write_table(table)
+                self._written += 1
+                return
+            except OSError as error:
+                self._go_on_in_memory(error)
+        self._require_memory(table.nbytes)
+        self._in_memory.append(table)
+
+    def _go_on_in_memory(self, error: OSError) -> None:
+        """Take what was written back into memory, and give its room on the disk back."""
+        import pyarrow
+
+        where, reason = one_line(cache_folder()), error.strerror or one_line(error, max_length=120)
+        self._problem = f"The tokenised rows cannot be written to {where} ({reason})"
+        self.rows.unkept = f"{self._problem} and are kept in memory for this run alone; {_REMEDY}"
+        if self.rows.file is not None and self._written:
+            self._require_memory(self.rows.file.stat().st_size)
+            with pyarrow.OSFile(str(self.rows.file)) as file, pyarrow.ipc.open_stream(file) as stream:
+                self._in_memory = [pyarrow.Table.from_batches([stream.read_next_batch()]) for _ in range(self._written)]
+        self.rows.file = None
+        with suppress(OSError):
+            self._file.close()  # an open file keeps its room
+        self.discard()
+
+    def _require_memory(self, needed_bytes: int) -> None:
+        """Half of the memory that is free may hold rows: the model needs the rest."""
+        import psutil
+
+        held = sum(table.nbytes for table in self._in_memory)
+        if held + needed_bytes > psutil.virtual_memory().available:
+            raise TuituneError(f"{self._problem}, and memory has no room for them either; {_REMEDY}")
 
     def close(self, *, keep: bool) -> Rows:
         """The finished rows; under their key if they are to be found again, else gone when the process ends."""
-        try:
-            self._flush()
-            self._stream.close()
-            self._file.close()
-            if keep:
-                return self._publish()
-        except OSError as error:
-            self.discard()
-            raise _unwritable(error) from None
-        import atexit
+        import pyarrow
 
-        atexit.register(self.discard)
+        self._flush()
+        if self.rows.file is not None:
+            try:
+                self._stream.close()
+                self._file.close()
+                if keep:
+                    return self._publish()
+                import atexit
+
+                atexit.register(self.discard)
+            except OSError as error:
+                self._go_on_in_memory(error)
+        if self.rows.file is None:
+            self.rows.table = pyarrow.concat_tables([self._schema.empty_table(), *self._in_memory])
         return self.rows
 
     def discard(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _publish(self) -> Rows:
+        assert self._folder is not None
         for name in _ARRAYS:
             with (self._folder / name).open("wb") as file:
                 getattr(self.rows, name).tofile(file)
@@ -146,15 +198,19 @@ class RowsWriter:
             "truncated": self.rows.truncated,
             "split": self.rows.split,
             "dropped": {reason: asdict(dropped) for reason, dropped in self.rows.dropped.items()},
+            "bytes": (self._folder / "rows.arrow").stat().st_size,
         }
         (self._folder / "counts.json").write_text(json.dumps(counts))
         final = cache_folder() / self._key
         try:
             self._folder.rename(final)
-        except OSError:  # another session was first
-            shutil.rmtree(self._folder, ignore_errors=True)
+        except OSError:
+            if not (final / "rows.arrow").is_file():
+                raise
+            self.discard()  # another session was first
         self.rows.file = final / "rows.arrow"
-        _prune()
+        with suppress(OSError):  # another session prunes at the same time
+            _prune()
         return self.rows
 
 
@@ -167,7 +223,8 @@ def find(key: str) -> Rows | None:
         rows.dropped = {reason: Dropped(**each) for reason, each in counts["dropped"].items()}
         for name in _ARRAYS:
             getattr(rows, name).frombytes((folder / name).read_bytes())
-        if not rows.file.is_file() or len({len(getattr(rows, name)) for name in _ARRAYS}) != 1:
+        whole = (folder / "rows.arrow").stat().st_size == counts["bytes"]
+        if not whole or len({len(getattr(rows, name)) for name in _ARRAYS}) != 1:
             raise ValueError("the entry is not whole")
         os.utime(folder)
     except (OSError, ValueError, KeyError, TypeError):
@@ -203,11 +260,3 @@ def _prune() -> None:
     unfinished = [each for each in cache_folder().glob(".making-*") if time.time() - each.stat().st_mtime > 86_400]
     for entry in [*entries[KEPT:], *unfinished]:
         shutil.rmtree(entry, ignore_errors=True)
-
-
-def _unwritable(error: OSError) -> TuituneError:
-    reason = error.strerror or one_line(error, max_length=120)
-    return TuituneError(
-        f"The tokenised rows cannot be written to {one_line(cache_folder())} ({reason}): "
-        "make room there, or set XDG_CACHE_HOME to a folder on another disk."
-    )

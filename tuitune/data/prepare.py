@@ -45,7 +45,7 @@ class Prepared:
     sources: list[Source]
     """The recipe's datasets: data.path, then data.also."""
     train: Any
-    """datasets.Dataset, memory-mapped"""
+    """datasets.Dataset, memory-mapped where the disk had room"""
     eval: Any
     """datasets.Dataset of the held-out rows, or None."""
     eval_source: Source | None
@@ -59,6 +59,8 @@ class Prepared:
     """Rows cut at max_length."""
     longest: int
     """Tokens of the longest row, after cutting."""
+    notices: list[str]
+    """What the user should know of how the rows are kept, one sentence each."""
 
     @property
     def dataset(self) -> Dataset:
@@ -99,7 +101,8 @@ def prepare(
     """Read, tokenise, mask, split and mix the recipe's datasets; equal work that was done before is found again.
 
     `progress` gets rows done and, where it can be estimated, their number. When `cancelled` turns true the rows so far
-    are returned. Raises UnusableInput where no row can be trained on, TuituneError where the rows cannot be written.
+    are returned. Raises UnusableInput where no row can be trained on, TuituneError where neither disk nor memory has
+    room for them.
     """
     import numpy
 
@@ -127,6 +130,7 @@ def prepare(
     eval_source = None
     if data.eval_path is not None or data.eval_split is not None:
         eval_source, evaluation = _eval_file(data, masker, made, progress, cancelled)
+    evaluated = [eval_source.rows] if eval_source else []
     return Prepared(
         sources=[
             Source(dataset, rows, sorted({rows.numbers[place] for place in out.tolist()}), weight)
@@ -140,6 +144,7 @@ def prepare(
         trained_tokens=sum(_total(rows.trained, places) for rows, places in zip(made, kept, strict=True)),
         truncated=sum(rows.truncated for rows in made),
         longest=max((max(rows.lengths, default=0) for rows in made), default=0),
+        notices=list(dict.fromkeys(rows.unkept for rows in [*made, *evaluated] if rows.unkept)),
     )
 
 
