@@ -210,6 +210,8 @@ def _tell_about(prepared: Prepared, emit: Emit) -> None:
         emit(Notice(text=f"{rows.count} rows are left out: {reason} (first: row {rows.examples[0]})."))
     if prepared.truncated:
         emit(Notice(text=f"{prepared.truncated} rows are longer than data.max_length and are cut."))
+    for notice in prepared.notices:
+        emit(Notice(text=notice))
 
 
 def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any) -> Plan:
