@@ -149,7 +149,10 @@ class Masker:
         if sample.messages is None:
             return self._plain(sample.text or "")
         if not any(message["role"] == "assistant" for message in sample.messages) and self.train_on != "all":
-            return UnusableRow("it has no assistant turn")
+            return UnusableRow(
+                "it has no assistant turn",
+                "add a reply, map its column in data.columns, or set data.train_on to all",
+            )
         try:
             return self.template.render(sample.messages, sample.tools)
         except UnusableRow as error:
@@ -182,7 +185,11 @@ class Masker:
             ended = ended and (not spans or spans[-1][1] <= self.max_length)
             ids, labels = ids[: self.max_length], labels[: self.max_length]
             if labels.count(IGNORED) == len(labels):
-                raise UnusableRow(f"all its trained tokens lie beyond max_length ({self.max_length})", over_length=True)
+                raise UnusableRow(
+                    f"all its trained tokens lie beyond max_length ({self.max_length})",
+                    "raise data.max_length, or set data.over_length to split",
+                    over_length=True,
+                )
         return Masked(ids, labels, truncated, ended)
 
     def _spelled(self, rendered: Rendered) -> bool:
@@ -309,7 +316,7 @@ def _token_spans(
         first = _token_at(encoding, turn.start, turn.end, 1)
         last = _token_at(encoding, turn.end - 1, turn.start - 1, -1)
         if first is None or last is None:
-            raise UnusableRow("the tokenizer makes no token of its reply")
+            raise UnusableRow("the tokenizer makes no token of its reply", "write it in characters that it knows")
         begin, end = encoding.token_to_chars(first)[0], encoding.token_to_chars(last)[1]
         if begin < turn.start and text[begin : turn.start] != " ":
             cuts.append(turn.start)

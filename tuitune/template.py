@@ -43,12 +43,15 @@ class Sample:
 
 
 class UnusableRow(TuituneError):
-    """A row that cannot be trained on; the message is the reason and does not name the row."""
+    """A row that cannot be trained on; the message is `reason: remedy` and does not name the row."""
 
-    def __init__(self, reason: str, *, over_length: bool = False) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, remedy: str, *, over_length: bool = False) -> None:
+        super().__init__(f"{reason}: {remedy}")
         self.over_length = over_length
         """Whether it is only too long for max_length."""
+
+
+_OTHER_TEMPLATE = "write the row as the template expects it, or choose a model whose template takes it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class ChatTemplate:
         if self._system_is_own_turn or first is None or first["role"] != "system":
             return messages
         if len(messages) < 2 or messages[1]["role"] != "user":
-            raise UnusableRow("the chat template has no place for its system message")
+            raise UnusableRow("the chat template has no place for its system message", "let a user turn follow it")
         merged: Message = {**messages[1], "content": f"{first['content']}\n\n{messages[1]['content']}"}
         return [merged, *messages[2:]]
 
@@ -168,9 +171,11 @@ class ChatTemplate:
                 **self.variables,
             )
         except jinja2.TemplateError as error:
-            raise UnusableRow(f"the chat template refuses it: {one_line(error, max_length=200)}") from None
+            reason = one_line(error, max_length=200)
+            raise UnusableRow(f"the chat template refuses it ({reason})", "change its turns accordingly") from None
         except (TypeError, ValueError, AttributeError, KeyError, IndexError, RecursionError) as error:
-            raise UnusableRow(f"the chat template fails on it ({one_line(error, max_length=200)})") from None
+            reason = one_line(error, max_length=200)
+            raise UnusableRow(f"the chat template fails on it ({reason})", "correct its tools and tool calls") from None
         return str(rendered[0])
 
     def _renamed(self, message: Message) -> Mapping[str, Any]:
@@ -227,12 +232,17 @@ class ChatTemplate:
         for index, message in enumerate(messages):
             own = [piece for piece in pieces if piece.message == index and not piece.again]
             if not own and _has_text(message):
-                raise UnusableRow(f"the chat template leaves out message {index + 1} ({one_line(message['role'])})")
+                raise UnusableRow(
+                    f"the chat template leaves out message {index + 1} ({one_line(message['role'])})",
+                    "take that turn out, or say it in another",
+                )
             if message["role"] != "assistant":
                 continue
             if not own:
-                what = "lets the chat template leave out its tool calls" if message.get("tool_calls") else "is empty"
-                raise UnusableRow(f"message {index + 1} (assistant) {what}")
+                shown = f"message {index + 1} (assistant)"
+                if message.get("tool_calls"):
+                    raise UnusableRow(f"the chat template leaves out the tool calls of {shown}", _OTHER_TEMPLATE)
+                raise UnusableRow(f"{shown} is empty", "write the reply, or take the row out")
             before = max(
                 (piece.end for piece in pieces if piece.message < index and piece.start < own[0].start), default=0
             )
@@ -240,7 +250,7 @@ class ChatTemplate:
             if any(piece.start > own[0].start for piece in pieces if piece.message < index and not piece.again) or (
                 after < own[-1].end
             ):
-                raise UnusableRow("the chat template changes the order of its messages")
+                raise UnusableRow("the chat template changes the order of its messages", _OTHER_TEMPLATE)
             start = self._start(messages, tools, index, own[0], text[before : own[0].start])
             turns.append(self._turn(messages, tools, index, start, text[own[-1].end : after], own[-1].end))
         return Rendered(text, turns, sorted({(piece.start, piece.end) for piece in pieces}))
@@ -351,13 +361,13 @@ class _Marked:
 
     def _mark(self, text: str, index: int, kind: "Kind", before: str = "") -> str:
         if _MARK.search(text):
-            raise UnusableRow("it holds characters of the supplementary private use areas (U+F0000 and up)")
+            raise UnusableRow("it holds characters for private use (U+F0000 and up)", "take them out")
         core = text.strip()
         if not core:
             return text
         number = len(self._pieces)
         if number >= 0xFFFE:
-            raise UnusableRow("it has more than 65,000 pieces of text")
+            raise UnusableRow("it has more than 65,000 pieces of text", "split it into several rows")
         self._pieces.append((index, kind, before))
         at = text.index(core)
         return f"{text[:at]}{chr(_OPEN + number)}{core}{chr(_CLOSE + number)}{text[at + len(core) :]}"
@@ -374,7 +384,9 @@ class _Marked:
     def find(self, marked_text: str, text: str) -> list["_Piece"]:
         """Each piece's place in `text`, in order. Raises UnusableRow."""
         if _MARK.sub("", marked_text) != text:
-            raise UnusableRow("the chat template rewrites its text, so its reply cannot be located exactly")
+            raise UnusableRow(
+                "the chat template rewrites its text, so that its reply cannot be located exactly", _OTHER_TEMPLATE
+            )
         opened: dict[int, int] = {}
         seen: set[int] = set()
         found = []
@@ -383,16 +395,16 @@ class _Marked:
             if code < _CLOSE:
                 opened[code - _OPEN] = at
             elif code - _CLOSE not in opened:
-                raise UnusableRow("the chat template cuts off the beginning of a message")
+                raise UnusableRow("the chat template cuts off the beginning of a message", _OTHER_TEMPLATE)
             else:
                 number = code - _CLOSE
                 message, kind, before = self._pieces[number]
                 if number in seen and kind != "call":
-                    raise UnusableRow("the chat template repeats part of a message")
+                    raise UnusableRow("the chat template repeats part of a message", _OTHER_TEMPLATE)
                 found.append(_Piece(message, kind, opened.pop(number), at, before, number in seen))
                 seen.add(number)
         if opened:
-            raise UnusableRow("the chat template cuts off the end of a message")
+            raise UnusableRow("the chat template cuts off the end of a message", _OTHER_TEMPLATE)
         return found
 
 

@@ -139,7 +139,7 @@ def test_rows_inside_one_object(tmp_path: Path) -> None:
     assert len(open_dataset(section(path))) == 3000
     path.write_text(json.dumps({"data": rows})[:-40])
     *_, last = open_dataset(section(path))
-    assert "is cut short: the file ends inside it" in (last.error or "")
+    assert "is cut short (the file ends inside it): fetch the file again" in (last.error or "")
     for row in ({"data": ASKED}, {"messages": ASKED, "data": [PAIR]}):
         (first, _) = open_dataset(section(jsonl(path, row, row)))
         assert first.messages == ASKED
@@ -151,7 +151,7 @@ def test_rows_inside_one_object(tmp_path: Path) -> None:
 def test_an_array_nested_without_end(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text("[" * 200_000)
-    with pytest.raises(UnusableInput, match="element 1 is nested too deeply; correct it"):
+    with pytest.raises(UnusableInput, match="element 1 is nested too deeply: write what is inside as text; or give"):
         open_dataset(section(path))
 
 
@@ -200,6 +200,7 @@ def test_one_bad_row_does_not_lose_the_others(tmp_path: Path) -> None:
         found = list(open_dataset(section(jsonl(tmp_path / "rows.jsonl", PAIR, line, PAIR))))
         assert [row.index for row in found] == [0, 1, 2]
         assert found[1].error and reason in found[1].error
+        assert ": " in found[1].error, "each reason says what to do"
         assert found[0].messages == found[2].messages == ASKED
 
 
@@ -220,7 +221,7 @@ def test_a_line_too_long_to_hold_is_skipped(tmp_path: Path) -> None:
         file.write(b"a" * (MAX_ROW_BYTES + 100))
         file.write(b'"}\n' + good)
     found = list(open_dataset(section(path)))
-    assert [row.error for row in found] == [None, "line 2 is longer than 64 MiB", None]
+    assert [row.error for row in found] == [None, "line 2 is longer than 64 MiB: split it into several rows", None]
 
 
 @pytest.mark.parametrize("begin", ['[{"a": "', '{"a": "', '{"data": [{"a": "'])
@@ -237,7 +238,7 @@ def test_a_file_that_is_one_endless_string_is_read_in_little_memory(tmp_path: Pa
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     error, peak_kib = done.stdout.splitlines()
-    assert error.endswith("1 is longer than 64 MiB")
+    assert error.endswith("1 is longer than 64 MiB: split it into several rows")
     assert int(peak_kib) < 512 * 1024
 
 
@@ -261,15 +262,118 @@ def test_damaged_archives_and_tables_end_with_a_reason(tmp_path: Path) -> None:
         assert "parquet file cannot be read" in str(error)
 
 
-def test_csv_rows_with_missing_columns_are_named(tmp_path: Path) -> None:
+def test_csv_rows_that_do_not_fit_the_header_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    path.write_text("question,answer\nHi,Ahoy\nalone\nHi,Ahoy,more\nHi,Ahoy\n")
-    assert [row.error for row in open_dataset(section(path))] == [
+    path.write_text('question, answer\nHi,Ahoy\nalone\nHi,Ahoy,more\n"Hi,\n\nall",Ahoy\n"Hi"you,Ahoy\nHi,Ahoy\n')
+    remedy = "put cells that hold a delimiter or a line break in quotes"
+    found = list(open_dataset(section(path)))
+    assert [row.error for row in found] == [
         None,
-        "line 3 has 1 columns where the header has 2",
-        "line 4 has 3 columns where the header has 2",
+        f"line 3 has 1 columns where the header has 2: {remedy}",
+        f"line 4 has 3 columns where the header has 2: {remedy}",
+        None,
+        "line 8 is not valid CSV (',' expected after '\"'): correct the quotes there",
         None,
     ]
+    assert found[3].messages and found[3].messages[0]["content"] == "Hi,\n\nall"
+    path.write_text("question,answer,answer\nHi,Ahoy,Aye\n")
+    with pytest.raises(UnusableInput, match="line 1 names the column 'answer' twice: rename one of them"):
+        open_dataset(section(path))
+
+
+def test_a_csv_line_too_long_to_hold_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    with path.open("wb") as file:
+        file.write(b"question,answer\nHi,Ahoy\nHi," + b"a" * (MAX_ROW_BYTES + 100) + b"\nHi,Ahoy\n")
+    found = list(open_dataset(section(path)))
+    assert [row.error for row in found] == [None, "line 3 is longer than 64 MiB: split it into several rows", None]
+
+
+def test_what_a_table_fills_with_null_is_not_there(tmp_path: Path) -> None:
+    """Parquet gives each object of a column the fields of all others; templates would write them out."""
+    import pyarrow
+    import pyarrow.parquet
+
+    def calling(arguments: dict[str, Any]) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": "look_up", "arguments": arguments}}
+        return {"messages": [{"role": "user", "content": "Look"}, {"role": "assistant", "tool_calls": [call]}]}
+
+    path = tmp_path / "rows.parquet"
+    rows = [
+        calling({"city": "Oslo"}),
+        calling({"ship": "Fram"}),
+        {"messages": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ahoy"}]},
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    found = [row.messages for row in open_dataset(section(path))]
+    assert [turns and turns[1].get("tool_calls", [{}])[0].get("function") for turns in found] == [
+        {"name": "look_up", "arguments": {"city": "Oslo"}},
+        {"name": "look_up", "arguments": {"ship": "Fram"}},
+        None,
+    ]
+    assert found[2] == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]
+
+
+def test_a_parquet_row_too_long_to_hold_counts_as_one(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "rows.parquet"
+    rows = [PAIR, {**PAIR, "answer": "a" * (MAX_ROW_BYTES + 100)}, PAIR]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    found = list(open_dataset(section(path)))
+    assert [row.error for row in found] == [None, "row 2 is longer than 64 MiB: split it into several rows", None]
+
+
+@pytest.mark.parametrize(
+    "chosen", [[], [{"role": "user", "content": "Hi "}], [{"role": "system", "content": "Be kind"}]]
+)
+def test_a_prompt_that_a_preference_repeats_is_kept_once(tmp_path: Path, chosen: list[dict[str, str]]) -> None:
+    """Some datasets give the whole conversation as chosen and rejected, beside the prompt."""
+    if chosen and chosen[0]["role"] == "system":
+        chosen = [*chosen, {"role": "user", "content": "Hi"}]
+    row = {
+        "prompt": "Hi",
+        "chosen": [*chosen, {"role": "assistant", "content": "Ahoy"}],
+        "rejected": [*chosen, {"role": "assistant", "content": "No"}],
+    }
+    (found,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
+    assert found.messages is not None and found.sample is not None and found.sample.rejected is not None
+    roles = ["system"] * (len(chosen) == 2) + ["user", "assistant"]
+    assert [turn["role"] for turn in found.messages] == [turn["role"] for turn in found.sample.rejected] == roles
+
+
+def test_calls_in_older_ways_of_writing(tmp_path: Path) -> None:
+    """OpenAI's `function_call`, ShareGPT's `function-call` turn with one call or several, all as tool calls."""
+    call = {"name": "look_up", "arguments": {"city": "Oslo"}}
+    rows: list[Any] = [
+        {
+            "messages": [
+                {"role": "user", "content": "Look"},
+                {"role": "assistant", "content": None, "function_call": call},
+            ]
+        },
+        {
+            "conversations": [
+                {"from": "human", "value": "Look"},
+                {"from": "function-call", "value": json.dumps([call, call])},
+                {"from": "Function Response", "value": "cold"},
+            ]
+        },
+    ]
+    made = {"type": "function", "function": call}
+    for row, count in zip(rows, (1, 2), strict=True):
+        (found,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
+        assert found.messages and found.messages[1]["tool_calls"] == [made] * count
+    assert (found.messages or [])[2]["role"] == "tool"
+
+
+def test_lists_as_python_prints_them_are_named(tmp_path: Path) -> None:
+    """What pandas writes into a CSV file."""
+    path = tmp_path / "rows.csv"
+    path.write_text("id,messages\n1,\"[{'role': 'user', 'content': 'Hi'}]\"\n")
+    with pytest.raises(UnusableInput, match=r"The column messages of rows\.csv holds lists as Python prints them"):
+        open_dataset(section(path))
 
 
 def recipe(path: Path, **fields: Any) -> Recipe:

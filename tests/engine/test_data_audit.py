@@ -168,7 +168,9 @@ def test_long_rows_are_cut_dropped_or_split(tmp_path: Path) -> None:
     assert len(cut.train) == 2 and cut.truncated == 1 and cut.longest == 64
     dropped, _ = prepared("drop")
     assert len(dropped.train) == 1
-    assert dropped.dropped["it is longer than max_length (64)"].examples == [1]
+    assert [(reason[:33], rows.examples) for reason, rows in dropped.dropped.items()] == [
+        ("it is longer than max_length (64)", [1])
+    ]
     split, tokenizer = prepared("split")
     assert len(split.train) > 3 and split.truncated == 0 and split.rows.split == 1
     parts = [tokenizer.decode(ids) for ids in split.train["input_ids"][1:]]

@@ -145,7 +145,7 @@ class RowsWriter:
         """Take what was written back into memory, and give its room on the disk back."""
         import pyarrow
 
-        where, reason = one_line(cache_folder()), error.strerror or one_line(error, max_length=120)
+        where, reason = one_line(cache_folder()), os.strerror(error.errno) if error.errno else one_line(error)
         self._problem = f"The tokenised rows cannot be written to {where} ({reason})"
         self.rows.unkept = f"{self._problem} and are kept in memory for this run alone; {_REMEDY}"
         if self.rows.file is not None and self._written:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def columnar_records(container: "Container") -> "Iterator[Record]":
     """Every row, written as JSON lines by a child process that is ended when the reader stops early."""
-    from tuitune.data.files import MAX_ROW_BYTES, Record, parse
+    from tuitune.data.files import TOO_LONG, Record, lines, parse
 
     command = [sys.executable, "-m", "tuitune.data.columnar", container.kind, str(container.path)]
     with subprocess.Popen(
@@ -24,16 +24,15 @@ def columnar_records(container: "Container") -> "Iterator[Record]":
         stderr=subprocess.PIPE,
     ) as child:
         assert child.stdout and child.stderr
-        number = 0
         try:
-            while line := child.stdout.readline(MAX_ROW_BYTES):
-                number += 1
-                yield parse(line, f"row {number}")
+            for number, line in lines(child.stdout):
+                yield Record(None, f"row {number} {TOO_LONG}") if line is None else parse(line, f"row {number}")
             said = child.stderr.read(4096).decode("utf-8", "replace").strip()
             code = child.wait()
             if code:
                 reason = one_line(said.splitlines()[-1], max_length=160) if said and code > 0 else "its reader crashed"
-                yield Record(None, f"the {container.kind} file cannot be read beyond here ({reason})")
+                problem = f"the {container.kind} file cannot be read beyond here ({reason})"
+                yield Record(None, f"{problem}: fetch it again, or write it anew")
         finally:
             child.kill()
 
@@ -65,7 +64,14 @@ def _write(batches: Any) -> None:
     for batch in batches:
         for start in range(0, batch.num_rows, 256):
             for row in batch.slice(start, 256).to_pylist():
-                out.write(json.dumps(row, default=str) + "\n")
+                out.write(json.dumps({name: _present(value) for name, value in row.items()}, default=str) + "\n")
+
+
+def _present(value: Any) -> Any:
+    """The value without the fields that hold nothing: a table gives every object of a column the fields of all."""
+    if isinstance(value, dict):
+        return {name: _present(each) for name, each in value.items() if each is not None}
+    return [_present(each) for each in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

@@ -95,22 +95,27 @@ def scripts(text: str) -> frozenset[str]:
 _LATIN_ONLY = frozenset({"Latin"})
 
 
-def role_problem(messages: Conversation) -> str | None:
-    """What is wrong with the order of the turns, if anything."""
+def role_problem(messages: Conversation) -> tuple[str, str] | None:
+    """What is wrong with the order of the turns, if anything, and what to do."""
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
-        return "a system turn after the first"
+        return "a system turn after the first", "move it to the beginning"
     spoken = [role for role in roles if role != "system"]
     if spoken and spoken[0] == "assistant":
-        return "begins with a reply"
+        return "begins with a reply", "put what it answers before it"
     if spoken and spoken[-1] != "assistant":
-        return "ends without a reply"
+        return "ends without a reply", "add the reply, or take the last turn out"
     for first, second in pairwise(spoken):
         if first == second and first != "tool":
-            return f"two {first} turns in a row"
-    if "tool" in spoken and not any(message.get("tool_calls") for message in messages):
-        return "a tool's answer without a call"
+            return f"two {first} turns in a row", "join them into one"
+    called = any(message.get("tool_calls") or _CALL_IN_TEXT.search(message["content"] or "") for message in messages)
+    if "tool" in spoken and not called:
+        return "a tool's answer without a call", "give the turn before it its tool_calls"
     return None
+
+
+# How models write a call where the template leaves that to the dataset.
+_CALL_IN_TEXT = re.compile(r"<\|?tool_?call|\[TOOL_CALLS\]|<function|<\|python_tag\|>|Action:")
 
 
 def thinking(messages: Conversation) -> set[bool]:

@@ -114,8 +114,8 @@ def open_dataset(data: DataSection) -> Dataset:
     first = list(islice(records(container), LOOKED_AT))
     good = [record.value for record in first if record.value is not None]
     if not good:
-        problem = next((record.error for record in first if record.error), "it holds no rows")
+        problem = next((record.error for record in first if record.error), "it holds no rows: add some")
         raise UnusableInput(
-            f"{where} ({container.text}) has no readable row: {problem}; correct it, or give another file in data.path."
+            f"{where} ({container.text}) has no readable row: {problem}; or give another file in data.path."
         )
     return Dataset(container, recognise(good, data.columns, where), stored_bytes(good))

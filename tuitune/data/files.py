@@ -106,6 +106,10 @@ def look(path: Path) -> Container:
         raise UnusableInput(f"The dataset file {where} holds nothing but white space: give a file that holds rows.")
     if start.startswith(b"["):
         return Container(path, "json", compression)
+    if b"\r" in start and b"\n" not in start and len(start.splitlines()) > 1:
+        raise UnusableInput(
+            f"{where} ends its lines with carriage returns alone: write line feeds (tr '\\r' '\\n' < OLD > NEW)."
+        )
     if start.startswith(b"{") and (wrapper := _wrapper(start, before - len(start), whole=before < _PEEK)):
         return Container(path, "json", compression, wrapper=wrapper)
     if start.startswith(b"{") or any(line.lstrip().startswith(b"{") for line in start.splitlines()[:20]):
@@ -236,7 +240,8 @@ def records(container: Container, *, start: int = 0, unread: bool = False) -> It
     except EOFError:
         yield Record(None, f"the {container.compression} file is cut short here: fetch it again")
     except _BROKEN as error:
-        yield Record(None, f"the file cannot be read beyond here ({one_line(error, max_length=120)})")
+        reason = one_line(error, max_length=120)
+        yield Record(None, f"the file cannot be read beyond here ({reason}): fetch it again, or write it anew")
 
 
 def _hub(hub: "HubFiles", *, unread: bool) -> Iterator[Record]:
@@ -246,7 +251,7 @@ def _hub(hub: "HubFiles", *, unread: bool) -> Iterator[Record]:
             yield Record(None, f"{one_line(name, max_length=120)}: {record.error}") if several else record
 
 
-def _lines(stream: Any) -> Iterator[tuple[int, bytes | None]]:
+def lines(stream: Any) -> Iterator[tuple[int, bytes | None]]:
     """(line number, line); None for a line longer than MAX_ROW_BYTES, which is skipped in small pieces."""
     number = 0
     while line := stream.readline(MAX_ROW_BYTES + 1):
@@ -269,7 +274,7 @@ _UNREAD = Record(None, "not read")
 
 def _jsonl(stream: Any, *, start: int, unread: bool) -> Iterator[Record]:
     index = -1
-    for number, line in _lines(stream):
+    for number, line in lines(stream):
         if line is None or not line.isspace():
             index += 1
         if index < start:
@@ -279,7 +284,7 @@ def _jsonl(stream: Any, *, start: int, unread: bool) -> Iterator[Record]:
                 yield _UNREAD
             continue
         if line is None:
-            yield Record(None, f"line {number} is longer than {MAX_ROW_BYTES // 2**20} MiB")
+            yield Record(None, f"line {number} {TOO_LONG}")
             continue
         raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not raw.isspace():
@@ -311,14 +316,16 @@ def parse(raw: bytes, place: str) -> Record:
     try:
         value = _DECODER.decode(text)
     except _DuplicateKey as error:
-        return Record(None, f"{place} has the name {one_line(error, max_length=40)!r} twice in one object")
+        shown = one_line(error, max_length=40)
+        return Record(None, f"{place} has the name {shown!r} twice in one object: take one out")
     except json.JSONDecodeError as error:
         column = f", column {error.colno}" if error.lineno == 1 else ""
-        return Record(None, f"{place}{column} is not valid JSON ({one_line(error.msg, max_length=80)})")
+        reason = one_line(error.msg, max_length=80)
+        return Record(None, f"{place}{column} is not valid JSON ({reason}): correct it there")
     except RecursionError:
-        return Record(None, f"{place} is nested too deeply")
+        return Record(None, f"{place} {_TOO_DEEP}")
     except ValueError:
-        return Record(None, f"{place} holds a number of more than 4,300 digits")
+        return Record(None, f"{place} holds a number of more than 4,300 digits: write it as text")
     return _checked(value, place)
 
 
@@ -327,9 +334,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def _checked(value: Any, place: str) -> Record:
     if not isinstance(value, dict):
-        return Record(None, f"{place} is not an object with named columns")
+        return Record(None, f"{place} is not an object with named columns: write it as {{name: value, …}}")
     if any(_SURROGATE.search(text) for text in _texts(value)):
-        return Record(None, f"{place} holds half of a character (a lone surrogate such as \\ud83d)")
+        return Record(None, f"{place} holds half of a character (a lone surrogate such as \\ud83d): write it whole")
     return Record(value)
 
 
@@ -363,7 +370,9 @@ def _json(stream: Any, wrapper: Wrapper | None) -> Iterator[Record]:
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]|"', re.DOTALL)
 
 
-_TOO_DEEP = 500
+_TOO_DEEP = "is nested too deeply: write what is inside as text"
+TOO_LONG = f"is longer than {MAX_ROW_BYTES // 2**20} MiB: split it into several rows"
+_DEEPEST = 500
 """An unclosed nesting deeper than this is no row whose end is missing."""
 
 
@@ -393,19 +402,17 @@ def _elements(stream: Any) -> Iterator[bytes | str]:
         if depth == 0:
             begin = scanned
         if len(buffer) - begin > MAX_ROW_BYTES:
-            deep = "is nested too deeply" if depth > _TOO_DEEP else f"is longer than {MAX_ROW_BYTES // 2**20} MiB"
-            yield deep
+            yield _TOO_DEEP if depth > _DEEPEST else TOO_LONG
             return
         more = stream.read(max(_CHUNK, len(buffer) - begin))
         if not more:
             if depth or buffer[scanned:].strip(b" \t\r\n,]"):
-                yield "is nested too deeply" if depth > _TOO_DEEP else "is cut short: the file ends inside it"
+                yield _TOO_DEEP if depth > _DEEPEST else "is cut short (the file ends inside it): fetch the file again"
             return
         buffer, scanned, begin = buffer[begin:] + more, scanned - begin, 0
 
 
 def _csv(stream: Any, delimiter: str) -> Iterator[Record]:
-
     reader = csv.reader(_decoded(stream), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
@@ -415,27 +422,42 @@ def _csv(stream: Any, delimiter: str) -> Iterator[Record]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Record(None, f"line {line} is not valid CSV ({one_line(error, max_length=80)})")
+            reason = one_line(error, max_length=80)
+            yield Record(None, f"line {line} is not valid CSV ({reason}): correct the quotes there")
             continue
         if not cells:
             continue
-        if header is None:
-            header = cells
-        elif any(_UNDECODED in cell for cell in cells):
+        if any(_UNDECODED in cell for cell in cells):
             yield Record(None, f"line {line} is not UTF-8: save the file as UTF-8")
+        elif any(_SKIPPED in cell for cell in cells):
+            yield Record(None, f"line {line} {TOO_LONG}")
+        elif header is None:
+            header = [cell.strip() for cell in cells]
+            if again := [name for place, name in enumerate(header) if name and name in header[:place]]:
+                shown = one_line(again[0], max_length=40)
+                yield Record(None, f"line {line} names the column {shown!r} twice: rename one of them")
+                return
         elif len(cells) != len(header):
-            yield Record(None, f"line {line} has {len(cells)} columns where the header has {len(header)}")
+            yield Record(
+                None,
+                f"line {line} has {len(cells)} columns where the header has {len(header)}: "
+                "put cells that hold a delimiter or a line break in quotes",
+            )
         else:
             yield Record(dict(zip(header, cells, strict=True)))
 
 
-_UNDECODED = "\udcff"
+# Lone surrogates, which no UTF-8 text holds, stand for what could not be read.
+_UNDECODED, _SKIPPED = "\udcff", "\udcfe"
 
 
 def _decoded(stream: Any) -> Iterator[str]:
     first = True
-    for _, line in _lines(stream):
-        raw = b"" if line is None else line.removeprefix(b"\xef\xbb\xbf") if first else line
+    for _, line in lines(stream):
+        if line is None:
+            yield _SKIPPED
+            continue
+        raw = line.removeprefix(b"\xef\xbb\xbf") if first else line
         first = False
         try:
             yield raw.decode("utf-8")

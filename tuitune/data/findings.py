@@ -21,7 +21,8 @@ KINDS = 200
 
 @dataclass
 class Finding:
-    """One kind of problem: a stable `name`, a sentence, how many rows, and the first few row numbers (from 0).
+    """One kind of problem: a stable `name`, a `text` (what: what to do), how many rows, and the first few row numbers
+    (from 0).
 
     `examples` are rows of the recipe's first dataset; `elsewhere` has those of others by the dataset's name.
     """
@@ -72,28 +73,37 @@ class Gathered:
             return
         for name in (row.raw or {}).keys() - self._columns:
             shown = one_line(name, max_length=40)
-            self._note(f"unused column {shown}", f"the column {shown} is not used", row.index)
+            text = f"the column {shown} is not used: map it in data.columns if the model should see it"
+            self._note(f"unused column {shown}", text, row.index)
         for name in self._unused_fields(row.raw or {}):
             shown = one_line(name, max_length=40)
-            self._note(f"unused field {shown}", f"the field {shown} of a turn is not used", row.index)
+            text = f"the field {shown} of a turn is not used: put it into the content if the model should see it"
+            self._note(f"unused field {shown}", text, row.index)
         messages = row.sample.messages
         if messages is not None:
             if not any(message["role"] == "assistant" for message in messages):
-                self._note("no reply", "there is no assistant turn", row.index)
+                self._note("no reply", "there is no assistant turn: add a reply, or take the row out", row.index)
             if content.has_empty_reply(messages):
-                self._note("empty reply", "a reply is empty or only white space", row.index)
+                text = "a reply is empty or only white space: write it, or take the row out"
+                self._note("empty reply", text, row.index)
             if any(not self._keeps_thinking[inline] for inline in content.thinking(messages)):
-                text = "the chat template leaves out what is thought before a reply"
+                text = (
+                    "the chat template leaves out the thinking before a reply: choose a model that thinks to train it"
+                )
                 self._note("thinking left out", text, row.index)
-            if problem := content.role_problem(messages):
-                self._note(f"roles: {problem}", f"the order of turns: {problem}", row.index)
+            if wrong := content.role_problem(messages):
+                problem, remedy = wrong
+                self._note(f"roles: {problem}", f"the order of turns ({problem}): {remedy}", row.index)
         whole = "\n".join(content.texts(row.sample))
         for kind in content.secrets(whole):
-            self._note(f"secret: {kind}", f"there seems to be a secret: {kind}", row.index)
+            text = f"there seems to be a secret ({kind}): take it out, for the model may repeat it"
+            self._note(f"secret: {kind}", text, row.index)
         if content.is_mojibake(whole):
-            self._note("mojibake", "text was read in a wrong encoding (such as Ã© for é)", row.index)
+            text = "text was read in a wrong encoding (such as Ã© for é): make the file again from its source, as UTF-8"
+            self._note("mojibake", text, row.index)
         if content.has_invisible(whole):
-            self._note("invisible characters", "there are control or invisible characters", row.index)
+            text = "there are control or invisible characters: take them out unless they are meant"
+            self._note("invisible characters", text, row.index)
         written = content.scripts(whole)
         self._scripts[written] += 1
         rows = self._script_rows.setdefault(written, [])
@@ -129,12 +139,14 @@ class Gathered:
         grouped = numpy.frombuffer(self._bands, dtype=numpy.uint64).reshape(len(self._numbers), -1)
         for column in range(grouped.shape[1]):
             near |= _again(grouped[:, column])
-        yield self._marked("duplicate", "the same as an earlier row", exact)
-        yield self._marked("near duplicate", "nearly the same as an earlier row", near & ~exact)
+        yield self._marked("duplicate", "the same as an earlier row: take it out, or it counts twice", exact)
+        text = "nearly the same as an earlier row: see whether both are wanted"
+        yield self._marked("near duplicate", text, near & ~exact)
         held = self._held(prepared)
         prompts = numpy.frombuffer(self._prompts, dtype=numpy.uint64)
         leaking = held & numpy.isin(prompts, prompts[~held])
-        yield self._marked("leak", "held out, but the training data has the same prompt", leaking)
+        text = "held out, but the training data has the same prompt: take one out, or the held-out loss is too good"
+        yield self._marked("leak", text, leaking)
 
     def _held(self, prepared: Prepared) -> Any:
         import numpy
@@ -160,8 +172,15 @@ class Gathered:
         dataset = prepared.eval_source.dataset
         trained = set(self._exact)
         prompts = set(numpy.unique(numpy.frombuffer(self._prompts, dtype=numpy.uint64)).tolist())
-        same = Finding("in evaluation", f"of {dataset.name} also in the training data, so not measured on")
-        prompt = Finding("leak to evaluation", f"of {dataset.name} whose prompt is also in the training data")
+        same = Finding(
+            "in evaluation",
+            f"of {dataset.name} also in the training data, so not measured on: take them out of either",
+        )
+        prompt = Finding(
+            "leak to evaluation",
+            f"of {dataset.name} whose prompt is also in the training data: take them out of either, or the held-out "
+            "loss is too good",
+        )
         for row in dataset:
             if row.sample is None:
                 continue
@@ -182,7 +201,8 @@ class Gathered:
         found: dict[str, Finding] = {}
         for written, count in self._scripts.items():
             for script in written - usual:
-                entry = found.setdefault(script, Finding(f"script: {script}", f"{script} letters, which few rows have"))
+                text = f"{script} letters, which few rows have: see whether they belong here"
+                entry = found.setdefault(script, Finding(f"script: {script}", text))
                 entry.count += count
                 for index, name in sorted(self._script_rows[written], key=lambda each: each[0]):
                     entry.add(index, name, count=0)
@@ -200,9 +220,13 @@ def _again(values: Any) -> Any:
 
 def _lengths(prepared: Prepared, max_length: int) -> list[Finding]:
     """Rows whose replies never end, and rows far shorter or longer than the others."""
-    endless = Finding("never ends", "no end-of-turn token is trained, so the reply is never taught to end")
-    short = Finding("very short", "at most 2 tokens are trained")
-    long = Finding("very long", "far more tokens are trained than in most rows")
+    endless = Finding(
+        "never ends",
+        "no end-of-turn token is trained, so the reply is never taught to end: choose a model whose chat template "
+        "writes one after each reply",
+    )
+    short = Finding("very short", "at most 2 tokens are trained: see whether the reply is whole")
+    long = Finding("very long", "far more tokens are trained than in most rows: see whether it is one row")
     ordered = sorted(count for source in prepared.sources for count in source.rows.trained)
     quarter, three_quarters = ordered[len(ordered) // 4], ordered[len(ordered) * 3 // 4]
     limit = three_quarters + 5 * max(three_quarters - quarter, three_quarters // 2)

@@ -1,6 +1,7 @@
 """Recognises how a dataset writes its conversations, by looking at rows, and reads each row as messages."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,12 @@ _PAIRS = (
 )
 
 
-TURN_FIELDS = frozenset(("role", "from", "content", "value", "tool_calls", "tool_call_id", "name", *REASONING_FIELDS))
+TURN_FIELDS = frozenset(
+    (
+        *("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name"),
+        *REASONING_FIELDS,
+    )
+)
 """What is read of a turn."""
 TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected")
 """Roles of the columns that may hold turns."""
@@ -64,6 +70,11 @@ def recognise(rows: Sequence[Raw], mapping: dict[str, str] | None, where: str) -
         if found:
             votes[(found[0], tuple(found[1].items()))] += 1
     if not votes:
+        if listed := next((name for name in names for row in rows if _is_python_list(row.get(name))), None):
+            raise UnusableInput(
+                f"The column {one_line(listed, max_length=40)} of {where} holds lists as Python prints them, not as "
+                "JSON: write them with json.dumps, or save the rows as JSONL or Parquet."
+            )
         shown = ", ".join(one_line(name, max_length=40) for name in names[:12]) or "none"
         raise UnusableInput(
             f"The rows of {where} are in no known format (columns: {shown}): say which column is which in the recipe, "
@@ -149,6 +160,10 @@ def _format_of(row: Raw) -> tuple[FormatName, dict[str, str]] | None:
     return None
 
 
+def _is_python_list(value: Any) -> bool:
+    return isinstance(value, str) and re.match(r"\s*\[\s*\{\s*'", value) is not None
+
+
 def _first_turn(value: Any) -> dict[str, Any] | None:
     if isinstance(value, str) and value[:200].lstrip()[:1] == "[":
         try:
@@ -166,11 +181,8 @@ def read(row: Raw, form: Format) -> Sample:
 
 
 def _messages(row: Raw, columns: dict[str, str]) -> Sample:
-    system = _optional(row, columns.get("system"))
     turns = _turns(_value(row, columns["messages"]), columns["messages"])
-    if system and not (turns and turns[0]["role"] == "system"):
-        turns.insert(0, {"role": "system", "content": system})
-    return Sample(turns, _tools(row.get(columns.get("tools", ""))))
+    return Sample(_with_system(turns, row, columns), _tools(row.get(columns.get("tools", ""))))
 
 
 def _alpaca(row: Raw, columns: dict[str, str]) -> Sample:
@@ -184,31 +196,27 @@ def _pair(row: Raw, columns: dict[str, str]) -> Sample:
 
 
 def _prompt_completion(row: Raw, columns: dict[str, str]) -> Sample:
-    prompt, completion = _value(row, columns["prompt"]), _value(row, columns["completion"])
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return _dialog(row, columns, prompt, completion)
-    return Sample(
-        _as_turns(prompt, "user", columns["prompt"]) + _as_turns(completion, "assistant", columns["completion"])
-    )
+    prompt = _as_turns(_value(row, columns["prompt"]), "user", columns["prompt"])
+    completion = _as_turns(_value(row, columns["completion"]), "assistant", columns["completion"])
+    return Sample(_with_system(_continued(prompt, completion), row, columns))
 
 
 def _preference(row: Raw, columns: dict[str, str]) -> Sample:
-    prompt: Conversation = []
-    if system := _optional(row, columns.get("system")):
-        prompt.append({"role": "system", "content": system})
-    if "prompt" in columns:
-        prompt += _as_turns(_value(row, columns["prompt"]), "user", columns["prompt"])
+    prompt = _as_turns(_value(row, columns["prompt"]), "user", columns["prompt"]) if "prompt" in columns else []
     chosen = _as_turns(_value(row, columns["chosen"]), "assistant", columns["chosen"])
     rejected = _as_turns(_value(row, columns["rejected"]), "assistant", columns["rejected"])
     if not prompt and all(turn["role"] == "assistant" for turn in chosen):
-        raise UnusableRow("it has a chosen and a rejected reply but no prompt")
-    return Sample(prompt + chosen, rejected=prompt + rejected)
+        raise UnusableRow("it has a chosen and a rejected reply but no prompt", "add it as a column prompt")
+    return Sample(
+        _with_system(_continued(prompt, chosen), row, columns),
+        rejected=_with_system(_continued(prompt, rejected), row, columns),
+    )
 
 
 def _plain_text(row: Raw, columns: dict[str, str]) -> Sample:
     text = _text(row, columns["text"])
     if not text.strip():
-        raise UnusableRow(f"its {one_line(columns['text'], max_length=40)} is empty")
+        raise UnusableRow(f"its {one_line(columns['text'], max_length=40)} is empty", "fill it in, or take the row out")
     return Sample(text=text)
 
 
@@ -224,60 +232,87 @@ _READERS: dict[FormatName, Callable[[Raw, dict[str, str]], Sample]] = {
 
 
 def _dialog(row: Raw, columns: dict[str, str], user: str, assistant: str) -> Sample:
-    messages: Conversation = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-    if system := _optional(row, columns.get("system")):
-        messages.insert(0, {"role": "system", "content": system})
-    return Sample(messages)
+    turns: Conversation = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return Sample(_with_system(turns, row, columns))
+
+
+def _with_system(turns: Conversation, row: Raw, columns: dict[str, str]) -> Conversation:
+    """The turns behind the system message of the row's own column, where they have none."""
+    system = _optional(row, columns.get("system"))
+    if not system or (turns and turns[0]["role"] == "system"):
+        return turns
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _continued(prompt: Conversation, reply: Conversation) -> Conversation:
+    """`reply` behind `prompt`; some datasets begin the reply with the turns of the prompt, which are kept once."""
+    if reply[0]["role"] == "system" and prompt and prompt[0]["role"] != "system":
+        prompt = [reply[0], *prompt]
+    for kept in range(len(prompt)):
+        again = prompt[kept:]
+        if list(map(_said, reply[: len(again)])) == list(map(_said, again)):
+            return prompt[:kept] + reply
+    return prompt + reply
+
+
+def _said(turn: Message) -> tuple[str, str]:
+    return turn["role"], (turn["content"] or "").strip()
 
 
 def _as_turns(value: Any, role: str, column: str) -> Conversation:
     return [{"role": role, "content": value}] if isinstance(value, str) else _turns(value, column)
 
 
+_AS_TURNS = 'write it as JSON: [{"role": …, "content": …}, …]'
+
+
 def _turns(value: Any, column: str) -> Conversation:
     shown = one_line(column, max_length=40)
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise UnusableRow(f"its {shown} is text, not a list of turns") from None
+    value = _decoded(value, f"its {shown} is text, not a list of turns", _AS_TURNS)
     if not isinstance(value, list):
-        raise UnusableRow(f"its {shown} is {_kind(value)}, not a list of turns")
+        raise UnusableRow(f"its {shown} is {_kind(value)}, not a list of turns", _AS_TURNS)
     if not value:
-        raise UnusableRow(f"its {shown} is an empty list")
+        raise UnusableRow(f"its {shown} is an empty list", "add its turns, or take the row out")
     return [_turn(turn, place) for place, turn in enumerate(value, 1)]
 
 
 def _turn(turn: Any, place: int) -> Message:
     if not isinstance(turn, dict):
-        raise UnusableRow(f"turn {place} is {_kind(turn)}, not an object with role and content")
-    named = turn.get("role", turn.get("from"))
-    if not isinstance(named, str):
-        raise UnusableRow(f"turn {place} has no role")
-    role = _ROLE_OF.get(named.strip().lower())
-    if role is None:
-        raise UnusableRow(f"turn {place} has the unknown role {one_line(named, max_length=40)!r}")
-    content = _content(turn["content"] if "content" in turn else turn.get("value"), place)
-    if role == "call":
-        return {"role": "assistant", "content": "", "tool_calls": [_call(content or "", place)]}
-    message: Message = {"role": role, "content": content}
-    calls = turn.get("tool_calls")
+        raise UnusableRow(f"turn {place} is {_kind(turn)}, not an object", 'write it as {"role": …, "content": …}')
+    role = _role(_first(turn, "role", "from"), place)
+    value = _first(turn, "content", "value")
+    if role == "call" and value is not None:
+        return {"role": "assistant", "content": "", "tool_calls": _calls(value, place)}
+    calls = _calls(_first(turn, "tool_calls", "function_call") or [], place)
+    content = _content(value, place)
+    if content is None and not calls:
+        raise UnusableRow(f"turn {place} ({role}) has no content", "write it, or take the turn out")
+    message: Message = {"role": "assistant" if role == "call" else role, "content": content or ""}
     if calls:
-        if not isinstance(calls, list):
-            raise UnusableRow(f"turn {place} has tool_calls that are {_kind(calls)}, not a list")
-        message["tool_calls"] = [_call(call, place) for call in calls]
+        message["tool_calls"] = calls
     reasoning = next((turn[name] for name in REASONING_FIELDS if isinstance(turn.get(name), str)), "")
-    if reasoning and role == "assistant":
+    if reasoning and message["role"] == "assistant":
         message["reasoning_content"] = reasoning
     if isinstance(turn.get("tool_call_id"), str):
         message["tool_call_id"] = turn["tool_call_id"]
     if isinstance(turn.get("name"), str) and turn["name"]:
         message["name"] = turn["name"]
-    if content is None:
-        if not calls:
-            raise UnusableRow(f"turn {place} ({role}) has no content")
-        message["content"] = ""
     return message
+
+
+def _first(turn: Raw, *names: str) -> Any:
+    """The first of these fields that holds something: a table gives every turn the fields of all, filled with null."""
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
+
+
+def _role(named: Any, place: int) -> str:
+    if not isinstance(named, str):
+        raise UnusableRow(f"turn {place} has no role", f"give it one of {', '.join(ROLES)}")
+    role = _ROLE_OF.get(re.sub(r"[\s-]+", "_", named.strip().lower()))
+    if role is None:
+        shown = one_line(named, max_length=40)
+        raise UnusableRow(f"turn {place} has the unknown role {shown!r}", f"name it one of {', '.join(ROLES)}")
+    return role
 
 
 def _content(value: Any, place: int) -> str | None:
@@ -288,56 +323,69 @@ def _content(value: Any, place: int) -> str | None:
         for part in value:
             if not isinstance(part, dict) or not isinstance(part.get("text"), str):
                 kind = one_line(part.get("type"), max_length=40) if isinstance(part, dict) else _kind(part)
-                raise UnusableRow(f"turn {place} has content of type {kind}, and only text can be trained")
+                raise UnusableRow(
+                    f"turn {place} has content of type {kind}", "take it out, for only text can be trained"
+                )
             texts.append(part["text"])
         return "".join(texts)
-    raise UnusableRow(f"turn {place} has content that is {_kind(value)}, not text")
+    raise UnusableRow(f"turn {place} has content that is {_kind(value)}, not text", "write it as text")
+
+
+_AS_CALL = 'write it as {"name": …, "arguments": {…}}'
+
+
+def _calls(value: Any, place: int) -> list[dict[str, Any]]:
+    """Tool calls, one or a list of them, as objects or as JSON text."""
+    value = _decoded(value, f"turn {place} has a tool call that is not JSON", _AS_CALL)
+    return [_call(call, place) for call in (value if isinstance(value, list) else [value])]
 
 
 def _call(call: Any, place: int) -> dict[str, Any]:
-    if isinstance(call, str):
-        try:
-            call = json.loads(call)
-        except (ValueError, RecursionError):
-            raise UnusableRow(f"turn {place} has a tool call that is not JSON") from None
-    function = call.get("function", call) if isinstance(call, dict) else None
+    call = _decoded(call, f"turn {place} has a tool call that is not JSON", _AS_CALL)
+    function = _first(call, "function") or call if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise UnusableRow(f"turn {place} has a tool call without a function name")
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        # The OpenAI wire format writes arguments as JSON text; templates expect the object.
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            raise UnusableRow(f"turn {place} has tool call arguments that are not JSON") from None
+        raise UnusableRow(f"turn {place} has a tool call without a function name", _AS_CALL)
+    # The OpenAI wire format writes arguments as JSON text; templates expect the object.
+    arguments = _decoded(
+        function.get("arguments", {}) or {},
+        f"turn {place} has tool call arguments that are not JSON",
+        "write them as a JSON object",
+    )
     made = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return made | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
 
 
 def _tools(value: Any) -> list[Any] | None:
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise UnusableRow("its tools are not JSON") from None
+    remedy = "write them as a JSON list of function descriptions"
+    value = _decoded(value or None, "its tools are not JSON", remedy)
     if not value:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise UnusableRow(f"its tools are {_kind(value)}, not a list of objects")
+        raise UnusableRow(f"its tools are {_kind(value)}, not a list of objects", remedy)
     return value
+
+
+def _decoded(value: Any, reason: str, remedy: str) -> Any:
+    """The value, read from JSON where it is text. Raises UnusableRow."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise UnusableRow(reason, remedy) from None
 
 
 def _value(row: Raw, column: str) -> Any:
     value = row.get(column)
     if value is None:
-        raise UnusableRow(f"it has no {one_line(column, max_length=40)}")
+        raise UnusableRow(f"it has no {one_line(column, max_length=40)}", "fill it in, or take the row out")
     return value
 
 
 def _text(row: Raw, column: str) -> str:
     value = _value(row, column)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UnusableRow(f"its {one_line(column, max_length=40)} is {_kind(value)}, not text")
+        raise _not_text(value, column)
     return str(value)
 
 
@@ -346,8 +394,12 @@ def _optional(row: Raw, column: str | None) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UnusableRow(f"its {one_line(column, max_length=40)} is {_kind(value)}, not text")
+        raise _not_text(value, column)
     return value.strip()
+
+
+def _not_text(value: Any, column: str | None) -> UnusableRow:
+    return UnusableRow(f"its {one_line(column, max_length=40)} is {_kind(value)}, not text", "write it as text")
 
 
 def _kind(value: Any) -> str:

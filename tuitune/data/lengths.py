@@ -14,10 +14,15 @@ def fitted(
     if isinstance(result, Masked) and not result.truncated:
         return [result]
     if over_length == "drop":
-        return UnusableRow(f"it is longer than max_length ({masker.max_length})")
+        return UnusableRow(
+            f"it is longer than max_length ({masker.max_length})",
+            "raise data.max_length, or set data.over_length to cut or split",
+        )
     if over_length == "split":
         parts = _split(masker, sample)
-        return parts or UnusableRow(f"no part of it with a reply fits max_length ({masker.max_length})")
+        return parts or UnusableRow(
+            f"no part of it with a reply fits max_length ({masker.max_length})", "raise data.max_length"
+        )
     return result if isinstance(result, UnusableRow) else [result]
 
 

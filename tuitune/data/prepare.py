@@ -234,17 +234,15 @@ def _all_dropped(opened: list[Dataset], made: list[Rows]) -> dict[str, Dropped]:
 
 
 def no_usable_row(recipe: Recipe, dropped: dict[str, Dropped]) -> str:
-    """The sentence for a dataset of which nothing can be trained: the commonest reason and its remedy."""
+    """The sentence for a dataset of which nothing can be trained: the commonest reason, with its remedy."""
     name = one_line(Path(recipe.data.path).name, max_length=120)
     if not dropped:
         return f"{name} holds no rows: give another file in data.path."
-    reason, rows = max(dropped.items(), key=lambda item: item[1].count)
-    remedy = "look at the rows with `tuitune inspect RECIPE --rows 0:3`"
-    if "max_length" in reason:
-        remedy = "raise data.max_length"
-    elif "no assistant turn" in reason:
-        remedy = "map the reply's column in data.columns, or set data.train_on to all"
-    return f"No row of {name} can be trained on; row {rows.examples[0]} (of {rows.count} such): {rows.first}; {remedy}."
+    rows = max(dropped.values(), key=lambda entry: entry.count)
+    return (
+        f"No row of {name} can be trained on; row {rows.examples[0]} (of {rows.count} such): {rows.first}; "
+        "`tuitune inspect RECIPE --rows 0:3` shows rows."
+    )
 
 
 def _refused(dataset: Dataset, dropped: dict[str, Dropped]) -> str:
@@ -252,7 +250,7 @@ def _refused(dataset: Dataset, dropped: dict[str, Dropped]) -> str:
     first = min(dropped.values(), key=lambda entry: entry.examples[0])
     return (
         f"{count} rows of {dataset.name} cannot be used and data.bad_rows is refuse; "
-        f"row {first.examples[0]}: {first.first}; correct such rows, or set data.bad_rows to skip."
+        f"row {first.examples[0]}: {first.first}; or set data.bad_rows to skip."
     )
 
 
