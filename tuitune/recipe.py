@@ -60,7 +60,7 @@ class SourceSection(_Section):
     config: str | None = None
     """Configuration of a Hub dataset."""
     split: str = Field("train", min_length=1)
-    """Split of a Hub dataset."""
+    """Split of a Hub dataset; `train[:10%]` and `train[100:200]` take a part of one, or of a file."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
 
@@ -77,7 +77,7 @@ class DataSection(_Section):
     config: str | None = None
     """Configuration of a Hub dataset."""
     split: str = Field("train", min_length=1)
-    """Split of a Hub dataset."""
+    """Split of a Hub dataset; `train[:10%]` and `train[100:200]` take a part of one, or of a file."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
     columns: dict[str, str] | None = None
@@ -95,7 +95,7 @@ class DataSection(_Section):
     eval_path: str | None = Field(None, min_length=1)
     """A dataset file of its own to measure the loss on; its rows that are also in the training data are left out."""
     eval_split: str | None = Field(None, min_length=1)
-    """Split of the Hub dataset to measure the loss on, treated like eval_path."""
+    """Split of the Hub dataset, or part of the file (`train[90%:]`), to measure the loss on, treated like eval_path."""
 
 
 class LoraSection(_Section):
@@ -206,11 +206,12 @@ class Recipe(_Section):
 
     @classmethod
     def from_data(
-        cls, raw: Any, *, source: str = "recipe", folder: Path | None = None, changes: list[str] | None = None
+        cls, raw: Any, *, source: str | None = None, folder: Path | None = None, changes: list[str] | None = None
     ) -> Self:
         """Validate plain data as a recipe; `source` is named in errors, relative paths are taken from `folder`."""
+        named = "recipe" if source is None else f"recipe {source}"
         if not isinstance(raw, dict):
-            raise UnusableInput(f"The recipe {source} must hold the sections model and data, as `name: value` pairs.")
+            raise UnusableInput(f"The {named} must hold the sections model and data, as `name: value` pairs.")
         raw = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
         for change in changes or []:
             section, field, value = _parse_change(change)
@@ -221,12 +222,12 @@ class Recipe(_Section):
             recipe = cls.model_validate(raw)
         except ValidationError as error:
             raise UnusableInput(
-                f"The recipe {source} cannot be used: {'; '.join(field_errors(error).values())}."
+                f"The {named} cannot be used: {'; '.join(field_errors(error).values())}."
             ) from None
         try:
             return recipe.with_absolute_paths(folder) if folder else recipe
         except OSError as error:  # a name too long for any file system, or a loop of links
-            raise UnusableInput(f"A path in the recipe {source} cannot be used ({error.strerror}).") from None
+            raise UnusableInput(f"A path in the {named} cannot be used ({error.strerror}).") from None
 
     def with_absolute_paths(self, folder: Path) -> Self:
         """The same recipe with `data.path`, and `model.name` where it means a folder, made absolute from `folder`."""
@@ -249,6 +250,22 @@ class Recipe(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+_PLAINLY = {
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "bool_parsing": "should be true or false",
+    "bool_type": "should be true or false",
+    "string_type": "should be text",
+    "list_type": "should be a list",
+    "dict_type": "should be `name: value` pairs",
+    "model_type": "should be a section of `name: value` pairs",
+}
+"""What pydantic's kinds of error ask for, in a user's words."""
+
+
 def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -> dict[str, str]:
     """Dotted field name to what is wrong with its value and what is allowed, in `model` or else in a recipe."""
     kind = "recipe field" if model is None else "field of the settings"
@@ -260,7 +277,7 @@ def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -
         elif item["type"] == "missing":
             found[name] = f"{name} is missing"
         else:
-            reason = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            reason = _PLAINLY.get(item["type"]) or item["msg"].removeprefix("Value error, ").removeprefix("Input ")
             reason = reason[:1].lower() + reason[1:]
             found[name] = f"{name} is {one_line(repr(item['input']), max_length=60)} but {reason}"
     return found

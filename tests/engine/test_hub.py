@@ -112,11 +112,13 @@ def tuitune(tmp_path: Path, hub: Hub) -> Tuitune:
 
 def test_a_split_of_a_configuration_is_read_and_audited(tuitune: Tuitune, hub: Hub) -> None:
     """From several files, and only those; a row of another commit says so."""
-    summary, audited, shown, mixed = tuitune(
+    summary, audited, shown, mixed, part, last = tuitune(
         ("inspect FILE --json", {}),
         ("audit FILE --json", {"eval_split": "test"}),
         ("inspect FILE --json --rows 3:4", {"config": "table", "revision": "v2"}),
         ("audit FILE --json", {"also": [{"path": f"hub:{DATASET}", "config": "table", "split": "test", "weight": 2}]}),
+        ("inspect FILE --json", {"split": "train[8:15]"}),
+        ("inspect FILE --json --rows 0:1", {"config": "table", "split": "train[-1:]"}),
     )
     found = summary.answer()
     assert (found["kind"], found["format"], found["rows"]) == ("Hugging Face Hub", "columns", 21)
@@ -127,6 +129,8 @@ def test_a_split_of_a_configuration_is_read_and_audited(tuitune: Tuitune, hub: H
     row = shown.answer()
     assert "The second 3." in "".join(token["text"] for token in row["tokens"] if token["trained"])
     assert [each["rows"] for each in mixed.answer()["sources"]] == [21, 10]
+    assert (part.answer()["kind"], part.answer()["rows"]) == ("Hugging Face Hub, rows 8 to 14", 7)
+    assert "What is 19?" in "".join(token["text"] for token in last.answer()["tokens"])
     first = commit(f"datasets/{DATASET}", "main")
     downloaded = {path for path in hub.asked if "/lines/" in path}
     assert downloaded == {

@@ -1,7 +1,8 @@
 """A dataset, opened: what its format is, how many rows it has, and its rows as conversations."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from tuitune.data.files import Container, Record, look, records, stored_bytes
 from tuitune.data.formats import Format, read, recognise
 from tuitune.data.hub import hub_files
+from tuitune.data.split import split_name, split_rows
 from tuitune.errors import UnusableInput
 from tuitune.recipe import HUB, DataSection
 from tuitune.template import THINKING, Conversation, Sample, UnusableRow
@@ -48,13 +50,13 @@ class Dataset:
     @property
     def name(self) -> str:
         """The file's name, for a person."""
-        return one_line(self.path.name, max_length=120)
+        return _shown(self.path)
 
     @property
-    def identity(self) -> Path | list[Any]:
-        """What makes the rows: a file, or the commit and names of a Hub dataset's files."""
+    def identity(self) -> list[Any]:
+        """What makes the rows: a file, or the commit and names of a Hub dataset's files, and the part that is read."""
         hub = self.container.hub
-        return self.path if hub is None else [hub.name, hub.commit, hub.files]
+        return [self.path if hub is None else [hub.name, hub.commit, hub.files], self.container.part]
 
     def __len__(self) -> int:
         """Rows, usable or not; the first call reads through the file."""
@@ -66,6 +68,13 @@ class Dataset:
         """About how many rows there are, from the file's size and its first rows; None where that says nothing."""
         if self._length is not None:
             return self._length
+        first, stop = self.container.part
+        rows = self._estimated_whole()
+        if rows is None:
+            return None if stop is None else stop - first
+        return max(0, rows - first if stop is None else min(rows, stop) - first)
+
+    def _estimated_whole(self) -> int | None:
         if self.container.hub is not None:
             return self.container.hub.rows
         if self.container.compression or self.container.kind not in ("jsonl", "json", "csv", "tsv"):
@@ -101,16 +110,40 @@ class Dataset:
 
 def container_of(data: DataSection) -> Container:
     """The file or Hub dataset that holds the recipe's rows. Raises UnusableInput, saying what to do."""
-    if not data.path.startswith(HUB):
-        return look(Path(data.path))
-    found = hub_files(data)
-    return Container(Path(found.name), "hub", hub=found)
+    if data.path.startswith(HUB):
+        found = hub_files(data)
+        whole = Container(Path(found.name), "hub", hub=found)
+    else:
+        whole = look(Path(data.path))
+        if (name := split_name(data.split)) != "train":
+            raise UnusableInput(
+                f"data.split names the split {one_line(name, max_length=80)!r}, and {_shown(whole.path)} is one file: "
+                "leave data.split out, or write train[100:200] for a part of it."
+            )
+    return replace(whole, part=split_rows(data.split, lambda: _count(whole)))
+
+
+def _count(container: Container) -> int:
+    if container.hub is not None:
+        return container.hub.rows or _counted(container, 0, 0)
+    state = container.path.stat()
+    return _counted(container, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _counted(container: Container, size: int, modified: int) -> int:
+    """Rows of the whole file, read through once for each state (size in bytes, time in ns) that it is found in."""
+    return sum(1 for _ in records(container, unread=True))
+
+
+def _shown(path: Path) -> str:
+    return one_line(path.name, max_length=120)
 
 
 def open_dataset(data: DataSection) -> Dataset:
     """The recipe's dataset. Raises UnusableInput, saying what to do, where no row of it can be read."""
     container = container_of(data)
-    where = one_line(container.path.name, max_length=120)
+    where = _shown(container.path)
     first = list(islice(records(container), LOOKED_AT))
     good = [record.value for record in first if record.value is not None]
     if not good:

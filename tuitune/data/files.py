@@ -49,6 +49,8 @@ class Container:
     wrapper: "Wrapper | None" = None
     hub: "HubFiles | None" = None
     """Of a Hub dataset: the files that hold its rows."""
+    part: tuple[int, int | None] = (0, None)
+    """The rows of the file that are read: from the first, and up to, not including, the second."""
 
     @property
     def text(self) -> str:
@@ -56,7 +58,9 @@ class Container:
         names = {"jsonl": "JSONL", "json": "JSON", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet", "arrow": "Arrow"}
         names["hub"] = "Hugging Face Hub"
         within = f", the rows under {self.wrapper.name}" if self.wrapper else ""
-        return names[self.kind] + within + (f", {self.compression}" if self.compression else "")
+        first, stop = self.part
+        part = f", rows {first:,} to {'the end' if stop is None else f'{stop - 1:,}'}" if self.part != (0, None) else ""
+        return names[self.kind] + within + (f", {self.compression}" if self.compression else "") + part
 
 
 @dataclass(frozen=True)
@@ -217,10 +221,16 @@ def _open(path: Path, compression: Compression | None) -> io.BufferedReader:
 
 
 def records(container: Container, *, start: int = 0, unread: bool = False) -> Iterator[Record]:
-    """Every row of the file in order, from row `start` on; with `unread` only their number is right.
+    """Every row of the container's part in order, from row `start` on; with `unread` only their number is right.
 
     A broken row is a record with an error; a broken file ends with one.
     """
+    first, stop = container.part
+    found = _records(container, start=first + start, unread=unread)
+    return found if stop is None else islice(found, max(0, stop - first - start))
+
+
+def _records(container: Container, *, start: int, unread: bool) -> Iterator[Record]:
     if container.hub is not None:
         yield from islice(_hub(container.hub, unread=unread), start, None)
         return

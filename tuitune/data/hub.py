@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from tuitune.data.cache import hub_listing
+from tuitune.data.split import split_name
 from tuitune.errors import UnusableInput
 from tuitune.hub import explained, refusal
 from tuitune.recipe import HUB, DataSection
@@ -38,7 +39,7 @@ def hub_files(data: DataSection) -> HubFiles:
     name = data.path.removeprefix(HUB)
     if not _ID.fullmatch(name):
         raise UnusableInput(f"{one_line(name, max_length=120)!r} is no Hub dataset id: write hub:owner/name.")
-    return _list(name, data.config or "", data.split, data.revision or "")
+    return _list(name, data.config or "", split_name(data.split), data.revision or "")
 
 
 @cache

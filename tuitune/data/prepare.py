@@ -14,6 +14,7 @@ from tuitune.data.cache import Dropped, Rows, RowsWriter
 from tuitune.data.dataset import Dataset, Row, open_dataset
 from tuitune.data.digest import digest
 from tuitune.data.lengths import fitted
+from tuitune.data.split import split_name
 from tuitune.errors import UnusableInput
 from tuitune.masking import Conversation, Masker, UnusableRow
 from tuitune.recipe import HUB, DataSection, Recipe
@@ -107,8 +108,12 @@ def prepare(
     import numpy
 
     data = recipe.data
-    if data.eval_split is not None and data.eval_path is None and not data.path.startswith(HUB):
-        raise UnusableInput("data.eval_split names a split of a Hub dataset: give a file's name in data.eval_path.")
+    whole = data.eval_split is not None and "[" not in data.eval_split
+    if whole and data.eval_path is None and not data.path.startswith(HUB):
+        raise UnusableInput(
+            "data.eval_split names a split of a Hub dataset: give a file's name in data.eval_path, or a part of the "
+            "rows, for example train[90%:]."
+        )
     masker = Masker(tokenizer, data.train_on, data.max_length)
     sources = [(data, data.weight)]
     for source in data.also:
@@ -153,7 +158,7 @@ def _tokenised(
 ) -> Rows:
     key = cache.key_of(
         cache.code_identity(),
-        dataset.identity,
+        *dataset.identity,
         dataset.format.columns,
         masker.identity,
         data.over_length,
@@ -316,8 +321,10 @@ def _eval_file(
     data: DataSection, masker: Masker, made: list[Rows], progress: Progress, cancelled: Callable[[], bool]
 ) -> tuple[Source, Any]:
     """The recipe's evaluation dataset, and its rows that are not trained on. Raises UnusableInput without any."""
-    update = {"path": data.eval_path or data.path, "split": data.eval_split or data.split}
-    dataset = open_dataset(data.model_copy(update=update))
+    path = data.eval_path or data.path
+    # A slice of the training rows says nothing of another dataset's.
+    split = data.eval_split or (split_name(data.split) if path.startswith(HUB) else "train")
+    dataset = open_dataset(data.model_copy(update={"path": path, "split": split}))
     rows = _tokenised(dataset, masker, data, progress, cancelled)
     trained = set(chain.from_iterable(each.digests for each in made))
     kept = [place for place, content in enumerate(rows.digests) if content not in trained]
