@@ -61,6 +61,7 @@ def compare(loaded: LoadedModel, rows: list[Row], *, steps: int = 10) -> dict[st
         **gradients(loaded, batch),
         **labels(loaded, rows),
         **curves(loaded, rows, steps),
+        **(against_fp32(loaded, batch) if not loaded.recipe.model.load_in_4bit else {}),
     }
 
 
@@ -85,6 +86,25 @@ def token_losses(loaded: LoadedModel, rows: list[Row]) -> dict[str, float]:
         "token_loss_difference_of_means": float((a.mean() - b.mean()).abs()),
         "token_loss_max_difference": float((a - b).abs().max()),
         "token_loss_floor": float((c - b).abs().mean()),
+    }
+
+
+def against_fp32(loaded: LoadedModel, rows: list[Row]) -> dict[str, float]:
+    """How far bf16 losses of each token lie from fp32 ones, among other rows and alone. Leaves the model in fp32."""
+    import torch
+
+    together = _row_states(loaded, rows)
+    alone = [_states(loaded, {"input_ids": [row["input_ids"]]})[0] for row in rows]
+    loaded.model.float()
+    loaded.model.config.dtype = torch.float32  # Unsloth brings the hidden states to this
+    exact = [_states(loaded, {"input_ids": [row["input_ids"]]}, bf16=False)[0] for row in rows]
+    a, b, c = (
+        torch.cat([_losses(loaded, s, row) for s, row in zip(kind, rows, strict=True)])
+        for kind in (together, alone, exact)
+    )
+    return {
+        "token_loss_error_together": float((a - c).abs().mean()),
+        "token_loss_error_alone": float((b - c).abs().mean()),
     }
 
 
@@ -192,11 +212,11 @@ def _hidden_states() -> Iterator[None]:
         os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "0"
 
 
-def _states(loaded: LoadedModel, batch: dict[str, Any], *, tensors: bool = False) -> Any:
+def _states(loaded: LoadedModel, batch: dict[str, Any], *, tensors: bool = False, bf16: bool = True) -> Any:
     import torch
 
     inputs = {n: (t if tensors else torch.tensor(t)).cuda() for n, t in batch.items() if n != "labels"}
-    with _hidden_states(), torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+    with _hidden_states(), torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16):
         return loaded.model(**inputs, use_cache=False).logits
 
 

@@ -128,6 +128,14 @@ class Notice(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Output(Event):
+    """A line that a library printed."""
+
+    kind: ClassVar[str] = "output"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
     """The run ended with an error; `message` is the sentence to show."""
 
@@ -151,7 +159,7 @@ class Finished(Event):
 
 _KINDS: dict[str, type[Event]] = {
     each.kind: each
-    for each in (Started, Phase, Plan, Step, Evaluation, Reply, Sample, Checkpoint, Notice, Failed, Finished)
+    for each in (Started, Phase, Plan, Step, Evaluation, Reply, Sample, Checkpoint, Notice, Output, Failed, Finished)
 }
 _FIELDS = {kind: {each.name for each in dataclasses.fields(cls)} for kind, cls in _KINDS.items()}
 

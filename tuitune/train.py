@@ -238,6 +238,7 @@ def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any) -> Plan:
 
 def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watcher") -> Any:
     import torch
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     settings = loaded.recipe.train
@@ -284,6 +285,7 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
             remove_unused_columns=True,
         ),
     )
+    trainer.remove_callback(PrinterCallback)  # the step events tell the same
     # SFTTrainer turns the adapter of a quantised base to bf16, where small updates are rounded away.
     for parameter in loaded.model.parameters():
         if parameter.requires_grad:

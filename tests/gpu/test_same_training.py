@@ -1,20 +1,23 @@
 """On a GPU: rows laid end to end train exactly as rows alone do, and a whole run works through Unsloth."""
 
+import gc
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tuitune.backends.environment import prepare_environment
+from tuitune.backends.environment import warm_up
 from tuitune.recipe import Recipe
 
 pytestmark = pytest.mark.gpu
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
-prepare_environment()
-pytest.importorskip("unsloth", reason="needs Unsloth")
+if importlib.util.find_spec("unsloth") is None:
+    pytest.skip("needs Unsloth", allow_module_level=True)
+warm_up()
 
 Report = dict[str, Any]
 SAMPLE_DATA = Path(__file__).parents[2] / "sample_data"
@@ -118,3 +121,77 @@ def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
     question = [{"role": "user", "content": "What is the capital of France?"}]
     assert reply(again, question, Sampling(max_new_tokens=24)).text == replies[max(replies)]
     assert reply(again, question, Sampling(max_new_tokens=24), adapter=False).text == replies[0]
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    """The demo's data and model in short steps; `changes` are of the sections."""
+    sections: dict[str, dict[str, Any]] = {
+        "model": {"name": str(SAMPLE_DATA / "demo_model"), "backend": "unsloth"},
+        "data": {"path": str(SAMPLE_DATA / "pirate.jsonl"), "eval_share": 0},
+        "train": {"max_steps": 8, "learning_rate": 2.0e-3, "fit": False},
+        "samples": {"prompts": ["hello"], "max_new_tokens": 2},
+    }
+    return Recipe.from_data({name: {**sections.get(name, {}), **changes.get(name, {})} for name in sections | changes})
+
+
+def events_of(recipe: Recipe, folder: Path) -> list[Any]:
+    """Train in this process; everything that was told."""
+    from tuitune.run import create_run
+    from tuitune.train import Control, train
+
+    told: list[Any] = []
+    writer = create_run(recipe, folder, "run")
+    try:
+        train(recipe, writer.run, Control(), told.append)
+    finally:
+        writer.close()
+    return told
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"load_in_4bit": False, "load_in_8bit": True}},
+        {"lora": {"init_lora_weights": "loftq"}},
+        {"lora": {"use_dora": True, "use_rslora": True, "bias": "all", "lora_dropout": 0.1}},
+        {"lora": {"modules_to_save": ["embed_tokens", "lm_head"]}},
+        {"train": {"gradient_checkpointing": True}},
+    ],
+    ids=lambda changes: "-".join(name for section in changes.values() for name in section),
+)
+def test_each_way_to_load_and_attach_trains(changes: dict[str, Any], tmp_path: Path) -> None:
+    told = events_of(recipe_of(**changes), tmp_path)
+    losses = [event.loss for event in told if event.kind == "step"]
+    assert len(losses) == 8
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_only_the_trainer_in_use_was_rewritten() -> None:
+    import trl
+
+    assert trl.SFTTrainer.__name__ == "UnslothSFTTrainer"
+    assert trl.DPOTrainer.__name__ == "DPOTrainer"
+
+
+def test_memory_that_runs_out_halves_the_pass_and_the_run_goes_on(tmp_path: Path) -> None:
+    def peak(batch: int, accumulation: int) -> tuple[int, list[Any]]:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        split = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "max_steps": 4}
+        told = events_of(
+            recipe_of(train={**split, "save_steps": 2}), tmp_path / f"{batch}-{torch.cuda.memory_reserved()}"
+        )
+        return torch.cuda.max_memory_reserved(), told
+
+    whole, told = peak(256, 1)
+    half, _ = peak(128, 2)
+    assert half < 0.9 * whole
+    torch.cuda.set_per_process_memory_fraction((whole + half) / 2 / torch.cuda.mem_get_info()[1])
+    try:
+        _, cut = peak(256, 1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert any("Memory ran out at step 1" in event.text for event in cut if event.kind == "notice")
+    losses, expected = ([event.loss for event in each if event.kind == "step"] for each in (cut, told))
+    assert losses == pytest.approx(expected, rel=0.02)

@@ -3,8 +3,10 @@
 import gc
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
+from tuitune.backends.quick_import import OneTrainer, keep_bytecode
 from tuitune.hardware import gpus
 
 
@@ -39,6 +41,7 @@ def prepare_environment() -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    keep_bytecode(compiled / "pycache")
 
 
 def choose_card() -> None:
@@ -63,6 +66,7 @@ def warm_up() -> None:
     gc.disable()  # each collection in between would go through everything imported so far, and find nothing
     try:
         if unsloth_is_usable():
+            sys.meta_path.insert(0, OneTrainer())
             import unsloth  # noqa: F401
         import datasets  # noqa: F401
         import peft  # noqa: F401

@@ -14,9 +14,10 @@ from typing import Any
 from tuitune import backends
 from tuitune.backends import LoadedModel
 from tuitune.backends.environment import warm_up
+from tuitune.backends.output import printed
 from tuitune.backends.read_ahead import read_ahead
 from tuitune.errors import TuituneError, UnusableInput, explain
-from tuitune.events import Event, Failed, Finished, Started
+from tuitune.events import Event, Failed, Finished, Output, Started
 from tuitune.recipe import Recipe
 from tuitune.run import Run, RunWriter, create_run, default_runs_folder
 from tuitune.session.worker import Job, Result
@@ -119,7 +120,8 @@ class Jobs:
         self.emit(Started(run=writer.run.name, attempt=1, pid=os.getpid()))
         job.part(run=str(writer.run.folder))
         try:
-            loaded = train(recipe, writer.run, self.control, self.emit)
+            with printed(lambda line: self.emit(Output(text=line))):
+                loaded = train(recipe, writer.run, self.control, self.emit)
         except BaseException as error:
             if not isinstance(error, TuituneError):
                 log.error("training failed", exc_info=error)
@@ -139,10 +141,12 @@ class Jobs:
         adapter: bool = True,
         sampling: dict[str, Any] | None = None,
     ) -> Result:
+        """The next message. Parts are `text` as it comes; before, `loading` with `done` of `total`, and `notice`."""
         from tuitune.chat import Sampling, reply
 
         settings = Sampling.parse(sampling or {})
         loaded = self._model_of(run, job)
+        job.check()
         answer = reply(
             loaded,
             messages,
@@ -214,12 +218,16 @@ class Jobs:
         from tuitune.data import open_dataset
 
         self._free()
-        job.part(text="", loading=True)
-        recipe = run.recipe()
-        loaded = backends.load(recipe, lambda text: job.part(text="", notice=text))
+
+        def tell(text: str, done: int | None = None, total: int | None = None) -> None:
+            job.part(loading=text, done=done, total=total)
+
+        tell("Loading the model")
+        loaded = backends.load(run.recipe(), lambda text: job.part(notice=text), tell)
+        tell("Adding the adapter")
         loaded.backend.attach_saved(loaded, str(run.adapter))
         with contextlib.suppress(TuituneError, OSError):  # the data may be gone by now
-            loaded.thinks = open_dataset(recipe.data).brings_thinking()
+            loaded.thinks = open_dataset(loaded.recipe.data).brings_thinking()
         self._loaded = (run, loaded)
         return loaded
 
