@@ -1,7 +1,6 @@
 """Names every problem in a recipe's data before the first step: counts with example rows, over the whole set."""
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -125,6 +124,8 @@ def audit(
     `progress` gets rows done, first of tokenising and then of looking, and where known their number. When `cancelled`
     turns true the findings so far are returned.
     """
+    import numpy
+
     data = recipe.data.model_copy(update={"bad_rows": "skip"})
     recipe = recipe.model_copy(update={"data": data})
     open_dataset(data)  # what cannot be read is told before the tokenizer is loaded, which takes seconds
@@ -132,7 +133,7 @@ def audit(
     prepared = prepare(recipe, tokenizer, progress, cancelled)
     masker = Masker(tokenizer, data.train_on, data.max_length)
     gathered = Gathered(masker)
-    lengths, trained = array("I"), array("I")
+    lengths = array("I")
     sources: list[SourceCounts] = []
     losing_end = 0
     for source in prepared.sources:
@@ -142,11 +143,11 @@ def audit(
         for row in source.dataset:
             if cancelled():
                 break
-            gathered.look(row)
             seen += 1
             first = place
             while place < len(rows) and rows.numbers[place] == row.index:
                 place += 1
+            gathered.look(row, used=place > first)
             if place == first + 1 and rows.lengths[first] < data.max_length:
                 lengths.append(rows.lengths[first])
             elif row.sample is not None:
@@ -160,11 +161,12 @@ def audit(
             if seen % 1000 == 0:
                 progress(seen, expected)
         progress(seen, seen)
-        trained.extend(rows.trained)
         sources.append(_counts(source, seen))
-    tokens, trained_tokens = sum(each.tokens for each in sources), sum(trained)
+    tokens, trained_tokens = sum(each.tokens for each in sources), sum(each.trained_tokens for each in sources)
+    whole = numpy.sort(numpy.frombuffer(lengths, dtype=numpy.uint32))
+    trained = numpy.concatenate([numpy.frombuffer(each.rows.trained, dtype=numpy.uint32) for each in prepared.sources])
     weighted = [each.weight * each.trained_tokens for each in sources]
-    longer = sum(length > data.max_length for length in lengths)
+    longer = len(whole) - int(numpy.searchsorted(whole, data.max_length, side="right"))
     return Audit(
         rows=sum(each.rows for each in sources),
         used=sum(each.used for each in sources),
@@ -175,23 +177,25 @@ def audit(
         tokens=tokens,
         trained_tokens=trained_tokens,
         trained_share=trained_tokens / max(1, tokens),
-        token_percentiles=_percentiles(lengths),
-        length_histogram=histogram(lengths, data.max_length),
-        trained_percentiles=_percentiles(trained),
+        token_percentiles=_percentiles(whole),
+        length_histogram=histogram(whole, data.max_length),
+        trained_percentiles=_percentiles(numpy.sort(trained)),
         truncated=longer,
         losing_end=losing_end,
-        lengths=_wanted_lengths(recipe, lengths) if longer else [],
+        lengths=_wanted_lengths(recipe, whole) if longer else [],
         findings=gathered.all(prepared, data.max_length),
         notices=prepared.notices,
     )
 
 
 def _counts(source: Source, seen: int) -> SourceCounts:
+    import numpy
+
     rows = source.rows
     return SourceCounts(
         name=source.dataset.name,
         rows=seen,
-        used=len(set(rows.numbers)),
+        used=int(numpy.count_nonzero(numpy.diff(numpy.frombuffer(rows.numbers, dtype=numpy.int64), prepend=-1))),
         held_out=len(source.held),
         dropped=sum(entry.count for entry in rows.dropped.values()),
         tokens=sum(rows.lengths),
@@ -214,32 +218,31 @@ def _dropped(prepared: Prepared) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _percentiles(values: "array[int]") -> dict[int, int]:
-    ordered = sorted(values)
-    return {at: ordered[min(len(ordered) - 1, len(ordered) * at // 100)] for at in PERCENTILES} if ordered else {}
+def _percentiles(ordered: Any) -> dict[int, int]:
+    return {at: int(ordered[min(len(ordered) - 1, len(ordered) * at // 100)]) for at in PERCENTILES if len(ordered)}
 
 
-def histogram(values: "array[int]", max_length: int) -> list[tuple[int, int]]:
-    """Even buckets up to the 99th percentile, then one to the longest: a few long rows do not flatten the rest."""
-    if not values:
+def histogram(ordered: Any, max_length: int) -> list[tuple[int, int]]:
+    """Even buckets of a sorted array up to its 99th percentile, then one to the longest: a few long rows do not
+    flatten the rest.
+    """
+    import numpy
+
+    if not len(ordered):
         return []
-    ordered = sorted(values)
-    usual, longest = ordered[len(ordered) * 99 // 100], ordered[-1]
+    usual, longest = int(ordered[len(ordered) * 99 // 100]), int(ordered[-1])
     end, parts = usual, _BUCKETS
     if max_length < longest:
         end, parts = max_length, max(1, _BUCKETS * max_length // max(usual, max_length))
     edges = sorted({edge for part in range(1, _BUCKETS + 1) if (edge := -(-end * part // parts)) < longest} | {longest})
-    counts = [0] * len(edges)
-    for value in ordered:
-        counts[bisect_left(edges, value)] += 1
-    return list(zip(edges, counts, strict=True))
+    counts = numpy.diff(numpy.searchsorted(ordered, edges, side="right"), prepend=0)
+    return list(zip(edges, counts.tolist(), strict=True))
 
 
-def _wanted_lengths(recipe: Recipe, lengths: "array[int]") -> list[Length]:
-    ordered = sorted(lengths)
+def _wanted_lengths(recipe: Recipe, ordered: Any) -> list[Length]:
     found = []
     for share in (0.95, 0.99, 1.0):
-        wanted = ordered[min(len(ordered) - 1, -(-len(ordered) * round(share * 100) // 100) - 1)]
+        wanted = int(ordered[min(len(ordered) - 1, -(-len(ordered) * round(share * 100) // 100) - 1)])
         found.append(Length(share, wanted, _memory(recipe, wanted)))
     return found
 

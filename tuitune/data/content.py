@@ -1,10 +1,11 @@
 """Looks at what a row says: likely secrets, damaged text, unusual scripts, turns out of order."""
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tuitune.template import Conversation, Sample
+from tuitune.template import Conversation, Message, Sample
 
 _SECRETS = {
     "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
@@ -64,8 +65,15 @@ def texts(sample: Sample) -> Iterator[str]:
         yield sample.text or ""
         return
     for turn in sample.messages:
-        yield turn["content"] or ""
-        yield turn.get("reasoning_content", "")
+        yield from texts_of(turn)
+
+
+def texts_of(turn: Message) -> Iterator[str]:
+    """Every text of one turn."""
+    yield turn["content"] or ""
+    yield turn.get("reasoning_content", "")
+    if calls := turn.get("tool_calls"):
+        yield json.dumps(calls, ensure_ascii=False, default=str)
 
 
 def secrets(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tuitune.data import content
 from tuitune.data.dataset import Dataset, Row
-from tuitune.data.digest import bands, digest, loose_digest, prompt_digest
+from tuitune.data.digest import BANDS, among, bands, digest, prompt_digest, repeats
 from tuitune.data.formats import TURN_FIELDS, TURN_ROLES
 from tuitune.data.prepare import Prepared
 from tuitune.masking import Masker
@@ -41,7 +41,7 @@ class Finding:
 
 
 class Gathered:
-    """What one reading of the rows gathers: 64-bit digests, and counts with examples."""
+    """What one reading of the rows gathers: 32 bytes of digests for each row that is used, and counts with examples."""
 
     def __init__(self, masker: Masker) -> None:
         self._keeps_thinking = {inline: masker.template.keeps_thinking(inline=inline) for inline in (True, False)}
@@ -49,12 +49,9 @@ class Gathered:
         self._scripts: Counter[frozenset[str]] = Counter()
         self._script_rows: dict[frozenset[str], list[tuple[int, str | None]]] = {}
         self._names: list[str | None] = []
-        self._sources = array("H")
-        self._numbers = array("q")
-        self._exact = array("Q")
-        self._loose = array("Q")
         self._prompts = array("Q")
         self._bands = array("Q")
+        self._seen = 0
 
     def begin(self, dataset: Dataset) -> None:
         """The rows that follow are this dataset's."""
@@ -67,8 +64,8 @@ class Gathered:
         if name in self.found or len(self.found) < KINDS:
             self.found.setdefault(name, Finding(name, text)).add(row, self._names[-1])
 
-    def look(self, row: Row) -> None:
-        """Take in one row of the dataset that was begun last."""
+    def look(self, row: Row, *, used: bool) -> None:
+        """Take in one row of the dataset that was begun last; only rows that are `used` can repeat each other."""
         if row.sample is None:
             return
         for name in (row.raw or {}).keys() - self._columns:
@@ -109,12 +106,12 @@ class Gathered:
         rows = self._script_rows.setdefault(written, [])
         if len(rows) < EXAMPLES:
             rows.append((row.index, self._names[-1]))
-        self._sources.append(len(self._names) - 1)
-        self._numbers.append(row.index)
-        self._exact.append(digest(row.sample))
-        self._loose.append(loose_digest(row.sample))
-        self._prompts.append(prompt_digest(row.sample))
-        self._bands.extend(bands(whole))
+        self._seen += 1
+        if used:
+            self._prompts.append(prompt_digest(row.sample))
+            # A system message that all rows share does not make them alike.
+            said = (text for turn in messages or [] if turn["role"] != "system" for text in content.texts_of(turn))
+            self._bands.extend(bands(whole if messages is None else "\n".join(said)))
 
     def _unused_fields(self, raw: dict[str, Any]) -> set[str]:
         turns = [turn for column in self._turn_columns if isinstance(raw.get(column), list) for turn in raw[column]]
@@ -122,7 +119,7 @@ class Gathered:
 
     def all(self, prepared: Prepared, max_length: int) -> list[Finding]:
         """Every finding, the commonest first; none before a row was looked at."""
-        if not self._numbers or not any(map(len, (source.rows for source in prepared.sources))):
+        if not self._seen or not any(map(len, (source.rows for source in prepared.sources))):
             return []
         findings = [*self.found.values(), *self._repeated(prepared), *self._unusual_scripts()]
         if prepared.eval_source is not None:
@@ -134,35 +131,20 @@ class Gathered:
         """Exact and near duplicates, and held-out rows of which the training data holds the prompt."""
         import numpy
 
-        exact = _again(numpy.frombuffer(self._exact, dtype=numpy.uint64))
-        near = _again(numpy.frombuffer(self._loose, dtype=numpy.uint64))
-        grouped = numpy.frombuffer(self._bands, dtype=numpy.uint64).reshape(len(self._numbers), -1)
-        for column in range(grouped.shape[1]):
-            near |= _again(grouped[:, column])
-        yield self._marked("duplicate", "the same as an earlier row: take it out, or it counts twice", exact)
+        used = _Used(prepared, len(self._prompts))
+        exact = repeats(used.digests())
+        near = numpy.zeros(len(exact), dtype=bool)
+        grouped = numpy.frombuffer(self._bands, dtype=numpy.uint64).reshape(-1, BANDS)
+        for column in range(BANDS):
+            near |= repeats(grouped[:, column])
+        yield used.marked("duplicate", "the same as an earlier row: take it out, or it counts twice", exact)
         text = "nearly the same as an earlier row: see whether both are wanted"
-        yield self._marked("near duplicate", text, near & ~exact)
-        held = self._held(prepared)
+        yield used.marked("near duplicate", text, near & ~exact)
+        held = used.held()
         prompts = numpy.frombuffer(self._prompts, dtype=numpy.uint64)
-        leaking = held & numpy.isin(prompts, prompts[~held])
+        held[held] = among(prompts[held], prompts[~held])
         text = "held out, but the training data has the same prompt: take one out, or the held-out loss is too good"
-        yield self._marked("leak", text, leaking)
-
-    def _held(self, prepared: Prepared) -> Any:
-        import numpy
-
-        numbers = numpy.frombuffer(self._numbers, dtype=numpy.int64)
-        sources = numpy.frombuffer(self._sources, dtype=numpy.uint16)
-        held = numpy.zeros(len(numbers), dtype=bool)
-        for place, source in enumerate(prepared.sources):
-            held |= (sources == place) & numpy.isin(numbers, source.held)
-        return held
-
-    def _marked(self, name: str, text: str, which: Any) -> Finding:
-        finding = Finding(name, text, count=int(which.sum()))
-        for place in which.nonzero()[0].tolist():
-            finding.add(self._numbers[place], self._names[self._sources[place]], count=0)
-        return finding
+        yield used.marked("leak", text, held)
 
     def _in_evaluation(self, prepared: Prepared) -> list[Finding]:
         """Rows of data.eval_path or data.eval_split that the training data holds, whole or in their prompt."""
@@ -170,8 +152,6 @@ class Gathered:
 
         assert prepared.eval_source is not None
         dataset = prepared.eval_source.dataset
-        trained = set(self._exact)
-        prompts = set(numpy.unique(numpy.frombuffer(self._prompts, dtype=numpy.uint64)).tolist())
         same = Finding(
             "in evaluation",
             f"of {dataset.name} also in the training data, so not measured on: take them out of either",
@@ -181,13 +161,19 @@ class Gathered:
             f"of {dataset.name} whose prompt is also in the training data: take them out of either, or the held-out "
             "loss is too good",
         )
+        numbers, wholes, prompts = array("q"), array("Q"), array("Q")
         for row in dataset:
-            if row.sample is None:
-                continue
-            if digest(row.sample) in trained:
-                same.add(row.index, dataset.name)
-            elif prompt_digest(row.sample) in prompts:
-                prompt.add(row.index, dataset.name)
+            if row.sample is not None:
+                numbers.append(row.index)
+                wholes.append(digest(row.sample))
+                prompts.append(prompt_digest(row.sample))
+        trained = _Used(prepared, len(self._prompts)).digests()
+        in_whole = among(numpy.frombuffer(wholes, dtype=numpy.uint64), trained)
+        known = numpy.frombuffer(self._prompts, dtype=numpy.uint64)
+        in_prompt = among(numpy.frombuffer(prompts, dtype=numpy.uint64), known) & ~in_whole
+        for finding, which in ((same, in_whole), (prompt, in_prompt)):
+            for place in which.nonzero()[0].tolist():
+                finding.add(numbers[place], dataset.name)
         return [same, prompt]
 
     def _unusual_scripts(self) -> list[Finding]:
@@ -209,13 +195,52 @@ class Gathered:
         return list(found.values())
 
 
-def _again(values: Any) -> Any:
-    """Whether each value stood at an earlier place."""
-    import numpy
+class _Used:
+    """The rows that are used, each once (a row that is split counts as its first part), of all datasets in order."""
 
-    first = numpy.zeros(len(values), dtype=bool)
-    first[numpy.unique(values, return_index=True)[1]] = True
-    return ~first
+    def __init__(self, prepared: Prepared, count: int) -> None:
+        import numpy
+
+        self._sources = prepared.sources
+        self._first = []
+        for source in prepared.sources:
+            numbers = numpy.frombuffer(source.rows.numbers, dtype=numpy.int64)
+            self._first.append(numpy.flatnonzero(numpy.diff(numbers, prepend=-1)).astype(numpy.uint32))
+            # Looking may have been cancelled on the way.
+            self._first[-1] = self._first[-1][: max(0, count - sum(map(len, self._first[:-1])))]
+
+    def _of(self, name: str, dtype: str) -> Any:
+        import numpy
+
+        arrays = (numpy.frombuffer(getattr(source.rows, name), dtype=dtype) for source in self._sources)
+        return numpy.concatenate([each[first] for each, first in zip(arrays, self._first, strict=True)])
+
+    def digests(self) -> Any:
+        return self._of("digests", "uint64")
+
+    def held(self) -> Any:
+        """Whether each was held out for measuring."""
+        import numpy
+
+        held = numpy.zeros(sum(map(len, self._first)), dtype=bool)
+        begin = 0
+        for source, first in zip(self._sources, self._first, strict=True):
+            if source.held:
+                numbers = numpy.frombuffer(source.rows.numbers, dtype=numpy.int64)[first]
+                at = numpy.searchsorted(numbers, source.held)
+                held[begin + at[at < len(first)]] = True
+            begin += len(first)
+        return held
+
+    def marked(self, name: str, text: str, which: Any) -> Finding:
+        """The finding of the rows that `which` marks."""
+        finding = Finding(name, text, count=int(which.sum()))
+        begin = 0
+        for place, (source, first) in enumerate(zip(self._sources, self._first, strict=True)):
+            for row in which[begin : begin + len(first)].nonzero()[0][:EXAMPLES].tolist():
+                finding.add(source.rows.numbers[first[row]], source.dataset.name if place else None, count=0)
+            begin += len(first)
+        return finding
 
 
 def _lengths(prepared: Prepared, max_length: int) -> list[Finding]:
@@ -227,16 +252,22 @@ def _lengths(prepared: Prepared, max_length: int) -> list[Finding]:
     )
     short = Finding("very short", "at most 2 tokens are trained: see whether the reply is whole")
     long = Finding("very long", "far more tokens are trained than in most rows: see whether it is one row")
-    ordered = sorted(count for source in prepared.sources for count in source.rows.trained)
-    quarter, three_quarters = ordered[len(ordered) // 4], ordered[len(ordered) * 3 // 4]
+    import numpy
+
+    counts = [numpy.frombuffer(source.rows.trained, dtype=numpy.uint32) for source in prepared.sources]
+    ordered = numpy.sort(numpy.concatenate(counts))
+    quarter, three_quarters = int(ordered[len(ordered) // 4]), int(ordered[len(ordered) * 3 // 4])
     limit = three_quarters + 5 * max(three_quarters - quarter, three_quarters // 2)
-    for place, source in enumerate(prepared.sources):
+    for place, (source, trained) in enumerate(zip(prepared.sources, counts, strict=True)):
         name, rows = source.dataset.name if place else None, source.rows
-        for number, trained, ended, length in zip(rows.numbers, rows.trained, rows.ended, rows.lengths, strict=True):
-            if not ended and length < max_length:
-                endless.add(number, name)
-            if trained <= 2:
-                short.add(number, name)
-            if trained > limit:
-                long.add(number, name)
+        ended = numpy.frombuffer(rows.ended, dtype=numpy.uint8)
+        lengths = numpy.frombuffer(rows.lengths, dtype=numpy.uint32)
+        for finding, which in (
+            (endless, (ended == 0) & (lengths < max_length)),
+            (short, trained <= 2),
+            (long, trained > limit),
+        ):
+            finding.count += int(which.sum())
+            for row in which.nonzero()[0][:EXAMPLES].tolist():
+                finding.add(rows.numbers[row], name, count=0)
     return [endless, short, long]

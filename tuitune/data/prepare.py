@@ -5,14 +5,14 @@ import re
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise, tee
+from itertools import islice, pairwise, tee
 from pathlib import Path
 from typing import Any
 
 from tuitune.data import cache
 from tuitune.data.cache import Dropped, Rows, RowsWriter
 from tuitune.data.dataset import Dataset, Row, open_dataset
-from tuitune.data.digest import digest
+from tuitune.data.digest import among, digest
 from tuitune.data.lengths import fitted
 from tuitune.data.split import split_name
 from tuitune.errors import UnusableInput
@@ -105,8 +105,6 @@ def prepare(
     are returned. Raises UnusableInput where no row can be trained on, TuituneError where neither disk nor memory has
     room for them.
     """
-    import numpy
-
     data = recipe.data
     whole = data.eval_split is not None and "[" not in data.eval_split
     if whole and data.eval_path is None and not data.path.startswith(HUB):
@@ -128,7 +126,7 @@ def prepare(
         raise UnusableInput(_refused(opened[0], dropped))
     held = _held_out(made, data.eval_share, recipe.train.seed)
     kept = [
-        _weighted(numpy.delete(numpy.arange(len(rows)), out), weight, recipe.train.seed + place)
+        _weighted(_without(len(rows), out), weight, recipe.train.seed + place)
         for place, (rows, out, (_, weight)) in enumerate(zip(made, held, sources, strict=True))
     ]
     evaluation = _selected(made, held) if any(map(len, held)) else None
@@ -276,21 +274,47 @@ def _held_out(made: list[Rows], share: float, seed: int) -> list[Any]:
     # An odd multiplier permutes the digests; the seed chooses which permutation. In place: there may be millions.
     drawn *= numpy.uint64(random.Random(seed).getrandbits(64) | 1)
     drawn ^= drawn >> numpy.uint64(29)
-    order = numpy.argsort(drawn, kind="stable")
     starts = [0]
     for rows in made:
         starts.append(starts[-1] + len(rows))
-    held = numpy.zeros(total, dtype=bool)
-    wanted, taken, at = max(1, round(share * total)), 0, 0
-    while taken < wanted and at < total:
-        end = at + 1
-        while end < total and drawn[order[end]] == drawn[order[at]]:
-            end += 1
-        if taken + end - at <= wanted:
-            held[order[at:end]] = True
-            taken += end - at
+    wanted = max(1, round(share * total))
+    held = numpy.sort(_first_groups(drawn, wanted, 2 * wanted))
+    return [held[(held >= start) & (held < end)] - start for start, end in pairwise(starts)]
+
+
+def _first_groups(drawn: Any, wanted: int, looked_at: int) -> Any:
+    """Places of the smallest values, `wanted` at most, with none left out of those that are equal.
+
+    Only the smallest `looked_at` are sorted, or all where these do not do.
+    """
+    import numpy
+
+    candidates = numpy.arange(len(drawn))
+    if looked_at < len(drawn):
+        candidates = numpy.flatnonzero(drawn <= numpy.partition(drawn, looked_at)[looked_at])
+    order = candidates[numpy.argsort(drawn[candidates], kind="stable")]
+    values = drawn[order]
+    taken: list[Any] = []
+    count = at = 0
+    while count < wanted and at < len(order):
+        end = int(numpy.searchsorted(values, values[at], side="right"))
+        if count + end - at <= wanted:
+            taken.append(order[at:end])
+            count += end - at
         at = end
-    return [numpy.flatnonzero(held[start:end]) for start, end in pairwise(starts)]
+    if count < wanted and len(order) < len(drawn):
+        return _first_groups(drawn, wanted, len(drawn))
+    return numpy.concatenate(taken) if taken else order[:0]
+
+
+def _without(rows: int, out: Any) -> Any:
+    """The places of all rows but those, as 32-bit numbers."""
+    import numpy
+
+    kept = numpy.ones(rows, dtype=bool)
+    kept[out] = False
+    places = numpy.arange(rows, dtype=numpy.uint32)
+    return places[kept] if len(out) else places
 
 
 def _weighted(places: Any, weight: float, seed: int) -> Any:
@@ -311,28 +335,36 @@ def _selected(made: list[Rows], places: list[Any]) -> Any:
 
 
 def _chosen(dataset: Any, places: Any) -> Any:
+    """These rows of the dataset. Its own `select` goes through a Python list, which takes ten times the memory."""
+    import datasets
     import numpy
+    import pyarrow
 
-    whole = len(places) == len(dataset) and numpy.array_equal(places, numpy.arange(len(dataset)))
-    return dataset if whole else dataset.select(places)
+    if len(places) == len(dataset) and numpy.array_equal(places, numpy.arange(len(dataset), dtype=numpy.uint32)):
+        return dataset
+    indices = pyarrow.table({"indices": pyarrow.array(places.astype(numpy.uint64))})
+    fingerprint = datasets.fingerprint.generate_random_fingerprint()
+    return datasets.Dataset(dataset.data, info=dataset.info, indices_table=indices, fingerprint=fingerprint)
 
 
 def _eval_file(
     data: DataSection, masker: Masker, made: list[Rows], progress: Progress, cancelled: Callable[[], bool]
 ) -> tuple[Source, Any]:
     """The recipe's evaluation dataset, and its rows that are not trained on. Raises UnusableInput without any."""
+    import numpy
+
     path = data.eval_path or data.path
     # A slice of the training rows says nothing of another dataset's.
     split = data.eval_split or (split_name(data.split) if path.startswith(HUB) else "train")
     dataset = open_dataset(data.model_copy(update={"path": path, "split": split}))
     rows = _tokenised(dataset, masker, data, progress, cancelled)
-    trained = set(chain.from_iterable(each.digests for each in made))
-    kept = [place for place, content in enumerate(rows.digests) if content not in trained]
-    if not kept and not cancelled():
+    trained = numpy.concatenate([numpy.frombuffer(each.digests, dtype=numpy.uint64) for each in made])
+    kept = numpy.flatnonzero(~among(numpy.frombuffer(rows.digests, dtype=numpy.uint64), trained))
+    if not len(kept) and not cancelled():
         unusable = sum(entry.count for entry in rows.dropped.values())
         raise UnusableInput(
             f"{dataset.name} (for evaluation) leaves no row to measure on: {len(rows)} of its rows are also in the "
             f"training data and {unusable} cannot be used; give other rows in "
             "data.eval_path or data.eval_split, or hold out a data.eval_share."
         )
-    return Source(dataset, rows, []), rows.dataset().select(kept)
+    return Source(dataset, rows, []), _chosen(rows.dataset(), kept)
