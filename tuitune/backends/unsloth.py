@@ -63,6 +63,10 @@ class UnslothBackend:
         fast, lora = _fast_language_model(loaded.recipe), loaded.recipe.lora
         require_targets(loaded.model, loaded.recipe)
         require_loftq(loaded.recipe)
+        checkpointing: bool | str = "unsloth" if loaded.gradient_checkpointing else False
+        if lora.modules_to_save:
+            # Asked for its own kind here, Unsloth moves the base's embeddings to a file, and the base answers no more.
+            checkpointing = loaded.gradient_checkpointing
         with explained(loaded.recipe, "attaching an adapter to"):
             loaded.model = fast.get_peft_model(
                 loaded.model,
@@ -74,7 +78,7 @@ class UnslothBackend:
                 use_rslora=lora.use_rslora,
                 use_dora=lora.use_dora,
                 modules_to_save=list(lora.modules_to_save) or None,
-                use_gradient_checkpointing="unsloth" if loaded.gradient_checkpointing else False,
+                use_gradient_checkpointing=checkpointing,
                 random_state=loaded.recipe.train.seed,
                 max_seq_length=_context_tokens(loaded.recipe),
             )
