@@ -13,17 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+import numpy
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import DEMO
 from tuitune.chat_templates import TEMPLATES
 from tuitune.data import content
 from tuitune.data.audit import Audit, audit
+from tuitune.data.digest import among, digest, repeats
 from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.masking import IGNORED, Masker
+from tuitune.masking import IGNORED, Masker, Message, Sample
 from tuitune.model import load_tokenizer
 from tuitune.recipe import ModelSection, Recipe
 
@@ -114,6 +119,43 @@ def test_a_mix_is_audited_whole(tmp_path: Path) -> None:
     assert elsewhere["in evaluation"] == {"eval.jsonl": [0]}
     assert elsewhere["leak to evaluation"] == {"eval.jsonl": [1]}
     assert "other.jsonl: 3 of 4 rows" in report.as_text() and "(other.jsonl: rows 0)" in report.as_text()
+
+
+@given(st.lists(st.integers(0, 30), max_size=60), st.lists(st.integers(0, 30), max_size=60))
+def test_repeats_and_members_are_those_of_plain_python(values: list[int], known: list[int]) -> None:
+    drawn, others = (numpy.array(each, dtype=numpy.uint64) for each in (values, known))
+    with patch("tuitune.data.digest._BLOCK", 7):
+        assert repeats(drawn).tolist() == [value in values[:place] for place, value in enumerate(values)]
+        assert among(drawn, others).tolist() == [value in known for value in values]
+        odd = numpy.arange(len(known)) % 2 == 1
+        assert among(drawn, others, odd).tolist() == [value in known[1::2] for value in values]
+
+
+def test_rows_that_differ_in_what_counts_are_no_duplicates(tmp_path: Path) -> None:
+    """Another sign or emoji is another row, and a system message that all share does not make them alike."""
+    system = {"role": "system", "content": "Answer as a pirate would. " * 30}
+
+    def instructed(*contents: str) -> dict[str, Any]:
+        return {"messages": [system, *chat(*contents)["messages"]]}
+
+    rows = [
+        *(chat("What is 3+5?", "8"), chat("What is 3-5?", "8"), chat("One emoji?", "😀"), chat("One emoji?", "😢")),
+        *(instructed("Which island is near?", "Tortuga, two days west."), instructed("Who sails?", "Anne does.")),
+    ]
+    assert not {"duplicate", "near duplicate"} & set(found(audit(recipe(tmp_path / "rows.jsonl", rows))))
+    again = found(audit(recipe(tmp_path / "rows.jsonl", [*rows, *rows[-2:]])))
+    assert again["duplicate"] == [6, 7]
+
+
+def test_rows_that_differ_in_calls_or_thoughts_are_told_apart() -> None:
+    def calling(city: str, thought: str = "") -> Sample:
+        call = {"type": "function", "function": {"name": "weather", "arguments": {"city": city}}}
+        reply: Message = {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": thought}
+        return Sample([{"role": "user", "content": "How is the weather?"}, reply])
+
+    samples = [calling("Oslo"), calling("Lima"), calling("Lima", "They said the south."), calling("Oslo")]
+    digests = [digest(sample) for sample in samples]
+    assert len(set(digests)) == 3 and digests[0] == digests[3]
 
 
 def test_clean_data_has_no_findings(tmp_path: Path) -> None:

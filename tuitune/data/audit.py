@@ -7,7 +7,7 @@ from typing import Any
 
 from tuitune.data.dataset import open_dataset
 from tuitune.data.findings import Finding, Gathered
-from tuitune.data.prepare import Prepared, Source, prepare
+from tuitune.data.prepare import Prepared, Source, first_parts, prepare
 from tuitune.masking import IGNORED, Masker, UnusableRow
 from tuitune.model import load_tokenizer
 from tuitune.recipe import Recipe
@@ -163,6 +163,8 @@ def audit(
         progress(seen, seen)
         sources.append(_counts(source, seen))
     tokens, trained_tokens = sum(each.tokens for each in sources), sum(each.trained_tokens for each in sources)
+    findings = gathered.all(prepared, data.max_length)
+    del gathered  # of millions of rows the largest part
     whole = numpy.sort(numpy.frombuffer(lengths, dtype=numpy.uint32))
     trained = numpy.concatenate([numpy.frombuffer(each.rows.trained, dtype=numpy.uint32) for each in prepared.sources])
     weighted = [each.weight * each.trained_tokens for each in sources]
@@ -183,7 +185,7 @@ def audit(
         truncated=longer,
         losing_end=losing_end,
         lengths=_wanted_lengths(recipe, whole) if longer else [],
-        findings=gathered.all(prepared, data.max_length),
+        findings=findings,
         notices=prepared.notices,
     )
 
@@ -195,7 +197,7 @@ def _counts(source: Source, seen: int) -> SourceCounts:
     return SourceCounts(
         name=source.dataset.name,
         rows=seen,
-        used=int(numpy.count_nonzero(numpy.diff(numpy.frombuffer(rows.numbers, dtype=numpy.int64), prepend=-1))),
+        used=int(numpy.count_nonzero(first_parts(rows))),
         held_out=len(source.held),
         dropped=sum(entry.count for entry in rows.dropped.values()),
         tokens=sum(rows.lengths),

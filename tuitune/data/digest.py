@@ -100,11 +100,16 @@ def repeats(values: Any) -> Any:
     return again
 
 
-def among(values: Any, known: Any) -> Any:
-    """Whether each 64-bit value of one array is in the other, with 8 bytes of working memory a known value."""
+def among(values: Any, known: Any, where: Any = None) -> Any:
+    """Whether each 64-bit value is among the known ones (those `where` is true), which may be many more."""
     import numpy
 
-    if not len(known):
-        return numpy.zeros(len(values), dtype=bool)
-    ordered = numpy.sort(known)
-    return ordered[numpy.minimum(numpy.searchsorted(ordered, values), len(ordered) - 1)] == values
+    ordered = numpy.unique(values)
+    found = numpy.zeros(len(ordered), dtype=bool)
+    for start in range(0, len(known) if len(ordered) else 0, _BLOCK):
+        block = known[start : start + _BLOCK]
+        if where is not None:
+            block = block[where[start : start + _BLOCK]]
+        at = numpy.minimum(numpy.searchsorted(ordered, block), len(ordered) - 1)
+        found[at[ordered[at] == block]] = True
+    return found[numpy.searchsorted(ordered, values)]

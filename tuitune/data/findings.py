@@ -10,7 +10,7 @@ from tuitune.data import content
 from tuitune.data.dataset import Dataset, Row
 from tuitune.data.digest import BANDS, among, bands, digest, prompt_digest, repeats
 from tuitune.data.formats import TURN_FIELDS, TURN_ROLES
-from tuitune.data.prepare import Prepared
+from tuitune.data.prepare import Prepared, first_parts
 from tuitune.masking import Masker
 from tuitune.text import one_line
 
@@ -142,7 +142,7 @@ class Gathered:
         yield used.marked("near duplicate", text, near & ~exact)
         held = used.held()
         prompts = numpy.frombuffer(self._prompts, dtype=numpy.uint64)
-        held[held] = among(prompts[held], prompts[~held])
+        held[held] = among(prompts[held], prompts, ~held)
         text = "held out, but the training data has the same prompt: take one out, or the held-out loss is too good"
         yield used.marked("leak", text, held)
 
@@ -199,47 +199,53 @@ class _Used:
     """The rows that are used, each once (a row that is split counts as its first part), of all datasets in order."""
 
     def __init__(self, prepared: Prepared, count: int) -> None:
+        """Of the first `count` such rows: looking may have been cancelled on the way."""
         import numpy
 
         self._sources = prepared.sources
         self._first = []
         for source in prepared.sources:
-            numbers = numpy.frombuffer(source.rows.numbers, dtype=numpy.int64)
-            self._first.append(numpy.flatnonzero(numpy.diff(numbers, prepend=-1)).astype(numpy.uint32))
-            # Looking may have been cancelled on the way.
-            self._first[-1] = self._first[-1][: max(0, count - sum(map(len, self._first[:-1])))]
-
-    def _of(self, name: str, dtype: str) -> Any:
-        import numpy
-
-        arrays = (numpy.frombuffer(getattr(source.rows, name), dtype=dtype) for source in self._sources)
-        return numpy.concatenate([each[first] for each, first in zip(arrays, self._first, strict=True)])
+            first = first_parts(source.rows)
+            found = int(numpy.count_nonzero(first))
+            if found > count:
+                first[numpy.flatnonzero(first)[count:]] = False
+            count = max(0, count - found)
+            self._first.append(first)
 
     def digests(self) -> Any:
-        return self._of("digests", "uint64")
+        import numpy
+
+        found = [numpy.frombuffer(source.rows.digests, dtype=numpy.uint64) for source in self._sources]
+        # Millions of digests are copied only where some are left out.
+        chosen = [each if first.all() else each[first] for each, first in zip(found, self._first, strict=True)]
+        return chosen[0] if len(chosen) == 1 else numpy.concatenate(chosen)
 
     def held(self) -> Any:
         """Whether each was held out for measuring."""
         import numpy
 
-        held = numpy.zeros(sum(map(len, self._first)), dtype=bool)
-        begin = 0
+        marks = []
         for source, first in zip(self._sources, self._first, strict=True):
+            held = numpy.zeros(len(first), dtype=bool)
             if source.held:
-                numbers = numpy.frombuffer(source.rows.numbers, dtype=numpy.int64)[first]
-                at = numpy.searchsorted(numbers, source.held)
-                held[begin + at[at < len(first)]] = True
-            begin += len(first)
-        return held
+                numbers = numpy.frombuffer(source.rows.numbers, dtype=numpy.int64)
+                held[numpy.searchsorted(numbers, source.held)] = True
+            marks.append(held[first])
+        return numpy.concatenate(marks)
 
     def marked(self, name: str, text: str, which: Any) -> Finding:
         """The finding of the rows that `which` marks."""
-        finding = Finding(name, text, count=int(which.sum()))
+        import numpy
+
+        finding = Finding(name, text, count=int(numpy.count_nonzero(which)))
         begin = 0
         for place, (source, first) in enumerate(zip(self._sources, self._first, strict=True)):
-            for row in which[begin : begin + len(first)].nonzero()[0][:EXAMPLES].tolist():
-                finding.add(source.rows.numbers[first[row]], source.dataset.name if place else None, count=0)
-            begin += len(first)
+            end = begin + int(numpy.count_nonzero(first))
+            if rows := which[begin:end].nonzero()[0][:EXAMPLES].tolist():
+                places = numpy.flatnonzero(first)
+                for row in rows:
+                    finding.add(source.rows.numbers[places[row]], source.dataset.name if place else None, count=0)
+            begin = end
         return finding
 
 

@@ -307,6 +307,16 @@ def _first_groups(drawn: Any, wanted: int, looked_at: int) -> Any:
     return numpy.concatenate(taken) if taken else order[:0]
 
 
+def first_parts(rows: Rows) -> Any:
+    """Whether each is a row of the dataset, or the first part of one that was split, as an array of booleans."""
+    import numpy
+
+    numbers = numpy.frombuffer(rows.numbers, dtype=numpy.int64)
+    first = numpy.ones(len(numbers), dtype=bool)
+    first[1:] = numbers[1:] != numbers[:-1]
+    return first
+
+
 def _without(rows: int, out: Any) -> Any:
     """The places of all rows but those, as 32-bit numbers."""
     import numpy
