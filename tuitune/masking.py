@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tuitune.chat_templates import require_template
@@ -154,9 +154,22 @@ class Masker:
                 "add a reply, map its column in data.columns, or set data.train_on to all",
             )
         try:
+            if any("weight" in message for message in sample.messages):
+                return self._weighted(sample.messages, sample.tools)
             return self.template.render(sample.messages, sample.tools)
         except UnusableRow as error:
             return error
+
+    def _weighted(self, messages: Conversation, tools: list[Any] | None) -> Rendered:
+        """The rendered text with only the turns whose weight is not 0. Raises UnusableRow."""
+        weights = [message.get("weight", 1) for message in messages if message["role"] == "assistant"]
+        if not any(weights) and self.train_on != "all":
+            raise UnusableRow("all its replies have the weight 0", "give those that are to be trained the weight 1")
+        plain = [message.copy() for message in messages]
+        for message in plain:
+            message.pop("weight", None)
+        rendered = self.template.render(plain, tools)
+        return replace(rendered, turns=[turn for turn, weight in zip(rendered.turns, weights, strict=True) if weight])
 
     def _plain(self, text: str) -> Rendered:
         """Text outside any chat: trained whole, between the tokenizer's begin and end tokens."""

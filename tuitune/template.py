@@ -27,6 +27,8 @@ class Message(TypedDict):
     tool_calls: NotRequired[list[dict[str, Any]]]
     tool_call_id: NotRequired[str]
     name: NotRequired[str]
+    weight: NotRequired[int]
+    """0 where a reply is context alone and not trained, as in OpenAI's fine-tuning format; no template sees it."""
 
 
 Conversation = list[Message]

@@ -343,6 +343,13 @@ def test_a_prompt_that_a_preference_repeats_is_kept_once(tmp_path: Path, chosen:
     assert [turn["role"] for turn in found.messages] == [turn["role"] for turn in found.sample.rejected] == roles
 
 
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"training": False}])
+def test_replies_that_are_not_to_be_trained_are_marked(tmp_path: Path, mark: dict[str, Any]) -> None:
+    row = {"messages": [*ASKED, ASKED[0], {**ASKED[1], **mark}]}
+    (found,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
+    assert found.messages and [turn.get("weight") for turn in found.messages] == [None, None, None, 0]
+
+
 def test_calls_in_older_ways_of_writing(tmp_path: Path) -> None:
     """OpenAI's `function_call`, ShareGPT's `function-call` turn with one call or several, all as tool calls."""
     call = {"name": "look_up", "arguments": {"city": "Oslo"}}

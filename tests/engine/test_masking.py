@@ -48,6 +48,19 @@ def test_train_on_last_and_all(demo: Any) -> None:
     assert everything.labels == everything.input_ids
 
 
+def test_a_reply_of_weight_0_is_context_alone(demo: Any) -> None:
+    """OpenAI's fine-tuning format: the reply is in the row as ever, and not trained."""
+    weighted: Conversation = [*CHAT[:2], {**CHAT[2], "weight": 0}, *CHAT[3:]]
+    masker = Masker(demo, "assistant", 512)
+    masked = masker.encode(weighted)
+    assert trained(demo, masked) == "Fair winds<|im_end|>"
+    assert masked.input_ids == masker.encode(CHAT).input_ids
+    last: Conversation = [*CHAT[:4], {**CHAT[4], "weight": 0}]
+    assert trained(demo, Masker(demo, "last", 512).encode(last)) == "Ahoy there<|im_end|>"
+    with pytest.raises(UnusableRow, match="all its replies have the weight 0: give those"):
+        masker.encode([*weighted[:4], {**CHAT[4], "weight": 0}])
+
+
 def test_plain_text_is_trained_whole(demo: Any) -> None:
     masked = Masker(demo, "assistant", 512).encode_sample(Sample(text="A story.<|im_end|>"))
     assert trained(demo, masked).startswith("A story.<|im_end|>")

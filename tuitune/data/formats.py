@@ -39,6 +39,7 @@ _PAIRS = (
 TURN_FIELDS = frozenset(
     (
         *("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name"),
+        *("weight", "train", "training"),
         *REASONING_FIELDS,
     )
 )
@@ -290,6 +291,8 @@ def _turn(turn: Any, place: int) -> Message:
     message: Message = {"role": "assistant" if role == "call" else role, "content": content or ""}
     if calls:
         message["tool_calls"] = calls
+    if message["role"] == "assistant" and any(turn.get(name) in (0, False) for name in ("weight", "train", "training")):
+        message["weight"] = 0
     reasoning = next((turn[name] for name in REASONING_FIELDS if isinstance(turn.get(name), str)), "")
     if reasoning and message["role"] == "assistant":
         message["reasoning_content"] = reasoning
