@@ -58,7 +58,7 @@ _ALL = (
     Action("copy_reply", "ctrl+y", "Copy", "Copy the last reply.", footer=False),
     Action("save_transcript", "ctrl+s", "Save", "Save the conversation as Markdown in the run's folder.", footer=False),
     Action("clear_chat", "ctrl+l", "New chat", "Forget this conversation and start a new one."),
-    Action("export_now", "ctrl+e", "Export", "Make the chosen exports."),
+    Action("export_now", "enter,ctrl+e", "Export", "Make the chosen exports."),
     Action("change_theme", "", "Theme", "Choose the colours: dark, light, colour-blind-safe and others."),
     Action("toggle_ascii", "", "ASCII", "Draw with ASCII characters only, or with lines and glyphs again."),
     Action("toggle_motion", "", "Motion", "Animate nothing, or animate again."),
@@ -103,11 +103,15 @@ def available(screen: Screen[Any]) -> Iterator[tuple[Action, DOMNode]]:
                     break
 
 
-def key_name(action: Action) -> str:
-    """The action's first key as a person reads it."""
-    first = action.key.split(",")[0]
-    names = {"escape": "Esc", "enter": "Enter", "f1": "F1", "f2": "F2"}
-    return names.get(first, first.replace("ctrl+", "^"))
+def key_name(action: Action, *, last: bool = False) -> str:
+    """The action's first key as a person reads it; its last one where the first belongs to what has the focus."""
+    return name_of(action.key.split(",")[-1 if last else 0])
+
+
+def name_of(key: str) -> str:
+    """A key as a person reads it: `^t` for Ctrl+T."""
+    names = {"escape": "Esc", "enter": "Enter", "question_mark": "?", "f1": "F1", "f2": "F2"}
+    return names.get(key, key.replace("ctrl+", "^"))
 
 
 class ActionProvider(Provider):

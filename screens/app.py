@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from textual import on
 from textual.app import App
+from textual.binding import Binding
 from textual.events import Resize
 from textual.filter import LineFilter
 from textual.message import Message
@@ -22,7 +23,7 @@ from textual.theme import Theme
 from textual.worker import Worker, WorkerState
 
 from screens import attention
-from screens.actions import ActionProvider, bind
+from screens.actions import ActionProvider, bind, name_of
 from screens.appearance import SAFE_DARK, SAFE_LIGHT, Ascii
 from screens.draft import Draft
 from screens.settings import Settings, settings_file
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 
 ScreenName = StepName | Literal["home"]
+AGAIN = "Enter on the settings trains again."
 _RECENT_SECONDS = 30.0
 _REDRAW_SECONDS = 0.2
 _SPARED_STEPS = 5_000
@@ -134,6 +136,10 @@ class TuituneApp(App[int]):
         if event.state is WorkerState.ERROR and event.worker.error is not None:
             self.log.error(event.worker.error)
             self.notify_problem(event.worker.error)
+
+    def get_key_display(self, binding: Binding) -> str:
+        """A key as footer and help both name it."""
+        return name_of(binding.key)
 
     # --- how it looks -----------------------------------------------------------------------------------------
 
@@ -274,7 +280,7 @@ class TuituneApp(App[int]):
         self._set_state("session lost")
         self._session = asyncio.get_running_loop().create_future()
         if self.is_training:
-            self.run_problem = "The session process has ended unexpectedly. " + self._what_is_saved()
+            self.run_problem = f"The session process has ended unexpectedly. {self.what_is_saved()} {AGAIN}"
             self.post_message(self.RunChanged())
         self.notify_problem("The session process has ended unexpectedly; a new one is being started.")
         self.call_later(self._start)
@@ -327,7 +333,7 @@ class TuituneApp(App[int]):
         self._set_state("starting…")
         self._start()
 
-    def _what_is_saved(self) -> str:
+    def what_is_saved(self) -> str:
         """What of the shown run is on disk, in one sentence."""
         run = self.run_shown
         if run is None:

@@ -11,18 +11,22 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.events import DescendantFocus
 from textual.widgets import Markdown, Static
 
-from screens.actions import bind
+from screens.actions import ACTIONS, bind, key_name
+from screens.app import TuituneApp
 from screens.clipboard import copy
+from screens.dashboard import MUTED
 from screens.step_screen import StepScreen
+from screens.widgets.bars import bar
 from screens.widgets.fields import FieldLine
 from screens.widgets.prompt import Prompt
-from tuitune.chat import Sampling
+from tuitune.chat import Sampling, loading_text
 from tuitune.errors import TuituneError
 from tuitune.recipe import field_errors
-from tuitune.run import write_atomic
-from tuitune.text import safe_text
+from tuitune.run import Run, write_atomic
+from tuitune.text import one_line, safe_text
 
 Who = Literal["adapter", "base"]
 _MODES: dict[tuple[Who, ...], str] = {
@@ -30,6 +34,10 @@ _MODES: dict[tuple[Who, ...], str] = {
     ("base",): "the base model answers",
     ("adapter", "base"): "both answer, side by side",
 }
+
+
+_PACE_SECONDS = 0.5  # before, a pace says nothing
+_NAMES: dict[Who, str] = {"adapter": "adapter", "base": "base model"}
 
 
 @dataclass
@@ -41,13 +49,14 @@ class Turn:
 
 
 def messages_for(before: list[Turn], said: str, who: Who, system: str) -> list[dict[str, str]]:
-    """What `who` is asked now: the turns before with its own replies, or the other's where it was not asked."""
+    """What `who` is asked now: the system prompt, the turns that it has answered itself, and `said`.
+
+    Turns of the other alone are left out: the base model would go on in the adapter's tone.
+    """
     messages = [{"role": "system", "content": system}] if system else []
     for turn in before:
-        messages.append({"role": "user", "content": turn.said})
-        reply = turn.replies.get(who) or next(iter(turn.replies.values()), "")
-        if reply:
-            messages.append({"role": "assistant", "content": reply})
+        if reply := turn.replies.get(who):
+            messages += [{"role": "user", "content": turn.said}, {"role": "assistant", "content": reply}]
     return [*messages, {"role": "user", "content": said}]
 
 
@@ -79,6 +88,7 @@ class ChatScreen(StepScreen):
     def body(self) -> ComposeResult:
         with Horizontal():
             with Vertical(id="talk"):
+                yield Static(id="empty")
                 yield VerticalScroll(id="turns", can_focus=False)
                 yield Static(id="speed")
                 prompt = Prompt("Say something · Enter on an empty line goes on to the exports", id="prompt")
@@ -92,14 +102,29 @@ class ChatScreen(StepScreen):
                 yield Static("How the next token is chosen", classes="label")
                 for name, info in Sampling.model_fields.items():
                     yield FieldLine(name, info, info.default)
+                yield Static(id="meaning")
 
     def on_mount(self) -> None:
         self.query_one("#settings").display = False
+        self._show_talk(empty=True)
         self._show_mode()
         self.query_one("#prompt").focus()
 
     def _show_mode(self) -> None:
         self.query_one("#prompt").border_title = Content(_MODES[self.who].capitalize())
+
+    def _show_talk(self, *, empty: bool) -> None:
+        """The turns, or what could be asked where nothing has been said."""
+        self.query_one("#turns").display = not empty
+        hint = self.query_one("#empty", Static)
+        hint.display = empty
+        if empty:
+            prompts = [prompt for prompt, _, _ in self.tuitune.history.replies_before_and_after()][:4]
+            hint.update(_hint(self.tuitune.run_shown, prompts))
+
+    @on(TuituneApp.RunChanged)
+    def _record_read(self) -> None:
+        self._show_talk(empty=not self.turns and not self.replying)
 
     # --- talking ----------------------------------------------------------------------------------------------
 
@@ -127,6 +152,7 @@ class ChatScreen(StepScreen):
     async def reply_to(self, said: str) -> None:
         """Have each chosen one answer, one after the other, as the session's one worker does."""
         self.show_problem(None)
+        self._show_talk(empty=False)
         turn = Turn(said)
         turns = self.query_one("#turns", VerticalScroll)
         await turns.mount(Static(Content(safe_text(said)), classes="user"))
@@ -135,7 +161,7 @@ class ChatScreen(StepScreen):
         turns.anchor()
         views = {who: Markdown(parser_factory=_parser, open_links=False, classes=f"reply -{who}") for who in self.who}
         for who, view in views.items():
-            view.border_title = who
+            view.border_title = _NAMES[who]
             await row.mount(view)
         before = list(self.turns)
         self.turns.append(turn)
@@ -144,8 +170,10 @@ class ChatScreen(StepScreen):
                 await self._answer(who, messages_for(before, said, who, self.system), view, turn)
         except TuituneError as error:
             self.show_problem(error)
+            prompt = self.query_one("#prompt", Prompt)
+            prompt.text = prompt.text or said
         finally:
-            if not turn.replies:
+            if not turn.replies and turn in self.turns:
                 self.turns.remove(turn)
             self.refresh_bindings()
             self.query_one("#prompt").focus()
@@ -161,14 +189,17 @@ class ChatScreen(StepScreen):
 
         def part(content: dict[str, Any]) -> None:
             nonlocal began
-            if content.get("loading"):
-                speed.update("Loading the model…")
+            if "loading" in content:
+                speed.update(Content(f"{bar_of(content)}{loading_text(**content)}…"))
+            elif "notice" in content:
+                self.notify(safe_text(content["notice"]), severity="warning", markup=False)
             elif text := content.get("text"):
                 began = began or time.monotonic()
                 said.append(text)
                 pieces.put_nowait(safe_text(text))
-                if began < time.monotonic():
-                    speed.update(f"{len(said)} pieces · {len(said) / (time.monotonic() - began):.1f}/s · Esc stops")
+                took = time.monotonic() - began
+                pace = f" · {len(said) / took:.0f}/s" if took > _PACE_SECONDS else ""
+                speed.update(f"{len(said)} pieces{pace} · {key_name(ACTIONS['go_back'])} stops")
 
         drawing = asyncio.create_task(_draw(view, pieces))
         try:
@@ -183,7 +214,9 @@ class ChatScreen(StepScreen):
             turn.replies[who] = answer["reply"]
             ending = "" if answer.get("ended", True) else " · cut at max_new_tokens"
             pace = answer["tokens"] / max(answer["seconds"], 1e-6)
-            speed.update(f"{who}: {answer['tokens']} tokens in {answer['seconds']:.1f} s · {pace:.1f} tokens/s{ending}")
+            took = f"{answer['tokens']} tokens in {answer['seconds']:.1f} s · {pace:.1f} tokens/s{ending}"
+            keys = f"{key_name(ACTIONS['copy_reply'])} copies · {key_name(ACTIONS['save_transcript'])} saves"
+            speed.update(f"{_NAMES[who]}: {took} · {keys}")
         except asyncio.CancelledError:
             turn.replies[who] = "".join(said)
             speed.update("Stopped.")
@@ -214,6 +247,12 @@ class ChatScreen(StepScreen):
         settings = self.query_one("#settings")
         settings.display = not settings.display
         self.query_one("#temperature Input" if settings.display else "#prompt").focus()
+
+    @on(DescendantFocus)
+    def _explain_field(self, event: DescendantFocus) -> None:
+        line = next((each for each in event.widget.ancestors if isinstance(each, FieldLine)), None)
+        if line is not None:
+            self.query_one("#meaning", Static).update(Content(line.info.description or ""))
 
     @on(FieldLine.Changed)
     def _sampling_changed(self, message: FieldLine.Changed) -> None:
@@ -255,6 +294,25 @@ class ChatScreen(StepScreen):
         self.turns = []
         self.query_one("#speed", Static).update("")
         await self.query_one("#turns").remove_children()
+        self._show_talk(empty=True)
+
+
+def _hint(run: Run | None, prompts: list[str]) -> Content:
+    """What to do in an empty chat; `prompts` are those that the run was sampled with."""
+    name = one_line(run.name, max_length=60) if run else "the run"
+    lines = [Content.assemble("Ask ", (name, "bold"), " something it was trained for.")]
+    if prompts:
+        lines.append(Content.styled("The run's own sample prompts:", MUTED))
+        lines += [Content(f"  {one_line(prompt, max_length=64)}") for prompt in prompts]
+    keys = (("switch_adapter", "asks the base model too, side by side"), ("chat_settings", "changes how it answers"))
+    for action, what in keys:
+        lines.append(Content.assemble((key_name(ACTIONS[action]), "bold"), (f" {what}", MUTED)))
+    return Content("\n").join(lines)
+
+
+def bar_of(part: dict[str, Any]) -> str:
+    """A bar to stand before what is loading, where it can be counted."""
+    return f"{bar(part['done'] / part['total'], 20)} " if part.get("total") else ""
 
 
 async def _draw(view: Markdown, pieces: "asyncio.Queue[str | None]") -> None:

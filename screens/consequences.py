@@ -21,18 +21,21 @@ def consequences(recipe: Recipe, estimate: dict[str, Any] | None, speed: Speed |
     """`estimate` is the session's answer, None while it is still counting; `speed` is that of an earlier run here."""
     train, lora = recipe.train, recipe.lora
     batch = f"batch {train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
-    lines = [
-        Content(
-            f"r {lora.r} · lora_alpha {lora.lora_alpha:g} · learning_rate {train.learning_rate:g} · "
-            f"{batch} · max_length {recipe.data.max_length:,}"
-        )
-    ]
     rows = estimate["rows"] if estimate else None
+    lines = [Content.styled(f"! {text}", "$text-warning") for text in warnings(recipe, rows)]
     if estimate is None:
         lines.append(Content.styled("Counting parameters, steps and memory…", _MUTED))
     else:
         lines += _counted(recipe, estimate, speed)
-    lines += [Content.styled(f"! {text}", "$text-warning") for text in warnings(recipe, rows)]
+    lines.append(
+        Content(
+            f"r {lora.r} · lora_alpha {lora.lora_alpha:g} · learning_rate {train.learning_rate:g} · "
+            f"{batch} · max_length {recipe.data.max_length:,}"
+        )
+    )
+    if estimate is not None:
+        parts = (f"{part} {size(estimate['memory'][f'{part}_bytes'])}" for part in _PARTS)
+        lines.append(Content.styled("Memory: " + " · ".join(parts), _MUTED))
     return Content("\n").join(lines)
 
 
@@ -61,8 +64,6 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> l
             (f"{_GLYPHS[verdict]} {verdict}", _STYLES[verdict]),
         )
     )
-    parts = " · ".join(f"{part} {size(memory[f'{part}_bytes'])}" for part in _PARTS)
-    lines.append(Content.styled(parts, _MUTED))
     return lines
 
 

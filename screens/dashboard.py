@@ -16,18 +16,20 @@ PHASES = {
     "data": "Read and tokenise the data",
     "model": "Load the model",
     "adapter": "Add the adapter",
-    "before": "Answer the sample prompts",
+    "before": "Measure the model as it is",
     "training": "Train",
     "saving": "Save",
-    "after": "Answer the sample prompts again",
+    "after": "Measure it again",
 }
 _BAR_WIDTH = 10
 _LITTLE_DISK_BYTES = 2 * 2**30  # a checkpoint with its optimizer state may need as much
 MUTED = "$foreground 60%"
 
 
-def headline(history: History, run: Run | None, *, is_training: bool, problem: str | None) -> Content:
-    """One line: which run, and how it stands."""
+def headline(
+    history: History, run: Run | None, *, is_training: bool, problem: str | None, stopping: str | None = None
+) -> Content:
+    """One line: which run, and how it stands; `stopping` is when it will stop, once it was asked to."""
     ended, phase = history.ended, history.phase
     style = ""
     if isinstance(ended, Finished):
@@ -40,6 +42,8 @@ def headline(history: History, run: Run | None, *, is_training: bool, problem: s
         state, style = "✘ Failed", "$text-error"
     elif not is_training and history.started:
         state, style = f"✘ Interrupted at step {history.step:,}: its session is gone", "$text-error"
+    elif stopping:
+        state, style = f"■ Stopping {stopping}", "$text-warning"
     elif phase is not None and phase.name == "training" and history.steps:
         state = "▶ Training"
     elif phase is not None:
@@ -58,6 +62,8 @@ def pace(history: History) -> Content:
     if not history.total_steps:
         return Content("")
     text = f"step {history.step:,} of {history.total_steps:,}"
+    if isinstance(history.ended, Finished) and history.ended.adapter:
+        return Content.assemble(text, " · ", ("Enter: chat with it", "bold $text-success"))
     if history.steps:
         text += f" · epoch {history.steps[-1].epoch:.2f}"
     left = history.seconds_left
@@ -73,11 +79,10 @@ def phases(history: History) -> Content:
         if names.index(name) < names.index(current):
             lines.append(Content.styled(f"✔ {PHASES[name]}", "$text-success"))
         elif name == current and history.phase:
-            text = one_line(history.phase.text, max_length=200)
-            lines.append(Content.assemble((f"▶ {PHASES[name]}", "bold"), f"  {text}"))
+            lines.append(Content.styled(f"▶ {PHASES[name]}", "bold"))
             done, total = history.phase.done, history.phase.total
-            if done is not None and total:
-                lines.append(Content(f"  {bar(done / total, 30)} {count(done)} of {count(total)}"))
+            counted = f"{bar(done / total, 20)} {count(done)} of {count(total)}" if done is not None and total else ""
+            lines.append(Content(f"  {one_line(history.phase.text, max_length=200)} {counted}"))
         else:
             lines.append(Content.styled(f"· {PHASES[name]}", MUTED))
     return Content("\n").join(lines)

@@ -7,6 +7,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
+from textual.events import DescendantBlur, DescendantFocus
 from textual.widgets import Input, OptionList, ProgressBar, Static
 from textual.widgets.option_list import Option
 
@@ -100,6 +101,10 @@ class ExportScreen(StepScreen):
 
     # --- making it --------------------------------------------------------------------------------------------
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There is no step to go on to."""
+        return False if action == "go_on" else super().check_action(action, parameters)
+
     def why_not(self, action: str) -> str | None:
         if action == "export_now" and not self.kinds:
             return "What can be made is still being looked at."
@@ -107,11 +112,11 @@ class ExportScreen(StepScreen):
             return "An export is being made; Esc stops it."
         return None
 
-    async def action_go_on(self) -> None:
-        if why_not := self.why_not("export_now"):
-            self.notify(why_not, markup=False)
-        else:
-            self.action_export_now()
+    @on(DescendantFocus)
+    @on(DescendantBlur)
+    def _give_room(self) -> None:
+        """In a short terminal, what was made has the room that choosing had."""
+        self.set_class(self.query_one("#made").has_focus, "-made")
 
     @work(exclusive=True, group="export", exit_on_error=False)
     async def action_export_now(self) -> None:
@@ -165,6 +170,7 @@ class ExportScreen(StepScreen):
                 what = Content.styled(f"  {one_line(command['what'])}:\n    ", "$foreground 60%")
                 made.add_option(Option(Content.assemble(what, one_line(command["line"])), id=name))
         made.border_title = "Made · Enter copies a line"
+        made.border_subtitle = "Tab: make others"
         made.display = True
         made.highlighted = 1 if made.option_count > 1 else None
         made.focus()

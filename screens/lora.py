@@ -13,10 +13,12 @@ from textual.timer import Timer
 from textual.widgets import ContentSwitcher, OptionList, Static, TextArea
 from textual.widgets.option_list import Option
 
-from screens.actions import bind
+from screens.actions import ACTIONS, bind, key_name
 from screens.consequences import consequences
 from screens.step_screen import StepScreen
 from screens.widgets.fields import FieldLine
+from screens.widgets.tick import ChoiceList
+from screens.widgets.yaml_area import YamlArea, read_recipe
 from tuitune.advice import USUAL
 from tuitune.errors import TuituneError
 from tuitune.glance import measured_speed
@@ -57,14 +59,14 @@ class LoraScreen(StepScreen):
 
     def body(self) -> ComposeResult:
         with ContentSwitcher(id="views", initial="goals"):
-            goals = OptionList(id="goals", markup=False)
+            goals = ChoiceList(id="goals", markup=False)
             goals.tooltip = "What you want from this run; Enter starts it."
             yield goals
             with Vertical(id="fields"):
                 with VerticalScroll(id="lines", can_focus=False):
                     yield from self._field_lines()
                 yield Static(id="meaning")
-            text = TextArea("", id="yaml", compact=True, tab_behavior="indent")
+            text = YamlArea("", id="yaml", compact=True, tab_behavior="indent")
             text.tooltip = "The whole recipe; what you write is taken over as soon as it is valid."
             yield text
         with VerticalScroll(id="means", can_focus=False) as means:
@@ -79,11 +81,9 @@ class LoraScreen(StepScreen):
                 field = f"{section}.{name}"
                 yield FieldLine(field, field_info, self.tuitune.draft.get(field))
 
-    def on_mount(self) -> None:
-        self._title()
-
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
+        self._title()
         self._show_draft()
         self._focus_view()
         self._look_ahead()
@@ -96,7 +96,10 @@ class LoraScreen(StepScreen):
         views = self.query_one("#views")
         views.border_title = Content(f"Settings: {_VIEWS[self.view]}")
         others = ", then ".join(title for name, title in _VIEWS.items() if name != self.view)
-        views.border_subtitle = Content(f"^t: {others}")
+        key = "Enter" if self.view == "goals" else key_name(ACTIONS["go_on"], last=True)
+        go_on = "shows the run" if self.tuitune.is_training else "starts the run"
+        views.border_subtitle = Content(f"{key} {go_on} · {key_name(ACTIONS['next_view'])}: {others}")
+        self.query_one("#means").set_class(self.view != "goals", "-brief")
 
     def _focus_view(self) -> None:
         target = {"goals": "#goals", "fields": "#lora-r Input", "yaml": "#yaml"}[self.view]
@@ -119,6 +122,7 @@ class LoraScreen(StepScreen):
             area = self.query_one("#yaml", TextArea)
             with self.prevent(TextArea.Changed):
                 area.load_text(one_line_values(text))
+            self._check_yaml()
 
     def action_next_view(self) -> None:
         views = list(_VIEWS)
@@ -154,10 +158,6 @@ class LoraScreen(StepScreen):
             self.tuitune.draft.set(field, value)
         self._changed()
 
-    @on(OptionList.OptionSelected, "#goals")
-    async def _goal_taken(self) -> None:
-        await self.action_go_on()
-
     # --- field by field, and as YAML ---------------------------------------------------------------------------
 
     @on(FieldLine.Changed)
@@ -181,21 +181,20 @@ class LoraScreen(StepScreen):
         self.query_one("#meaning", Static).update(Content(f"{line.info.description or ''}{usual}"))
 
     @on(TextArea.Changed, "#yaml")
-    def _yaml_changed(self, event: TextArea.Changed) -> None:
-        try:
-            raw = yaml.safe_load(event.text_area.text)
-            recipe = Recipe.from_data(raw)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"line {mark.line + 1}: " if mark else ""
-            self.show_problem(f"Not valid YAML, {where}{one_line(getattr(error, 'problem', error), max_length=200)}.")
-            return
-        except (TuituneError, RecursionError, ValueError) as error:
-            self.show_problem(error)
-            return
-        self.show_problem(None)
-        self.tuitune.draft.data = recipe.model_dump(mode="json")
-        self._changed()
+    def _yaml_changed(self) -> None:
+        recipe = self._check_yaml()
+        if recipe is not None:
+            self.tuitune.draft.data = recipe.model_dump(mode="json")
+            self._changed()
+
+    def _check_yaml(self) -> Recipe | None:
+        """The recipe as it is written; None, and the wrong lines marked, where it cannot be used."""
+        area = self.query_one("#yaml", YamlArea)
+        found, problems = read_recipe(area.text)
+        area.mark(line for line, _ in problems)
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        self.show_problem(f"Line {problems[0][0] + 1}: {problems[0][1]}{more}" if problems else None)
+        return found
 
     # --- what it means -----------------------------------------------------------------------------------------
 

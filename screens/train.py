@@ -11,12 +11,13 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher, ProgressBar, Static
 
 from screens.actions import bind
-from screens.app import TuituneApp
+from screens.app import AGAIN, TuituneApp
 from screens.dashboard import headline, messages, numbers, pace, phases, samples
 from screens.step_screen import StepScreen
 from screens.widgets.metric_plot import MetricPlot
 from tuitune.errors import TuituneError
-from tuitune.events import Failed
+from tuitune.events import Failed, Finished
+from tuitune.run import Run
 from tuitune.text import safe_text
 
 _PANES = {"messages": "Messages", "samples": "Sample replies", "log": "Log"}
@@ -41,6 +42,8 @@ class TrainScreen(StepScreen):
         super().__init__()
         self._drawn: dict[str, Content] = {}
         self._state: tuple[object, ...] = ()
+        self._stopping: dict[Run | None, str] = {}
+        self._pane_chosen = False
 
     def body(self) -> ComposeResult:
         yield Static(id="headline")
@@ -78,7 +81,14 @@ class TrainScreen(StepScreen):
     def _draw_headline(self) -> None:
         app = self.tuitune
         self._put(
-            "headline", headline(app.history, app.run_shown, is_training=app.is_training, problem=app.run_problem)
+            "headline",
+            headline(
+                app.history,
+                app.run_shown,
+                is_training=app.is_training,
+                problem=app.run_problem,
+                stopping=self._stopping.get(app.run_shown),
+            ),
         )
 
     def _put(self, name: str, content: Content, *, layout: bool = False) -> None:
@@ -108,8 +118,20 @@ class TrainScreen(StepScreen):
         state = (app.is_training, bool(history.steps), history.ended, app.run_problem)
         if state != self._state:
             self._state = state
-            self.show_problem(history.ended.message if isinstance(history.ended, Failed) else app.run_problem)
+            self.show_problem(self._problem())
+            if not self._pane_chosen:
+                self._show_pane("samples" if isinstance(history.ended, Finished) and history.replies else "messages")
             self.refresh_bindings()
+
+    def _problem(self) -> str | None:
+        """Why the run ended without an adapter, or what to do with one whose session is gone."""
+        app, history = self.tuitune, self.tuitune.history
+        if isinstance(history.ended, Failed):
+            return history.ended.message
+        if app.run_problem is None and history.started and history.ended is None and not app.is_training:
+            saved = app.what_is_saved()
+            return f"The session of this run ended before the run did. {saved} {AGAIN}"
+        return app.run_problem
 
     # --- actions ----------------------------------------------------------------------------------------------
 
@@ -129,9 +151,13 @@ class TrainScreen(StepScreen):
     def action_next_pane(self) -> None:
         switcher = self.query_one("#lower", ContentSwitcher)
         names = list(_PANES)
-        switcher.current = names[(names.index(switcher.current or names[-1]) + 1) % len(names)]
+        self._pane_chosen = True
+        self._show_pane(names[(names.index(switcher.current or names[-1]) + 1) % len(names)])
+
+    def _show_pane(self, pane: str) -> None:
+        self.query_one("#lower", ContentSwitcher).current = pane
         self._title_pane()
-        if switcher.current == "log":
+        if pane == "log":
             self._read_log()
 
     def _title_pane(self) -> None:
@@ -142,8 +168,10 @@ class TrainScreen(StepScreen):
 
     async def action_start_stop(self) -> None:
         answer = await self._command("stop")
-        if answer:
-            self.notify(f"Stopping {answer.get('stopping', '')}.", markup=False)
+        if answer and self.tuitune.is_training:
+            when = str(answer["stopping"])
+            self._stopping[self.tuitune.run_shown] = when if when == "now" else f"{when}; once more stops now"
+            self._draw_headline()
 
     async def action_save_checkpoint(self) -> None:
         if await self._command("save") is not None:
@@ -178,6 +206,9 @@ def _tail(file: Path) -> Iterator[str]:
             text = opened.read().decode(errors="replace")
     except OSError:
         yield "No log has been written yet."
+        return
+    if not text.strip():
+        yield "The libraries have printed nothing yet."
         return
     for line in text.splitlines()[-200:] if "\r" not in text else text.split("\n")[-200:]:
         yield line.rstrip("\r").rpartition("\r")[2][:1000]

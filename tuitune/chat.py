@@ -12,6 +12,7 @@ from tuitune.backends import LoadedModel
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import field_errors
 from tuitune.template import UnusableRow
+from tuitune.text import one_line
 from tuitune.turns import end_of_turn_id
 
 Message = dict[str, str]
@@ -110,6 +111,12 @@ def reply(
     new = output[0, length:].tolist()
     text = tokenizer.decode(new, skip_special_tokens=True).strip()
     return ChatReply(text, len(new), time.monotonic() - started, bool(new) and new[-1] in ends)
+
+
+def loading_text(loading: str, done: int | None, total: int | None) -> str:
+    """What a session's `loading` part says, on one line: `Loading the model's weights, 120 of 290`."""
+    text = one_line(loading, max_length=100)
+    return f"{text}, {done:,} of {total:,}" if total else text
 
 
 def prompt_ids(loaded: LoadedModel, messages: list[Message]) -> list[int]:

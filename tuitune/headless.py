@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from tuitune.chat import loading_text
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.events import Evaluation, Event, Failed, Finished, Notice, Phase, Plan, Started, Step, to_json
 from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run
-from tuitune.session.client import Session
+from tuitune.session.client import Session, SessionLost
 from tuitune.text import one_line, safe_text
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -282,57 +283,78 @@ def chat(run: Run, *, prompt: str | None, adapter: bool, as_json: bool) -> int:
     if prompt is not None and not prompt.strip():
         raise UnusableInput("The prompt is empty: give some text with --prompt TEXT or on standard input.")
     if prompt is None:
-        return asyncio.run(_converse(run, adapter))
+        return _converse(run, adapter)
     return asyncio.run(_one_reply(run, prompt, adapter, as_json))
 
 
 async def _one_reply(run: Run, prompt: str, adapter: bool, as_json: bool) -> int:
     session = await Session.start()
     try:
-        messages = [{"role": "user", "content": prompt}]
-        show = (lambda part: None) if as_json else _print_piece
-        answer = await session.call("chat", show, run=str(run.folder), messages=messages, adapter=adapter)
+        answer = await _reply(session, run, [{"role": "user", "content": prompt}], adapter, quietly=as_json)
     finally:
         await session.close()
     print(json.dumps({"prompt": prompt, "adapter": adapter, **answer}) if as_json else "", flush=True)
     return DONE
 
 
-async def _converse(run: Run, adapter: bool) -> int:
-    session = await Session.start()
+def _converse(run: Run, adapter: bool) -> int:
+    """Ask and answer in turn; the event loop rests while the user types, so that Ctrl+C is theirs at once."""
+    print(f"Chat with {run.name}. /base and /adapter switch who answers, /clear forgets; Ctrl+C stops, Ctrl+D leaves.")
     messages: list[dict[str, str]] = []
-    print(f"Chat with {run.name}. /base and /adapter switch who answers, /clear forgets, Ctrl+D leaves.")
-    try:
-        while (line := await asyncio.to_thread(_ask, "adapter" if adapter else "base")) is not None:
-            text = line.strip()
-            if text in ("/base", "/adapter"):
-                adapter = text == "/adapter"
-            elif text == "/clear":
-                messages.clear()
-            elif text.startswith("/") and " " not in text:
-                print(f"There is no {safe_text(text)}: /base, /adapter, /clear, or Ctrl+D to leave.")
-            elif text:
-                messages.append({"role": "user", "content": text})
-                answer = await session.call(
-                    "chat", _print_piece, run=str(run.folder), messages=messages, adapter=adapter
-                )
-                messages.append({"role": "assistant", "content": answer["reply"]})
-                print()
-    finally:
-        await session.close()
+    with asyncio.Runner() as loop:
+        session = loop.run(Session.start())
+        try:
+            while (line := _ask("adapter" if adapter else "base")) is not None:
+                text = line.strip()
+                if text in ("/base", "/adapter"):
+                    adapter = text == "/adapter"
+                elif text == "/clear":
+                    messages.clear()
+                elif text.startswith("/") and " " not in text:
+                    print(f"There is no {safe_text(text)}: /base, /adapter, /clear, or Ctrl+D to leave.")
+                elif text:
+                    said = {"role": "user", "content": text}
+                    try:
+                        answer = loop.run(_reply(session, run, [*messages, said], adapter))
+                    except KeyboardInterrupt:
+                        print("\nStopped; this turn is forgotten.")
+                    except SessionLost:
+                        raise
+                    except TuituneError as error:
+                        print(f"! {safe_text(error)}")
+                    else:
+                        messages += [said, {"role": "assistant", "content": answer["reply"]}]
+                        print()
+        finally:
+            loop.run(session.close())
     return DONE
+
+
+async def _reply(
+    session: Session, run: Run, messages: list[dict[str, str]], adapter: bool, *, quietly: bool = False
+) -> dict[str, Any]:
+    """Print a reply as it comes; what it waits for is told on a terminal's standard error until its first word."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    with console.status(Text("Waiting for the model")) as waiting:
+
+        def show(part: dict[str, Any]) -> None:
+            if "loading" in part:
+                waiting.update(Text(loading_text(**part)))
+            elif "notice" in part:
+                console.print(Text(f"! {safe_text(part['notice'])}"))
+            elif not quietly:
+                waiting.stop()
+                print(safe_text(part.get("text", "")), end="", flush=True)
+
+        return await session.call("chat", show, run=str(run.folder), messages=messages, adapter=adapter)
 
 
 def _ask(who: str) -> str | None:
     try:
         return input(f"{who}> ")
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         print()
         return None
-
-
-def _print_piece(part: dict[str, Any]) -> None:
-    print(safe_text(part.get("text", "")), end="", flush=True)
 
 
 # --- export --------------------------------------------------------------------------------------------------------

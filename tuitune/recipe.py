@@ -221,9 +221,7 @@ class Recipe(_Section):
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
-            raise UnusableInput(
-                f"The {named} cannot be used: {'; '.join(field_errors(error).values())}."
-            ) from None
+            raise UnusableInput(f"The {named} cannot be used: {'; '.join(field_errors(error).values())}.") from None
         try:
             return recipe.with_absolute_paths(folder) if folder else recipe
         except OSError as error:  # a name too long for any file system, or a loop of links

@@ -219,7 +219,7 @@ class MetricPlot(Widget):
             segments.append(Segment("   ━ smoothed", self._style("line")))
             segments.append(Segment("   ━ each step", self._style("faint")))
             if len(self._marks[0]):
-                segments.append(Segment("   ◆ held-out rows", self._style("mark")))
+                segments.append(Segment("   ◆ held-out", self._style("mark")))
         return segments
 
     def _row(self, picture: Picture, row: int, rows: int) -> list[Segment]:

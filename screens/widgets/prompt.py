@@ -31,6 +31,9 @@ class Prompt(TextArea):
         self._back = 0
         self.post_message(self.Sent(self, text))
 
+    def check_consume_key(self, key: str, character: str | None = None) -> bool:
+        return key in ("enter", "ctrl+j") or super().check_consume_key(key, character)
+
     @on(Key)
     def _send_or_break(self, event: Key) -> None:
         """Enter and Ctrl+J in their place among the keys: a priority binding would overtake letters still queued."""

@@ -27,13 +27,21 @@ class Line:
     ready: bool = True
 
 
-class TickList(OptionList):
-    """Lines ticked with the space bar; Enter is left to the screen's `go_on`."""
+class ChoiceList(OptionList, inherit_bindings=False):
+    """An option list that leaves Enter to its screen."""
 
     BINDINGS = [  # noqa: RUF012
-        Binding("space", "select", "Tick", show=False),
-        Binding("enter", "screen.go_on", show=False),
+        Binding("down", "cursor_down", show=False),
+        Binding("up", "cursor_up", show=False),
+        Binding("home", "first", show=False),
+        Binding("end", "last", show=False),
     ]
+
+
+class TickList(ChoiceList):
+    """Lines ticked with the space bar."""
+
+    BINDINGS = [Binding("space", "select", "Tick", show=False)]  # noqa: RUF012
 
     class Ticked(Message):
         """A line was ticked, or not any more."""

@@ -230,7 +230,7 @@ def test_llama_cpp_reads_text_as_the_models_own_tokenizer_does(runner: Any) -> N
 
 
 def test_a_line_to_run_an_export_does(exported: dict[str, Exported]) -> None:
-    line = exported["adapter"].commands[0].line.replace("python", sys.executable, 1)
+    line = exported["adapter"].commands[-1].line.replace("python", sys.executable, 1)
     answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=True)
     assert answer.stdout.strip()
 

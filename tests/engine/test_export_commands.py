@@ -45,5 +45,5 @@ def test_a_path_of_any_name_stays_one_word(kind: str, name: str, tmp_path: Path)
 
 
 def test_ollama_gets_a_name_that_it_takes(tmp_path: Path) -> None:
-    create, run, *_ = commands_for("ollama", tmp_path, "My Pirate_7B (v2)")
+    *_, create, run = commands_for("ollama", tmp_path, "My Pirate_7B (v2)")
     assert shlex.split(create.line)[2] == shlex.split(run.line)[2] == "my-pirate_7b-v2"

@@ -17,8 +17,8 @@ _ASK = (
 
 
 def commands_for(kind: str, path: Path, run_name: str) -> tuple[Command, ...]:
-    """Copy-paste lines for the export at `path`: first how to run it, then how to fetch it from another machine."""
-    return (*run_lines(kind, path, run_name), *take_home(path))
+    """Copy-paste lines for the export at `path`: first how to fetch it from another machine, then how to run it."""
+    return (*take_home(path), *run_lines(kind, path, run_name))
 
 
 def take_home(path: Path) -> tuple[Command, ...]:

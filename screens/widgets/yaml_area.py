@@ -1,0 +1,70 @@
+"""A recipe as YAML, with the lines marked that cannot be used."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from rich.text import Text
+from textual.widgets import TextArea
+
+from tuitune.errors import TuituneError, explain
+from tuitune.recipe import Recipe, field_errors
+from tuitune.text import one_line
+
+Problem = tuple[int, str]
+"""A line, from 0, and what is wrong there."""
+
+
+class YamlArea(TextArea):
+    """A text area whose wrong lines are underlined and end in a cross."""
+
+    _wrong: frozenset[int] = frozenset()
+
+    def mark(self, lines: Iterable[int]) -> None:
+        wrong = frozenset(lines)
+        if wrong != self._wrong:
+            self._wrong = wrong
+            self._line_cache.clear()
+            self.refresh()
+
+    def check_consume_key(self, key: str, character: str | None = None) -> bool:
+        return key == "enter" or super().check_consume_key(key, character)
+
+    def get_line(self, line_index: int) -> Text:
+        line = super().get_line(line_index)
+        if line_index in self._wrong:
+            line.append("  ✘")
+            line.stylize(f"bold underline {self.app.theme_variables['error']}")
+        return line
+
+
+def read_recipe(text: str) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe in the text, or None and every problem with the line where it stands."""
+    try:
+        raw = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        Recipe.model_validate(raw)
+        return Recipe.from_data(raw), []
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = one_line(getattr(error, "problem", None) or error, max_length=200)
+        return None, [(mark.line if mark else 0, f"not valid YAML, {reason}.")]
+    except ValidationError as error:
+        return None, [(_line_of(node, name), f"{reason}.") for name, reason in field_errors(error).items()]
+    except (TuituneError, RecursionError, ValueError) as error:
+        return None, [(0, explain(error))]
+
+
+def _line_of(node: Any, field: str) -> int:
+    """The line of a dotted field name, or of the innermost section of it that there is."""
+    line = 0
+    for part in field.split("."):
+        pairs = getattr(node, "value", None)
+        if not isinstance(node, yaml.MappingNode) or not isinstance(pairs, list):
+            break
+        found = next((pair for pair in pairs if str(pair[0].value) == part), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line, found[1]
+    return line
