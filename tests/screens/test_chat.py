@@ -1,119 +1,143 @@
-"""Talking: who is asked what, stopping, settings, and what is kept of it."""
+"""Talking to a run that was trained earlier, through a real session: who is asked what, stopping, losing, keeping."""
 
 import asyncio
-from pathlib import Path
-from typing import Any
+import os
+import signal
+from collections.abc import Iterator
 
 import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
 
 from screens.app import TuituneApp
 from screens.chat import ChatScreen, Turn, messages_for, transcript
-from tests.screens import histories
+from tests.conftest import DEMO
 from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune.recipe import Recipe
 from tuitune.run import Run
+from tuitune.session.client import Session
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run of one step, whose session has ended."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = Recipe.load(DEMO / "demo.yaml", ["max_steps=1", "eval_share=0", 'samples.prompts=["Who are you?"]'])
+
+    async def train() -> None:
+        session = await Session.start()
+        await session.call("train", recipe=recipe.model_dump(mode="json"), runs=str(folder), name="pirate")
+        await session.close()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_RUNTIME_DIR", str(folder))
+        asyncio.run(train())
+    yield Run(folder / "pirate")
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What reaches the session; it answers with its own name."""
-    calls: list[dict[str, Any]] = []
-
-    async def call(self: TuituneApp, command: str, on_part: Any = None, **arguments: Any) -> dict[str, Any]:
-        calls.append(arguments)
-        reply = "adapter!" if arguments["adapter"] else "base."
-        on_part({"text": reply})
-        return {"reply": reply, "tokens": 2, "seconds": 0.1, "ended": True}
-
-    monkeypatch.setattr(TuituneApp, "_start", lambda self: self._set_state("ready"))
-    monkeypatch.setattr(TuituneApp, "call", call)
-    return calls
+def talking(trained: Run) -> TuituneApp:
+    return TuituneApp(None, runs_folder=trained.folder.parent, attach=trained)
 
 
-@pytest.fixture
-def talking(recipe: Recipe, tmp_path: Path) -> TuituneApp:
-    app = TuituneApp(recipe, runs_folder=tmp_path)
-    app.history = histories.of(histories.finished())
-    run = Run(tmp_path / "pirate-1")
-    run.adapter.mkdir(parents=True)
-    app.run_shown = run
-    return app
+async def chat_of(pilot: Pilot[int]) -> ChatScreen:
+    app = pilot.app
+    assert isinstance(app, TuituneApp)
+    await app.show_step("chat")
+    chat = app.screen
+    assert isinstance(chat, ChatScreen)
+    await settled(pilot)
+    return chat
 
 
-def test_each_one_remembers_its_own_replies() -> None:
+async def answered(pilot: Pilot[int], chat: ChatScreen, turns: int) -> None:
+    await until(pilot, lambda: len(chat.turns) == turns and not chat.replying, what=f"{turns} turns")
+    await settled(pilot)
+
+
+def test_each_one_remembers_its_own_replies_alone() -> None:
     before = [Turn("one", {"adapter": "A1", "base": "B1"}), Turn("two", {"adapter": "A2"})]
     assert [each["content"] for each in messages_for(before, "three", "base", "be kind")] == [
-        *("be kind", "one", "B1", "two", "A2", "three")
+        *("be kind", "one", "B1", "three")
     ]
-    assert messages_for(before, "three", "adapter", "")[1] == {"role": "assistant", "content": "A1"}
-
-
-async def test_side_by_side_neither_sees_the_others_reply(talking: TuituneApp, asked: list[dict[str, Any]]) -> None:
-    async with talking.run_test(size=SIZE) as pilot:
-        await talking.show_step("chat")
-        await pilot.press("ctrl+b", "ctrl+b", *"Hi", "enter")
-        chat = talking.screen
-        assert isinstance(chat, ChatScreen)
-        await until(pilot, lambda: bool(chat.turns) and len(chat.turns[0].replies) == 2, seconds=10)
-        assert [each["adapter"] for each in asked] == [True, False]
-        assert [each["messages"] for each in asked] == [[{"role": "user", "content": "Hi"}]] * 2
-        await settled(pilot)
-        assert "adapter!" in screen_text(pilot) and "base." in screen_text(pilot)
-
-
-async def test_sampling_settings_reach_the_session_and_wrong_ones_are_marked(
-    talking: TuituneApp, asked: list[dict[str, Any]]
-) -> None:
-    async with talking.run_test(size=(100, 40)) as pilot:
-        await talking.show_step("chat")
-        await pilot.press("ctrl+o")
-        await settled(pilot)
-        await pilot.press("home", "shift+end", *"0.7")
-        await pilot.press("escape")
-        await pilot.press(*"Hi", "enter")
-        await until(pilot, lambda: bool(asked), seconds=10)
-        assert asked[0]["sampling"] == {"temperature": 0.7}
-        await pilot.press("ctrl+o")
-        await settled(pilot)
-        await pilot.press("home", "shift+end", *"hot")
-        await until(pilot, lambda: "temperature is 'hot'" in screen_text(pilot), seconds=5)
-
-
-async def test_the_transcript_is_saved_with_the_run(talking: TuituneApp, asked: list[dict[str, Any]]) -> None:
-    async with talking.run_test(size=SIZE) as pilot:
-        await talking.show_step("chat")
-        await pilot.press(*"Hi", "enter")
-        chat = talking.screen
-        assert isinstance(chat, ChatScreen)
-        await until(pilot, lambda: bool(chat.turns) and not chat.replying, seconds=10)
-        await pilot.press("ctrl+s")
-        await settled(pilot)
-    assert talking.run_shown is not None
-    (saved,) = (talking.run_shown.folder / "chats").glob("*.md")
-    assert "**You**\n\nHi" in saved.read_text() and "**Adapter**\n\nadapter!" in saved.read_text()
+    assert [each["content"] for each in messages_for(before, "three", "adapter", "")] == [
+        *("one", "A1", "two", "A2", "three")
+    ]
 
 
 def test_a_transcript_holds_nothing_a_terminal_obeys() -> None:
     assert "\x1b" not in transcript([Turn("a\x1b[2J", {"adapter": "b\x1b]0;x\x07"})], "run", "s\x1b")
 
 
-async def test_escape_stops_a_reply_and_keeps_what_was_said(
-    talking: TuituneApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def call(self: TuituneApp, command: str, on_part: Any = None, **arguments: Any) -> dict[str, Any]:
-        on_part({"text": "Half a "})
-        await asyncio.sleep(60)
-        return {}
-
-    monkeypatch.setattr(TuituneApp, "_start", lambda self: self._set_state("ready"))
-    monkeypatch.setattr(TuituneApp, "call", call)
+async def test_a_conversation_with_an_older_run(talking: TuituneApp, trained: Run) -> None:
     async with talking.run_test(size=SIZE) as pilot:
-        await talking.show_step("chat")
+        chat = await chat_of(pilot)
+        await until(pilot, lambda: "Who are you?" in screen_text(pilot), seconds=10, what="the run's sample prompt")
+
+        told: set[str] = set()
+        speed = chat.query_one("#speed", Static)
+        await pilot.press("ctrl+b", "ctrl+b", *"What is the capital of France?", "enter")
+        while len(chat.turns) != 1 or chat.replying:
+            told.add(str(speed.render()))
+            await asyncio.sleep(0.005)
+        assert any("█" in each and "Loading the model's weights, " in each and " of 47" in each for each in told), told
+        await settled(pilot)
+        assert set(chat.turns[0].replies) == {"adapter", "base"}
+        assert "Paris" in chat.turns[0].replies["base"]
+        assert "base model" in screen_text(pilot)
+
+        await pilot.press("ctrl+s")
+        await settled(pilot)
+        (saved,) = (trained.folder / "chats").glob("*.md")
+        assert "**You**\n\nWhat is the capital of France?" in saved.read_text() and "**Base**" in saved.read_text()
+
+        await pilot.press("ctrl+o")
+        await settled(pilot)
+        assert "0 takes the likeliest token" in screen_text(pilot)
+        await pilot.press("home", "shift+end", *"hot")
+        await until(pilot, lambda: "temperature is 'hot'" in screen_text(pilot), seconds=5)
+        await pilot.press("home", "shift+end", "0")
+        chat.query_one("#max_new_tokens Input", Input).value = "2"
+        await settled(pilot)
+        await pilot.press("escape", "ctrl+l")
+        await pilot.press("ctrl+b", *"What is the capital of France?", "enter")
+        await answered(pilot, chat, 1)
+        assert "2 tokens" in screen_text(pilot) and "cut at max_new_tokens" in screen_text(pilot)
+
+
+async def test_escape_stops_a_reply_and_the_next_one_is_answered(talking: TuituneApp) -> None:
+    async with talking.run_test(size=SIZE) as pilot:
+        chat = await chat_of(pilot)
         await pilot.press(*"Hi", "enter")
-        chat = talking.screen
-        assert isinstance(chat, ChatScreen)
-        await until(pilot, lambda: "Half a" in screen_text(pilot), seconds=10)
+        await until(pilot, lambda: "Loading" in screen_text(pilot), what="the model loads")
         await pilot.press("escape")
         await until(pilot, lambda: not chat.replying, seconds=10)
-        assert chat.is_current
-        assert chat.turns == [Turn("Hi", {"adapter": "Half a "})]
+        assert chat.is_current and "Stopped." in screen_text(pilot)
+        await pilot.press("ctrl+l", *"Hi", "enter")
+        await answered(pilot, chat, 1)
+        assert chat.turns[0].replies["adapter"]
+
+
+async def test_a_session_killed_during_a_reply_is_said_and_replaced(talking: TuituneApp) -> None:
+    async with talking.run_test(size=SIZE) as pilot:
+        chat = await chat_of(pilot)
+        pid = (await talking.call("status"))["pid"]
+        os.kill(pid, signal.SIGSTOP)  # so that it cannot have answered before it is killed
+        await pilot.press(*"Hi", "enter")
+        await until(pilot, lambda: "Waiting for the first word" in screen_text(pilot), seconds=10)
+        await pilot.resize_terminal(120, 40)
+        os.kill(pid, signal.SIGKILL)
+        await until(pilot, lambda: "ended unexpectedly" in screen_text(pilot), seconds=10, what="what happened")
+        assert not chat.turns and not chat.replying
+        assert "Hi" in chat.query_one("#prompt").text, "what was asked can be asked again"  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        await answered(pilot, chat, 1)
+        assert "ended unexpectedly" not in str(chat.query_one("#problem", Static).render())
+
+
+async def test_ctrl_c_ends_nothing(talking: TuituneApp) -> None:
+    async with talking.run_test(size=SIZE) as pilot:
+        chat = await chat_of(pilot)
+        await pilot.press(*"Hi", "ctrl+c")
+        await settled(pilot)
+        assert talking.is_running and chat.is_current
