@@ -77,12 +77,21 @@ def _dispatch(arguments: list[str]) -> int:
         add_arguments, work = commands[arguments[0]]
         parser = _Parser(prog=f"tuitune {arguments[0]}", description=work.__doc__)
         add_arguments(parser)
-        return work(parser.parse_args(arguments[1:]))
+        return _with_gpu(work, parser.parse_args(arguments[1:]))
     parser = _Parser(prog="tuitune", description=_OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="a recipe to start from (YAML)")
     _app_options(parser)
     parser.add_argument("--version", action="version", version=f"tuitune {__version__}")
-    return _app(parser.parse_args(arguments))
+    return _with_gpu(_app, parser.parse_args(arguments))
+
+
+def _with_gpu(work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Do `work` on the card that was asked for."""
+    if getattr(arguments, "gpu", None) is not None:
+        from tuitune.hardware import choose_gpu
+
+        choose_gpu(arguments.gpu)
+    return work(arguments)
 
 
 # --- arguments ---------------------------------------------------------------------------------------------------
@@ -92,8 +101,13 @@ def _runs_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, metavar="DIR", help="where runs are kept ($TUITUNE_RUNS, ~/tuitune-runs)")
 
 
+def _gpu_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use (default: the one with most free memory)")
+
+
 def _app_options(parser: argparse.ArgumentParser) -> None:
     _runs_option(parser)
+    _gpu_option(parser)
     parser.add_argument("--ascii", action="store_true", help="draw the app with ASCII characters only")
     parser.add_argument("--reduced-motion", action="store_true", help="animate nothing in the app")
 
@@ -113,6 +127,7 @@ def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _recipe_arguments(parser)
     parser.add_argument("--name", metavar="N", help="the run's name (default: the data's name and a number)")
+    _gpu_option(parser)
     _runs_option(parser)
 
 
@@ -138,6 +153,7 @@ def _chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="ask this and print one reply")
     parser.add_argument("--base", action="store_true", help="let the base model answer, without the adapter")
     _json_option(parser)
+    _gpu_option(parser)
     _runs_option(parser)
 
 

@@ -165,9 +165,9 @@ def shape_of(recipe: Recipe) -> Shape:
     from transformers import AutoModelForCausalLM
 
     from tuitune.backends.loading import explained, require_targets
-    from tuitune.model import load_config
+    from tuitune.model import training_config
 
-    config = load_config(recipe.model)
+    config = training_config(recipe)
     config.quantization_config = None
     with explained(recipe, "reading the shape of"), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from tuitune.errors import UnusableInput
 from tuitune.events import Sample
 from tuitune.text import one_line
 
@@ -117,6 +118,27 @@ def chosen_gpu() -> Gpu | None:
         return cards[0] if cards else None
     first = visible.split(",")[0].strip()
     return next((each for each in cards if str(each.index) == first or (first and each.uuid.startswith(first))), None)
+
+
+def choose_gpu(index: int | None = None) -> None:
+    """Show CUDA one card alone, in this process and those it starts: `index`, or the emptiest if the user chose none.
+
+    Seeing several, transformers' trainer would spread every batch over all of them. Call it before CUDA starts. Raises
+    UnusableInput for a card that is not there.
+    """
+    if index is None and "CUDA_VISIBLE_DEVICES" in os.environ:
+        return
+    cards = gpus()
+    if index is not None:
+        chosen = next((card for card in cards if card.index == index), None)
+        if chosen is None:
+            there = f"has {', '.join(str(card.index) for card in cards)}" if cards else "has none"
+            raise UnusableInput(f"There is no GPU {index}: this machine {there}; `nvidia-smi` lists them.")
+    elif len(cards) > 1:
+        chosen = max(cards, key=lambda card: card.free_bytes)
+    else:
+        return
+    os.environ["CUDA_VISIBLE_DEVICES"] = chosen.uuid
 
 
 def sample(pid: int | None = None, folder: Path | None = None) -> Sample:

@@ -6,7 +6,7 @@ from typing import Any
 from tuitune.chat_templates import give_template
 from tuitune.errors import UnusableInput
 from tuitune.hub import explained, refusal
-from tuitune.recipe import ModelSection
+from tuitune.recipe import ModelSection, Recipe
 from tuitune.text import one_line
 
 
@@ -20,6 +20,28 @@ def load_config(model: ModelSection) -> Any:
     from transformers import AutoConfig
 
     return _load(AutoConfig, model, "config.json")
+
+
+def training_config(recipe: Recipe) -> Any:
+    """The model's config with room for `data.max_length` tokens, as the run's base is loaded everywhere.
+
+    Beyond the model's own context its rotary positions are scaled linearly (position interpolation, Chen et al. 2023).
+    Raises UnusableInput, also where a model's positions cannot be scaled so.
+    """
+    config, wanted = load_config(recipe.model), recipe.data.max_length
+    text = config.get_text_config()
+    own = getattr(text, "max_position_embeddings", None)
+    if not own or wanted <= own:
+        return config
+    rotary = getattr(text, "rope_parameters", None) or {}
+    if rotary.get("rope_type") != "default":
+        raise UnusableInput(
+            f"{one_line(recipe.model.name, max_length=200)} reads {own:,} tokens at most, and its positions cannot be "
+            f"scaled for more: set data.max_length to {own} or less, or choose a model with a longer context."
+        )
+    text.rope_parameters = {**rotary, "rope_type": "linear", "factor": wanted / own}
+    text.max_position_embeddings = wanted
+    return config
 
 
 def load_tokenizer(model: ModelSection) -> Any:

@@ -48,11 +48,11 @@ class StoppedNow(Exception):
 def check(recipe: Recipe) -> None:
     """Refuse, before a run folder is made, what can be refused at once. Raises UnusableInput."""
     from tuitune.data import open_dataset
-    from tuitune.model import load_config
+    from tuitune.model import training_config
 
     require_weights(recipe.model)
     open_dataset(recipe.data)
-    load_config(recipe.model)
+    training_config(recipe)
     require_loftq(recipe)
 
 

@@ -10,7 +10,7 @@ from tuitune import backends
 from tuitune.backends import LoadedModel
 from tuitune.backends.environment import prepare_environment
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.model import load_tokenizer
+from tuitune.model import load_tokenizer, training_config
 from tuitune.recipe import ModelSection, Recipe
 
 LINEARS = 7 * 5  # seven projections in five layers
@@ -218,3 +218,19 @@ def test_what_the_user_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPa
     folder = Path(os.environ["UNSLOTH_COMPILE_LOCATION"])
     assert folder.is_relative_to(tmp_path)
     assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_positions_that_cannot_be_scaled_refuse_a_longer_context(tmp_path: Path) -> None:
+    import json
+
+    config = json.loads((DEMO / "demo_model" / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    sections: dict[str, dict[str, Any]] = {
+        "model": {"name": str(tmp_path)},
+        "data": {"path": "x.jsonl", "max_length": 2049},
+    }
+    with pytest.raises(UnusableInput, match="reads 2,048 tokens at most"):
+        training_config(Recipe.from_data(sections))
+    sections["data"]["max_length"] = 2048
+    assert training_config(Recipe.from_data(sections)).rope_parameters["factor"] == 2.0

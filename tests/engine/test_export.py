@@ -363,3 +363,33 @@ def test_an_unknown_way_of_splitting_words_is_refused_rather_than_guessed(
         export(run, ["gguf:f16"], merged.parent, lambda kind, text, done, total: said.append(text), yes, never)
     assert set(said) == {"Converting to GGUF"}, "the merged model that was there is of the same adapter, so it is taken"
     assert [path.name for path in merged.parent.iterdir()] == ["merged_16bit"]
+
+
+def test_a_context_longer_than_the_models_own_is_exported_as_it_was_trained(tmp_path: Path) -> None:
+    """Positions are scaled in training, so the merged model must scale them too, and the adapter's card say how."""
+    from transformers import AutoConfig
+
+    from tuitune.export.card import model_card
+    from tuitune.model import training_config
+    from tuitune.train import Control, train
+
+    recipe = Recipe.from_data(
+        {
+            "model": {"name": str(DEMO), "load_in_4bit": False},
+            "data": {"path": str(PIRATE), "max_length": 4096},
+            "train": {"max_steps": 1},
+            "samples": {"prompts": ["hello"], "max_new_tokens": 1},
+        }
+    )
+    writer = create_run(recipe, tmp_path, "long")
+    loaded = train(recipe, writer.run, Control(), lambda event: None)
+    writer.close()
+    assert loaded is not None
+    (made,) = export(writer.run, ["merged_16bit"], None, quiet, yes, never)
+    exported = AutoConfig.from_pretrained(made.path)
+    assert exported.rope_parameters == training_config(recipe).rope_parameters == loaded.model.config.rope_parameters
+    assert exported.rope_parameters["factor"] == 2.0
+    assert exported.max_position_embeddings == 4096
+    assert "config.max_position_embeddings = 4096" in model_card(writer.run, "adapter")
+    with pytest.raises(UnusableInput, match=r"data\.max_length"):
+        export(writer.run, ["script"], None, quiet, yes, never)

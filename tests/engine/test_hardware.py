@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tuitune import hardware
-from tuitune.backends.environment import choose_card
+from tuitune.errors import UnusableInput
 
 GIB = 2**30
 
@@ -100,11 +100,19 @@ def test_the_chosen_card_is_the_one_cuda_would_use(
 
 
 def test_the_emptiest_card_is_taken_unless_the_user_chose(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose_card()
+    hardware.choose_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-aaaa"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    choose_card()
+    hardware.choose_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_card_is_chosen_by_its_number(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    hardware.choose_gpu(1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb"
+    with pytest.raises(UnusableInput, match="no GPU 7: this machine has 0, 1"):
+        hardware.choose_gpu(7)
 
 
 def test_a_sample_tells_this_process_apart(nvml: FakeNvml) -> None:

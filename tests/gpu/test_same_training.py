@@ -195,3 +195,36 @@ def test_memory_that_runs_out_halves_the_pass_and_the_run_goes_on(tmp_path: Path
     assert any("Memory ran out at step 1" in event.text for event in cut if event.kind == "notice")
     losses, expected = ([event.loss for event in each if event.kind == "step"] for each in (cut, told))
     assert losses == pytest.approx(expected, rel=0.02)
+
+
+_LOGITS = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+from tuitune.model import training_config
+from tuitune.recipe import Recipe
+recipe = Recipe.load(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(recipe.model.name, config=training_config(recipe), dtype=torch.float32)
+torch.save(model(torch.load(sys.argv[2])).logits[0, -64:], sys.argv[3])
+"""
+
+
+def test_positions_beyond_the_models_context_are_those_of_an_export(tmp_path: Path) -> None:
+    """Unsloth's model at twice the context against plain transformers with the config that exports carry."""
+    import subprocess
+    import sys
+
+    from tuitune.backends.unsloth import UnslothBackend
+
+    recipe = recipe_of(model={"load_in_4bit": False}, data={"max_length": 4096})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, 3000, (1, 3000), generator=generator)
+    torch.save(ids, tmp_path / "ids.pt")
+    arguments = [str(tmp_path / name) for name in ("recipe.yaml", "ids.pt", "logits.pt")]
+    subprocess.run([sys.executable, "-c", _LOGITS, *arguments], check=True, timeout=120)
+    expected = torch.load(tmp_path / "logits.pt").log_softmax(-1)
+    loaded = UnslothBackend().load(recipe)
+    with torch.inference_mode():
+        found = loaded.model(ids.cuda()).logits[0, -64:].float().cpu().log_softmax(-1)
+    assert (found - expected).abs().mean() < 0.05
+    assert (found.argmax(-1) == expected.argmax(-1)).float().mean() > 0.9

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tuitune.backends.quick_import import OneTrainer, keep_bytecode
-from tuitune.hardware import gpus
+from tuitune.hardware import choose_gpu, gpus
 
 
 def prepare_environment() -> None:
@@ -44,16 +44,6 @@ def prepare_environment() -> None:
     keep_bytecode(compiled / "pycache")
 
 
-def choose_card() -> None:
-    """Show CUDA the emptiest card alone where there are several and the user chose none.
-
-    Seeing several, transformers' trainer would spread every batch over all of them. Call it before CUDA starts.
-    """
-    cards = gpus()
-    if len(cards) > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = max(cards, key=lambda card: card.free_bytes).uuid
-
-
 def unsloth_is_usable() -> bool:
     """Whether Unsloth is installed beside an NVIDIA GPU; neither is loaded to find out."""
     return importlib.util.find_spec("unsloth") is not None and bool(gpus())
@@ -62,7 +52,7 @@ def unsloth_is_usable() -> bool:
 def warm_up() -> None:
     """Import everything a job needs, Unsloth before what it patches. Takes 5 to 40 s; meant for a worker thread."""
     prepare_environment()
-    choose_card()
+    choose_gpu()
     gc.disable()  # each collection in between would go through everything imported so far, and find nothing
     try:
         if unsloth_is_usable():

@@ -5,7 +5,7 @@ from typing import Any
 from tuitune.backends import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
-from tuitune.model import load_config, load_tokenizer, require_weights
+from tuitune.model import load_tokenizer, require_weights, training_config
 from tuitune.recipe import Recipe
 
 # Below this a CPU holds every activation easily, and recomputing them would only cost time.
@@ -24,11 +24,12 @@ class TransformersBackend:
 
         require_weights(recipe.model)
         tokenizer = load_tokenizer(recipe.model)
-        config = load_config(recipe.model)
+        config = training_config(recipe)
         prequantized = getattr(config, "quantization_config", None) is not None
         with explained(recipe, "loading"):
             model = AutoModelForCausalLM.from_pretrained(
                 recipe.model.name,
+                config=config,
                 revision=recipe.model.revision or "main",
                 dtype=compute_dtype(load_in_4bit=recipe.model.load_in_4bit),
                 device_map={"": device()},

@@ -7,7 +7,8 @@ from tuitune.backends.attention import varlen_kernel
 from tuitune.backends.environment import prepare_environment
 from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
-from tuitune.model import load_config, load_tokenizer, require_weights
+from tuitune.errors import TuituneError
+from tuitune.model import load_config, load_tokenizer, require_weights, training_config
 from tuitune.recipe import Recipe
 
 _CHAT_TOKENS = 8192
@@ -24,6 +25,7 @@ class UnslothBackend:
         The tokenizer is the model's own, as the preview used it: Unsloth's changes to it would move the mask.
         """
         require_weights(recipe.model)
+        rotary = getattr(training_config(recipe).get_text_config(), "rope_parameters", None)
         fast = _fast_language_model(recipe)
         import torch
 
@@ -47,6 +49,9 @@ class UnslothBackend:
                 device_map={"": torch.cuda.current_device()},
             )
             freeze(model)
+        scaled = getattr(model.config.get_text_config(), "rope_parameters", None)
+        if (rotary or {}).get("factor") != (scaled or {}).get("factor"):
+            raise TuituneError("Unsloth does not scale its positions for data.max_length as exports would.")
         kernel = varlen_kernel()
         return LoadedModel(
             model,
@@ -117,8 +122,6 @@ def _fast_language_model(recipe: Recipe) -> Any:
     try:
         from unsloth import FastLanguageModel
     except ImportError as error:
-        from tuitune.errors import TuituneError
-
         raise TuituneError(
             "Unsloth is not installed or does not match the other libraries: "
             "`pip install 'tuitune[gpu]'`, or set model.backend: transformers."

@@ -6,6 +6,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from tuitune.errors import UnusableInput
+from tuitune.model import training_config
+from tuitune.recipe import Recipe
 from tuitune.run import Run
 from tuitune.text import one_line, safe_text
 
@@ -16,7 +19,7 @@ _USE = {
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        base = AutoModelForCausalLM.from_pretrained({base!r}, dtype="auto")
+        {config}base = AutoModelForCausalLM.from_pretrained({base!r}{given}, dtype="auto")
         model = PeftModel.from_pretrained(base, ".")
         tokenizer = AutoTokenizer.from_pretrained(".")
     """,
@@ -39,7 +42,7 @@ _IN_4BIT = """\
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-        base = AutoModelForCausalLM.from_pretrained({base!r}, quantization_config=in_4bit)
+        {config}base = AutoModelForCausalLM.from_pretrained({base!r}{given}, quantization_config=in_4bit)
         model = PeftModel.from_pretrained(base, ".")
         tokenizer = AutoTokenizer.from_pretrained(".")
 """
@@ -65,7 +68,10 @@ def model_card(run: Run, kind: str) -> str:
     base = one_line(recipe.model.name)
     what = "A LoRA adapter for" if kind == "adapter" else "A merged 16-bit model, fine-tuned with LoRA from"
     loftq = kind == "adapter" and recipe.lora.init_lora_weights == "loftq"
-    use = textwrap.dedent(_IN_4BIT if loftq else _USE[kind]).format(base=recipe.model.name) + textwrap.dedent(_REPLY)
+    config = _longer_context(recipe) if kind == "adapter" else ""
+    use = textwrap.dedent(_IN_4BIT if loftq else _USE[kind]).format(
+        base=recipe.model.name, config=config, given=", config=config" if config else ""
+    ) + textwrap.dedent(_REPLY)
     # JSON is YAML, and cannot be broken out of by what a name holds.
     return "\n".join(
         [
@@ -86,6 +92,22 @@ def model_card(run: Run, kind: str) -> str:
             "",
             textwrap.indent(safe_text(recipe.to_yaml()), "    "),
         ]
+    )
+
+
+def _longer_context(recipe: Recipe) -> str:
+    """Python that gives the base the context it was trained with, where that is longer than its own."""
+    try:
+        text = training_config(recipe).get_text_config()
+    except UnusableInput:  # the base can no longer be read here
+        return ""
+    if (getattr(text, "rope_parameters", None) or {}).get("rope_type") != "linear":
+        return ""
+    return (
+        "from transformers import AutoConfig\n\n"
+        f"config = AutoConfig.from_pretrained({recipe.model.name!r})\n"
+        f"config.rope_parameters = {text.rope_parameters!r}\n"
+        f"config.max_position_embeddings = {text.max_position_embeddings}\n"
     )
 
 

@@ -11,7 +11,7 @@ from tuitune.backends.loftq import base_in_4bit
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
 from tuitune.export.kinds import Cancelled
-from tuitune.model import load_config
+from tuitune.model import training_config
 from tuitune.recipe import ModelSection, Recipe
 from tuitune.run import Run
 from tuitune.text import one_line
@@ -66,10 +66,11 @@ def _base(recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
     from transformers import AutoModelForCausalLM
 
     model, in_4bit = recipe.model, base_in_4bit(recipe)
-    config = load_config(model)
+    config = training_config(recipe)
     dtype = torch.float16 if config.dtype == torch.float16 else torch.bfloat16
     base = AutoModelForCausalLM.from_pretrained(
         model.name,
+        config=config,
         revision=model.revision or "main",
         dtype=dtype,
         device_map="cpu",

@@ -172,6 +172,14 @@ def require_repeatable(recipe: Recipe) -> None:
         raise UnusableInput(
             "A script cannot repeat a run with lora.init_lora_weights: loftq; `tuitune run` with its recipe can."
         )
+    from tuitune.model import load_config, training_config
+
+    own, trained = (each.get_text_config().to_dict() for each in (load_config(recipe.model), training_config(recipe)))
+    if own != trained:
+        raise UnusableInput(
+            "A script cannot repeat a run whose data.max_length is beyond the model's own context; "
+            "`tuitune run` with its recipe can."
+        )
 
 
 def script(recipe: Recipe, title: str) -> str:

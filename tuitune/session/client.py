@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.events import Event, from_data
+from tuitune.hardware import choose_gpu
 from tuitune.run import Run
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, new_socket_path
 
@@ -43,6 +44,7 @@ class Session:
     @classmethod
     async def start(cls) -> Self:
         """Start a session process of its own and connect to it. Raises TuituneError."""
+        choose_gpu()
         socket = new_socket_path()
         log_file = socket.with_suffix(".log")
         process = _spawn(socket, log_file)
