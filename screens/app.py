@@ -1,6 +1,7 @@
 """The app: holds the draft recipe, the session and the run's history, and shows one step at a time."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import select
@@ -290,6 +291,8 @@ class TuituneApp(App[int]):
         if run is None or not run.is_live():
             if run is not None:
                 self.run_worker(self._reading(run), thread=True, exit_on_error=False)
+                with contextlib.suppress(TuituneError):  # its record can be shown all the same
+                    self.draft = Draft(run.recipe())
             return await Session.start()
         session = await Session.attach(run)
         self._live = True

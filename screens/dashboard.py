@@ -59,6 +59,8 @@ def headline(
 
 def pace(history: History) -> Content:
     """Progress in words, to stand beside the bar."""
+    if isinstance(history.ended, Failed):
+        return Content.styled("Esc: back to the settings", "bold")
     if not history.total_steps:
         return Content("")
     text = f"step {history.step:,} of {history.total_steps:,}"
@@ -79,10 +81,13 @@ def phases(history: History) -> Content:
         if names.index(name) < names.index(current):
             lines.append(Content.styled(f"✔ {PHASES[name]}", "$text-success"))
         elif name == current and history.phase:
-            lines.append(Content.styled(f"▶ {PHASES[name]}", "bold"))
+            failed = isinstance(history.ended, Failed)
+            glyph, style = ("✘", "bold $text-error") if failed else ("▶", "bold")
+            lines.append(Content.styled(f"{glyph} {PHASES[name]}", style))
+            lines.append(Content(f"  {one_line(history.phase.text, max_length=200)}"))
             done, total = history.phase.done, history.phase.total
-            counted = f"{bar(done / total, 20)} {count(done)} of {count(total)}" if done is not None and total else ""
-            lines.append(Content(f"  {one_line(history.phase.text, max_length=200)} {counted}"))
+            if done is not None and total:
+                lines.append(Content(f"  {bar(done / total, 20)} {count(done)} of {count(total)}"))
         else:
             lines.append(Content.styled(f"· {PHASES[name]}", MUTED))
     return Content("\n").join(lines)

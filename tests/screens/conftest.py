@@ -11,6 +11,8 @@ from textual.pilot import Pilot
 from screens.app import TuituneApp
 from tests.conftest import DEMO
 from tuitune.recipe import Recipe
+from tuitune.run import Run
+from tuitune.session.client import Session
 
 SIZE = (80, 24)
 
@@ -37,6 +39,23 @@ def recipe() -> Recipe:
 def app(recipe: Recipe, runs_folder: Path) -> TuituneApp:
     """The app on a short recipe; it starts a real session."""
     return TuituneApp(recipe, runs_folder=runs_folder)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of one step, whose session has ended; no test changes it."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = Recipe.load(DEMO / "demo.yaml", ["max_steps=1", "eval_share=0", 'samples.prompts=["Who are you?"]'])
+
+    async def train() -> None:
+        session = await Session.start()
+        await session.call("train", recipe=recipe.model_dump(mode="json"), runs=str(folder), name="pirate")
+        await session.close()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_RUNTIME_DIR", str(folder))
+        asyncio.run(train())
+    return Run(folder / "pirate")
 
 
 async def until(pilot: Pilot[int], holds: Callable[[], bool], *, seconds: float = 120.0, what: str = "") -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 from textual.pilot import Pilot
@@ -11,28 +10,8 @@ from textual.widgets import Input, Static
 
 from screens.app import TuituneApp
 from screens.chat import ChatScreen, Turn, messages_for, transcript
-from tests.conftest import DEMO
 from tests.screens.conftest import SIZE, screen_text, settled, until
-from tuitune.recipe import Recipe
 from tuitune.run import Run
-from tuitune.session.client import Session
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A run of one step, whose session has ended."""
-    folder = tmp_path_factory.mktemp("trained")
-    recipe = Recipe.load(DEMO / "demo.yaml", ["max_steps=1", "eval_share=0", 'samples.prompts=["Who are you?"]'])
-
-    async def train() -> None:
-        session = await Session.start()
-        await session.call("train", recipe=recipe.model_dump(mode="json"), runs=str(folder), name="pirate")
-        await session.close()
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("XDG_RUNTIME_DIR", str(folder))
-        asyncio.run(train())
-    yield Run(folder / "pirate")
 
 
 @pytest.fixture
