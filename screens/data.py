@@ -18,6 +18,7 @@ from screens.widgets.bars import bar
 from screens.widgets.paths import PathSuggester, PickPath, has_suffix
 from screens.widgets.tokens import tokens_content
 from tuitune.errors import TuituneError
+from tuitune.recipe import HUB
 from tuitune.text import one_line
 
 IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
@@ -30,7 +31,7 @@ class DataScreen(StepScreen):
 
     STEP = "data"
     CSS_PATH = "data.tcss"
-    BINDINGS = bind("next_row", "previous_row", "pick_file", "audit", "map_columns", "go_to_row")
+    BINDINGS = bind("next_row", "previous_row", "pick_file", "search_datasets", "audit", "map_columns", "go_to_row")
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +76,8 @@ class DataScreen(StepScreen):
     def _path_changed(self, event: Input.Changed) -> None:
         if event.value.strip() != one_line(self.tuitune.draft.get("data.path") or ""):
             self.tuitune.draft.set("data.path", event.value.strip())
-            self.tuitune.draft.set("data.columns", None)
+            for field, value in {"columns": None, "config": None, "split": "train", "revision": None}.items():
+                self.tuitune.draft.set(f"data.{field}", value)
         self.show_problem(None)
 
     @on(Input.Submitted, "#path")
@@ -88,6 +90,24 @@ class DataScreen(StepScreen):
         if picked is not None:
             self.query_one("#path", Input).value = str(picked)
             self.load()
+
+    @work(exit_on_error=False)
+    async def action_search_datasets(self) -> None:
+        """A dataset of the Hub, by words: its id, configuration, split and revision."""
+        from screens.hub_datasets import HubDatasets
+
+        field = self.query_one("#path", Input)
+        written = field.value.strip()
+        words = "" if written.startswith(("/", ".", "~")) else written.removeprefix(HUB)
+        chosen = await self.app.push_screen_wait(HubDatasets(words))
+        if chosen is None:
+            return
+        with self.prevent(Input.Changed):
+            field.value = chosen["path"]
+        for name, value in {"columns": None, **chosen}.items():
+            self.tuitune.draft.set(f"data.{name}", value)
+        self.show_problem(None)
+        self.load()
 
     @work(exclusive=True, group="rows", exit_on_error=False)
     async def load(self) -> None:

@@ -31,11 +31,49 @@ def refusal(name: str, what: What) -> Exception | None:
     return None
 
 
+def unreached() -> Exception | None:
+    """Why the Hub cannot be asked anything at all, None where it answers; within seconds, without trying again."""
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    try:
+        get_session().get(f"{constants.ENDPOINT}/api/datasets?limit=1", timeout=_TIMEOUT_SECONDS)
+    except (OfflineModeIsEnabled, httpx.TransportError) as error:
+        return error
+    return None
+
+
+def search_explained(error: BaseException) -> str:
+    """The sentence for a search that the Hub did not answer."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    give = "give a dataset file instead."
+    for cause in _causes(error):
+        if isinstance(cause, OfflineModeIsEnabled):
+            return f"HF_HUB_OFFLINE is set, so the Hugging Face Hub is not asked: unset it, or {give}"
+        if isinstance(cause, httpx.TransportError | ConnectionError):
+            return f"The Hugging Face Hub ({_endpoint()}) cannot be reached: check the connection, or {give}"
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            if status in (401, 403):
+                return f"The Hugging Face Hub refuses to search (error {status}): run `hf auth login` again, or {give}"
+            return f"The Hugging Face Hub answered with error {status}: try again later, or {give}"
+    return f"The Hugging Face Hub gave no list ({one_line(error, max_length=120)}): try again later, or {give}"
+
+
+def _endpoint() -> str:
+    return one_line(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", max_length=120)
+
+
 def explained(error: BaseException, name: str, what: What, revision: str | None) -> str:
     """The sentence for an exception of huggingface_hub, or of a library that it went through."""
     import httpx
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -62,10 +100,11 @@ def explained(error: BaseException, name: str, what: What, revision: str | None)
     local = "a model folder" if what == "model" else "a dataset file"
     if found(OfflineModeIsEnabled):
         return f"{shown} is not downloaded here and HF_HUB_OFFLINE is set: unset it, or give {local}."
+    if any(isinstance(cause, HfHubHTTPError) and cause.response.status_code == 403 for cause in causes):
+        return f"The Hub forbids reading {shown}: run `hf auth login` with a token that may read it, or give {local}."
     if found(httpx.TransportError, LocalEntryNotFoundError, ConnectionError):
-        endpoint = one_line(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", max_length=120)
         return (
-            f"{shown} is not downloaded here and the Hugging Face Hub ({endpoint}) cannot be reached: "
+            f"{shown} is not downloaded here and the Hugging Face Hub ({_endpoint()}) cannot be reached: "
             f"check the connection, or give {local}."
         )
     lines = str(error).strip().splitlines()

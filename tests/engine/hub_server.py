@@ -15,12 +15,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 @dataclass
 class Hub:
     """`repositories`: `datasets/owner/name` or `models/owner/name` to revision to folder; `gated`: those that need a
-    token. `asked` collects the paths of all requests.
+    token; `forbidden`: those that no token may read, `datasets` for searching them. `asked` collects the paths of all
+    requests.
     """
 
     endpoint: str = ""
     repositories: dict[str, dict[str, Path]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
+    forbidden: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
 
     def environment(self, home: Path) -> dict[str, str]:
@@ -90,6 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(refused.status, json.dumps({"error": str(refused)}).encode(), {"X-Error-Code": str(refused)})
 
     def _api(self, parts: list[str], form: dict[str, list[str]]) -> None:
+        if parts == ["datasets"]:
+            self._list(form)
+            return
         if parts[0] not in ("models", "datasets") or len(parts) < 3:
             raise _Refused(404, "NotFound")
         repository, rest = "/".join(parts[:3]), parts[3:]
@@ -119,6 +124,18 @@ class _Handler(BaseHTTPRequestHandler):
             found = {}
         self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json", "X-Repo-Commit": sha})
 
+    def _list(self, form: dict[str, list[str]]) -> None:
+        if "datasets" in self.hub.forbidden:
+            raise _Refused(403, "Forbidden")
+        words = form.get("search", [""])[0].lower()
+        names = [name.removeprefix("datasets/") for name in self.hub.repositories if name.startswith("datasets/")]
+        found: list[dict[str, Any]] = [
+            {"id": name, "gated": f"datasets/{name}" in self.hub.gated and "manual", "downloads": 1000, "tags": []}
+            for name in names
+            if words in name.lower()
+        ]
+        self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
+
     def _resolve(self, parts: list[str]) -> None:
         if parts[0] != "datasets":
             parts = ["models", *parts]
@@ -137,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         if revisions is None:
             # As the Hub answers, which does not tell a stranger what exists.
             raise _Refused(401 if "Authorization" not in self.headers else 404, "RepoNotFound")
+        if repository in self.hub.forbidden:
+            raise _Refused(403, "Forbidden")
         if repository in self.hub.gated and "Authorization" not in self.headers and not metadata:
             raise _Refused(401, "GatedRepo")
         for name, folder in revisions.items():

@@ -162,6 +162,53 @@ def test_what_is_not_there_or_may_not_be_read_is_refused_in_one_sentence(tuitune
         assert sentence in each.refusal()
 
 
+SEARCHES = """
+import json, sys
+from tuitune.data.hub import dataset_splits, search_datasets
+from tuitune.errors import TuituneError
+for asked in json.loads(sys.argv[1]):
+    try:
+        found = [each.name for each in search_datasets(asked[0])] if len(asked) == 1 else dataset_splits(*asked)
+    except TuituneError as error:
+        found = str(error)
+    print(json.dumps(found), flush=True)
+"""
+
+
+def test_datasets_are_searched_and_their_splits_listed(hub: Hub, tmp_path: Path) -> None:
+    def ask(*asked: list[str], offline: str = "0", token: str = "") -> list[Any]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment = clean | hub.environment(tmp_path / "hf") | {"HF_HUB_OFFLINE": offline, "HF_TOKEN": token}
+        whole = [sys.executable, "-c", SEARCHES, json.dumps(asked)]
+        done = subprocess.run(whole, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    hub.repositories["datasets/sea/closed"] = hub.repositories[f"datasets/{DATASET}"]
+    hub.forbidden = {"datasets/sea/closed"}
+    found, nothing, splits, older, gated, absent, revision, odd = ask(
+        *(["shanties"], ["xyzzy"], [DATASET, ""], [DATASET, "v2"]),
+        *(["sea/secret", ""], ["sea/nothing", ""], [DATASET, "v9"], ["../x", ""]),
+    )
+    assert (found, nothing) == ([DATASET], [])
+    assert splits == older == {"lines": ["train", "test"], "table": ["train", "test"]}
+    assert gated.startswith("sea/secret is gated: accept its licence")
+    assert "has no dataset sea/nothing that you may read" in absent
+    assert f"{DATASET} has no revision v9" in revision
+    assert "is no Hub dataset id" in odd
+    (forbidden,) = ask(["sea/closed", ""], token=TOKEN)
+    assert forbidden.startswith("The Hub forbids reading sea/closed: run `hf auth login`")
+    hub.forbidden = {"datasets"}
+    assert ask(["x"]) == [
+        "The Hugging Face Hub refuses to search (error 403): run `hf auth login` again, or give a dataset file instead."
+    ]
+    assert ask(["x"], offline="1") == [
+        "HF_HUB_OFFLINE is set, so the Hugging Face Hub is not asked: unset it, or give a dataset file instead."
+    ]
+    hub.endpoint = "http://127.0.0.1:9"
+    (unreached,) = ask(["x"])
+    assert "(http://127.0.0.1:9) cannot be reached: check the connection" in unreached
+
+
 def test_a_model_loads_by_its_hub_id_and_without_a_connection_from_its_copy(
     tuitune: Tuitune, hub: Hub, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from screens.app import TuituneApp
 from screens.columns import ColumnsScreen
 from screens.data import DataScreen, lengths
+from tests.engine.hub_server import hub_server
 from tests.screens.conftest import SIZE, screen_text, until
 from tuitune.recipe import Recipe
 
@@ -56,6 +57,43 @@ async def test_columns_are_mapped_rows_browsed_and_findings_lead_to_rows(
         await until(
             pilot, lambda: "Enter shows such a row" in screen_text(pilot), seconds=30, what="the findings again"
         )
+
+
+async def test_a_dataset_of_the_hub_is_found_by_words_and_its_split_chosen(
+    recipe: Recipe, tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shanties"
+    folder.mkdir()
+    for split in ("train", "test"):
+        row = {"question": "Who sings?", "answer": f"The {split} crew."}
+        (folder / f"{split}.jsonl").write_text(json.dumps(row))
+    with hub_server() as hub:
+        hub.repositories["datasets/sea/shanties"] = {"main": folder}
+        hub.repositories["datasets/sea/secret"] = {"main": folder}
+        hub.gated = {"datasets/sea/secret"}
+        for name, value in hub.environment(tmp_path / "hf").items():
+            monkeypatch.setenv(name, value)
+        data = recipe.data.model_copy(update={"path": "sea"})
+        app = TuituneApp(recipe.model_copy(update={"data": data}), runs_folder=runs_folder)
+        async with app.run_test(size=SIZE) as pilot:
+            await app.show_step("data")
+            await until(pilot, lambda: "There is no dataset file" in screen_text(pilot), seconds=60, what="no such file")
+            await pilot.press("ctrl+s")
+            await until(pilot, lambda: "sea/secret  1,000 downloads · gated" in screen_text(pilot), what="the search")
+            await pilot.press("down", "enter")
+            await until(pilot, lambda: "sea/secret is gated: accept" in screen_text(pilot), what="why it is refused")
+            await pilot.press("up", "enter")
+            await until(pilot, lambda: "configuration · split" in screen_text(pilot), what="the splits")
+            await pilot.press("escape")
+            await until(pilot, lambda: "Search the Hub's datasets" in screen_text(pilot), what="the search again")
+            await pilot.press("enter")
+            await until(pilot, lambda: "default · test" in screen_text(pilot), what="the splits again")
+            await pilot.press("end", "enter")
+            await until(pilot, lambda: "The test crew." in screen_text(pilot), what="a row of the split")
+            assert app.draft.data["data"]["path"] == "hub:sea/shanties"
+            assert [app.draft.get(f"data.{name}") for name in ("config", "split", "revision")] == [
+                *("default", "test", None)
+            ]
 
 
 def test_the_cut_stands_where_max_length_is() -> None:

@@ -6,17 +6,20 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tuitune.data.cache import hub_listing
 from tuitune.data.split import split_name
-from tuitune.errors import UnusableInput
-from tuitune.hub import explained, refusal
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.hub import explained, refusal, search_explained, unreached
 from tuitune.recipe import HUB, DataSection
 from tuitune.text import one_line
 
 _ID = re.compile(r"(?!.*(--|\.\.))[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?", re.ASCII)
 _READABLE = ("json", "csv", "parquet", "arrow")
 """Builders of `datasets` whose files hold one row after another."""
+_MOST_CONFIGS = 200
+"""More configurations than a person looks through."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,63 @@ class HubFiles:
         """Each file, downloaded when its turn comes. Raises UnusableInput where the Hub does not give it."""
         for file in self.files:
             yield _downloaded(self.name, self.commit, file)
+
+
+@dataclass(frozen=True)
+class FoundDataset:
+    """A dataset on the Hub, as its API describes it."""
+
+    name: str
+    gated: bool
+    downloads: int
+
+
+def search_datasets(words: str, limit: int = 20) -> list[FoundDataset]:
+    """Datasets that the Hub finds, most downloaded first. Raises TuituneError, saying why, where it does not answer."""
+    from huggingface_hub import HfApi
+
+    if problem := unreached():
+        raise TuituneError(search_explained(problem))
+    try:
+        found = list(HfApi().list_datasets(search=words, sort="downloads", limit=limit))
+    except Exception as error:  # httpx and huggingface_hub raise kinds of their own
+        raise TuituneError(search_explained(error)) from error
+    return [
+        FoundDataset(one_line(each.id, max_length=120), bool(each.gated), each.downloads or 0)
+        for each in found
+        if _ID.fullmatch(each.id)
+    ]
+
+
+def dataset_splits(name: str, revision: str = "") -> dict[str, list[str]]:
+    """Splits of each configuration of a Hub dataset, by what its page and files say. Raises UnusableInput."""
+    shown = one_line(name, max_length=120)
+    if not _ID.fullmatch(name):
+        raise UnusableInput(f"{shown!r} is no Hub dataset id: write owner/name.")
+    if problem := refusal(name, "dataset"):
+        raise UnusableInput(explained(problem, name, "dataset", revision)) from None
+    import datasets
+
+    datasets.disable_progress_bars()
+    address, wanted = _address(name), revision or None
+    try:
+        return {
+            config: [str(split) for split in _builder(address, config, wanted).config.data_files or {}]
+            for config in datasets.get_dataset_config_names(address, revision=wanted)[:_MOST_CONFIGS]
+        }
+    except Exception as error:  # datasets raises a kind for each of its libraries
+        raise UnusableInput(explained(error, name, "dataset", revision)) from error
+
+
+def _address(name: str) -> str:
+    """`hf://` keeps `datasets` from taking a local folder, a builder or a script of this name for the dataset."""
+    return f"hf://datasets/{name}"
+
+
+def _builder(address: str, config: str | None, revision: str | None) -> Any:
+    import datasets
+
+    return datasets.load_dataset_builder(address, config, revision=revision)
 
 
 def hub_files(data: DataSection) -> HubFiles:
@@ -80,12 +140,11 @@ def _ask(name: str, config: str, split: str, revision: str) -> HubFiles:
     import datasets
 
     datasets.disable_progress_bars()
-    # `hf://` keeps `datasets` from taking a local folder, a builder or a script of this name for the dataset.
-    address = f"hf://datasets/{name}"
+    address = _address(name)
     wanted = revision or None
     shown = one_line(name, max_length=120)
     try:
-        builder = datasets.load_dataset_builder(address, config or None, revision=wanted)
+        builder = _builder(address, config or None, wanted)
     except ValueError as error:
         if "config" not in str(error).lower():
             raise

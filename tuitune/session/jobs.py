@@ -49,6 +49,8 @@ class Jobs:
             "summary": self.summary,
             "rows": self.rows,
             "columns": self.columns,
+            "search_datasets": self.search_datasets,
+            "dataset_splits": self.dataset_splits,
             "audit": self.audit,
             "estimate": self.estimate,
             "train": self.train,
@@ -99,6 +101,18 @@ class Jobs:
         from tuitune.data.inspect import columns
 
         return columns(recipe)
+
+    def search_datasets(self, job: Job, words: str) -> Result:
+        """Datasets of the Hub: `found`, each with name, gated and downloads."""
+        from tuitune.data.hub import search_datasets
+
+        return {"found": [dataclasses.asdict(each) for each in search_datasets(words)]}
+
+    def dataset_splits(self, job: Job, name: str, revision: str = "") -> Result:
+        """`configs`: each configuration of a Hub dataset to its splits."""
+        from tuitune.data.hub import dataset_splits
+
+        return {"configs": dataset_splits(name, revision)}
 
     def estimate(self, job: Job, recipe: Recipe) -> Result:
         from tuitune.estimate import estimate
