@@ -85,6 +85,7 @@ END_MARKERS = (
 _OPEN, _CLOSE = 0xF0000, 0x100000  # supplementary private use areas A and B: 65,534 code points each
 _MARK = re.compile("[\U000f0000-\U0010ffff]")
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,40}\]")
+_TAGS_AT_END = re.compile(rf"(?:{_TAG.pattern})+\s*$")
 THINKING = re.compile(r"(</?think>|</?thinking>|</?thought>|\[/?THINK\])")
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """What templates and datasets call the text that a reasoning model thinks before its reply."""
@@ -107,6 +108,8 @@ class ChatTemplate:
         self._end = _any_of([*named, *END_MARKERS])
         self.closing = ""
         """What is written behind a last reply that the template leaves open: the end marker of its other turns."""
+        self._opening = ""
+        """The tag that a turn's header begins with, where it is one."""
         # Templates made for tool calling may expect a list even where there are no tools.
         self._no_tools: list[Any] | None = None
         if not self._accepts(_stand_in("user", "assistant")):
@@ -115,7 +118,7 @@ class ChatTemplate:
         self._system_is_own_turn = self._accepts(_stand_in("system", "user", "assistant"))
 
     def _learn_end(self) -> None:
-        """Find what ends a turn where the template uses no known marker, and close a last turn that it leaves open."""
+        """Learn what ends a turn that has no known marker, what closes a last one left open, and what begins one."""
         try:
             rendered = self._locate(
                 probe := _stand_in("user", "assistant", "user", "assistant"), None, self.text(probe)
@@ -130,6 +133,9 @@ class ChatTemplate:
         elif not last.ended and after_last and after_first.strip().startswith(after_last):
             tags = _TAG.findall(after_last)
             self._end = _any_of([tags[-1] if tags and after_last.endswith(tags[-1]) else after_last])
+        opening = _TAG.match(after_first.lstrip())
+        if first.ended and opening and not self._end.match(opening[0]):
+            self._opening = opening[0]
 
     def _accepts(self, messages: Conversation) -> bool:
         try:
@@ -271,7 +277,11 @@ class ChatTemplate:
             marked = _Marked(messages[:index])
             prompt = self.text(marked.messages, tools, prompt=True)
             marks = list(_MARK.finditer(prompt))
-            header = _common_prefix(prompt[marks[-1].end() :] if marks else prompt, gap)
+            prompt = prompt[marks[-1].end() :] if marks else prompt
+            header = _common_prefix(prompt, gap)
+            # Instructions may stand in the prompt before the header, and only there.
+            if header < len(prompt) and (tags := _TAGS_AT_END.search(prompt)) and tags[0] in gap:
+                header = max(header, gap.index(tags[0]) + len(tags[0]))
         for tag in _TAG.finditer(gap):
             if tag.start() < header < tag.end():
                 header = tag.start()
@@ -283,6 +293,9 @@ class ChatTemplate:
         self, messages: Conversation, tools: list[Any] | None, index: int, start: int, tail: str, last: int
     ) -> Turn:
         """The turn from `start`, with its end marker if one is in `tail`, the text from `last` to the next message."""
+        if self._opening:
+            # A turn ends before the next one begins, though that may be one that the template adds by itself.
+            tail = tail.partition(self._opening)[0]
         if end := self._end.search(tail):
             return Turn(start, last + end.end(), True)
         if not messages[index].get("tool_calls"):
@@ -291,7 +304,7 @@ class ChatTemplate:
         marked = _Marked(messages[: index + 1])
         text = self.text(marked.messages, tools)
         own = text[list(_MARK.finditer(text))[-1].end() :].rstrip()
-        return Turn(start, last + _common_prefix(own, tail), False)
+        return Turn(start, last + _common_prefix(own, tail.rstrip()), False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,21 @@ def test_generation_markers_agree() -> None:
     assert seen >= 3
 
 
+def test_a_call_is_trained_without_what_stands_around_it() -> None:
+    """Command R+ ends a call without a marker, and writes a turn of instructions before each generation."""
+    name = "CohereForAI-c4ai-command-r-plus-tool_use"
+    model = tokenizer("command-r")
+    model.chat_template = templates()[name]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    calling: Conversation = [PLAIN[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    told: Conversation = [*calling, {"role": "tool", "content": "Rain."}, PLAIN[1]]
+    for messages, turns in ((calling, 1), (told, 2)):
+        rendered = ChatTemplate(model).render(messages, TOOLS)
+        assert len(rendered.turns) == turns
+        text = rendered.text[rendered.turns[0].start : rendered.turns[0].end]
+        assert text.strip().startswith("Action:") and text.endswith("]```") and "_TOKEN|>" not in text
+
+
 def test_refusals_say_why() -> None:
     """A template that demands alternation refuses the row in its own words."""
     chat = ChatTemplate(tokenizer("gpt-2"), templates()["google-gemma-2-2b-it"])
