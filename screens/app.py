@@ -280,10 +280,13 @@ class TuituneApp(App[int]):
         await session.lost.wait()
         self._set_state("session lost")
         self._session = asyncio.get_running_loop().create_future()
+        said = self._asking > 0
         if self.is_training:
+            said = getattr(self.step_screen, "STEP", None) == "train"
             self.run_problem = f"The session process has ended unexpectedly. {self.what_is_saved()} {AGAIN}"
             self.post_message(self.RunChanged())
-        self.notify_problem("The session process has ended unexpectedly; a new one is being started.")
+        if not said:
+            self.notify_problem("The session process has ended unexpectedly; a new one is being started.")
         self.call_later(self._start)
 
     async def _reach_session(self) -> Session:
@@ -353,7 +356,14 @@ class TuituneApp(App[int]):
             self._session = asyncio.get_running_loop().create_future()
             self._start()
         session = await asyncio.shield(self._session)
-        return await session.call(command, on_part=on_part, **arguments)
+        self._asking += 1
+        try:
+            return await session.call(command, on_part=on_part, **arguments)
+        finally:
+            self._asking -= 1
+
+    _asking = 0
+    """How many wait for the session's answer, and will say so themselves should it be lost."""
 
     def _set_state(self, state: str) -> None:
         if state != self.session_state:

@@ -17,15 +17,17 @@ _GLYPHS = {"fits": "✔", "tight": "~", "does not fit": "✘"}
 _PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "overhead")
 
 
-def consequences(recipe: Recipe, estimate: dict[str, Any] | None, speed: Speed | None = None) -> Content:
-    """`estimate` is the session's answer, None while it is still counting; `speed` is that of an earlier run here."""
+def consequences(
+    recipe: Recipe, estimate: dict[str, Any] | None, speed: Speed | None = None, *, counting: bool = True
+) -> Content:
+    """`estimate` is the session's answer, None while it is `counting` or could not; `speed` an earlier run's."""
     train, lora = recipe.train, recipe.lora
     batch = f"batch {train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
     rows = estimate["rows"] if estimate else None
     lines = [Content.styled(f"! {text}", "$text-warning") for text in warnings(recipe, rows)]
-    if estimate is None:
+    if estimate is None and counting:
         lines.append(Content.styled("Counting parameters, steps and memory…", _MUTED))
-    else:
+    if estimate is not None:
         lines += _counted(recipe, estimate, speed)
     lines.append(
         Content(

@@ -57,9 +57,9 @@ def headline(
     return Content.assemble((name, "bold"), "  ", (one_line(state, max_length=200), style), spent)
 
 
-def pace(history: History) -> Content:
-    """Progress in words, to stand beside the bar."""
-    if isinstance(history.ended, Failed):
+def pace(history: History, *, problem: str | None = None) -> Content:
+    """Progress in words, to stand beside the bar; once the run has ended, what comes next."""
+    if isinstance(history.ended, Failed) or problem:
         return Content.styled("Esc: back to the settings", "bold")
     if not history.total_steps:
         return Content("")

@@ -216,6 +216,7 @@ class LoraScreen(StepScreen):
         try:
             found = await self.tuitune.call("estimate", recipe=recipe.model_dump(mode="json"))
         except TuituneError as error:
+            shown.update(consequences(recipe, None, counting=False))
             self.show_problem(error)
             return
         device = found["device"].removeprefix("the ")

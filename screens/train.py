@@ -104,7 +104,7 @@ class TrainScreen(StepScreen):
         bar = self.query_one(ProgressBar)
         bar.display = bool(history.total_steps)
         bar.update(total=history.total_steps or 1, progress=history.step)
-        self._put("pace", pace(history))
+        self._put("pace", pace(history, problem=app.run_problem))
         plot, listed = self.query_one(MetricPlot), self.query_one("#phases", Static)
         plot.display = bool(history.steps)
         listed.display = not plot.display

@@ -40,10 +40,31 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
         status = await app.call("status")
         os.kill(status["pid"], signal.SIGKILL)
         await until(pilot, lambda: "ended unexpectedly" in screen_text(pilot), what="the sentence")
-        assert "No checkpoint had been saved" in screen_text(pilot).replace("\n", " ")
+        said = " ".join(screen_text(pilot).split())
+        assert "No checkpoint had been saved" in said and "Enter on the settings trains again." in said
+        assert "Esc: back to the settings" in said
         await until(pilot, lambda: app.session_state == "ready", what="a new session")
         assert (await app.call("status"))["pid"] != status["pid"]
     assert all_runs(runs_folder)[0].status() == "interrupted"
+
+
+async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, runs_folder: Path) -> None:
+    train = recipe.train.model_copy(update={"max_steps": 500})
+    app = TuituneApp(recipe.model_copy(update={"train": train}), runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        app.start_run()
+        await app.show_step("train")
+        await until(pilot, lambda: len(app.history.steps) >= 2, what="two steps")
+        await pilot.press("ctrl+c")
+        assert app.is_training, "Ctrl+C ends no run"
+        await pilot.press("s")
+        await until(pilot, lambda: "✔ Stopped after" in screen_text(pilot), what="the run has stopped")
+        assert "Enter: chat with it" in screen_text(pilot) and "Sample replies" in screen_text(pilot)
+        assert app.run_shown is not None
+        again = TuituneApp(None, runs_folder=runs_folder, attach=app.run_shown)
+    async with again.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✔ Stopped after" in screen_text(pilot), what="the record")
+        assert again.draft.recipe().train.max_steps == 500, "what was trained can be changed and trained again"
 
 
 async def test_leaving_a_live_run_says_how_to_come_back(recipe: Recipe, runs_folder: Path, still: None) -> None:
