@@ -85,9 +85,9 @@ def test_each_problem_is_found_in_its_row(tmp_path: Path) -> None:
 
 
 def test_fields_of_turns_that_are_not_read_are_named(tmp_path: Path) -> None:
-    weighted = chat("Hi", "Ahoy")
-    weighted["messages"][1]["score"] = 0
-    assert found(audit(recipe(tmp_path / "rows.jsonl", [weighted, chat("Bye", "Fare well")]))) == {
+    scored = chat("Hi", "Ahoy")
+    scored["messages"][1]["score"] = 0
+    assert found(audit(recipe(tmp_path / "rows.jsonl", [scored, chat("Bye", "Fare well")]))) == {
         "unused field score": [0]
     }
 
