@@ -152,17 +152,8 @@ class ChatScreen(StepScreen):
     async def reply_to(self, said: str) -> None:
         """Have each chosen one answer, one after the other, as the session's one worker does."""
         self.show_problem(None)
-        self._show_talk(empty=False)
         turn = Turn(said)
-        turns = self.query_one("#turns", VerticalScroll)
-        await turns.mount(Static(Content(safe_text(said)), classes="user"))
-        row = Horizontal(classes="replies")
-        await turns.mount(row)
-        turns.anchor()
-        views = {who: Markdown(parser_factory=_parser, open_links=False, classes=f"reply -{who}") for who in self.who}
-        for who, view in views.items():
-            view.border_title = _NAMES[who]
-            await row.mount(view)
+        views = await self.begin(turn)
         before = list(self.turns)
         self.turns.append(turn)
         try:
@@ -177,6 +168,20 @@ class ChatScreen(StepScreen):
                 self.turns.remove(turn)
             self.refresh_bindings()
             self.query_one("#prompt").focus()
+
+    async def begin(self, turn: Turn) -> dict[Who, Markdown]:
+        """Show what was said, and an empty reply of each who is asked."""
+        self._show_talk(empty=False)
+        turns = self.query_one("#turns", VerticalScroll)
+        await turns.mount(Static(Content(safe_text(turn.said)), classes="user"))
+        row = Horizontal(classes="replies")
+        await turns.mount(row)
+        turns.anchor()
+        views = {who: Markdown(parser_factory=_parser, open_links=False, classes=f"reply -{who}") for who in self.who}
+        for who, view in views.items():
+            view.border_title = _NAMES[who]
+            await row.mount(view)
+        return views
 
     async def _answer(self, who: Who, messages: list[dict[str, str]], view: Markdown, turn: Turn) -> None:
         run = self.tuitune.run_shown

@@ -72,13 +72,17 @@ class ExportScreen(StepScreen):
 
     @work(exclusive=True, group="preflight", exit_on_error=False)
     async def _look(self, folder: Path) -> None:
-        kinds = self.query_one("#kinds", TickList)
         try:
             found = (await self.tuitune.call("preflight", run=str(folder)))["kinds"]
         except TuituneError as error:
             self.show_problem(error)
             return
         self._looked_at = folder
+        self.show_kinds(found)
+
+    def show_kinds(self, found: list[dict[str, Any]]) -> None:
+        """Show what a `preflight` found."""
+        kinds = self.query_one("#kinds", TickList)
         self.kinds = {kind["kind"]: kind for kind in found}
         lines = [Line(kind["kind"], _line(kind), kind["ready"]) for kind in found]
         kinds.show(lines, [line.name for line in lines if line.name == "adapter" and line.ready])
@@ -147,7 +151,7 @@ class ExportScreen(StepScreen):
             return
         finally:
             progress.display = False
-        self._show_made(answer["exports"])
+        self.show_made(answer["exports"])
 
     def _show_progress(self, content: dict[str, Any]) -> None:
         done, total = content.get("done"), content.get("total")
@@ -155,7 +159,8 @@ class ExportScreen(StepScreen):
         text = one_line(f"{content.get('kind')}: {content.get('text')}", max_length=200)
         self.query_one("#doing", Static).update(Content(text))
 
-    def _show_made(self, exports: list[dict[str, Any]]) -> None:
+    def show_made(self, exports: list[dict[str, Any]]) -> None:
+        """Show what an `export` made."""
         made = self.query_one("#made", OptionList)
         made.clear_options()
         self._lines = {}

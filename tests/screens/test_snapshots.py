@@ -163,34 +163,29 @@ def test_settings(size: tuple[int, int], still: TuituneApp, snap_compare: Any) -
 
 
 @each_size
-def test_chat(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {
-        "adapter": "Arr! **Paris**, matey:\n\n- on the Seine\n- in `France`",
-        "base": "Paris is the capital of France.",
-    }
-
-    async def call(self: TuituneApp, command: str, on_part: Any = None, **arguments: Any) -> dict[str, Any]:
-        reply = said["adapter" if arguments["adapter"] else "base"]
-        on_part({"text": reply})
-        return {"reply": reply, "tokens": 12, "seconds": 0.5, "ended": True}
-
-    monkeypatch.setattr(TuituneApp, "call", call)
-
+def test_chat(size: tuple[int, int], still: TuituneApp, snap_compare: Any) -> None:
     async def talked(pilot: Pilot[int]) -> None:
         await showing("chat", histories.of(histories.finished()))(pilot)
         screen = pilot.app.screen
         assert isinstance(screen, ChatScreen)
         await pilot.press("ctrl+b", "ctrl+b")
-        screen.reply_to("What is the capital of France?")
-        await pilot.app.workers.wait_for_complete(list(screen.workers))
+        turn = Turn("What is the capital of France?")
+        views = await screen.begin(turn)
+        await views["adapter"].update("Arr! **Paris**, matey:\n\n- on the Seine\n- in `France`")
+        await views["base"].update("Paris is the capital of France.")
         await settled(pilot)
-        assert screen.turns == [Turn("What is the capital of France?", dict(said))]  # type: ignore[arg-type]
 
     assert snap_compare(still, terminal_size=size, run_before=talked)
 
 
 @each_size
+def test_empty_chat(size: tuple[int, int], still: TuituneApp, snap_compare: Any) -> None:
+    assert snap_compare(still, terminal_size=size, run_before=showing("chat", histories.of(histories.finished())))
+
+
+@each_size
 def test_export(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ExportScreen, "_look", lambda self, folder: None)
     kinds = [
         {"kind": "adapter", "about": "The LoRA weights.", "ready": True, "missing": None, "bytes": 45_000_000},
         {
@@ -211,16 +206,12 @@ def test_export(size: tuple[int, int], still: TuituneApp, snap_compare: Any, mon
         ],
     }
 
-    async def call(self: TuituneApp, command: str, on_part: Any = None, **arguments: Any) -> dict[str, Any]:
-        return {"kinds": kinds} if command == "preflight" else {"exports": [made]}
-
-    monkeypatch.setattr(TuituneApp, "call", call)
-
     async def exported(pilot: Pilot[int]) -> None:
         await showing("export", histories.of(histories.finished()))(pilot)
         screen = pilot.app.screen
         assert isinstance(screen, ExportScreen)
-        await pilot.press("enter")
+        screen.show_kinds(kinds)
+        screen.show_made([made])
         await settled(pilot)
 
     assert snap_compare(still, terminal_size=size, run_before=exported)
