@@ -111,13 +111,14 @@ async def test_steps_that_cannot_be_gone_to_say_why(recipe: Recipe, runs_folder:
         assert isinstance(app.screen, ModelScreen)
 
 
-@pytest.mark.parametrize("step", ["model", "data", "lora", "train"])
+@pytest.mark.parametrize("step", ["model", "data", "lora", "train", "chat", "export"])
 async def test_every_action_of_a_screen_is_in_the_palette(
     step: str, recipe: Recipe, runs_folder: Path, still: None
 ) -> None:
     app = TuituneApp(recipe, runs_folder=runs_folder)
     async with app.run_test(size=(100, 60)) as pilot:
         app.run_shown = Run(runs_folder / "x")
+        app.run_shown.adapter.mkdir(parents=True)
         await app.show_step(step)  # type: ignore[arg-type]
         await pilot.pause()
         here = [action.label for action, _ in available(app.screen)]

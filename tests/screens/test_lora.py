@@ -4,7 +4,8 @@ from pathlib import Path
 
 from screens.app import TuituneApp
 from screens.units import about
-from tests.screens.conftest import SIZE, screen_text, until
+from screens.widgets.yaml_area import read_recipe
+from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune import backends
 from tuitune.events import Plan, Step
 from tuitune.hardware import chosen_gpu
@@ -59,3 +60,27 @@ def test_an_estimated_time_claims_no_more_than_it_knows() -> None:
         "about 88 min",
         "about 2.5 h",
     ]
+
+
+def test_every_wrong_line_of_a_recipe_is_found() -> None:
+    text = "model:\n  name: x\ndata:\n  path: y\nlora:\n  r: many\n  lora_alpha: 16\ntrain:\n  steps: 3\n"
+    recipe, problems = read_recipe(text)
+    assert recipe is None
+    assert [line for line, _ in problems] == [5, 8]
+    assert problems[0][1] == "lora.r is 'many' but should be a whole number."
+    assert read_recipe("model: {name: x}\ndata: [\n")[1][0][0] == 2, "where the YAML itself ends too early"
+    assert read_recipe("model: {name: x}\ndata: {path: y}\n")[1] == []
+    assert read_recipe("")[0] is None
+
+
+async def test_a_wrong_line_is_marked_where_it_stands(recipe: Recipe, runs_folder: Path) -> None:
+    app = TuituneApp(recipe, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("lora")
+        await pilot.press("ctrl+t", "ctrl+t")
+        await settled(pilot)
+        await pilot.press("x")
+        await until(pilot, lambda: "xmodel:  ✘" in screen_text(pilot), seconds=10, what="the mark")
+        assert "Line 1: " in screen_text(pilot)
+        await pilot.press("backspace")
+        await until(pilot, lambda: "✘" not in screen_text(pilot), seconds=10, what="no mark")
