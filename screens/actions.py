@@ -52,6 +52,7 @@ _ALL = (
     Action("go_to_row", "ctrl+g", "Go to row", "Show the row of a number.", footer=False),
     Action("pick_file", "ctrl+f", "Files", "Pick the dataset from a tree of files."),
     Action("search_datasets", "ctrl+s", "Hub", "Search the Hugging Face Hub for a dataset, and choose its split."),
+    Action("next_source", "ctrl+r", "Source", "Show the rows of the next dataset of the recipe.", footer=False),
     Action("audit", "ctrl+t", "Audit", "Look at every row: lengths, duplicates, empty replies, secrets and more."),
     Action("map_columns", "ctrl+o", "Columns", "Say which column is the question and which the answer.", footer=False),
     Action("switch_adapter", "ctrl+b", "Who", "Let the adapter answer, the base model, or both side by side."),

@@ -31,15 +31,24 @@ class DataScreen(StepScreen):
 
     STEP = "data"
     CSS_PATH = "data.tcss"
-    BINDINGS = bind("next_row", "previous_row", "pick_file", "search_datasets", "audit", "map_columns", "go_to_row")
+    BINDINGS = [  # noqa: RUF012
+        *bind("next_row", "previous_row", "pick_file", "search_datasets", "audit"),
+        *bind("map_columns", "go_to_row", "next_source"),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
         self.row = 0
-        self.rows = 0
+        self.source = 0
+        self.sources: list[dict[str, Any]] = []
         self._shown_for: dict[str, Any] | None = None
-        self._examples: dict[str, list[int]] = {}
+        self._examples: dict[str, list[tuple[int, int]]] = {}
         self._from_finding = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of the dataset that is shown."""
+        return int(self.sources[self.source]["rows"]) if self.sources else 0
 
     def body(self) -> ComposeResult:
         path = Input(placeholder="my-data.jsonl, or hub:owner/name", suggester=PathSuggester(IS_DATA), id="path")
@@ -117,12 +126,12 @@ class DataScreen(StepScreen):
             recipe = self.tuitune.draft.as_data()
             if recipe == self._shown_for:
                 return
-            self.row, self.rows = 0, 0
+            self.row, self.source, self.sources = 0, 0, []
             waiting = "" if self.tuitune.session_state == "ready" else " as soon as the libraries are loaded"
             summary.update(f"Read{waiting}…")
             self._show_row(None)
             found = await self.tuitune.call("summary", recipe=recipe)
-            self.rows = int(found["rows"])
+            self.sources = found["sources"]
             summary.update(_summary(found))
             self.query_one("#views", ContentSwitcher).current = "row"
             await self._ask_row(recipe)
@@ -135,8 +144,8 @@ class DataScreen(StepScreen):
     # --- its rows ---------------------------------------------------------------------------------------------
 
     async def _ask_row(self, recipe: dict[str, Any]) -> None:
-        found = (await self.tuitune.call("rows", recipe=recipe, start=self.row, stop=self.row + 1))["rows"]
-        self._show_row(found)
+        found = await self.tuitune.call("rows", recipe=recipe, start=self.row, stop=self.row + 1, source=self.source)
+        self._show_row(found["rows"])
 
     def _show_row(self, found: list[dict[str, Any]] | None) -> None:
         box, tokens = self.query_one("#row", VerticalScroll), self.query_one("#tokens", Static)
@@ -145,6 +154,8 @@ class DataScreen(StepScreen):
             tokens.update("")
             return
         of = f"Row {self.row:,} of {self.rows:,}"
+        if len(self.sources) > 1:
+            of = f"{one_line(self.sources[self.source]['name'], max_length=24)} · {of}"
         if "error" in found[0]:
             box.border_title = Content(f"{of} · left out")
             tokens.update(Content.styled(f"✘ {one_line(found[0]['error'])}", "$text-error"))
@@ -163,7 +174,8 @@ class DataScreen(StepScreen):
         box.scroll_home(animate=False)
 
     @work(exclusive=True, group="rows", exit_on_error=False)
-    async def _show(self, row: int) -> None:
+    async def _show(self, row: int, source: int | None = None) -> None:
+        self.source = self.source if source is None else source
         self.row = max(0, min(self.rows - 1, row))
         self.query_one("#views", ContentSwitcher).current = "row"
         try:
@@ -173,6 +185,9 @@ class DataScreen(StepScreen):
 
     def action_next_row(self) -> None:
         self._show(self.row + 1)
+
+    def action_next_source(self) -> None:
+        self._show(0, (self.source + 1) % len(self.sources))
 
     def action_previous_row(self) -> None:
         self._show(self.row - 1)
@@ -234,10 +249,10 @@ class DataScreen(StepScreen):
         listed.clear_options()
         self._examples = {}
         lines = [
-            (f"left out: {reason}", each["count"], each["examples"]) for reason, each in found["dropped"].items()
-        ] + [(each["text"], each["count"], each["examples"]) for each in found["findings"]]
+            (f"left out: {reason}", each["count"], self._rows_of(each)) for reason, each in found["dropped"].items()
+        ] + [(each["text"], each["count"], self._rows_of(each)) for each in found["findings"]]
         for number, (text, count, examples) in enumerate(lines):
-            self._examples[f"finding-{number}"] = list(examples)
+            self._examples[f"finding-{number}"] = examples
             line = Content.assemble(
                 ("! ", "$text-warning"), (f"{count:,} row{'s' * (count != 1)} ", "bold"), one_line(text, max_length=300)
             )
@@ -249,13 +264,19 @@ class DataScreen(StepScreen):
         listed.highlighted = 0 if lines else None
         listed.focus()
 
+    def _rows_of(self, finding: dict[str, Any]) -> list[tuple[int, int]]:
+        """Rows that show a finding, each with its dataset's place among the sources."""
+        names = [each["name"] for each in self.sources]
+        elsewhere = [(row, names.index(name)) for name, rows in finding["elsewhere"].items() for row in rows]
+        return [*((row, 0) for row in finding["examples"]), *elsewhere]
+
     @on(OptionList.OptionSelected, "#findings")
     def _show_example(self, event: OptionList.OptionSelected) -> None:
         examples = self._examples[str(event.option.id)]
         if examples:
             examples.append(examples.pop(0))  # the next time, the next one
             self._from_finding = True
-            self._show(examples[-1])
+            self._show(*examples[-1])
 
     async def action_go_back(self) -> None:
         if self._from_finding:
@@ -268,6 +289,8 @@ class DataScreen(StepScreen):
     def why_not(self, action: str) -> str | None:
         if action in ("next_row", "previous_row", "go_to_row", "audit") and not self.rows:
             return "No data is read yet."
+        if action == "next_source" and len(self.sources) < 2:
+            return "The recipe has one dataset."
         return super().why_not(action)
 
     async def action_go_on(self) -> None:
@@ -282,7 +305,23 @@ def _summary(found: dict[str, Any]) -> Content:
     takes = f", {size(found['bytes'])}" if found.get("bytes") else ""
     kind = one_line(found.get("kind") or "", max_length=80)
     head = f"{about}{found['rows']:,} rows · {kind}{takes} · {one_line(found['format'])}"
-    return Content.assemble((head, "bold"), f": {one_line(found['reason'], max_length=300)}")
+    if len(found["sources"]) == 1:
+        return Content.assemble((head, "bold"), f": {one_line(found['reason'], max_length=300)}")
+    drawn = [each for each in found["sources"] if each["weight"] is not None]
+    measured = [each for each in found["sources"] if each["weight"] is None]
+    parts = [
+        f"{_rows(each)} × {each['weight']:g} = {each['share']:.0%} of what is drawn"
+        if len(drawn) > 1
+        else f"trained on: {_rows(each)}"
+        for each in drawn
+    ] + [f"measured on: {_rows(each)}" for each in measured]
+    lines = [Content.styled(f"{len(parts)} datasets · ^r shows the next one's rows", "bold"), *map(Content, parts)]
+    return Content("\n").join(lines)
+
+
+def _rows(source: dict[str, Any]) -> str:
+    about = "about " if source["rows_estimated"] else ""
+    return f"{one_line(source['name'], max_length=40)}, {about}{source['rows']:,} rows"
 
 
 def lengths(found: dict[str, Any], limit: int) -> Content:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from textual.content import Content
+from textual.widgets import OptionList
 
 from screens.app import TuituneApp
 from screens.chat import ChatScreen
 from screens.columns import ColumnsScreen
 from screens.home import HomeScreen
+from screens.hub_datasets import HubDatasets
 from screens.model import Choice, ModelScreen
 from screens.settings import Settings
 from tuitune.catalogue import Found
@@ -35,15 +37,23 @@ def answer(command: str) -> dict[str, Any]:
     kind = {"kind": "adapter", "about": payload, "ready": True, "missing": None, "bytes": 1, "question": None}
     made = {"kind": payload, "path": payload, "bytes": 1, "notices": [payload]}
     return {
-        "summary": {"rows": 3, "format": payload, "reason": payload, "kind": payload, "bytes": 1},
+        "summary": {
+            **{"rows": 3, "format": payload, "reason": payload, "kind": payload, "bytes": 1},
+            "sources": [
+                {"name": payload, "rows": 3, "rows_estimated": False, "weight": weight, "share": weight}
+                for weight in (0.5, 0.5, None)
+            ],
+        },
+        "search_datasets": {"found": [{"name": payload, "gated": True, "downloads": 1}]},
+        "dataset_splits": {"configs": {payload: [payload]}},
         "rows": {"rows": [{"row": 0, "tokens": [token], "trained_tokens": 1, "total_tokens": 1}]},
         "columns": {"columns": {payload: payload}, "mappable": ["user"]},
         "audit": {
             **{"rows": 3, "used": 3, "tokens": 1, "trained_tokens": 1, "trained_share": 1.0, "truncated": 0},
             "token_percentiles": {"50": 1, "95": 1},
             "length_histogram": [[1, 3]],
-            "dropped": {payload: {"count": 1, "examples": [0]}},
-            "findings": [{"text": payload, "count": 1, "examples": [0]}],
+            "dropped": {payload: {"count": 1, "examples": [0], "elsewhere": {}}},
+            "findings": [{"text": payload, "count": 1, "examples": [0], "elsewhere": {}}],
         },
         "preflight": {"kinds": [kind]},
         "export": {"exports": [{**made, "commands": [{"what": payload, "line": payload}]}]},
@@ -90,6 +100,15 @@ class HostileApp(TuituneApp):
         data.action_map_columns()
         await asyncio.sleep(PAUSE)
         if isinstance(self.screen, ColumnsScreen):  # not where the path itself is refused
+            self.screen.dismiss(None)
+            await asyncio.sleep(PAUSE)
+        data.action_search_datasets()
+        await asyncio.sleep(PAUSE)
+        if isinstance(self.screen, HubDatasets):
+            self.screen._search(payload)
+            await asyncio.sleep(PAUSE)
+            self.screen.query_one("#found", OptionList).action_select()
+            await asyncio.sleep(PAUSE)
             self.screen.dismiss(None)
         lora = await on("lora")
         lora.action_next_view()

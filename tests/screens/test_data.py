@@ -10,7 +10,7 @@ from screens.columns import ColumnsScreen
 from screens.data import DataScreen, lengths
 from tests.engine.hub_server import hub_server
 from tests.screens.conftest import SIZE, screen_text, until
-from tuitune.recipe import Recipe
+from tuitune.recipe import Recipe, SourceSection
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ async def test_a_dataset_of_the_hub_is_found_by_words_and_its_split_chosen(
         app = TuituneApp(recipe.model_copy(update={"data": data}), runs_folder=runs_folder)
         async with app.run_test(size=SIZE) as pilot:
             await app.show_step("data")
-            await until(pilot, lambda: "There is no dataset file" in screen_text(pilot), seconds=60, what="no such file")
+            await until(
+                pilot, lambda: "There is no dataset file" in screen_text(pilot), seconds=60, what="no such file"
+            )
             await pilot.press("ctrl+s")
             await until(pilot, lambda: "sea/secret  1,000 downloads · gated" in screen_text(pilot), what="the search")
             await pilot.press("down", "enter")
@@ -94,6 +96,37 @@ async def test_a_dataset_of_the_hub_is_found_by_words_and_its_split_chosen(
             assert [app.draft.get(f"data.{name}") for name in ("config", "split", "revision")] == [
                 *("default", "test", None)
             ]
+
+
+async def test_each_dataset_of_a_mix_is_shown_and_its_findings_lead_to_its_rows(
+    recipe: Recipe, tmp_path: Path, runs_folder: Path
+) -> None:
+    for name, count in (("many", 30), ("few", 10), ("held", 5)):
+        rows = [{"question": f"{name} {n}?", "answer": f"It is {name} {n}."} for n in range(count)]
+        rows[-1] = rows[0] if name == "few" else rows[-1]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changes = {
+        "path": str(tmp_path / "many.jsonl"),
+        "also": [SourceSection(path=str(tmp_path / "few.jsonl"), weight=2)],
+        "eval_path": str(tmp_path / "held.jsonl"),
+    }
+    data = recipe.data.model_copy(update=changes)
+    app = TuituneApp(recipe.model_copy(update={"data": data}), runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("data")
+        await until(pilot, lambda: "many.jsonl · Row 0 of 30" in screen_text(pilot), seconds=60, what="the first row")
+        shown = screen_text(pilot)
+        assert "many.jsonl, 30 rows × 1 = 60% of what is drawn" in shown
+        assert "few.jsonl, 10 rows × 2 = 40% of what is drawn" in shown
+        assert "measured on: held.jsonl, 5 rows" in shown
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: "▸It is few 0." in screen_text(pilot), seconds=30, what="the second dataset")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: "▸It is held 0." in screen_text(pilot), seconds=30, what="the evaluation's rows")
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: "1 row the same" in screen_text(pilot), seconds=30, what="the audit")
+        await pilot.press("enter")
+        await until(pilot, lambda: "few.jsonl · Row 9 of 10" in screen_text(pilot), seconds=30, what="the repeated row")
 
 
 def test_the_cut_stands_where_max_length_is() -> None:

@@ -130,7 +130,13 @@ def test_home(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monke
 def test_audit(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     token = {"id": 1, "text": "Ahoy", "trained": True}
     answers: dict[str, dict[str, Any]] = {
-        "summary": {"rows": 352, "format": "messages", "reason": "each row has messages", "kind": "JSON Lines"},
+        "summary": {
+            "rows": 352,
+            "format": "messages",
+            "reason": "each row has messages",
+            "kind": "JSON Lines",
+            "sources": [{"name": "pirate.jsonl", "rows": 352, "rows_estimated": False, "weight": 1.0, "share": 1.0}],
+        },
         "rows": {"rows": [{"row": 0, "tokens": [token], "trained_tokens": 1, "total_tokens": 1}]},
         "audit": {
             **{"rows": 352, "used": 350, "tokens": 104_000, "trained_tokens": 41_000, "trained_share": 0.39},
@@ -139,8 +145,8 @@ def test_audit(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monk
             "length_histogram": [
                 *([171, 88], [342, 131], [512, 60], [683, 31], [854, 15], [1024, 8], [1195, 16], [6040, 3])
             ],
-            "dropped": {"the reply is empty": {"count": 2, "examples": [17, 203]}},
-            "findings": [{"text": "the same as an earlier row", "count": 5, "examples": [4, 80]}],
+            "dropped": {"the reply is empty": {"count": 2, "examples": [17, 203], "elsewhere": {}}},
+            "findings": [{"text": "the same as an earlier row", "count": 5, "examples": [4, 80], "elsewhere": {}}],
         },
     }
 

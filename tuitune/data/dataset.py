@@ -108,6 +108,21 @@ class Dataset:
             return Row(index, record.value, None, str(error))
 
 
+def sections(data: DataSection) -> list[DataSection]:
+    """The recipe's datasets, each as a section of its own: data.path, then data.also."""
+    return [data, *(data.model_copy(update=each.model_dump()) for each in data.also)]
+
+
+def eval_section(data: DataSection) -> DataSection | None:
+    """The dataset of data.eval_path or data.eval_split; None where neither is given."""
+    if data.eval_path is None and data.eval_split is None:
+        return None
+    path = data.eval_path or data.path
+    # A slice of the training rows says nothing of another dataset's.
+    split = data.eval_split or (split_name(data.split) if path.startswith(HUB) else "train")
+    return data.model_copy(update={"path": path, "split": split})
+
+
 def container_of(data: DataSection) -> Container:
     """The file or Hub dataset that holds the recipe's rows. Raises UnusableInput, saying what to do."""
     if data.path.startswith(HUB):

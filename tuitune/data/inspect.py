@@ -5,27 +5,27 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
-from tuitune.data.dataset import container_of, open_dataset
+from tuitune.data.dataset import Dataset, container_of, eval_section, open_dataset, sections
 from tuitune.data.files import records
 from tuitune.data.formats import MAPPABLE
 from tuitune.data.lengths import fitted
 from tuitune.masking import IGNORED, Masker, UnusableRow, token_texts
 from tuitune.model import load_tokenizer
-from tuitune.recipe import ModelSection, Recipe
+from tuitune.recipe import DataSection, ModelSection, Recipe
 from tuitune.text import one_line
 
 _COUNTED_BYTES = 200 * 2**20
 """A larger file's rows are estimated, not counted."""
 
 
-def inspect_rows(recipe: Recipe, start: int, stop: int) -> Iterator[dict[str, Any]]:
+def inspect_rows(recipe: Recipe, start: int, stop: int, source: int = 0) -> Iterator[dict[str, Any]]:
     """For each row `{"row", "tokens": [{"id", "text", "trained"}], "trained_tokens", "total_tokens"}`.
 
     A row that cannot be used gives `{"row", "error"}`. The token texts of a row, joined, are its decoded text; a
-    character made of several tokens stands at the last of them. A row that is split gives one for each part. Raises
-    UnusableInput.
+    character made of several tokens stands at the last of them. A row that is split gives one for each part. `source`
+    is a place in `summary`'s `sources`. Raises UnusableInput.
     """
-    dataset = open_dataset(recipe.data)
+    dataset = open_dataset(_sources(recipe.data)[source])
     data = recipe.data
     tokenizer, masker = _masker(recipe.model, data.train_on, data.max_length)
     for row in dataset.rows(start, stop):
@@ -60,21 +60,50 @@ def _masker(model: ModelSection, train_on: Literal["assistant", "last", "all"], 
 def summary(recipe: Recipe) -> dict[str, Any]:
     """File, format and size of the recipe's dataset, for a person or as JSON; no file is read for longer than a moment.
 
-    `rows` is an estimate where `rows_estimated` is true. Raises UnusableInput.
+    `rows` is an estimate where `rows_estimated` is true. `sources` are all datasets of the recipe, each with its name,
+    rows, weight and share of the rows drawn in training; the one that the loss is measured on comes last, with neither
+    weight nor share. Raises UnusableInput.
     """
     dataset = open_dataset(recipe.data)
-    size = None if dataset.container.hub else dataset.path.stat().st_size
-    estimate = dataset.estimated_rows() if size is None or size > _COUNTED_BYTES else None
+    size, rows, estimated = _size(dataset)
     return {
         "file": str(dataset.path),
         "kind": dataset.container.text,
         "format": dataset.format.name,
         "reason": dataset.format.reason,
         "columns": {one_line(role): one_line(name) for role, name in dataset.format.columns.items()},
-        "rows": len(dataset) if estimate is None else estimate,
-        "rows_estimated": estimate is not None,
+        "rows": rows,
+        "rows_estimated": estimated,
         "bytes": size,
+        "sources": _parts(recipe.data),
     }
+
+
+def _sources(data: DataSection) -> list[DataSection]:
+    """The datasets that are trained on, then the one that the loss is measured on, where it is one of its own."""
+    elsewhere = eval_section(data)
+    return sections(data) + ([] if elsewhere is None else [elsewhere])
+
+
+def _parts(data: DataSection) -> list[dict[str, Any]]:
+    trained = len(sections(data))
+    found: list[dict[str, Any]] = []
+    for place, section in enumerate(_sources(data)):
+        dataset = open_dataset(section)
+        _, rows, estimated = _size(dataset)
+        weight = section.weight if place < trained else None
+        found.append({"name": dataset.name, "rows": rows, "rows_estimated": estimated, "weight": weight, "share": None})
+    drawn = sum(part["rows"] * part["weight"] for part in found[:trained])
+    for part in found[:trained]:
+        part["share"] = part["rows"] * part["weight"] / max(1, drawn)
+    return found
+
+
+def _size(dataset: Dataset) -> tuple[int | None, int, bool]:
+    """Bytes where they are known, rows, and whether those are an estimate."""
+    size = None if dataset.container.hub else dataset.path.stat().st_size
+    estimate = dataset.estimated_rows() if size is None or size > _COUNTED_BYTES else None
+    return size, len(dataset) if estimate is None else estimate, estimate is not None
 
 
 def columns(recipe: Recipe) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from typing import Any
 
 from tuitune.data import cache
 from tuitune.data.cache import Dropped, Rows, RowsWriter
-from tuitune.data.dataset import Dataset, Row, open_dataset
+from tuitune.data.dataset import Dataset, Row, eval_section, open_dataset, sections
 from tuitune.data.digest import among, digest
 from tuitune.data.lengths import fitted
-from tuitune.data.split import split_name
 from tuitune.errors import UnusableInput
 from tuitune.masking import Conversation, Masker, UnusableRow
 from tuitune.recipe import HUB, DataSection, Recipe
@@ -113,11 +112,8 @@ def prepare(
             "rows, for example train[90%:]."
         )
     masker = Masker(tokenizer, data.train_on, data.max_length)
-    sources = [(data, data.weight)]
-    for source in data.also:
-        update = source.model_dump(exclude={"weight"})
-        sources.append((data.model_copy(update=update), source.weight))
-    opened = [open_dataset(section) for section, _ in sources]
+    sources = sections(data)
+    opened = [open_dataset(section) for section in sources]
     made = [_tokenised(dataset, masker, data, progress, cancelled) for dataset in opened]
     dropped = _all_dropped(opened, made)
     if not any(map(len, made)) and not cancelled():
@@ -126,18 +122,18 @@ def prepare(
         raise UnusableInput(_refused(opened[0], dropped))
     held = _held_out(made, data.eval_share, recipe.train.seed)
     kept = [
-        _weighted(_without(len(rows), out), weight, recipe.train.seed + place)
-        for place, (rows, out, (_, weight)) in enumerate(zip(made, held, sources, strict=True))
+        _weighted(_without(len(rows), out), section.weight, recipe.train.seed + place)
+        for place, (rows, out, section) in enumerate(zip(made, held, sources, strict=True))
     ]
     evaluation = _selected(made, held) if any(map(len, held)) else None
     eval_source = None
-    if data.eval_path is not None or data.eval_split is not None:
-        eval_source, evaluation = _eval_file(data, masker, made, progress, cancelled)
+    if (elsewhere := eval_section(data)) is not None:
+        eval_source, evaluation = _eval_file(elsewhere, masker, made, progress, cancelled)
     evaluated = [eval_source.rows] if eval_source else []
     return Prepared(
         sources=[
-            Source(dataset, rows, sorted({rows.numbers[place] for place in out.tolist()}), weight)
-            for dataset, rows, out, (_, weight) in zip(opened, made, held, sources, strict=True)
+            Source(dataset, rows, sorted({rows.numbers[place] for place in out.tolist()}), section.weight)
+            for dataset, rows, out, section in zip(opened, made, held, sources, strict=True)
         ],
         train=_selected(made, kept),
         eval=evaluation,
@@ -363,10 +359,7 @@ def _eval_file(
     """The recipe's evaluation dataset, and its rows that are not trained on. Raises UnusableInput without any."""
     import numpy
 
-    path = data.eval_path or data.path
-    # A slice of the training rows says nothing of another dataset's.
-    split = data.eval_split or (split_name(data.split) if path.startswith(HUB) else "train")
-    dataset = open_dataset(data.model_copy(update={"path": path, "split": split}))
+    dataset = open_dataset(data)
     rows = _tokenised(dataset, masker, data, progress, cancelled)
     trained = numpy.concatenate([numpy.frombuffer(each.digests, dtype=numpy.uint64) for each in made])
     kept = numpy.flatnonzero(~among(numpy.frombuffer(rows.digests, dtype=numpy.uint64), trained))

@@ -79,10 +79,10 @@ class Jobs:
 
         return summary(recipe)
 
-    def rows(self, job: Job, recipe: Recipe, start: int, stop: int) -> Result:
+    def rows(self, job: Job, recipe: Recipe, start: int, stop: int, source: int = 0) -> Result:
         from tuitune.data.inspect import inspect_rows
 
-        return {"rows": list(inspect_rows(recipe, start, stop))}
+        return {"rows": list(inspect_rows(recipe, start, stop, source))}
 
     def audit(self, job: Job, recipe: Recipe) -> Result:
         """Every problem in the data; parts of the answer tell how many rows are done."""
