@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from textual import on
 from textual.app import App
 from textual.binding import Binding
+from textual.color import Color
 from textual.events import Resize
-from textual.filter import LineFilter
+from textual.filter import LineFilter, Monochrome, NoColor
 from textual.message import Message
 from textual.screen import Screen
 from textual.theme import Theme
@@ -25,7 +26,7 @@ from textual.worker import Worker, WorkerState
 
 from screens import attention
 from screens.actions import ActionProvider, bind, name_of
-from screens.appearance import SAFE_DARK, SAFE_LIGHT, Ascii
+from screens.appearance import SAFE_DARK, SAFE_LIGHT, Ascii, Plain
 from screens.draft import Draft
 from screens.settings import Settings, settings_file
 from screens.steps import StepName
@@ -145,7 +146,11 @@ class TuituneApp(App[int]):
     # --- how it looks -----------------------------------------------------------------------------------------
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        filters = super().get_line_filters()
+        filters = list(super().get_line_filters())
+        if self.no_color:
+            filters = [each for each in filters if not isinstance(each, Monochrome | NoColor)] + [
+                Plain(Color.parse(self.theme_variables["background"]))
+            ]
         return [*filters, Ascii()] if self.settings.ascii else filters
 
     def _keep_theme(self, theme: Theme) -> None:

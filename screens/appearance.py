@@ -1,7 +1,10 @@
 """How the app looks: themes that everybody can tell apart, plain ASCII, and less motion."""
 
+from functools import lru_cache
+
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.style import Style
 from textual.color import Color
 from textual.filter import LineFilter
 from textual.theme import Theme
@@ -27,6 +30,9 @@ SAFE_LIGHT = Theme(
     error="#D55E00",
     dark=False,
 )
+
+_STANDS_OUT = 0.25
+"""Of the brightness between black and white: a cursor, a chosen line and the current step, not a panel or a shade."""
 
 _ASCII = {
     **dict.fromkeys("─━═╌╍┄┅┈┉▔╴╶╸╺╼╾", "-"),
@@ -71,6 +77,34 @@ def _plain(character: str) -> str:
     if "\u2801" <= character <= "\u28ff":  # braille, by how much of the cell it fills
         return ".::*##"[min(5, (ord(character) - 0x2800).bit_count() - 1)]
     return "?" * cell_len(character)
+
+
+class Plain(LineFilter):
+    """Draws with no colour at all (no-color.org); what stands out by its background does so by being reversed."""
+
+    def __init__(self, background: Color) -> None:
+        """`background`: the app's own."""
+        super().__init__()
+        self._background = background
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [
+            segment
+            if segment.control or segment.style is None
+            else Segment(segment.text, without_colour(segment.style, self._background))
+            for segment in segments
+        ]
+
+
+@lru_cache(4096)
+def without_colour(style: Style, background: Color) -> Style:
+    """The style's attributes alone: bold, underline, and reverse where its background differs much from the app's."""
+    plain = style.without_color
+    behind = style.color if style.reverse else style.bgcolor
+    if behind is None or behind.is_default:
+        return plain
+    differs = abs(Color.from_rich_color(behind).brightness - background.brightness) > _STANDS_OUT
+    return plain + Style(reverse=differs)
 
 
 class Ascii(LineFilter):
