@@ -267,7 +267,9 @@ class DataScreen(StepScreen):
     def _rows_of(self, finding: dict[str, Any]) -> list[tuple[int, int]]:
         """Rows that show a finding, each with its dataset's place among the sources."""
         names = [each["name"] for each in self.sources]
-        elsewhere = [(row, names.index(name)) for name, rows in finding["elsewhere"].items() for row in rows]
+        elsewhere = [
+            (row, names.index(name)) for name, rows in finding["elsewhere"].items() if name in names for row in rows
+        ]
         return [*((row, 0) for row in finding["examples"]), *elsewhere]
 
     @on(OptionList.OptionSelected, "#findings")
@@ -310,13 +312,17 @@ def _summary(found: dict[str, Any]) -> Content:
     drawn = [each for each in found["sources"] if each["weight"] is not None]
     measured = [each for each in found["sources"] if each["weight"] is None]
     parts = [
-        f"{_rows(each)} × {each['weight']:g} = {each['share']:.0%} of what is drawn"
+        f"{_rows(each)} × {each['weight']:g} = {_share(each['share'])} of what is drawn"
         if len(drawn) > 1
         else f"trained on: {_rows(each)}"
         for each in drawn
     ] + [f"measured on: {_rows(each)}" for each in measured]
     lines = [Content.styled(f"{len(parts)} datasets · ^r shows the next one's rows", "bold"), *map(Content, parts)]
     return Content("\n").join(lines)
+
+
+def _share(share: float) -> str:
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _rows(source: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
     }
     HubDatasets ContentSwitcher { height: 1fr; }
     HubDatasets ContentSwitcher > Vertical { height: 1fr; }
-    HubDatasets Input { border: round $primary-muted; }
+    HubDatasets Input { border: round $primary-muted; border-title-color: $foreground 80%; }
     HubDatasets Input:focus { border: round $primary; }
     HubDatasets Input:focus:nocolor { border: heavy $primary; }
     HubDatasets OptionList { height: 1fr; border: round $foreground 20%; background: transparent; }
@@ -161,6 +161,9 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
 
     @on(OptionList.OptionSelected, "#splits")
     def _taken(self, event: OptionList.OptionSelected) -> None:
+        if (revision := self.query_one("#revision", Input).value.strip()) != self._revision:
+            self._look(revision)  # what is listed belongs to another revision than the one that is written
+            return
         config, split = self._parts[event.option_index]
         self.dismiss(
             {"path": f"{HUB}{self._name}", "config": config, "split": split, "revision": self._revision or None}
