@@ -41,6 +41,7 @@ _ALL = (
     Action("show_train", "", "Step 4: Train", "Go to the run's dashboard."),
     Action("show_chat", "", "Step 5: Chat", "Go to the chat with the trained model."),
     Action("show_export", "", "Step 6: Export", "Go to the exports of the run."),
+    Action("pick_gpu", "g", "GPU", "Choose the GPU to work on; a run that is going stays on its own."),
     Action("search_hub", "ctrl+f", "Search the Hub", "Search the Hugging Face Hub for the words in the field."),
     Action("next_view", "ctrl+t", "View", "Set by goal, field by field, or as YAML."),
     Action("start_stop", "s", "Stop", "Stop after this step, and save checkpoint and adapter; once more: stop now."),

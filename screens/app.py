@@ -323,7 +323,7 @@ class TuituneApp(App[int]):
             self.draft = draft
             await self._forget_choices()
             if run.is_live() or busy:
-                await self._change_session()
+                await self.change_session()
             else:
                 self.run_worker(self._reading(run), thread=True, exit_on_error=False)
         await self.show_step("train")
@@ -335,7 +335,7 @@ class TuituneApp(App[int]):
                 await self.get_screen(name).remove()
                 self.uninstall_screen(name)
 
-    async def _change_session(self) -> None:
+    async def change_session(self) -> None:
         """Leave this session, which goes on if it trains and else ends, for the one of the shown run."""
         self._keeper.cancel()
         if self._session.done() and self._session.exception() is None:

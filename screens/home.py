@@ -1,6 +1,7 @@
 """Where one starts without a recipe: this machine at a glance, the runs, a new one."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +17,7 @@ from textual.widgets.option_list import Option
 
 import tuitune
 from screens.actions import bind
+from screens.gpus import PickGpu, card_line
 from screens.step_screen import show_problem
 from screens.units import gib
 from screens.widgets.bars import sparkline
@@ -23,6 +25,7 @@ from screens.widgets.paths import PickPath, has_suffix
 from screens.widgets.step_bar import StepBar, StepTab
 from tuitune.errors import TuituneError
 from tuitune.glance import Glance, glance
+from tuitune.hardware import Gpu, choose_gpu, chosen_gpu, gpus
 from tuitune.run import all_runs
 from tuitune.text import one_line
 
@@ -39,13 +42,14 @@ class HomeScreen(Screen[None]):
     """This machine and its runs."""
 
     CSS_PATH = "home.tcss"
-    BINDINGS = bind("explain")
+    BINDINGS = bind("explain", "pick_gpu")
 
     class Looked(Message):
         """What was found of the machine and the runs, in a thread."""
 
-        def __init__(self, machine: Content, glances: list[Glance]) -> None:
+        def __init__(self, cards: list[Gpu], machine: Content, glances: list[Glance]) -> None:
             super().__init__()
+            self.cards = cards
             self.machine = machine
             self.glances = glances
 
@@ -89,15 +93,37 @@ class HomeScreen(Screen[None]):
             self._examine()
 
     _examined = False
+    _cards: Sequence[Gpu] = ()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return len(self._cards) > 1 if action == "pick_gpu" else True
+
+    @work(exit_on_error=False)
+    async def action_pick_gpu(self) -> None:
+        chosen = chosen_gpu()
+        index = await self.app.push_screen_wait(PickGpu(list(self._cards), chosen.index if chosen else None))
+        if index is None or (chosen and index == chosen.index):
+            return
+        try:
+            choose_gpu(index)
+        except TuituneError as error:  # it has gone since
+            show_problem(self, error)
+            return
+        await self.tuitune.change_session()
+        self._look()
 
     @work(thread=True, exclusive=True, group="look", exit_on_error=False)
     def _look(self) -> None:
-        machine = _machine(self.tuitune.runs_folder)
+        choose_gpu()
+        cards = gpus()
+        machine = _machine(cards, self.tuitune.runs_folder)
         glances = [glance(run) for run in all_runs(self.tuitune.runs_folder)[:_SHOWN_RUNS]]
-        self.post_message(self.Looked(machine, glances))
+        self.post_message(self.Looked(cards, machine, glances))
 
     @on(Looked)
     def _show_looked(self, message: Looked) -> None:
+        self._cards = message.cards
+        self.refresh_bindings()
         self.query_one("#hardware", Static).update(message.machine)
         self._list_starts(message.glances)
 
@@ -170,16 +196,14 @@ class HomeScreen(Screen[None]):
         self.app.push_screen(HelpScreen(self, self.focused))
 
 
-def _machine(runs_folder: Path) -> Content:
-    from tuitune.hardware import gpus
-
+def _machine(cards: list[Gpu], runs_folder: Path) -> Content:
+    chosen = chosen_gpu()
     lines = [
         Content.assemble(
-            (f"GPU {card.index}  ", "$foreground 60%"),
-            f"{one_line(card.name, max_length=40)} · {gib(card.free_bytes)} of {gib(card.total_bytes)} free · "
-            f"driver {one_line(card.driver, max_length=20)}",
+            card_line(card, chosen is not None and len(cards) > 1 and card.index == chosen.index),
+            f" · driver {one_line(card.driver, max_length=20)}",
         )
-        for card in gpus()
+        for card in cards
     ] or [Content.assemble(("GPU    ", "$foreground 60%"), "none: training runs on the CPU, which suits small models")]
     memory = psutil.virtual_memory()
     folder = next(each for each in (runs_folder.absolute(), *runs_folder.absolute().parents) if each.is_dir())

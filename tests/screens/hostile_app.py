@@ -86,7 +86,7 @@ class HostileApp(TuituneApp):
         home = await on("home")
         run = Run(runs_folder / "run")
         home.post_message(
-            HomeScreen.Looked(Content(""), [Glance(Run(Path("/r") / "x"), "done", payload, 1, 1, (1.0,), 1.0)])
+            HomeScreen.Looked([], Content(""), [Glance(Run(Path("/r") / "x"), "done", payload, 1, 1, (1.0,), 1.0)])
         )
         await asyncio.sleep(PAUSE)
         model = await on("model")

@@ -189,3 +189,22 @@ async def test_a_chosen_theme_is_kept(recipe: Recipe, tmp_path: Path, still: Non
         await pilot.pause()
         await asyncio.sleep(0)
     assert Settings.load(file).theme == "colour-blind-safe"
+
+
+async def test_another_gpu_is_chosen_with_a_new_session(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cards are made up, at NVML's edge; the session is real."""
+    from tests.engine.test_hardware import FakeNvml
+    from tuitune import hardware
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(hardware, "_connected", FakeNvml)
+    app = TuituneApp(None, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "GPU 1" in screen_text(pilot) and app.session_state != "starting…", what="the cards")
+        first = (await app.call("status"))["pid"]
+        await pilot.press("g")
+        await until(pilot, lambda: "Which GPU?" in screen_text(pilot), what="the choice")
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb", what="the second card")
+        assert (await app.call("status"))["pid"] != first
+        await until(pilot, lambda: "in use here" in screen_text(pilot), what="the mark")

@@ -119,7 +119,7 @@ def test_home(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monke
     async def looked(pilot: Pilot[int]) -> None:
         await showing("home")(pilot)
         machine = Content("GPU 0  NVIDIA RTX 4090 · 23.0 GiB of 24.0 GiB free · driver 580.95")
-        pilot.app.screen.post_message(HomeScreen.Looked(machine, runs))
+        pilot.app.screen.post_message(HomeScreen.Looked([], machine, runs))
         pilot.app.screen.post_message(HomeScreen.Examined([Content("! Disk: 12 GiB free. Make room.")]))
         await settled(pilot)
 
