@@ -8,6 +8,7 @@ import psutil
 from textual import on, work
 from textual.app import ComposeResult
 from textual.content import Content
+from textual.events import Key
 from textual.message import Message
 from textual.widgets import Checkbox, Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -278,8 +279,9 @@ class ModelScreen(StepScreen):
     async def _submitted(self) -> None:
         await self.action_go_on()
 
-    def on_key(self, event: object) -> None:
-        if getattr(event, "key", "") == "down" and self.query_one("#name").has_focus:
+    def on_key(self, event: Key) -> None:
+        if event.key == "down" and self.query_one("#name").has_focus:
+            event.stop()  # or the list takes it too, and goes past the line that is shown
             self.query_one("#models").focus()
 
     async def action_go_on(self) -> None:

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from textual.widgets import OptionList
 
 from screens.actions import available
 from screens.app import TuituneApp
@@ -208,3 +209,18 @@ async def test_another_gpu_is_chosen_with_a_new_session(runs_folder: Path, monke
         await until(pilot, lambda: os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb", what="the second card")
         assert (await app.call("status"))["pid"] != first
         await until(pilot, lambda: "in use here" in screen_text(pilot), what="the mark")
+
+
+@pytest.mark.usefixtures("still")
+async def test_down_goes_from_the_field_to_the_line_that_is_shown(runs_folder: Path) -> None:
+    app = TuituneApp(None, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("model")
+        models = app.screen.query_one("#models", OptionList)
+        await until(pilot, lambda: models.option_count > 2, what="the list")
+        shown = models.highlighted
+        await pilot.press("down")
+        assert models.has_focus
+        assert models.highlighted == shown
+        await pilot.press("down")
+        assert models.highlighted != shown
