@@ -31,6 +31,10 @@ class ExportScreen(StepScreen):
     def __init__(self) -> None:
         super().__init__()
         self.kinds: dict[str, dict[str, Any]] = {}
+        self._made: dict[str, dict[str, Any]] = {}
+        """By path; of the latest export alone, as `_failed` is."""
+        self._earlier: dict[str, dict[str, Any]] = {}
+        self._failed: dict[str, str] = {}
         self._lines: dict[str, str] = {}
         self._looked_at: Path | None = None
 
@@ -73,21 +77,24 @@ class ExportScreen(StepScreen):
     @work(exclusive=True, group="preflight", exit_on_error=False)
     async def _look(self, folder: Path) -> None:
         try:
-            found = (await self.tuitune.call("preflight", run=str(folder)))["kinds"]
+            found = await self.tuitune.call("preflight", run=str(folder))
         except TuituneError as error:
             self.show_problem(error)
             return
         self._looked_at = folder
-        self.show_kinds(found)
+        self.show_found(**found)
 
-    def show_kinds(self, found: list[dict[str, Any]]) -> None:
+    def show_found(self, kinds: list[dict[str, Any]], exports: list[dict[str, Any]]) -> None:
         """Show what a `preflight` found."""
-        kinds = self.query_one("#kinds", TickList)
-        self.kinds = {kind["kind"]: kind for kind in found}
-        lines = [Line(kind["kind"], _line(kind), kind["ready"]) for kind in found]
-        kinds.show(lines, [line.name for line in lines if line.name == "adapter" and line.ready])
-        kinds.border_title = "What to make (space chooses)"
-        kinds.highlighted = 0
+        self._made, self._failed = {}, {}
+        self._earlier = {export["path"]: export for export in exports}
+        self._show_made()
+        self.kinds = {kind["kind"]: kind for kind in kinds}
+        lines = [Line(kind["kind"], _line(kind), kind["ready"]) for kind in kinds]
+        choice = self.query_one("#kinds", TickList)
+        choice.show(lines, [line.name for line in lines if line.name == "adapter" and line.ready])
+        choice.border_title = "What to make (space chooses)"
+        choice.highlighted = 0
         self._show_about()
 
     @on(OptionList.OptionHighlighted, "#kinds")
@@ -137,10 +144,12 @@ class ExportScreen(StepScreen):
         progress.display = True
         self._show_progress({"kind": chosen[0], "text": "Waiting for the session"})
         out = self.query_one("#out", Input).value.strip()
+        self._earlier, self._made, self._failed = {**self._made, **self._earlier}, {}, {}
+        self._show_made()
         try:
-            answer = await self.tuitune.call(
+            await self.tuitune.call(
                 "export",
-                self._show_progress,
+                self.show_part,
                 run=str(run.folder),
                 kinds=chosen,
                 out=str(Path(out).expanduser()) if out else None,  # noqa: ASYNC240  (no file is touched)
@@ -151,7 +160,7 @@ class ExportScreen(StepScreen):
             return
         finally:
             progress.display = False
-        self.show_made(answer["exports"])
+        self.show_all_made()
 
     def _show_progress(self, content: dict[str, Any]) -> None:
         done, total = content.get("done"), content.get("total")
@@ -159,25 +168,58 @@ class ExportScreen(StepScreen):
         text = one_line(f"{content.get('kind')}: {content.get('text')}", max_length=200)
         self.query_one("#doing", Static).update(Content(text))
 
-    def show_made(self, exports: list[dict[str, Any]]) -> None:
-        """Show what an `export` made."""
+    # --- what was made ----------------------------------------------------------------------------------------
+
+    def show_part(self, part: dict[str, Any]) -> None:
+        """Show a part of an `export`: a kind that was made or failed, or how far it is."""
+        if "exported" in part:
+            export = part["exported"]
+            self._earlier.pop(export["path"], None)
+            self._made[export["path"]] = export
+            self._show_made()
+        elif "failed" in part:
+            self._failed[part["failed"]["kind"]] = part["failed"]["error"]
+            self._show_made()
+        else:
+            self._show_progress(part)
+
+    def _show_made(self) -> None:
         made = self.query_one("#made", OptionList)
-        made.clear_options()
+        under_cursor = made.highlighted_option
+        copied = self._lines.get(str(under_cursor.id)) if under_cursor else None
         self._lines = {}
-        for export in exports:
-            head = f"✔ {one_line(export['kind'])} · {size(export['bytes'])} · {one_line(export['path'])}"
-            made.add_option(Option(Content.styled(head, "bold $text-success"), disabled=True))
-            for notice in export.get("notices", []):
-                made.add_option(Option(Content.styled(f"  ! {one_line(notice)}", "$text-warning"), disabled=True))
-            for command in export["commands"]:
-                name = f"line-{len(self._lines)}"
-                self._lines[name] = command["line"]
-                what = Content.styled(f"  {one_line(command['what'])}:\n    ", "$foreground 60%")
-                made.add_option(Option(Content.assemble(what, one_line(command["line"])), id=name))
+        made.clear_options()
+        for kind, error in self._failed.items():
+            text = f"✘ {one_line(kind)} · {one_line(error, max_length=600)}"
+            made.add_option(Option(Content.styled(text, "bold $text-error"), disabled=True))
+        for export in self._made.values():
+            self._add_export(made, export, "")
+        for export in self._earlier.values():
+            self._add_export(made, export, "made earlier · ")
+        names = {line: name for name, line in self._lines.items()}
+        if copied in names:
+            made.highlighted = made.get_option_index(names[copied])
         made.border_title = "Made · Enter copies a line"
         made.border_subtitle = "Tab: make others"
-        made.display = True
-        made.highlighted = 1 if made.option_count > 1 else None
+        made.display = made.option_count > 0
+
+    def _add_export(self, made: OptionList, export: dict[str, Any], when: str) -> None:
+        head = f"✔ {one_line(export['kind'])} · {when}{size(export['bytes'])} · {one_line(export['path'])}"
+        made.add_option(Option(Content.styled(head, "bold $text-success"), disabled=True))
+        for notice in export.get("notices", []):
+            made.add_option(Option(Content.styled(f"  ! {one_line(notice)}", "$text-warning"), disabled=True))
+        for command in export["commands"]:
+            name = f"line-{len(self._lines)}"
+            self._lines[name] = command["line"]
+            what = Content.styled(f"  {one_line(command['what'])}:\n    ", "$foreground 60%")
+            made.add_option(Option(Content.assemble(what, one_line(command["line"])), id=name))
+
+    def show_all_made(self) -> None:
+        """Go to what was made, from its beginning."""
+        made = self.query_one("#made", OptionList)
+        if not made.display:
+            return
+        made.highlighted = made.get_option_index(next(iter(self._lines))) if self._lines else None
         made.focus()
         self.call_after_refresh(made.scroll_home, animate=False)
         self.app.bell()

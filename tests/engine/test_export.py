@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.exporting import export
+from tuitune import export as engine
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.export import KINDS, Cancelled, Exported, export, llama_cpp
+from tuitune.export import KINDS, Cancelled, Exported, NotExported, llama_cpp
 from tuitune.export.ollama import pieces
 from tuitune.recipe import Recipe
 from tuitune.run import Run, create_run
@@ -79,8 +82,8 @@ def exported(run: Run) -> dict[str, Exported]:
             llama_cpp.obtain(yes, lambda done, total: None, never)
         except TuituneError as error:
             pytest.skip(str(error))
-    kinds = [kind.name for kind in KINDS][::-1]
-    made = export(run, kinds, None, quiet, yes, never)
+    kinds = [kind.name for kind in KINDS]
+    made = export(run, kinds[::-1], None, quiet, yes, never)
     assert [each.kind for each in made] == kinds
     return {each.kind: each for each in made}
 
@@ -324,6 +327,64 @@ def test_a_base_stored_in_4_bit_is_dequantised_and_that_is_said(run: Run, tmp_pa
     assert "dequantised" in made.notices[0]
     merged = AutoModelForCausalLM.from_pretrained(made.path, dtype="auto")
     assert merged.dtype == torch.bfloat16 and not hasattr(merged.config, "quantization_config")
+
+
+def test_a_kind_that_fails_keeps_no_other_from_being_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "script").mkdir()  # the user's own: known at once, so it is said before the work begins
+    said: list[str] = []
+    ended = engine.export(
+        run, ["script", "adapter", "merged_16bit"], tmp_path, lambda kind, *_: said.append(kind), yes, never
+    )
+    first = next(ended)
+    assert isinstance(first, NotExported) and first.kind == "script" and not said
+    second = next(ended)
+    assert isinstance(second, Exported) and second.kind == "adapter"
+    assert second.path.is_dir() and "merged_16bit" not in said, "it is told before the next is begun"
+    assert [each.kind for each in ended] == ["merged_16bit"]
+
+
+def test_exports_made_before_are_found_with_whether_the_adapter_is_still_the_same(
+    run: Run, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    assert engine.exports_of(run) == [replace(each, notices=()) for each in exported.values()]
+    changed = Run(tmp_path / run.name)
+    shutil.copytree(run.folder, changed.folder)
+    weights = changed.adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert all("has changed since" in each.notices[0] for each in engine.exports_of(changed))
+    (changed.exports / "ollama").rename(changed.exports / "mine")
+    assert [each.kind for each in engine.exports_of(changed)] == [k.name for k in KINDS if k.name != "ollama"]
+
+
+def test_a_merge_that_fails_is_not_tried_again_for_what_needs_it(
+    run: Run, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(DEMO, base)
+    writer = create_run(Recipe.from_data({"model": {"name": str(base)}, "data": {"path": str(PIRATE)}}), tmp_path)
+    writer.close()
+    shutil.copytree(run.adapter, writer.run.adapter)
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    said: list[tuple[str, str]] = []
+    ended = [
+        *engine.export(
+            writer.run,
+            ["adapter", "merged_16bit", "gguf:f16"],
+            None,
+            lambda kind, text, *_: said.append((kind, text)),
+            yes,
+            never,
+        )
+    ]
+    assert [(type(each), each.kind) for each in ended] == [
+        (Exported, "adapter"),
+        (NotExported, "merged_16bit"),
+        (NotExported, "gguf:f16"),
+    ]
+    assert "Loading the base model in 16-bit" in dict(said).values()
+    assert [kind for kind, text in said if text.startswith("Loading")] == ["merged_16bit"]
+    assert [each.name for each in writer.run.exports.iterdir()] == ["adapter"]
 
 
 def test_an_unknown_kind_names_the_kinds_there_are(run: Run) -> None:

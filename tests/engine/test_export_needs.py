@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.engine.exporting import export
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.export import export, llama_cpp, place, preflight
+from tuitune.export import llama_cpp, place, preflight
 from tuitune.recipe import Recipe
 from tuitune.run import Run, create_run
 
@@ -147,7 +148,7 @@ def test_what_a_killed_export_left_is_tidied_and_the_former_one_comes_back(tmp_p
 
 def test_a_file_where_the_folder_should_be_is_one_sentence(run: Run, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(TuituneError, match=r"cannot be used .*: choose another with --out"):
+    with pytest.raises(TuituneError, match=r"cannot be used .*: choose another folder"):
         export(run, ["adapter"], tmp_path / "taken", lambda *_: None, lambda question: True, lambda: False)
 
 

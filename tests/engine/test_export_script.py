@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sample_data import __file__ as sample_data
-from tuitune.export import export
+from tests.engine.exporting import export
 from tuitune.export.script import requirements, script
 from tuitune.recipe import Recipe
 from tuitune.run import Run, create_run

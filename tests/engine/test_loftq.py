@@ -69,7 +69,8 @@ def test_a_full_rank_adapter_gives_the_weight_back() -> None:
 
 def test_what_is_merged_computes_what_was_trained(tmp_path: Path) -> None:
     """The adapter makes up for 4-bit weights, so it must be merged into those."""
-    from tuitune.export import export, preflight
+    from tests.engine.exporting import export
+    from tuitune.export import preflight
 
     used = recipe({"r": 64, "lora_alpha": 64, "init_lora_weights": "loftq"})
     loaded = attached(used)

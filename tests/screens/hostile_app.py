@@ -35,7 +35,8 @@ PAUSE = 0.4
 def answer(command: str) -> dict[str, Any]:
     token = {"id": 1, "text": payload, "trained": True}
     kind = {"kind": "adapter", "about": payload, "ready": True, "missing": None, "bytes": 1, "question": None}
-    made = {"kind": payload, "path": payload, "bytes": 1, "notices": [payload]}
+    line = {"what": payload, "line": payload}
+    made = {"kind": payload, "path": payload, "bytes": 1, "notices": [payload], "commands": [line]}
     return {
         "summary": {
             **{"rows": 3, "format": payload, "reason": payload, "kind": payload, "bytes": 1},
@@ -55,8 +56,8 @@ def answer(command: str) -> dict[str, Any]:
             "dropped": {payload: {"count": 1, "examples": [0], "elsewhere": {}}},
             "findings": [{"text": payload, "count": 1, "examples": [0], "elsewhere": {}}],
         },
-        "preflight": {"kinds": [kind]},
-        "export": {"exports": [{**made, "commands": [{"what": payload, "line": payload}]}]},
+        "preflight": {"kinds": [kind], "exports": [made]},
+        "export": {},
         "chat": {"reply": payload, "tokens": 1, "seconds": 1.0, "ended": True},
     }[command]
 
@@ -75,6 +76,9 @@ class HostileApp(TuituneApp):
             raise TuituneError(payload)
         if on_part is not None:
             on_part({"text": payload, "kind": payload, "done": 1, "total": 2})
+            if command == "export":
+                on_part({"exported": answer("preflight")["exports"][0]})
+                on_part({"failed": {"kind": payload, "error": payload}})
         return answer(command)
 
     async def _walk(self) -> None:

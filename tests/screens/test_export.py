@@ -1,6 +1,7 @@
 """Taking a run home through a real session: several kinds at once, what went wrong, and a session that is killed."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from textual.widgets import Input
 from screens.app import TuituneApp
 from screens.export import ExportScreen
 from tests.screens.conftest import SIZE, screen_text, settled, until
+from tuitune.export import export
 from tuitune.run import Run
 
 
@@ -38,12 +40,11 @@ async def test_several_kinds_at_once_and_the_lines_to_take_them_home(exporting: 
         screen = await export_of(pilot)
         screen.query_one("#out", Input).value = str(tmp_path / "out")
         await pilot.press(*["down"] * 5, "space", "enter")
-        await until(pilot, lambda: screen.query_one("#made").display, what="what was made")
+        await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
         await settled(pilot)
         shown = screen_text(pilot)
         assert "✔ adapter" in shown and "scp -r" in shown and "Made · Enter copies a line" in shown
         assert {each.name for each in (tmp_path / "out").iterdir()} == {"adapter", "script"}
-        assert screen.query_one("#made").has_focus
 
 
 async def test_an_export_that_fails_says_what_to_do_and_can_be_tried_again(
@@ -56,10 +57,47 @@ async def test_an_export_that_fails_says_what_to_do_and_can_be_tried_again(
         out.value = str(tmp_path / "file")
         await pilot.press("enter")
         await until(pilot, lambda: "(File exists)" in words(pilot), seconds=20, what="why not")
-        assert "choose another with --out" in words(pilot)
+        assert "choose another folder" in words(pilot) and "--out" not in words(pilot)
         out.value = str(tmp_path / "out")
         await pilot.press("enter")
         await until(pilot, lambda: "✔ adapter" in screen_text(pilot), what="the adapter")
+
+
+async def test_one_that_fails_is_said_beside_what_was_made_and_both_are_told_from_what_was_made_before(
+    exporting: TuituneApp, trained: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "script").mkdir(parents=True)  # the user's own, so it is not replaced
+    async with exporting.run_test(size=(100, 40)) as pilot:
+        screen = await export_of(pilot)
+        screen.query_one("#out", Input).value = str(tmp_path / "out")
+        await pilot.press(*["down"] * 5, "space", "enter")
+        await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
+        await settled(pilot)
+        assert "✘ script · " in words(pilot) and "is not an export of tuitune's" in words(pilot)
+        assert "✔ adapter · " in words(pilot) and "made earlier" not in words(pilot)
+        await screen.action_export_now().wait()
+        assert len(screen._made) == 1 and not screen._earlier, "the same place is not listed twice"
+
+
+async def test_what_was_made_earlier_is_there_when_the_screen_opens_and_says_whether_it_still_holds(
+    trained: Run, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "runs" / trained.name)
+    shutil.copytree(trained.folder, run.folder)
+    made = [*export(run, ["adapter", "script"], None, lambda *_: None, lambda question: False, lambda: False)]
+    assert len(made) == 2
+    config = run.adapter / "adapter_config.json"
+    config.write_text(config.read_text() + "\n")
+    async with TuituneApp(None, runs_folder=run.folder.parent, attach=run).run_test(size=(100, 60)) as pilot:
+        screen = await export_of(pilot)
+        await settled(pilot)
+        assert screen.query_one("#kinds").has_focus, "choosing comes first"
+        assert "✔ script · made earlier · " in words(pilot)
+        assert words(pilot).count("adapter has changed since") == 2
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
+        await settled(pilot)
+        assert words(pilot).count("made earlier") == words(pilot).count("adapter has changed since") == 1
 
 
 async def test_a_session_killed_during_an_export_is_said_and_replaced(exporting: TuituneApp, tmp_path: Path) -> None:

@@ -216,8 +216,11 @@ def test_export(size: tuple[int, int], still: TuituneApp, snap_compare: Any, mon
         await showing("export", histories.of(histories.finished()))(pilot)
         screen = pilot.app.screen
         assert isinstance(screen, ExportScreen)
-        screen.show_kinds(kinds)
-        screen.show_made([made])
+        earlier = {**made, "kind": "script", "path": "/runs/pirate-1/exports/script", "notices": ["It has changed."]}
+        screen.show_found(kinds, [earlier])
+        screen.show_part({"failed": {"kind": "merged_16bit", "error": "The disk filled up: make room there."}})
+        screen.show_part({"exported": made})
+        screen.show_all_made()
         await settled(pilot)
 
     assert snap_compare(still, terminal_size=size, run_before=exported)

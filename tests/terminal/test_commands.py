@@ -61,6 +61,16 @@ def test_a_run_is_one_event_a_line_then_chats_and_exports(tmp_path: Path, recipe
     (made,) = json_lines(export.stdout)
     assert [each["kind"] for each in made["exports"]] == ["adapter", "merged_16bit"]
     assert all(Path(each["path"]).exists() for each in made["exports"])
+    assert made["failed"] == [] and export.returncode == 0
+
+    (tmp_path / "mine" / "script").mkdir(parents=True)
+    for form in ([], ["--json"]):
+        half = tuitune("export", "one", "--to", "script", "--to", "adapter", "--out", tmp_path / "mine", *form)
+        assert half.returncode == 1 and half.stderr.startswith("tuitune: script: ")
+        assert "is not an export of tuitune's" in half.stderr and str(tmp_path / "mine" / "adapter") in half.stdout
+    (told,) = json_lines(half.stdout)
+    assert [each["kind"] for each in told["exports"]] == ["adapter"]
+    assert [each["kind"] for each in told["failed"]] == ["script"]
 
     (listed,) = json_lines(tuitune("runs", "--json").stdout)
     assert (listed["run"], listed["status"], listed["step"]) == ("one", "done", 2)

@@ -2,20 +2,35 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tuitune.backends.loading import require_adapter
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import llama_cpp, place
-from tuitune.export.card import mark, marked
+from tuitune.export.card import fingerprint, mark, marked
 from tuitune.export.commands import commands_for
-from tuitune.export.kinds import KINDS, Cancelled, Command, Exported, Kind, require_known
+from tuitune.export.kinds import KINDS, Cancelled, Command, Exported, Kind, NotExported, require_known
 from tuitune.export.needs import Readiness, bytes_of, earlier_merged, preflight, require_room
 from tuitune.run import Run
 from tuitune.text import one_line
 
-__all__ = ["KINDS", "Cancelled", "Command", "Exported", "Kind", "Readiness", "export", "preflight", "require_known"]
+__all__ = [
+    "KINDS",
+    "Cancelled",
+    "Command",
+    "Exported",
+    "Kind",
+    "NotExported",
+    "Readiness",
+    "export",
+    "exports_of",
+    "preflight",
+    "require_known",
+]
+
+_CHANGED = "The run's adapter has changed since: export it again for the one it has now."
 
 Progress = Callable[[str, str, int | None, int | None], None]
 """Called with the kind, what is being done, and how much of how much where that can be counted."""
@@ -28,40 +43,54 @@ def export(
     progress: Progress,
     allow_download: Callable[[str], bool],
     cancelled: Callable[[], bool],
-) -> list[Exported]:
+) -> Iterator[Exported | NotExported]:
     """Export `run` as each of `kinds` (names in KINDS) into the folder `out`, by default the run's own.
 
-    An export is made under a temporary name, opened again and checked, and only then takes the place of an earlier
-    one; whatever fails, the exports that were there stay. `allow_download` gets a question and says whether
-    llama.cpp's converter may be fetched. `cancelled` is asked often. Raises UnusableInput, Cancelled, TuituneError.
+    Yields each kind as soon as it is proven or has failed; a failure keeps no other kind from being made. An export
+    is made under a temporary name, opened again and checked, and only then takes the place of an earlier one;
+    whatever fails, the exports that were there stay. `allow_download` gets a question and says whether llama.cpp's
+    converter may be fetched. `cancelled` is asked often. Raises UnusableInput, Cancelled, TuituneError where none
+    can be made.
     """
-    chosen = require_known(kinds)
+    # In the order of KINDS, what others are made from comes before them.
+    chosen = sorted(require_known(kinds), key=KINDS.index)
     require_adapter(str(run.adapter))
     out = (out or run.exports).expanduser().absolute()
-    whole_models = [kind for kind in chosen if kind.bytes_per_weight]
+    with _explained(out), place.held(out), place.staging(out) as staging:
+        making = _Making(run, out, staging, progress, cancelled)
+        refused = making.prepare(chosen, allow_download)
+        yield from refused.values()
+        for kind in chosen:
+            if kind.name in refused:
+                continue
+            try:
+                with _explained(out):
+                    exported = making.make(kind)
+            except Cancelled:
+                raise
+            except TuituneError as error:
+                yield NotExported(kind.name, error)
+            else:
+                yield exported
+
+
+@contextlib.contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    """Say in a sentence what the disk did not take."""
     try:
-        with place.held(out), place.staging(out) as staging:
-            for kind in chosen:
-                _require_ours(out / _file_name(run, kind))
-            if whole_models:
-                require_room(chosen, bytes_of(run.recipe(), run), run, out)
-            making = _Making(run, out, staging, progress, cancelled)
-            making.prepare(chosen, allow_download)
-            # In the order of KINDS, what others are made from comes before them.
-            done = {kind.name: making.make(kind) for kind in sorted(chosen, key=KINDS.index)}
+        yield
     except OSError as error:
         raise TuituneError(
             f"The export to {one_line(out)} failed ({one_line(error.strerror or error)}): "
-            "make room there, or choose another folder with --out."
+            "make room there, or choose another folder."
         ) from error
     except TuituneError as error:
         if "No space left on device" not in str(error):  # in the words of whichever library was writing
             raise
         raise TuituneError(
             f"The disk of {one_line(out)} filled up during the export, so what was unfinished was removed: "
-            "make room there, or choose another folder with --out."
+            "make room there, or choose another folder."
         ) from error
-    return [done[kind.name] for kind in chosen]
 
 
 class _Making:
@@ -76,40 +105,76 @@ class _Making:
         self._llama_cpp: Path | None = None
         self._merged: Path | None = None
         self._merge_notices: tuple[str, ...] = ()
+        self._merge_failure: TuituneError | OSError | None = None
         self._ggufs: dict[str, Path] = {}
 
-    def prepare(self, kinds: list[Kind], allow_download: Callable[[str], bool]) -> None:
-        """Ask for what the kinds need before the long work, while the user is still there."""
-        first = next((kind.name for kind in kinds if kind.gguf), None)
-        if first is not None:
-            self._llama_cpp = llama_cpp.obtain(
-                allow_download,
-                lambda done, total: self._progress(first, "Downloading llama.cpp's converter", done, total),
-                self._cancelled,
-            )
+    def prepare(self, kinds: list[Kind], allow_download: Callable[[str], bool]) -> dict[str, NotExported]:
+        """Ask for what the kinds need before the long work, while the user is still there; what cannot be made."""
+        refused: dict[str, NotExported] = {}
+
+        @contextlib.contextmanager
+        def needed_by(those: list[Kind]) -> Iterator[None]:
+            try:
+                yield
+            except Cancelled:
+                raise
+            except TuituneError as error:
+                refused.update((kind.name, NotExported(kind.name, error)) for kind in those)
+
+        for kind in kinds:
+            with needed_by([kind]):
+                _require_ours(self._out / _file_name(self._run, kind))
+        whole_models = [kind for kind in kinds if kind.bytes_per_weight and kind.name not in refused]
+        if whole_models:
+            with needed_by(whole_models):
+                require_room(whole_models, bytes_of(self._run.recipe(), self._run), self._run, self._out)
+        ggufs = [kind for kind in kinds if kind.gguf and kind.name not in refused]
+        if ggufs:
+            with needed_by(ggufs):
+                self._llama_cpp = llama_cpp.obtain(
+                    allow_download,
+                    lambda done, total: self._progress(ggufs[0].name, "Downloading llama.cpp's converter", done, total),
+                    self._cancelled,
+                )
+        return refused
 
     def make(self, kind: Kind) -> Exported:
         if self._cancelled():
             raise Cancelled
         name = _file_name(self._run, kind)
         final, made = self._out / name, self._staging / name
-        if kind.name == "adapter":
-            notices = self._make_adapter(made)
-        elif kind.name == "merged_16bit":
-            notices = self._make_merged(kind, made)
-        elif kind.name == "script":
-            notices = self._make_script(made)
-        elif kind.name == "ollama":
-            notices = self._make_ollama(kind, made)
-        else:
-            notices = self._make_gguf(kind, made)
-        place.put(made, final)
+        try:
+            notices = self._make(kind, made)
+            place.put(made, final)
+            if final.suffix == ".gguf":
+                mark(final, self._run, kind.name)
+        except (TuituneError, OSError):
+            self._make_room()
+            raise
         if kind.name == "merged_16bit":
             self._merged = final
         elif kind.gguf and final.is_file():
             self._ggufs[kind.gguf] = final
-        self._progress(kind.name, "Done", None, None)
         return Exported(kind.name, final, place.size(final), commands_for(kind.name, final, self._run.name), notices)
+
+    def _make(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        if kind.name == "adapter":
+            return self._make_adapter(made)
+        if kind.name == "merged_16bit":
+            return self._make_merged(kind, made)
+        if kind.name == "script":
+            return self._make_script(made)
+        if kind.name == "ollama":
+            return self._make_ollama(kind, made)
+        return self._make_gguf(kind, made)
+
+    def _make_room(self) -> None:
+        """Remove what a kind that failed left half made, for those that are still to come."""
+        for left in self._staging.iterdir():
+            if left.is_file():
+                left.unlink()
+            elif left != self._merged:
+                shutil.rmtree(left, ignore_errors=True)
 
     def _make_adapter(self, made: Path) -> tuple[str, ...]:
         from tuitune.export.adapter import copy_adapter
@@ -132,7 +197,13 @@ class _Making:
         def step(text: str) -> None:
             self._progress(kind.name, text, None, None)
 
-        self._merge_notices = merge(self._run, made, step, self._cancelled)
+        if self._merge_failure is not None:  # it takes minutes, and would fail again
+            raise self._merge_failure
+        try:
+            self._merge_notices = merge(self._run, made, step, self._cancelled)
+        except (TuituneError, OSError) as error:
+            self._merge_failure = error
+            raise
         return self._merge_notices
 
     def _make_gguf(self, kind: Kind, made: Path) -> tuple[str, ...]:
@@ -176,6 +247,23 @@ class _Making:
         return self._merged
 
 
+def exports_of(run: Run) -> list[Exported]:
+    """The exports in the run's own folder, each with a notice where the adapter has changed since."""
+    try:
+        adapter = fingerprint(run)
+    except OSError:  # there is none to compare with
+        adapter = None
+    found = []
+    for kind in KINDS:
+        path = run.exports / _file_name(run, kind)
+        about = marked(path)
+        if about is None or not path.exists():
+            continue
+        notices = () if adapter in (None, about.get("adapter_sha256")) else (_CHANGED,)
+        found.append(Exported(kind.name, path, place.size(path), commands_for(kind.name, path, run.name), notices))
+    return found
+
+
 def _file_name(run: Run, kind: Kind) -> str:
     return f"{run.name}-{kind.gguf}.gguf" if kind.name.startswith("gguf:") else kind.name
 
@@ -188,6 +276,5 @@ def _require_ours(final: Path) -> None:
         ours = not (final.exists() or final.is_symlink()) or marked(final) is not None
     if not ours:
         raise UnusableInput(
-            f"{one_line(final)} exists and is not an export of tuitune's: "
-            "move it away, or choose another folder with --out."
+            f"{one_line(final)} exists and is not an export of tuitune's: move it away, or choose another folder."
         )

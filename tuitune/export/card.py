@@ -9,7 +9,7 @@ from typing import Any
 from tuitune.errors import UnusableInput
 from tuitune.model import training_config
 from tuitune.recipe import Recipe
-from tuitune.run import Run
+from tuitune.run import Run, write_atomic
 from tuitune.text import one_line, safe_text
 
 MARK = "tuitune_export.json"
@@ -119,16 +119,20 @@ def fingerprint(run: Run) -> str:
     return digest.hexdigest()
 
 
-def mark(folder: Path, run: Run, kind: str) -> None:
-    """Write into an exported folder what it is and which adapter it was made from."""
+def mark(export: Path, run: Run, kind: str) -> None:
+    """Write into an exported folder, or beside a GGUF file, what it is and which adapter it was made from."""
     about = {"kind": kind, "run": run.name, "base": run.recipe().model.name, "adapter_sha256": fingerprint(run)}
-    (folder / MARK).write_text(json.dumps(about, indent=2) + "\n")
+    write_atomic(_mark_of(export), json.dumps(about, indent=2) + "\n")
 
 
-def marked(folder: Path) -> dict[str, Any] | None:
-    """What `mark` wrote, or None where the folder is not an export."""
+def marked(export: Path) -> dict[str, Any] | None:
+    """What `mark` wrote, or None where it is not an export."""
     try:
-        about = json.loads((folder / MARK).read_text())
+        about = json.loads(_mark_of(export).read_text())
     except (OSError, ValueError):
         return None
     return about if isinstance(about, dict) else None
+
+
+def _mark_of(export: Path) -> Path:
+    return export.with_name(f".{export.name}.{MARK}") if export.suffix == ".gguf" else export / MARK

@@ -84,6 +84,14 @@ class Exported:
     notices: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class NotExported:
+    """A kind that could not be made, and the error that says why."""
+
+    kind: str
+    error: TuituneError
+
+
 class Cancelled(TuituneError):
     """The user stopped the export; nothing half made is left."""
 

@@ -23,14 +23,14 @@ def held(out: Path) -> Iterator[None]:
         handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise TuituneError(
-            f"The export folder {one_line(out)} cannot be used ({error.strerror}): choose another with --out."
+            f"The export folder {one_line(out)} cannot be used ({error.strerror}): choose another folder."
         ) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TuituneError(
-                f"Another export is writing to {one_line(out)}: wait for it, or choose another folder with --out."
+                f"Another export is writing to {one_line(out)}: wait for it, or choose another folder."
             ) from None
         _tidy(out)
         yield
@@ -79,7 +79,7 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     if needed_bytes > free:
         raise TuituneError(
             f"{what} needs {_gb(needed_bytes)} on the disk of {one_line(folder)}, which has {_gb(free)} free: "
-            "make room, or choose a folder on another disk with --out."
+            "make room, or choose a folder on another disk."
         )
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuitune import backends
 from tuitune.backends import LoadedModel
@@ -23,6 +23,9 @@ from tuitune.run import Run, RunWriter, create_run, default_runs_folder
 from tuitune.session.worker import Job, Result
 from tuitune.text import one_line
 from tuitune.train import Control
+
+if TYPE_CHECKING:
+    from tuitune.export import Exported
 
 log = logging.getLogger("tuitune.session")
 
@@ -175,22 +178,34 @@ class Jobs:
     def export(
         self, job: Job, run: Run, kinds: list[str], out: str | None = None, allow_download: bool = False
     ) -> Result:
-        from tuitune.export import export
+        """Every kind as a part of its own when it is there: `exported`, or `failed` with its `error`.
 
-        made = export(
+        Other parts are the progress: `kind`, `text`, `done` of `total`.
+        """
+        from tuitune.export import Exported, export
+
+        for each in export(
             run,
             kinds,
             Path(out) if out else None,
             progress=lambda kind, text, done, total: job.part(kind=kind, text=text, done=done, total=total),
             allow_download=lambda question: allow_download,
             cancelled=job.cancelled.is_set,
-        )
-        return {"exports": [{**dataclasses.asdict(each), "path": str(each.path)} for each in made]}
+        ):
+            if isinstance(each, Exported):
+                job.part(exported=_as_data(each))
+            else:
+                job.part(failed={"kind": each.kind, "error": str(each.error)})
+        return {}
 
     def preflight(self, job: Job, run: Run) -> Result:
-        from tuitune.export import preflight
+        """`kinds`: what can be made; `exports`: what lies in the run's own folder already."""
+        from tuitune.export import exports_of, preflight
 
-        return {"kinds": [dataclasses.asdict(each) for each in preflight(run)]}
+        return {
+            "kinds": [dataclasses.asdict(each) for each in preflight(run)],
+            "exports": [_as_data(each) for each in exports_of(run)],
+        }
 
     # --- the run's record --------------------------------------------------------------------------------------
 
@@ -252,6 +267,10 @@ class Jobs:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _as_data(exported: "Exported") -> dict[str, Any]:
+    return {**dataclasses.asdict(exported), "path": str(exported.path)}
 
 
 def _failure(error: BaseException, run: Run) -> str:

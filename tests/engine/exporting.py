@@ -1,0 +1,25 @@
+"""What the export tests share: an export of which each kind must be made."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tuitune import export as engine
+from tuitune.export import Exported
+from tuitune.run import Run
+
+
+def export(
+    run: Run,
+    kinds: list[str],
+    out: Path | None,
+    progress: engine.Progress,
+    allow_download: Callable[[str], bool],
+    cancelled: Callable[[], bool],
+) -> list[Exported]:
+    """Everything asked for, in the order of KINDS. Raises the error of the first kind that could not be made."""
+    made = []
+    for each in engine.export(run, kinds, out, progress, allow_download, cancelled):
+        if not isinstance(each, Exported):
+            raise each.error
+        made.append(each)
+    return made
