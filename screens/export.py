@@ -127,7 +127,9 @@ class ExportScreen(StepScreen):
     @on(DescendantBlur)
     def _give_room(self) -> None:
         """In a short terminal, what was made has the room that choosing had."""
-        self.set_class(self.query_one("#made").has_focus, "-made")
+        made = self.query_one("#made")
+        self.set_class(made.has_focus, "-made")
+        made.border_subtitle = "Tab: make others" if made.has_focus else ""
 
     @work(exclusive=True, group="export", exit_on_error=False)
     async def action_export_now(self) -> None:
@@ -199,8 +201,7 @@ class ExportScreen(StepScreen):
         names = {line: name for name, line in self._lines.items()}
         if copied in names:
             made.highlighted = made.get_option_index(names[copied])
-        made.border_title = "Made · Enter copies a line"
-        made.border_subtitle = "Tab: make others"
+        made.border_title = "Made · Enter copies a line" if self._lines else "Not made"
         made.display = made.option_count > 0
 
     def _add_export(self, made: OptionList, export: dict[str, Any], when: str) -> None:
