@@ -6,7 +6,7 @@ from textual.content import Content
 
 from screens.units import about, count, gib, size
 from screens.widgets.bars import bar
-from tuitune.advice import passes_over_data, training_seconds, warnings
+from tuitune.advice import offer_of_16bit, passes_over_data, training_seconds, warnings
 from tuitune.glance import Speed
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
@@ -66,6 +66,8 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> l
             (f"{_GLYPHS[verdict]} {verdict}", _STYLES[verdict]),
         )
     )
+    if in_16bit := estimate.get("bytes_in_16bit"):
+        lines.append(Content.styled(f"{'':<8}{offer_of_16bit(in_16bit)}", _MUTED))
     return lines
 
 

@@ -38,6 +38,11 @@ def training_seconds(recipe: Recipe, rows: int, tokens: int, tokens_per_second: 
     return passes_over_data(recipe, rows) * tokens / tokens_per_second
 
 
+def offer_of_16bit(peak_bytes: int) -> str:
+    """That the base could be left as it is, and the peak it would take then: another model, so the user's choice."""
+    return f"In 16-bit, without what quantising loses: {peak_bytes / 2**30:.1f} GiB (model.load_in_4bit: false)."
+
+
 def warnings(recipe: Recipe, rows: int | None = None) -> Iterator[str]:
     """One sentence for each setting that is likely to spoil the run. `rows` is how many rows are trained on."""
     lora, train = recipe.lora, recipe.train

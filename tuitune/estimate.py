@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tuitune.advice import offer_of_16bit
 from tuitune.fit import optimizer_name
 from tuitune.hardware import chosen_gpu
 from tuitune.recipe import HUB, Recipe
@@ -90,6 +91,8 @@ class Estimate:
     memory: Memory
     available_bytes: int
     verdict: Literal["fits", "tight", "does not fit"]
+    bytes_in_16bit: int | None = None
+    """The peak with the base in 16-bit, where the recipe quantises it for a GPU on which 16-bit would fit too."""
 
     @property
     def trainable_share(self) -> float:
@@ -125,6 +128,7 @@ class Estimate:
                 f"Steps:   {'known once the data is read' if self.steps is None else f'{self.steps:,}'}",
                 f"Memory:  {_gib(memory.total_bytes)} at the peak ({parts})",
                 f"         {self.verdict} in {_gib(self.available_bytes)} free on {self.device}, with {self.backend}",
+                *([f"         {offer_of_16bit(self.bytes_in_16bit)}"] if self.bytes_in_16bit else []),
             )
         )
 
@@ -142,6 +146,7 @@ def estimate(recipe: Recipe) -> Estimate:
     longest = longest_batch_tokens(recipe, rows, padding_free=free)
     memory = memory_of(recipe, shape, longest, backend=backend, card_bytes=card.total_bytes if card else None)
     available = card.free_bytes if card else psutil.virtual_memory().available
+    in_16bit = _bytes_in_16bit(recipe, shape, longest, backend, card.total_bytes) if card else None
     return Estimate(
         model=recipe.model.name,
         backend=backend,
@@ -156,7 +161,21 @@ def estimate(recipe: Recipe) -> Estimate:
         memory=memory,
         available_bytes=available,
         verdict=verdict(memory.total_bytes, available),
+        bytes_in_16bit=in_16bit if in_16bit and verdict(in_16bit, available) == "fits" else None,
     )
+
+
+def _bytes_in_16bit(recipe: Recipe, shape: Shape, batch_tokens: int, backend: str, card_bytes: int) -> int | None:
+    """The peak with the base in 16-bit; None where it is so already, or stored quantised."""
+    from tuitune.model import load_config
+
+    model = recipe.model
+    stored = getattr(load_config(model), "quantization_config", None) is not None
+    if stored or not (model.load_in_4bit or model.load_in_8bit):
+        return None
+    whole = model.model_copy(update={"load_in_4bit": False, "load_in_8bit": False})
+    changed = recipe.model_copy(update={"model": whole})
+    return memory_of(changed, shape, batch_tokens, backend=backend, card_bytes=card_bytes).total_bytes
 
 
 def shape_of(recipe: Recipe) -> Shape:

@@ -11,6 +11,7 @@ from benchmarks import memory_estimate
 from tests.conftest import DEMO
 from tuitune.errors import UnusableInput
 from tuitune.estimate import Rows, Shape, estimate, longest_batch_tokens, memory_of, shape_of, steps_of, verdict
+from tuitune.hardware import Gpu
 from tuitune.recipe import Recipe
 
 GIB = 2**30
@@ -113,6 +114,20 @@ def test_more_of_anything_never_takes_less() -> None:
     assert total(1000) < total(2000) < total(4000)
     assert total(20000, gradient_checkpointing=True) < total(20000, gradient_checkpointing=False)
     assert total(4000) < total(4000, "transformers")
+
+
+def test_16_bit_is_offered_with_its_peak_where_it_fits_on_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Gpu(0, "NVIDIA H200", "GPU-a", 140 * GIB, 0, "580", (9, 0))
+    monkeypatch.setattr("tuitune.estimate.chosen_gpu", lambda: card)
+    found = estimate(recipe(DEMO / "demo_model"))
+    assert found.bytes_in_16bit is not None
+    assert found.bytes_in_16bit > found.memory.total_bytes - 100 * 2**20
+    assert "model.load_in_4bit: false" in found.as_text()
+    assert (
+        estimate(recipe(DEMO, model={"name": str(DEMO / "demo_model"), "load_in_4bit": False})).bytes_in_16bit is None
+    )
+    monkeypatch.setattr("tuitune.estimate.chosen_gpu", lambda: None)
+    assert estimate(recipe(DEMO / "demo_model")).bytes_in_16bit is None
 
 
 @pytest.mark.parametrize(("needed", "word"), [(10, "fits"), (89, "fits"), (91, "tight"), (101, "does not fit")])
