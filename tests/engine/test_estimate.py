@@ -123,9 +123,9 @@ def test_16_bit_is_offered_with_its_peak_where_it_fits_on_the_card(monkeypatch: 
     assert found.bytes_in_16bit is not None
     assert found.bytes_in_16bit > found.memory.total_bytes - 100 * 2**20
     assert "model.load_in_4bit: false" in found.as_text()
-    assert (
-        estimate(recipe(DEMO, model={"name": str(DEMO / "demo_model"), "load_in_4bit": False})).bytes_in_16bit is None
-    )
+    whole = recipe(DEMO / "demo_model")
+    in_16bit = whole.model_copy(update={"model": whole.model.model_copy(update={"load_in_4bit": False})})
+    assert estimate(in_16bit).bytes_in_16bit is None
     monkeypatch.setattr("tuitune.estimate.chosen_gpu", lambda: None)
     assert estimate(recipe(DEMO / "demo_model")).bytes_in_16bit is None
 
