@@ -22,15 +22,16 @@ def test_no_colour_leaves_the_app_and_nothing_is_lost_by_it(monkeypatch: pytest.
     try:
         terminal.until("models ·")
         terminal.until(lambda text: "┏" in text and "demo_model" in text)  # the heavy border has the focus
-        assert "1 Model" in reversed_text(terminal)
+        terminal.until(lambda _: "1 Model" in reversed_text(terminal))
+        terminal.press("\x1b[B")  # from the field to the line in it
+        terminal.until(lambda text: "demo_model" in reversed_text(terminal), seconds=10)
         terminal.press("\x1b[B")
         terminal.until(lambda text: "Llama-3.2-1B-Instruct" in reversed_text(terminal), seconds=10)
         terminal.press("\x1b[A")
         terminal.until(lambda text: "demo_model" in reversed_text(terminal), seconds=10)
         terminal.press("\r")
-        terminal.until("tokens trained")
-        terminal.until("▸")
-        assert "2 Data" in reversed_text(terminal) and "1 Model" not in reversed_text(terminal)
+        terminal.until(lambda text: "tokens trained" in text and "▸" in text)
+        terminal.until(lambda _: "2 Data" in reversed_text(terminal) and "1 Model" not in reversed_text(terminal))
         terminal.press("\x11")
         assert terminal.exit_status() == 0
     finally:
