@@ -40,10 +40,18 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
         await until(pilot, lambda: len(app.history.steps) >= 2, what="two steps")
         status = await app.call("status")
         os.kill(status["pid"], signal.SIGKILL)
-        await until(pilot, lambda: "ended unexpectedly" in screen_text(pilot), what="the sentence")
-        said = " ".join(screen_text(pilot).split())
-        assert "No checkpoint had been saved" in said and "Enter on the settings trains again." in said
-        assert "Esc: back to the settings" in said
+        told = (
+            "ended unexpectedly",
+            "No checkpoint had been saved",
+            "Enter on the settings trains again.",
+            "Esc: back to the settings",
+        )
+
+        def said() -> bool:
+            shown = " ".join(screen_text(pilot).split())
+            return all(each in shown for each in told)
+
+        await until(pilot, said, what="what has happened and what to do")
         await until(pilot, lambda: app.session_state == "ready", what="a new session")
         assert (await app.call("status"))["pid"] != status["pid"]
     assert all_runs(runs_folder)[0].status() == "interrupted"
