@@ -41,6 +41,12 @@ def app(recipe: Recipe, runs_folder: Path) -> TuituneApp:
     return TuituneApp(recipe, runs_folder=runs_folder)
 
 
+@pytest.fixture
+def attached(trained: Run) -> TuituneApp:
+    """The app on a run that has ended."""
+    return TuituneApp(None, runs_folder=trained.folder.parent, attach=trained)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of one step, whose session has ended; no test changes it."""

@@ -1,22 +1,18 @@
 """Talking to a run that was trained earlier, through a real session: who is asked what, stopping, losing, keeping."""
 
-import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.visual import VisualType
 from textual.widgets import Input, Static
 
 from screens.app import TuituneApp
 from screens.chat import ChatScreen, Turn, messages_for, transcript
 from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune.run import Run
-
-
-@pytest.fixture
-def talking(trained: Run) -> TuituneApp:
-    return TuituneApp(None, runs_folder=trained.folder.parent, attach=trained)
 
 
 async def chat_of(pilot: Pilot[int]) -> ChatScreen:
@@ -34,6 +30,19 @@ async def answered(pilot: Pilot[int], chat: ChatScreen, turns: int) -> None:
     await settled(pilot)
 
 
+def every_text_of(shown: Static, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `shown` will be given, including what is replaced before anyone could look."""
+    texts: list[str] = []
+    update = shown.update
+
+    def noted(content: VisualType = "", **options: Any) -> None:
+        texts.append(str(content))
+        update(content, **options)
+
+    monkeypatch.setattr(shown, "update", noted)
+    return texts
+
+
 def test_each_one_remembers_its_own_replies_alone() -> None:
     before = [Turn("one", {"adapter": "A1", "base": "B1"}), Turn("two", {"adapter": "A2"})]
     assert [each["content"] for each in messages_for(before, "three", "base", "be kind")] == [
@@ -48,19 +57,18 @@ def test_a_transcript_holds_nothing_a_terminal_obeys() -> None:
     assert "\x1b" not in transcript([Turn("a\x1b[2J", {"adapter": "b\x1b]0;x\x07"})], "run", "s\x1b")
 
 
-async def test_a_conversation_with_an_older_run(talking: TuituneApp, trained: Run) -> None:
-    async with talking.run_test(size=SIZE) as pilot:
+async def test_a_conversation_with_an_older_run(
+    attached: TuituneApp, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
         chat = await chat_of(pilot)
         await until(pilot, lambda: "Who are you?" in screen_text(pilot), seconds=10, what="the run's sample prompt")
 
-        told: set[str] = set()
         speed = chat.query_one("#speed", Static)
+        told = every_text_of(speed, monkeypatch)
         await pilot.press("ctrl+b", "ctrl+b", *"What is the capital of France?", "enter")
-        while len(chat.turns) != 1 or chat.replying:
-            told.add(str(speed.render()))
-            await asyncio.sleep(0.005)
+        await answered(pilot, chat, 1)
         assert any("█" in each and "Loading the model's weights, " in each and " of 47" in each for each in told), told
-        await settled(pilot)
         assert set(chat.turns[0].replies) == {"adapter", "base"}
         assert "Paris" in chat.turns[0].replies["base"]
         assert "base model" in screen_text(pilot)
@@ -84,8 +92,8 @@ async def test_a_conversation_with_an_older_run(talking: TuituneApp, trained: Ru
         assert "2 tokens" in screen_text(pilot) and "cut at max_new_tokens" in screen_text(pilot)
 
 
-async def test_escape_stops_a_reply_and_the_next_one_is_answered(talking: TuituneApp) -> None:
-    async with talking.run_test(size=SIZE) as pilot:
+async def test_escape_stops_a_reply_and_the_next_one_is_answered(attached: TuituneApp) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
         chat = await chat_of(pilot)
         await pilot.press(*"Hi", "enter")
         await until(pilot, lambda: "Loading" in screen_text(pilot), what="the model loads")
@@ -97,10 +105,10 @@ async def test_escape_stops_a_reply_and_the_next_one_is_answered(talking: Tuitun
         assert chat.turns[0].replies["adapter"]
 
 
-async def test_a_session_killed_during_a_reply_is_said_and_replaced(talking: TuituneApp) -> None:
-    async with talking.run_test(size=SIZE) as pilot:
+async def test_a_session_killed_during_a_reply_is_said_and_replaced(attached: TuituneApp) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
         chat = await chat_of(pilot)
-        pid = (await talking.call("status"))["pid"]
+        pid = (await attached.call("status"))["pid"]
         os.kill(pid, signal.SIGSTOP)  # so that it cannot have answered before it is killed
         await pilot.press(*"Hi", "enter")
         await until(pilot, lambda: "Waiting for the first word" in screen_text(pilot), seconds=10)
@@ -114,9 +122,9 @@ async def test_a_session_killed_during_a_reply_is_said_and_replaced(talking: Tui
         assert "ended unexpectedly" not in str(chat.query_one("#problem", Static).render())
 
 
-async def test_ctrl_c_ends_nothing(talking: TuituneApp) -> None:
-    async with talking.run_test(size=SIZE) as pilot:
+async def test_ctrl_c_ends_nothing(attached: TuituneApp) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
         chat = await chat_of(pilot)
         await pilot.press(*"Hi", "ctrl+c")
         await settled(pilot)
-        assert talking.is_running and chat.is_current
+        assert attached.is_running and chat.is_current

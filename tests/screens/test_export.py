@@ -5,7 +5,6 @@ import shutil
 import signal
 from pathlib import Path
 
-import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -14,11 +13,6 @@ from screens.export import ExportScreen
 from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune.export import export
 from tuitune.run import Run
-
-
-@pytest.fixture
-def exporting(trained: Run) -> TuituneApp:
-    return TuituneApp(None, runs_folder=trained.folder.parent, attach=trained)
 
 
 async def export_of(pilot: Pilot[int]) -> ExportScreen:
@@ -35,8 +29,8 @@ def words(pilot: Pilot[int]) -> str:
     return " ".join(screen_text(pilot).split())
 
 
-async def test_several_kinds_at_once_and_the_lines_to_take_them_home(exporting: TuituneApp, tmp_path: Path) -> None:
-    async with exporting.run_test(size=(100, 40)) as pilot:
+async def test_several_kinds_at_once_and_the_lines_to_take_them_home(attached: TuituneApp, tmp_path: Path) -> None:
+    async with attached.run_test(size=(100, 40)) as pilot:
         screen = await export_of(pilot)
         screen.query_one("#out", Input).value = str(tmp_path / "out")
         await pilot.press(*["down"] * 5, "space", "enter")
@@ -48,10 +42,10 @@ async def test_several_kinds_at_once_and_the_lines_to_take_them_home(exporting: 
 
 
 async def test_an_export_that_fails_says_what_to_do_and_can_be_tried_again(
-    exporting: TuituneApp, tmp_path: Path
+    attached: TuituneApp, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    async with exporting.run_test(size=SIZE) as pilot:
+    async with attached.run_test(size=SIZE) as pilot:
         screen = await export_of(pilot)
         out = screen.query_one("#out", Input)
         out.value = str(tmp_path / "file")
@@ -64,10 +58,10 @@ async def test_an_export_that_fails_says_what_to_do_and_can_be_tried_again(
 
 
 async def test_one_that_fails_is_said_beside_what_was_made_and_both_are_told_from_what_was_made_before(
-    exporting: TuituneApp, trained: Run, tmp_path: Path
+    attached: TuituneApp, trained: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "out" / "script").mkdir(parents=True)  # the user's own, so it is not replaced
-    async with exporting.run_test(size=(100, 40)) as pilot:
+    async with attached.run_test(size=(100, 40)) as pilot:
         screen = await export_of(pilot)
         screen.query_one("#out", Input).value = str(tmp_path / "out")
         await pilot.press(*["down"] * 5, "space", "enter")
@@ -100,11 +94,11 @@ async def test_what_was_made_earlier_is_there_when_the_screen_opens_and_says_whe
         assert words(pilot).count("made earlier") == words(pilot).count("adapter has changed since") == 1
 
 
-async def test_a_session_killed_during_an_export_is_said_and_replaced(exporting: TuituneApp, tmp_path: Path) -> None:
-    async with exporting.run_test(size=SIZE) as pilot:
+async def test_a_session_killed_during_an_export_is_said_and_replaced(attached: TuituneApp, tmp_path: Path) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
         screen = await export_of(pilot)
         screen.query_one("#out", Input).value = str(tmp_path / "out")
-        pid = (await exporting.call("status"))["pid"]
+        pid = (await attached.call("status"))["pid"]
         os.kill(pid, signal.SIGSTOP)  # so that it cannot be done before it is killed
         await pilot.press("enter")
         await until(pilot, lambda: "Waiting for the session" in screen_text(pilot), seconds=10)
