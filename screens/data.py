@@ -13,13 +13,13 @@ from textual.widgets.option_list import Option
 from screens.actions import bind
 from screens.columns import ColumnsScreen
 from screens.step_screen import StepScreen
-from screens.units import size
+from screens.units import gib, size
 from screens.widgets.bars import bar
 from screens.widgets.paths import PathSuggester, PickPath, has_suffix
 from screens.widgets.tokens import tokens_content
 from tuitune.errors import TuituneError
 from tuitune.recipe import HUB
-from tuitune.text import one_line
+from tuitune.text import one_line, safe_text
 
 IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _BAR_WIDTH = 36
@@ -63,7 +63,9 @@ class DataScreen(StepScreen):
             with Vertical(id="audit"):
                 yield Static(id="lengths")
                 findings = OptionList(id="findings", markup=False)
-                findings.tooltip = "Enter shows a row with this finding; once more, the next one."
+                findings.tooltip = (
+                    "Enter shows a row with this finding, and once more the next one; or takes what is offered."
+                )
                 yield findings
 
     def on_mount(self) -> None:
@@ -257,11 +259,18 @@ class DataScreen(StepScreen):
                 ("! ", "$text-warning"), (f"{count:,} row{'s' * (count != 1)} ", "bold"), one_line(text, max_length=300)
             )
             listed.add_option(Option(line, id=f"finding-{number}"))
-        if not lines:
+        for longer, share, memory in _longer(found, limit):
+            needs = f", in about {gib(memory)}" if memory else ""
+            text = f"max_length {longer:,} keeps {share:.0%} whole{needs}: Enter sets it"
+            listed.add_option(Option(Content.assemble(("✂ ", "$text-warning"), text), id=f"length-{longer}"))
+        for notice in found["notices"]:
+            line = Content.assemble(("! ", "$text-warning"), safe_text(notice))
+            listed.add_option(Option(line, disabled=True))
+        if not listed.option_count:
             listed.add_option(Option(Content.styled("✔ Nothing was found.", "$text-success"), disabled=True))
         self.query_one("#views", ContentSwitcher).current = "audit"
         listed.border_title = "Enter shows such a row" if lines else ""
-        listed.highlighted = 0 if lines else None
+        listed.action_first()
         listed.focus()
 
     def _rows_of(self, finding: dict[str, Any]) -> list[tuple[int, int]]:
@@ -273,8 +282,13 @@ class DataScreen(StepScreen):
         return [*((row, 0) for row in finding["examples"]), *elsewhere]
 
     @on(OptionList.OptionSelected, "#findings")
-    def _show_example(self, event: OptionList.OptionSelected) -> None:
-        examples = self._examples[str(event.option.id)]
+    def _follow_finding(self, event: OptionList.OptionSelected) -> None:
+        chosen = str(event.option.id)
+        if chosen.startswith("length-"):
+            self.tuitune.draft.set("data.max_length", int(chosen.removeprefix("length-")))
+            self.action_audit()
+            return
+        examples = self._examples[chosen]
         if examples:
             examples.append(examples.pop(0))  # the next time, the next one
             self._from_finding = True
@@ -328,6 +342,12 @@ def _share(share: float) -> str:
 def _rows(source: dict[str, Any]) -> str:
     about = "about " if source["rows_estimated"] else ""
     return f"{one_line(source['name'], max_length=40)}, {about}{source['rows']:,} rows"
+
+
+def _longer(found: dict[str, Any], limit: int) -> list[tuple[int, float, int | None]]:
+    """Values of max_length above `limit`, the share of rows that each keeps whole, and the bytes that it needs."""
+    kept = {each["max_length"]: (each["share"], each["memory_bytes"]) for each in found["lengths"]}
+    return [(length, *what) for length, what in sorted(kept.items()) if length > limit]
 
 
 def lengths(found: dict[str, Any], limit: int) -> Content:

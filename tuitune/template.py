@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
 from tuitune.errors import TuituneError
+from tuitune.sandbox import sandboxed
 from tuitune.text import one_line
 
 
@@ -95,11 +96,9 @@ class ChatTemplate:
     """A tokenizer's chat template. Not safe for use from several threads at once."""
 
     def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         self.source: str = chat_template or tokenizer.get_chat_template()
         self._tool_source: str = chat_template or tokenizer.get_chat_template(tools=[{}])
-        self._render_jinja = render_jinja_template
+        self._render_jinja = sandboxed(self.source)
         self.variables = dict(tokenizer.special_tokens_map)
         read = [name for name in REASONING_FIELDS if re.search(rf"[.'\"]{name}\b", self.source)]
         self._reasoning_field = read[0] if read else REASONING_FIELDS[0]

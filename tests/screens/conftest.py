@@ -88,3 +88,8 @@ def screen_text(pilot: Pilot[int]) -> str:
     app = pilot.app
     lines = app.screen._compositor.render_strips()
     return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+
+
+def words(pilot: Pilot[int]) -> str:
+    """What the screen shows, without its line breaks."""
+    return " ".join(screen_text(pilot).split())

@@ -53,6 +53,8 @@ def answer(command: str) -> dict[str, Any]:
             **{"rows": 3, "used": 3, "tokens": 1, "trained_tokens": 1, "trained_share": 1.0, "truncated": 0},
             "token_percentiles": {"50": 1, "95": 1},
             "length_histogram": [[1, 3]],
+            "lengths": [],
+            "notices": [],
             "dropped": {payload: {"count": 1, "examples": [0], "elsewhere": {}}},
             "findings": [{"text": payload, "count": 1, "examples": [0], "elsewhere": {}}],
         },

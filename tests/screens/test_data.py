@@ -9,7 +9,7 @@ from screens.app import TuituneApp
 from screens.columns import ColumnsScreen
 from screens.data import DataScreen, lengths
 from tests.engine.hub_server import hub_server
-from tests.screens.conftest import SIZE, screen_text, until
+from tests.screens.conftest import SIZE, screen_text, until, words
 from tuitune.recipe import Recipe, SourceSection
 
 
@@ -127,6 +127,19 @@ async def test_each_dataset_of_a_mix_is_shown_and_its_findings_lead_to_its_rows(
         await until(pilot, lambda: "1 row the same" in screen_text(pilot), seconds=30, what="the audit")
         await pilot.press("enter")
         await until(pilot, lambda: "few.jsonl · Row 9 of 10" in screen_text(pilot), seconds=30, what="the repeated row")
+
+
+async def test_the_audit_offers_a_max_length_and_enter_takes_it(app: TuituneApp) -> None:
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("data")
+        await until(pilot, lambda: "Row 0 of" in screen_text(pilot), seconds=60, what="the first row")
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: "longer than max_length 64" in words(pilot), seconds=60, what="the audit")
+        await pilot.press("end")
+        await until(pilot, lambda: "keeps 100% whole" in words(pilot), what="what keeps every row")
+        await pilot.press("enter")
+        await until(pilot, lambda: "; 0 longer than" in words(pilot), what="the audit anew")
+        assert app.draft.get("data.max_length") > 64 and "✂" not in screen_text(pilot)
 
 
 def test_the_cut_stands_where_max_length_is() -> None:

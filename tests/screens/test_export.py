@@ -10,7 +10,7 @@ from textual.widgets import Input
 
 from screens.app import TuituneApp
 from screens.export import ExportScreen
-from tests.screens.conftest import SIZE, screen_text, settled, until
+from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.export import export
 from tuitune.run import Run
 
@@ -23,10 +23,6 @@ async def export_of(pilot: Pilot[int]) -> ExportScreen:
     assert isinstance(screen, ExportScreen)
     await until(pilot, lambda: "[✔] adapter" in screen_text(pilot), what="the kinds of export")
     return screen
-
-
-def words(pilot: Pilot[int]) -> str:
-    return " ".join(screen_text(pilot).split())
 
 
 async def test_several_kinds_at_once_and_the_lines_to_take_them_home(attached: TuituneApp, tmp_path: Path) -> None:

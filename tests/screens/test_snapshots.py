@@ -145,6 +145,8 @@ def test_audit(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monk
             "length_histogram": [
                 *([171, 88], [342, 131], [512, 60], [683, 31], [854, 15], [1024, 8], [1195, 16], [6040, 3])
             ],
+            "lengths": [],
+            "notices": [],
             "dropped": {"the reply is empty": {"count": 2, "examples": [17, 203], "elsewhere": {}}},
             "findings": [{"text": "the same as an earlier row", "count": 5, "examples": [4, 80], "elsewhere": {}}],
         },
