@@ -23,6 +23,7 @@ class Terminal:
             ["-m", "tuitune", *arguments],
             dimensions=(rows, columns),
             env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where the tests run under nohup
         )
 
     @property
