@@ -336,18 +336,15 @@ def parse(raw: bytes, place: str) -> Record:
         return Record(None, f"{place} {_TOO_DEEP}")
     except ValueError:
         return Record(None, f"{place} holds a number of more than 4,300 digits: write it as text")
-    return _checked(value, place)
+    if not isinstance(value, dict):
+        return Record(None, f"{place} is not an object with named columns: write it as {{name: value, …}}")
+    # UTF-8 holds no surrogate; only an escape can spell one.
+    if ("\\ud" in text or "\\uD" in text) and any(map(_SURROGATE.search, _texts(value))):
+        return Record(None, f"{place} holds half of a character (a lone surrogate such as \\ud83d): write it whole")
+    return Record(value)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def _checked(value: Any, place: str) -> Record:
-    if not isinstance(value, dict):
-        return Record(None, f"{place} is not an object with named columns: write it as {{name: value, …}}")
-    if any(_SURROGATE.search(text) for text in _texts(value)):
-        return Record(None, f"{place} holds half of a character (a lone surrogate such as \\ud83d): write it whole")
-    return Record(value)
 
 
 def _texts(value: Any) -> Iterator[str]:
