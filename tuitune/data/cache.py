@@ -222,12 +222,14 @@ def find(key: str) -> Rows | None:
         rows = Rows(folder / "rows.arrow", truncated=counts["truncated"], split=counts["split"])
         rows.dropped = {reason: Dropped(**each) for reason, each in counts["dropped"].items()}
         for name in _ARRAYS:
-            getattr(rows, name).frombytes((folder / name).read_bytes())
+            values = getattr(rows, name)
+            with (folder / name).open("rb") as file:
+                values.fromfile(file, os.fstat(file.fileno()).st_size // values.itemsize)
         whole = (folder / "rows.arrow").stat().st_size == counts["bytes"]
         if not whole or len({len(getattr(rows, name)) for name in _ARRAYS}) != 1:
             raise ValueError("the entry is not whole")
         os.utime(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return rows
