@@ -52,6 +52,8 @@ class Plan(Event):
     trainable_parameters: int
     total_parameters: int
     total_steps: int
+    thinking: bool = False
+    """Whether the data brings thinking of its own before replies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Event, from_json, to_json
+from tuitune.events import Event, Plan, from_json, to_json
 from tuitune.history import History
 from tuitune.text import one_line
 
@@ -100,6 +100,10 @@ class Run:
 
     def history(self) -> History:
         return History.of(self.events())
+
+    def plan(self) -> Plan | None:
+        """What is trained, as first planned; None before that is known."""
+        return next((event for event in self.events() if isinstance(event, Plan)), None)
 
     def is_live(self) -> bool:
         """Whether a session holds this run (and would refuse a second writer)."""

@@ -85,8 +85,8 @@ END_MARKERS = (
 
 _OPEN, _CLOSE = 0xF0000, 0x100000  # supplementary private use areas A and B: 65,534 code points each
 _MARK = re.compile("[\U000f0000-\U0010ffff]")
-_TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,40}\]")
-_TAGS_AT_END = re.compile(rf"(?:{_TAG.pattern})+\s*$")
+TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,40}\]")
+_TAGS_AT_END = re.compile(rf"(?:{TAG.pattern})+\s*$")
 THINKING = re.compile(r"(</?think>|</?thinking>|</?thought>|\[/?THINK\])")
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """What templates and datasets call the text that a reasoning model thinks before its reply."""
@@ -130,9 +130,9 @@ class ChatTemplate:
         if first.ended and not last.ended and not after_last:
             self.closing = rendered.text[rendered.contents[1][1] : first.end]
         elif not last.ended and after_last and after_first.strip().startswith(after_last):
-            tags = _TAG.findall(after_last)
+            tags = TAG.findall(after_last)
             self._end = _any_of([tags[-1] if tags and after_last.endswith(tags[-1]) else after_last])
-        opening = _TAG.match(after_first.lstrip())
+        opening = TAG.match(after_first.lstrip())
         if first.ended and opening and not self._end.match(opening[0]):
             self._opening = opening[0]
 
@@ -189,6 +189,14 @@ class ChatTemplate:
         if self._reasoning_field == REASONING_FIELDS[0] or REASONING_FIELDS[0] not in message:
             return message
         return {self._reasoning_field if name == REASONING_FIELDS[0] else name: v for name, v in message.items()}
+
+    def before_reply(self, messages: Conversation) -> str:
+        """The text that stands before a reply to these messages in training. Raises UnusableRow.
+
+        Some templates write more there than in their prompt for a reply, such as an empty thinking block.
+        """
+        rendered = self.render([*messages, {"role": "assistant", "content": "text"}])
+        return rendered.text[: rendered.turns[-1].start]
 
     def render(self, messages: Conversation, tools: list[Any] | None = None) -> Rendered:
         """The rendered text with every assistant turn located in it. Raises UnusableRow."""
@@ -277,11 +285,11 @@ class ChatTemplate:
             prompt = self.text(marked.messages, tools, prompt=True)
             marks = list(_MARK.finditer(prompt))
             prompt = prompt[marks[-1].end() :] if marks else prompt
-            header = _common_prefix(prompt, gap)
+            header = common_prefix(prompt, gap)
             # Instructions may stand in the prompt before the header, and only there.
             if header < len(prompt) and (tags := _TAGS_AT_END.search(prompt)) and tags[0] in gap:
                 header = max(header, gap.index(tags[0]) + len(tags[0]))
-        for tag in _TAG.finditer(gap):
+        for tag in TAG.finditer(gap):
             if tag.start() < header < tag.end():
                 header = tag.start()
         if first.kind == "content":
@@ -303,7 +311,7 @@ class ChatTemplate:
         marked = _Marked(messages[: index + 1])
         text = self.text(marked.messages, tools)
         own = text[list(_MARK.finditer(text))[-1].end() :].rstrip()
-        return Turn(start, last + _common_prefix(own, tail.rstrip()), False)
+        return Turn(start, last + common_prefix(own, tail.rstrip()), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,7 +482,8 @@ def _has_text(message: Message) -> bool:
     return bool((message["content"] or "").strip())
 
 
-def _common_prefix(a: str, b: str) -> int:
+def common_prefix(a: str, b: str) -> int:
+    """Characters at the beginning that both have."""
     length = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

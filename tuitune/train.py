@@ -233,6 +233,7 @@ def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any) -> Plan:
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         total_parameters=loaded.model.num_parameters(),
         total_steps=args.max_steps if args.max_steps > 0 else by_epochs,
+        thinking=loaded.thinks,
     )
 
 

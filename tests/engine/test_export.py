@@ -19,9 +19,10 @@ from tests.engine.exporting import export
 from tuitune import export as engine
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import KINDS, Cancelled, Exported, NotExported, llama_cpp
-from tuitune.export.ollama import pieces
+from tuitune.export.ollama import pieces, prompts_of
 from tuitune.recipe import Recipe
 from tuitune.run import Run, create_run
+from tuitune.template import Conversation
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "sample_data" / "demo_model"
@@ -203,10 +204,11 @@ def test_the_modelfiles_template_and_stops_give_the_same_replies(runner: Any, ex
     modelfile = (folder / "Modelfile").read_text()
     assert modelfile.startswith("FROM ./model.gguf\n")
     stops = re.findall('^PARAMETER stop "(.+)"$', modelfile, re.MULTILINE)
-    template = pieces(AutoTokenizer.from_pretrained(exported["adapter"].path))
+    tokenizer = AutoTokenizer.from_pretrained(exported["adapter"].path)
+    template = pieces(tokenizer, prompts_of(tokenizer, as_trained=True))
     assert template.go_template() in modelfile
     for content in PROMPTS:
-        messages = [{"role": "user", "content": content}]
+        messages: Conversation = [{"role": "user", "content": content}]
         chat = server.handle_chat_completions({"messages": messages, "temperature": 0, "max_tokens": 64})
         bare = {"prompt": template.prompt(messages), "stop": stops, "temperature": 0, "max_tokens": 64}
         assert server.handle_completions(bare)["choices"][0]["text"] == chat["choices"][0]["message"]["content"]

@@ -4,7 +4,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tuitune.backends.loading import require_adapter
 from tuitune.errors import TuituneError, UnusableInput
@@ -166,7 +168,13 @@ class _Making:
             return self._make_script(made)
         if kind.name == "ollama":
             return self._make_ollama(kind, made)
-        return self._make_gguf(kind, made)
+        return (*self._make_gguf(kind, made), *self._exported_tokenizer[1])
+
+    @cached_property
+    def _exported_tokenizer(self) -> tuple[Any, tuple[str, ...]]:
+        from tuitune.export.reply_start import exported_tokenizer
+
+        return exported_tokenizer(self._run)
 
     def _make_room(self) -> None:
         """Remove what a kind that failed left half made, for those that are still to come."""
@@ -180,8 +188,8 @@ class _Making:
         from tuitune.export.adapter import copy_adapter
 
         self._progress("adapter", "Copying the adapter", None, None)
-        copy_adapter(self._run, made)
-        return ()
+        copy_adapter(self._run, self._exported_tokenizer[0], made)
+        return self._exported_tokenizer[1]
 
     def _make_script(self, made: Path) -> tuple[str, ...]:
         from tuitune.export.script import write_script
@@ -200,11 +208,11 @@ class _Making:
         if self._merge_failure is not None:  # it takes minutes, and would fail again
             raise self._merge_failure
         try:
-            self._merge_notices = merge(self._run, made, step, self._cancelled)
+            self._merge_notices = merge(self._run, self._exported_tokenizer[0], made, step, self._cancelled)
         except (TuituneError, OSError) as error:
             self._merge_failure = error
             raise
-        return self._merge_notices
+        return (*self._merge_notices, *self._exported_tokenizer[1])
 
     def _make_gguf(self, kind: Kind, made: Path) -> tuple[str, ...]:
         from tuitune.export.gguf import convert
@@ -232,7 +240,7 @@ class _Making:
 
         made.mkdir()
         # The Modelfile first: a template that cannot be written as one is known before the long work.
-        template_notices = write_modelfile(made, self._run.adapter)
+        template_notices = write_modelfile(made, self._run)
         mark(made, self._run, kind.name)
         return (*self._make_gguf(kind, made / GGUF_NAME), *template_notices)
 

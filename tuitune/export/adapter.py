@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
@@ -10,9 +11,10 @@ from tuitune.run import Run
 from tuitune.text import one_line
 
 
-def copy_adapter(run: Run, made: Path) -> None:
-    """Copy the adapter into the new folder `made` with its card, and prove the copy. Raises TuituneError."""
+def copy_adapter(run: Run, tokenizer: Any, made: Path) -> None:
+    """Copy the adapter into the new folder `made` with the tokenizer and a card, and prove it. Raises TuituneError."""
     shutil.copytree(run.adapter, made)
+    tokenizer.save_pretrained(made)
     (made / "README.md").write_text(model_card(run, "adapter"), encoding="utf-8")
     mark(made, run, "adapter")
     _prove(made)

@@ -22,19 +22,20 @@ _QUANTISATION = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map",
 
 
 def merge(
-    run: Run, made: Path, progress: Callable[[str], None], cancelled: Callable[[], bool] = lambda: False
+    run: Run,
+    tokenizer: Any,
+    made: Path,
+    progress: Callable[[str], None],
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[str, ...]:
-    """Write the merged model into the new folder `made` and prove it; the notices for the user come back.
+    """Write the merged model and the tokenizer into the new folder `made` and prove it; notices for the user come back.
 
     Each target weight becomes W + lora_alpha/r · B·A (Hu et al. 2021, `peft` merge_and_unload). Raises TuituneError.
     """
-    from transformers import AutoTokenizer
-
     recipe = run.recipe()
     progress("Loading the base model in 16-bit")
     with explained(recipe, "loading the base model for the merge"), _quiet():
         model, notices = _base(recipe)
-        tokenizer = AutoTokenizer.from_pretrained(run.adapter, trust_remote_code=False)
     _stop_if(cancelled)
     progress("Merging the adapter")
     with explained(recipe, "merging the adapter into"):

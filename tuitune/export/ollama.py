@@ -7,15 +7,19 @@ put together again to prove that they make the same prompts.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
+from tuitune.export.reply_start import prompt_as_trained, thinks
+from tuitune.run import Run
+from tuitune.template import ChatTemplate, Conversation, Message, common_prefix
 from tuitune.turns import end_of_turn_id
 
-Message = dict[str, str]
+Prompt = Callable[[Conversation], str]
+"""Makes the prompt for a reply to the messages."""
 GGUF_NAME = "model.gguf"
 
 _S, _U, _A, _V, _B, _W = (f"tuitune message {each}" for each in "abcdef")
@@ -34,13 +38,13 @@ class Pieces:
     no_system: str
     reply: str
 
-    def prompt(self, messages: list[Message]) -> str:
+    def prompt(self, messages: Conversation) -> str:
         """The prompt for a conversation that ends with a user message, as the Go template makes it."""
         around = {"user": self.user, "assistant": self.assistant, "system": self.system}
         text = "" if any(each["role"] == "system" for each in messages) else self.no_system
         for each in messages:
             before, after = around[each["role"]] or ("", "")
-            text += before + each["content"] + after
+            text += f"{before}{each['content']}{after}"
         return text + self.reply
 
     def go_template(self) -> str:
@@ -63,18 +67,18 @@ class Pieces:
         )
 
 
-def pieces(tokenizer: Any) -> Pieces:
-    """The pieces of the tokenizer's chat template, proven on conversations of several shapes.
+def pieces(tokenizer: Any, prompt: Prompt) -> Pieces:
+    """The pieces of the prompts for a reply, proven on conversations of several shapes.
 
     Raises TuituneError where the template does more than put text around messages, so that no Go template of this
     form does the same.
     """
     try:
-        found = _divided(tokenizer)
+        found = _divided(tokenizer, prompt)
         for shape in ("u", "uau", "uauau", "su", "suau", "suauau"):
             if found.system or "s" not in shape:
                 messages = _conversation(shape)
-                if found.prompt(messages) != _prompt(tokenizer, messages):
+                if found.prompt(messages) != prompt(messages):
                     raise ValueError(shape)
     except Exception as error:  # templates raise what they like; all of it means the same here
         raise TuituneError(
@@ -84,9 +88,9 @@ def pieces(tokenizer: Any) -> Pieces:
     return found
 
 
-def modelfile(tokenizer: Any) -> str:
+def modelfile(tokenizer: Any, prompt: Prompt) -> str:
     """Ollama's Modelfile for the GGUF beside it. Raises TuituneError."""
-    found = pieces(tokenizer)
+    found = pieces(tokenizer, prompt)
     template = found.go_template()
     stops = stop_texts(tokenizer, found)
     if '"""' in template or template.endswith('"') or any('"' in each or "\n" in each for each in stops):
@@ -116,34 +120,51 @@ def stop_texts(tokenizer: Any, found: Pieces) -> list[str]:
     return [each for each in dict.fromkeys([*ends, *begins]) if each in special]
 
 
-def write_modelfile(folder: Path, tokenizer_folder: Path) -> tuple[str, ...]:
-    """Write the Modelfile into `folder`; notices for the user come back. Raises TuituneError."""
+def write_modelfile(folder: Path, run: Run) -> tuple[str, ...]:
+    """Write the run's Modelfile into `folder`; notices for the user come back. Raises TuituneError."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
-    (folder / "Modelfile").write_text(modelfile(tokenizer), encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(run.adapter, trust_remote_code=False)
+    prompt = prompts_of(tokenizer, as_trained=not thinks(run))
+    (folder / "Modelfile").write_text(modelfile(tokenizer, prompt), encoding="utf-8")
     notices = []
-    if pieces(tokenizer).system is None:
+    if pieces(tokenizer, prompt).system is None:
         notices.append("The model's chat template has no system message, so Ollama leaves those out.")
     if "strftime_now" in json.dumps(tokenizer.chat_template):
         notices.append("The model's chat template writes the date, which in the Modelfile stays that of the export.")
     return tuple(notices)
 
 
-def _divided(tokenizer: Any) -> Pieces:
+def prompts_of(tokenizer: Any, *, as_trained: bool) -> Prompt:
+    """What makes the prompt for a reply, without the begin-of-text token: the chat template, or the training data."""
+
+    template = ChatTemplate(tokenizer) if as_trained else None
+
+    def prompt(messages: Conversation) -> str:
+        if template:
+            text = prompt_as_trained(template, messages)
+        else:
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
+
+    return prompt
+
+
+def _divided(tokenizer: Any, prompt: Prompt) -> Pieces:
     """Read the pieces off prompts for a reply; where two pieces meet, the end-of-turn token ends the first."""
     chat = [_user(_U), _assistant(_A), _user(_V), _assistant(_B), _user(_W)]
-    opening, to_assistant, to_user, _, _, to_reply = _between(tokenizer, chat)
+    opening, to_assistant, to_user, _, _, to_reply = _between(prompt, chat)
     end_id = end_of_turn_id(tokenizer)
     end = tokenizer.convert_ids_to_tokens(end_id) if end_id is not None else None
     after_user = _through(to_assistant, end)
     if not after_user or not to_reply.startswith(after_user):
-        after_user = _common(to_assistant, to_reply)
+        after_user = to_reply[: common_prefix(to_assistant, to_reply)]
     before_user = to_user[len(_through(to_user, end)) :]
     if not opening.endswith(before_user):
-        before_user = _common(opening[::-1], to_user[::-1])[::-1]
+        alike = common_prefix(opening[::-1], to_user[::-1])
+        before_user = to_user[len(to_user) - alike :]
     try:
-        before_system, system_to_user, *_ = _between(tokenizer, [{"role": "system", "content": _S}, *chat])
+        before_system, system_to_user, *_ = _between(prompt, [{"role": "system", "content": _S}, *chat])
         system = (before_system, _without_suffix(system_to_user, before_user))
     except Exception:  # a template without system messages refuses them, or writes them inside the user's
         system = None
@@ -162,23 +183,19 @@ def _through(text: str, end: str | None) -> str:
     return found[0] if found else ""
 
 
-def _between(tokenizer: Any, messages: list[Message]) -> list[str]:
+def _between(prompt: Prompt, messages: Conversation) -> list[str]:
     """The prompt cut at the messages' contents: one piece more than there are messages."""
-    rest, found = _prompt(tokenizer, messages), []
+    rest, found = prompt(messages), []
     for each in messages:
-        if rest.count(each["content"]) != 1:
+        content = each["content"] or ""
+        if rest.count(content) != 1:
             raise ValueError("content repeated or left out")
-        piece, _, rest = rest.partition(each["content"])
+        piece, _, rest = rest.partition(content)
         found.append(piece)
     return [*found, rest]
 
 
-def _prompt(tokenizer: Any, messages: list[Message]) -> str:
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
-
-
-def _conversation(shape: str) -> list[Message]:
+def _conversation(shape: str) -> Conversation:
     roles = {"s": "system", "u": "user", "a": "assistant"}
     contents = [
         "Be brief.",
@@ -203,12 +220,6 @@ def _without_suffix(text: str, suffix: str) -> str:
     if not text.endswith(suffix):
         raise ValueError("turns overlap")
     return text[: len(text) - len(suffix)]
-
-
-def _common(first: str, second: str) -> str:
-    """The longest beginning that both have."""
-    pairs = zip(first, second, strict=False)
-    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _go_text(text: str) -> str:

@@ -1,6 +1,5 @@
 """What the worker thread can be asked to do, and the one model it holds while it does it."""
 
-import contextlib
 import dataclasses
 import gc
 import logging
@@ -244,8 +243,6 @@ class Jobs:
             raise TuituneError(f"Run {run.name} is still training: chat with it once it has finished.")
         if not run.adapter.is_dir():
             raise UnusableInput(f"Run {run.name} has no adapter: it ended before one was saved.")
-        from tuitune.data import open_dataset
-
         self._free()
 
         def tell(text: str, done: int | None = None, total: int | None = None) -> None:
@@ -255,8 +252,8 @@ class Jobs:
         loaded = backends.load(run.recipe(), lambda text: job.part(notice=text), tell)
         tell("Adding the adapter")
         loaded.backend.attach_saved(loaded, str(run.adapter))
-        with contextlib.suppress(TuituneError, OSError):  # the data may be gone by now
-            loaded.thinks = open_dataset(loaded.recipe.data).brings_thinking()
+        plan = run.plan()
+        loaded.thinks = plan is not None and plan.thinking
         self._loaded = (run, loaded)
         return loaded
 
