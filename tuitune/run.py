@@ -101,9 +101,9 @@ class Run:
     def history(self) -> History:
         return History.of(self.events())
 
-    def plan(self) -> Plan | None:
-        """What is trained, as first planned; None before that is known."""
-        return next((event for event in self.events() if isinstance(event, Plan)), None)
+    def thinks(self) -> bool:
+        """Whether its data has thinking of its own before replies; False before that is known."""
+        return next((event.thinking for event in self.events() if isinstance(event, Plan)), False)
 
     def is_live(self) -> bool:
         """Whether a session holds this run (and would refuse a second writer)."""

@@ -87,7 +87,7 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     loaded = backends.load(
         recipe, lambda text: emit(Notice(text=text)), lambda text, done, total: phase("model", text, done, total)
     )
-    loaded.thinks = prepared.dataset.brings_thinking()
+    loaded.thinks = prepared.thinking
     backend = loaded.backend
     phase("adapter", "Adding the LoRA adapter")
     backend.attach(loaded)

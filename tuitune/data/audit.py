@@ -81,7 +81,7 @@ class Audit:
     findings: list[Finding]
     """Only what was found, the commonest first. Their examples are rows of the first dataset unless they say so."""
     notices: list[str]
-    """What the user should know of how the rows are kept, one sentence each."""
+    """What the user should know of where replies begin and how the rows are kept, one sentence each."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

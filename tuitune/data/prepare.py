@@ -59,8 +59,10 @@ class Prepared:
     """Rows cut at max_length."""
     longest: int
     """Tokens of the longest row, after cutting."""
+    thinking: bool
+    """Whether the first dataset brings thinking of its own before replies."""
     notices: list[str]
-    """What the user should know of how the rows are kept, one sentence each."""
+    """What the user should know of where replies begin and how the rows are kept, one sentence each."""
 
     @property
     def dataset(self) -> Dataset:
@@ -130,6 +132,7 @@ def prepare(
     if (elsewhere := eval_section(data)) is not None:
         eval_source, evaluation = _eval_file(elsewhere, masker, made, progress, cancelled)
     evaluated = [eval_source.rows] if eval_source else []
+    thinking = opened[0].brings_thinking()
     return Prepared(
         sources=[
             Source(dataset, rows, sorted({rows.numbers[place] for place in out.tolist()}), section.weight)
@@ -143,8 +146,27 @@ def prepare(
         trained_tokens=sum(_total(rows.trained, places) for rows, places in zip(made, kept, strict=True)),
         truncated=sum(rows.truncated for rows in made),
         longest=max((max(rows.lengths, default=0) for rows in made), default=0),
-        notices=list(dict.fromkeys(rows.unkept for rows in [*made, *evaluated] if rows.unkept)),
+        thinking=thinking,
+        notices=[
+            *([] if thinking else _reply_starts(masker, opened[0])),
+            *dict.fromkeys(rows.unkept for rows in [*made, *evaluated] if rows.unkept),
+        ],
     )
+
+
+def _reply_starts(masker: Masker, dataset: Dataset) -> list[str]:
+    """Where replies begin, if that is not where the chat template's prompt for a reply ends."""
+    from tuitune.reply_start import difference, shown
+
+    conversations = any(row.messages for row in dataset.rows(stop=EXAMPLES))
+    differing = difference(masker.template) if conversations else None
+    if differing is None:
+        return []
+    theirs, ours = map(shown, differing)
+    return [
+        f"The data has no thinking, so replies are trained behind {ours}, where the chat template's prompt for a reply "
+        f"has {theirs}: chat here begins them as trained, and exports where they can; to train thinking, give it in replies."
+    ]
 
 
 def _tokenised(

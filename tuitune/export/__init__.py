@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tuitune.backends.loading import require_adapter
+from tuitune.backends.loading import explained, require_adapter
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import fingerprint, mark, marked
@@ -172,9 +172,16 @@ class _Making:
 
     @cached_property
     def _exported_tokenizer(self) -> tuple[Any, tuple[str, ...]]:
-        from tuitune.export.reply_start import exported_tokenizer
+        """The run's tokenizer with replies beginning as in its training, and notices for the user."""
+        from transformers import AutoTokenizer
 
-        return exported_tokenizer(self._run)
+        from tuitune.reply_start import begin_as_trained
+
+        with explained(self._run.recipe(), "opening the tokenizer of the run of"):
+            tokenizer = AutoTokenizer.from_pretrained(self._run.adapter, trust_remote_code=False)
+        if not tokenizer.chat_template or self._run.thinks():
+            return tokenizer, ()
+        return tokenizer, begin_as_trained(tokenizer)
 
     def _make_room(self) -> None:
         """Remove what a kind that failed left half made, for those that are still to come."""

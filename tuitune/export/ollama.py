@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
-from tuitune.export.reply_start import prompt_as_trained, thinks
+from tuitune.reply_start import prompt_as_trained
 from tuitune.run import Run
 from tuitune.template import ChatTemplate, Conversation, Message, common_prefix
 from tuitune.turns import end_of_turn_id
@@ -125,7 +125,7 @@ def write_modelfile(folder: Path, run: Run) -> tuple[str, ...]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(run.adapter, trust_remote_code=False)
-    prompt = prompts_of(tokenizer, as_trained=not thinks(run))
+    prompt = prompts_of(tokenizer, as_trained=not run.thinks())
     (folder / "Modelfile").write_text(modelfile(tokenizer, prompt), encoding="utf-8")
     notices = []
     if pieces(tokenizer, prompt).system is None:

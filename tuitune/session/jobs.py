@@ -252,8 +252,7 @@ class Jobs:
         loaded = backends.load(run.recipe(), lambda text: job.part(notice=text), tell)
         tell("Adding the adapter")
         loaded.backend.attach_saved(loaded, str(run.adapter))
-        plan = run.plan()
-        loaded.thinks = plan is not None and plan.thinking
+        loaded.thinks = run.thinks()
         self._loaded = (run, loaded)
         return loaded
 

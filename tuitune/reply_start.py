@@ -1,4 +1,4 @@
-"""Where an exported model begins its replies: behind the text that stood before the replies it was trained on.
+"""What a reply begins behind: the text that stood before the replies in training, which prompts should end in too.
 
 Of data without thinking, some chat templates write an empty thinking block (Qwen 3) or a channel (gpt-oss) before each
 reply, which their prompt for a new reply leaves out; others (DeepSeek R1) prompt for thinking that was never trained.
@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from tuitune.backends.loading import explained
-from tuitune.run import Run
 from tuitune.template import TAG, ChatTemplate, Conversation, Message, UnusableRow, common_prefix
 from tuitune.text import one_line
 
@@ -23,12 +21,6 @@ _NO_THOUGHT = re.compile(r"(?:\s|</?(?:\w+:)?think(?:ing)?>|\[/?THINK\])+")
 _CHATS: list[Conversation] = [[_USER], [_USER, _REPLY, _USER], [_SYSTEM, _USER, _REPLY, _USER]]
 
 
-def thinks(run: Run) -> bool:
-    """Whether the run's data has thinking of its own."""
-    plan = run.plan()
-    return plan is not None and plan.thinking
-
-
 def prompt_as_trained(template: ChatTemplate, messages: Conversation) -> str:
     """The text from which a model whose data has no thinking replies to these messages. Raises UnusableRow."""
     own = template.text(template.standard(messages), prompt=True)
@@ -36,15 +28,16 @@ def prompt_as_trained(template: ChatTemplate, messages: Conversation) -> str:
     return own if own.rstrip(" ") == trained else trained
 
 
-def exported_tokenizer(run: Run) -> tuple[Any, tuple[str, ...]]:
-    """The run's tokenizer, replies beginning as in its training; and notices for the user. Raises TuituneError."""
-    from transformers import AutoTokenizer
-
-    with explained(run.recipe(), "opening the tokenizer of the run of"):
-        tokenizer = AutoTokenizer.from_pretrained(run.adapter, trust_remote_code=False)
-    if not tokenizer.chat_template or thinks(run):
-        return tokenizer, ()
-    return tokenizer, begin_as_trained(tokenizer)
+def difference(template: ChatTemplate) -> tuple[str, str] | None:
+    """What the template's prompt for a reply ends in, and what stands there in training; None where it is the same."""
+    own, trained = next(((a, b) for a, b in _prompts(template) if a != b), ("", ""))
+    if own == trained:
+        return None
+    alike = common_prefix(own, trained)
+    for tag in TAG.finditer(trained):
+        if tag.start() < alike < tag.end():
+            alike = tag.start()
+    return own[alike:], trained[alike:]
 
 
 def begin_as_trained(tokenizer: Any) -> tuple[str, ...]:
@@ -54,25 +47,22 @@ def begin_as_trained(tokenizer: Any) -> tuple[str, ...]:
     """
     template = ChatTemplate(tokenizer)
     prompts = _prompts(template)
-    own, trained = next(((a, b) for a, b in prompts if a != b), ("", ""))
-    if own == trained:
+    differing = difference(template)
+    if differing is None:
         return ()
-    alike = common_prefix(own, trained)
-    for tag in TAG.finditer(trained):
-        if tag.start() < alike < tag.end():
-            alike = tag.start()
-    theirs, ours = _shown(own[alike:]), _shown(trained[alike:])
-    for changed in _candidates(template.source, trained[alike:] if len(own) == alike else None):
+    theirs, ours = differing
+    for changed in _candidates(template.source, "" if theirs else ours):
         if _changes_only_prompts(template, ChatTemplate(tokenizer, changed), prompts):
             named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else None
             tokenizer.chat_template = changed if named is None else {**named, "default": changed}
             return (
-                f"The exported chat template begins each reply behind {ours} instead of {theirs}, as in training on "
-                "data without thinking; with the base model's template it may think again.",
+                f"The exported chat template begins each reply behind {shown(ours)} instead of {shown(theirs)}, as in "
+                "training on data without thinking; with the base model's template it may think again.",
             )
     return (
-        f"Programs that use the chat template begin replies behind {theirs}, where training had {ours}, as the data "
-        "has no thinking: the ollama export begins them as trained, where the template can be written as one.",
+        f"Programs that use the chat template begin replies behind {shown(theirs)}, where training had {shown(ours)}, "
+        "as the data has no thinking: the ollama export begins them as trained, where the template can be written as "
+        "one.",
     )
 
 
@@ -85,14 +75,14 @@ def _prompts(template: ChatTemplate) -> list[tuple[str, str]]:
     return found
 
 
-def _candidates(source: str, ending: str | None) -> Iterator[str]:
+def _candidates(source: str, ending: str) -> Iterator[str]:
     """The template with its thinking turned off, then with `ending` behind its prompt, where that is only thinking.
 
     Another ending may be the model's own choice, as between a reply and a tool call.
     """
     if "enable_thinking" in source:
         yield "{%- set enable_thinking = false -%}\n" + source
-    if ending is not None and _NO_THOUGHT.fullmatch(ending):
+    if _NO_THOUGHT.fullmatch(ending):
         text = json.dumps(ending, ensure_ascii=False)
         yield source.removesuffix("\n") + f"{{%- if {_UNASKED} %}}{{{{- {text} }}}}{{%- endif %}}"
 
@@ -111,5 +101,6 @@ def _text(template: ChatTemplate, chat: Conversation) -> str | None:
         return None
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A part of a prompt, for a person."""
     return one_line(json.dumps(text, ensure_ascii=False), max_length=80) if text else "nothing"

@@ -10,8 +10,8 @@ import pytest
 from tests.engine.exporting import export
 from tests.engine.llama_cpp_models import templates, tokenizer
 from tests.engine.test_export import DEMO, never, quiet, yes
-from tuitune.export.reply_start import begin_as_trained, prompt_as_trained
 from tuitune.recipe import Recipe
+from tuitune.reply_start import begin_as_trained, prompt_as_trained
 from tuitune.run import create_run
 from tuitune.template import ChatTemplate, Conversation, UnusableRow
 
@@ -88,6 +88,10 @@ def test_an_export_of_a_run_begins_where_its_data_did(reply: str, ending: str, t
     train(recipe, writer.run, Control(), writer.append)
     writer.close()
 
+    said = [each.text for each in writer.run.history().notices]
+    assert any(each.startswith("The data has no thinking, so replies are trained behind") for each in said) is (
+        "<think>" in ending
+    )
     adapter, merged = export(writer.run, ["adapter", "merged_16bit"], None, quiet, yes, never)
     for exported in (adapter, merged):
         opened = AutoTokenizer.from_pretrained(exported.path)
