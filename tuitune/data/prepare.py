@@ -164,8 +164,8 @@ def _reply_starts(masker: Masker, dataset: Dataset) -> list[str]:
         return []
     theirs, ours = map(shown, differing)
     return [
-        f"The data has no thinking, so replies are trained behind {ours}, where the chat template's prompt for a reply "
-        f"has {theirs}: chat here begins them as trained, and exports where they can; to train thinking, give it in replies."
+        f"The data has no thinking, so replies are trained behind {ours}, where the chat template's prompt has {theirs}"
+        ": chat here begins them as trained, and exports where they can; to train thinking, give it in the replies."
     ]
 
 
