@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.engine.exporting import export
 from tests.engine.llama_cpp_models import templates, tokenizer
-from tests.engine.test_export import DEMO, never, quiet, yes
+from tests.engine.test_export import DEMO, never, quiet, serve, yes
 from tuitune.recipe import Recipe
 from tuitune.reply_start import begin_as_trained, prompt_as_trained
 from tuitune.run import create_run
@@ -58,6 +59,17 @@ def test_the_exported_template_prompts_as_in_training_or_that_is_said(name: str,
         assert now.text(whole) == own.text(whole)
 
 
+def llama_cpps_prompt(gguf: Path) -> str:
+    """What llama.cpp makes of a conversation with the chat template inside a GGUF; it asks for thinking by itself."""
+    server = serve(gguf)
+    body = json.dumps({"messages": CHATS[0]}).encode()
+    asked = urllib.request.Request(
+        f"{server.listening_address}/apply-template", data=body, headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        return str(json.load(answer)["prompt"])
+
+
 @pytest.mark.parametrize(
     ("reply", "ending"),
     [("Ahoy!", "assistant\n<think>\n\n</think>\n\n"), ("<think>\nhm\n</think>\n\nAhoy!", "assistant\n")],
@@ -92,8 +104,12 @@ def test_an_export_of_a_run_begins_where_its_data_did(reply: str, ending: str, t
     assert any(each.startswith("The data has no thinking, so replies are trained behind") for each in said) is (
         "<think>" in ending
     )
-    adapter, merged = export(writer.run, ["adapter", "merged_16bit"], None, quiet, yes, never)
-    for exported in (adapter, merged):
+    kinds = ["adapter", "merged_16bit", "gguf:f16"] if "<think>" in ending else ["adapter", "merged_16bit"]
+    made = export(writer.run, kinds, None, quiet, yes, never)
+    for exported in made:
+        if exported.kind == "gguf:f16":
+            assert llama_cpps_prompt(exported.path).endswith(ending)
+            continue
         opened = AutoTokenizer.from_pretrained(exported.path)
         prompt = opened.apply_chat_template(CHATS[0], tokenize=False, add_generation_prompt=True)
         assert prompt.endswith(ending)
