@@ -23,7 +23,7 @@ from tuitune.advice import USUAL
 from tuitune.errors import TuituneError
 from tuitune.glance import measured_speed
 from tuitune.recipe import Recipe
-from tuitune.text import one_line
+from tuitune.text import safe_text
 
 _SHORT_RUN = {"train.num_train_epochs": 1.0, "lora.r": 16, "lora.lora_alpha": 16.0}
 GOALS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -121,7 +121,7 @@ class LoraScreen(StepScreen):
                 text = yaml.safe_dump(draft.data, sort_keys=False, allow_unicode=True)
             area = self.query_one("#yaml", TextArea)
             with self.prevent(TextArea.Changed):
-                area.load_text(one_line_values(text))
+                area.load_text(safe_text(text))
             self._check_yaml()
 
     def action_next_view(self) -> None:
@@ -238,8 +238,3 @@ class LoraScreen(StepScreen):
 def _of(errors: dict[str, str], field: str) -> str | None:
     """The error of a field or of something inside it."""
     return next((text for name, text in errors.items() if name == field or name.startswith(f"{field}.")), None)
-
-
-def one_line_values(text: str) -> str:
-    """YAML with what a terminal would obey taken out of it."""
-    return "\n".join(one_line(line) if one_line(line) != line.strip() else line for line in text.split("\n"))

@@ -63,6 +63,7 @@ class FieldLine(Horizontal):
 
     def show(self, value: Any) -> None:
         """Show another value without telling of a change."""
+        self._value = value
         if not is_editable(self.info.annotation):
             return
         entry = self.query_one("Input, Checkbox, Select")
@@ -83,7 +84,9 @@ class FieldLine(Horizontal):
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
         event.stop()
-        self.post_message(self.Changed(self, as_value(self.info, event.value)))
+        # Text may say less than the value (two spaces, a control character in a path): as it was, it means the value.
+        same = event.value == as_text(self._value)
+        self.post_message(self.Changed(self, self._value if same else as_value(self.info, event.value)))
 
     @on(Checkbox.Changed)
     def _ticked(self, event: Checkbox.Changed) -> None:

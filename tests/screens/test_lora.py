@@ -4,7 +4,7 @@ from pathlib import Path
 
 from screens.app import TuituneApp
 from screens.units import about
-from screens.widgets.yaml_area import read_recipe
+from screens.widgets.yaml_area import YamlArea, read_recipe
 from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune import backends
 from tuitune.events import Plan, Step
@@ -84,3 +84,20 @@ async def test_a_wrong_line_is_marked_where_it_stands(recipe: Recipe, runs_folde
         assert "Line 1: " in screen_text(pilot)
         await pilot.press("backspace")
         await until(pilot, lambda: "✘" not in screen_text(pilot), seconds=10, what="no mark")
+
+
+async def test_a_path_that_cannot_be_shown_as_it_is_stays_as_it_is(recipe: Recipe, runs_folder: Path) -> None:
+    path = "/data/two  spaces\x1b[31m.jsonl"
+    data = recipe.data.model_copy(update={"path": path})
+    app = TuituneApp(recipe.model_copy(update={"data": data}), runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("lora")
+        for view in ("goals", "fields", "yaml"):
+            await settled(pilot)
+            assert app.draft.get("data.path") == path, view
+            await pilot.press("ctrl+t")
+        await pilot.press("ctrl+t", "ctrl+t")
+        await settled(pilot)
+        await pilot.press("end", "space")
+        await until(pilot, lambda: "model: \n" in app.screen.query_one(YamlArea).text, seconds=10, what="the edit")
+        assert app.draft.get("data.path") == path
