@@ -86,10 +86,22 @@ class DataScreen(StepScreen):
     @on(Input.Changed, "#path")
     def _path_changed(self, event: Input.Changed) -> None:
         if event.value.strip() != one_line(self.tuitune.draft.get("data.path") or ""):
-            self.tuitune.draft.set("data.path", event.value.strip())
-            for field, value in {"columns": None, "config": None, "split": "train", "revision": None}.items():
-                self.tuitune.draft.set(f"data.{field}", value)
+            self._choose(event.value.strip())
         self.show_problem(None)
+
+    def _choose(self, path: str, **fields: str | None) -> None:
+        """Another dataset: what was said of the one before does not hold for it."""
+        unsaid = {"columns": None, "config": None, "split": "train", "revision": None}
+        for name, value in {"path": path, **unsaid, **fields}.items():
+            self.tuitune.draft.set(f"data.{name}", value)
+
+    def _show_chosen_dataset(self, path: str, **fields: str | None) -> None:
+        """Take a dataset that was chosen elsewhere than in the field."""
+        with self.prevent(Input.Changed):
+            self.query_one("#path", Input).value = one_line(path)
+        self._choose(path, **fields)
+        self.show_problem(None)
+        self.load()
 
     @on(Input.Submitted, "#path")
     async def _submitted(self) -> None:
@@ -99,26 +111,18 @@ class DataScreen(StepScreen):
     async def action_pick_file(self) -> None:
         picked = await self.app.push_screen_wait(PickPath("Which dataset?", Path.cwd(), IS_DATA))
         if picked is not None:
-            self.query_one("#path", Input).value = str(picked)
-            self.load()
+            self._show_chosen_dataset(str(picked))
 
     @work(exit_on_error=False)
     async def action_search_datasets(self) -> None:
         """A dataset of the Hub, by words: its id, configuration, split and revision."""
         from screens.hub_datasets import HubDatasets
 
-        field = self.query_one("#path", Input)
-        written = field.value.strip()
+        written = self.query_one("#path", Input).value.strip()
         words = "" if written.startswith(("/", ".", "~")) else written.removeprefix(HUB)
         chosen = await self.app.push_screen_wait(HubDatasets(words))
-        if chosen is None:
-            return
-        with self.prevent(Input.Changed):
-            field.value = chosen["path"]
-        for name, value in {"columns": None, **chosen}.items():
-            self.tuitune.draft.set(f"data.{name}", value)
-        self.show_problem(None)
-        self.load()
+        if chosen is not None:
+            self._show_chosen_dataset(**chosen)
 
     @work(exclusive=True, group="rows", exit_on_error=False)
     async def load(self) -> None:

@@ -59,6 +59,27 @@ async def test_columns_are_mapped_rows_browsed_and_findings_lead_to_rows(
         )
 
 
+async def test_a_file_is_picked_from_the_tree_and_its_rows_are_shown(
+    recipe: Recipe, unknown: Path, runs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "two  spaces\x1b[31m.jsonl"
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / name).write_text(json.dumps({"question": "Which one?", "answer": "The picked one."}))
+    monkeypatch.chdir(tmp_path / "here")
+    columns = {"user": "frage", "assistant": "antwort"}
+    data = recipe.data.model_copy(update={"path": str(unknown), "columns": columns})
+    app = TuituneApp(recipe.model_copy(update={"data": data}), runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("data")
+        await until(pilot, lambda: "▸It is 1." in screen_text(pilot), seconds=60, what="the first file's row")
+        await pilot.press("ctrl+f")
+        await until(pilot, lambda: "two spaces␛[31m.jsonl" in screen_text(pilot), seconds=10, what="the tree")
+        await pilot.press("tab", "down", "enter")
+        await until(pilot, lambda: "▸The picked one." in screen_text(pilot), seconds=30, what="its row")
+        assert app.draft.get("data.path") == str(tmp_path / "here" / name)
+        assert app.draft.get("data.columns") is None
+
+
 async def test_a_dataset_of_the_hub_is_found_by_words_and_its_split_chosen(
     recipe: Recipe, tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
