@@ -26,7 +26,7 @@ from textual.worker import Worker, WorkerState
 
 from screens import attention
 from screens.actions import ActionProvider, bind, name_of
-from screens.appearance import SAFE_DARK, SAFE_LIGHT, Ascii, Plain
+from screens.appearance import HARMLESS, SAFE_DARK, SAFE_LIGHT, Ascii, Plain
 from screens.draft import Draft
 from screens.settings import Settings, settings_file
 from screens.steps import StepName
@@ -146,7 +146,7 @@ class TuituneApp(App[int]):
     # --- how it looks -----------------------------------------------------------------------------------------
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        filters = list(super().get_line_filters())
+        filters = [HARMLESS, *super().get_line_filters()]
         if self.no_color:
             filters = [each for each in filters if not isinstance(each, Monochrome | NoColor)] + [
                 Plain(Color.parse(self.theme_variables["background"]))

@@ -9,6 +9,8 @@ from textual.color import Color
 from textual.filter import LineFilter
 from textual.theme import Theme
 
+from tuitune.text import without_controls
+
 # Okabe & Ito (2008), "Color Universal Design": told apart with any kind of colour vision.
 SAFE_DARK = Theme(
     name="colour-blind-safe",
@@ -77,6 +79,22 @@ def _plain(character: str) -> str:
     if "\u2801" <= character <= "\u28ff":  # braille, by how much of the cell it fills
         return ".::*##"[min(5, (ord(character) - 0x2800).bit_count() - 1)]
     return "?" * cell_len(character)
+
+
+class Harmless(LineFilter):
+    """Leaves out what a terminal would obey: what is pasted into a field is not changed before it is drawn."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [
+            segment
+            if segment.control or segment.text.isprintable()
+            else Segment(without_controls(segment.text), segment.style)
+            for segment in segments
+        ]
+
+
+HARMLESS = Harmless()
+"""One for the app's life, for lines are kept by their filters."""
 
 
 class Plain(LineFilter):

@@ -8,6 +8,7 @@ _OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
+_MOVES = re.compile(f"{_OBEYED.pattern}|[\t\n]")
 _CARRIAGE_RETURN = re.compile("\r\n?")
 
 
@@ -29,6 +30,15 @@ def one_line(text: object, *, max_length: int | None = None) -> str:
     limit = None if max_length is None else max_length * 4 + 64
     line = " ".join(safe_text(text, max_length=limit).split())
     return safe_text(line, max_length=max_length)
+
+
+def without_controls(text: str) -> str:
+    """A piece of a screen's line without what a terminal would obey, in as many columns as it was laid out in."""
+    return text if text.isprintable() else _MOVES.sub(lambda match: "�" if _is_surrogate(match[0]) else "", text)
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
 
 
 def _stand_in(match: re.Match[str]) -> str:

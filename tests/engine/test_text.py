@@ -1,8 +1,9 @@
 """Outside text is made harmless before a terminal sees it."""
 
 import pytest
+from rich.cells import cell_len
 
-from tuitune.text import one_line, safe_text
+from tuitune.text import one_line, safe_text, without_controls
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,9 @@ def test_long_text_is_cut_with_an_ellipsis() -> None:
 
 def test_one_line_folds_white_space() -> None:
     assert one_line(" two\n\n lines\t here ") == "two lines here"
+
+
+def test_a_line_keeps_its_columns_without_what_a_terminal_obeys() -> None:
+    line = "a\x1b[2J\x9b1m\u202eb\t\n\ud800\ufeff日本é\u0301"
+    assert without_controls(line) == "a[2J1mb�日本é\u0301"
+    assert cell_len(without_controls(line)) == cell_len(line)
