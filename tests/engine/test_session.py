@@ -1,9 +1,12 @@
 """A session answers while it works, outlives its client only for a run, and leaves nothing behind."""
 
 import asyncio
+import gc
 import os
 import signal
 import stat
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run
 from tuitune.session.client import Session, SessionLost
+from tuitune.session.worker import Cancelled, Job, Result, Worker
 
 
 async def ended(pid: int) -> None:
@@ -193,6 +197,56 @@ async def test_a_second_stop_ends_the_run_without_a_checkpoint(tmp_path: Path, d
     assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
     assert run.history().step == 0 and not run.adapter.exists()
     await session.close()
+
+
+async def test_a_stop_is_heeded_before_the_run_has_begun(tmp_path: Path, demo_recipe: Recipe) -> None:
+    session = await Session.start()
+    job = asyncio.create_task(
+        session.call("train", recipe=demo_recipe.model_dump(mode="json"), runs=str(tmp_path / "runs"))
+    )
+    await asyncio.sleep(0)  # the libraries are still being imported
+    assert await session.call("stop") == {"stopping": "after this step"}
+    assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
+    await session.close()
+
+
+async def test_a_terminated_session_begins_no_run_and_ends(tmp_path: Path, demo_recipe: Recipe) -> None:
+    session = await Session.start()
+    job = asyncio.create_task(
+        session.call("train", recipe=demo_recipe.model_dump(mode="json"), runs=str(tmp_path / "runs"))
+    )
+    pid = (await session.call("status"))["pid"]
+    os.kill(pid, signal.SIGTERM)
+    with pytest.raises(TuituneError):
+        await asyncio.wait_for(job, 60)
+    await session.close()
+    await ended(pid)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_lets_go_of_what_its_job_held_before_the_next_job() -> None:
+    class Model:
+        pass
+
+    models: list[weakref.ref[Model]] = []
+    held: list[Model | None] = []
+    over = threading.Event()
+
+    def fail(job: Job) -> Result:
+        model = Model()
+        models.append(weakref.ref(model))
+        raise Cancelled
+
+    def look(job: Job) -> Result:
+        gc.collect()
+        held.append(models[0]())
+        return {}
+
+    worker = Worker()
+    worker.start()
+    worker.submit(Job("chat", fail, on_part=lambda part: None, on_end=lambda end: None))
+    worker.submit(Job("train", look, on_part=lambda part: None, on_end=lambda end: over.set()))
+    assert over.wait(5) and held == [None]
 
 
 async def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(

@@ -30,7 +30,7 @@ log = logging.getLogger("tuitune.session")
 
 
 class Jobs:
-    """The commands that need the libraries. All but `emit`, `abandon` and `close` run in the worker thread."""
+    """The commands that need the libraries. All but `work`, `emit`, `abandon` and `close` run in the worker thread."""
 
     def __init__(self, socket_path: Path, on_event: Callable[[], None]) -> None:
         self.control = Control()
@@ -68,6 +68,7 @@ class Jobs:
         if "run" in prepared:
             prepared["run"] = Run(Path(prepared["run"]))
         if command == "train":
+            self.control = Control()  # here, so that a stop is heeded from now on, whatever is still done before
             read_ahead(prepared["recipe"].model)
         return lambda job: commands[command](job, **prepared)
 
@@ -128,7 +129,6 @@ class Jobs:
 
         check(recipe)
         self._free()
-        self.control = Control()
         writer = create_run(recipe, Path(runs) if runs else default_runs_folder(), name, machine().as_dict())
         writer.announce(self._socket_path)
         self.run, self._writer = writer.run, writer

@@ -53,7 +53,7 @@ class Server:
         self.worker = Worker()
         self.ended = asyncio.Event()
         self.loop = asyncio.get_running_loop()
-        self.lasting = 0
+        self.lasting: set[Job] = set()
         self.jobs = Jobs(socket_path, on_event=self._from_worker(self._wake_followers))
         self.ready = False
         self.leaving = False
@@ -129,10 +129,11 @@ class Server:
             str(command),
             work,
             on_part=lambda part: self._from_worker(client.send)({"id": number, "part": part}),
-            on_end=self._from_worker(partial(self._finish, client, number, str(command))),
+            on_end=lambda end: self._from_worker(self._finish)(client, number, job, end),
         )
         client.jobs[int(number or 0)] = job
-        self.lasting += command in _OUTLIVE_THEIR_CLIENT
+        if command in _OUTLIVE_THEIR_CLIENT:
+            self.lasting.add(job)
         self.worker.submit(job)
 
     def _answer(self, client: Client, command: Any, arguments: dict[str, Any]) -> Result | None:
@@ -164,8 +165,8 @@ class Server:
                 return {}
         return None
 
-    def _finish(self, client: Client, number: Any, command: str, end: Result | BaseException) -> None:
-        self.lasting -= command in _OUTLIVE_THEIR_CLIENT
+    def _finish(self, client: Client, number: Any, job: Job, end: Result | BaseException) -> None:
+        self.lasting.discard(job)
         client.jobs.pop(int(number or 0), None)
         if isinstance(end, BaseException):
             if not isinstance(end, TuituneError | Cancelled):
@@ -229,10 +230,11 @@ class Server:
         self.ended.set()
 
     def _terminate(self) -> None:
-        """SIGTERM stops a run as `stop` does; the process ends with it, or at once where there is none."""
+        """SIGTERM stops a run as `stop` does, and an export: the process ends with it, at once where there is none."""
         self.leaving = True
-        if self.jobs.is_training:
-            self._stop()
+        self._stop()
+        for job in self.lasting:
+            job.cancelled.set()
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:

@@ -13,7 +13,7 @@ class Cancelled(Exception):
     """Raised inside a job that noticed its `cancelled` flag."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """Work for the worker thread; the callbacks are called in that thread.
 
@@ -50,13 +50,16 @@ class Worker:
 
     def _run(self) -> None:
         while True:
-            job = self._queue.get()
-            self.current = job
-            end: Result | BaseException
-            try:
-                job.check()
-                end = job.work(job)
-            except BaseException as error:  # whatever it is, the client must hear of it and the thread must live on
-                end = error
-            self.current = None
-            job.on_end(end)
+            self._do(self._queue.get())
+
+    def _do(self, job: Job) -> None:
+        """In a frame of its own: an error holds the frames it came through, and so a model, until it is let go."""
+        self.current = job
+        end: Result | BaseException
+        try:
+            job.check()
+            end = job.work(job)
+        except BaseException as error:  # whatever it is, the client must hear of it and the thread must live on
+            end = error
+        self.current = None
+        job.on_end(end)
