@@ -1,9 +1,11 @@
 """The run folder: the record of one run, with one writer at a time."""
 
+import errno
 import fcntl
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,8 +154,15 @@ class RunWriter:
         self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def append(self, event: Event) -> None:
-        """Add an event to the record, in one write, so that a reader never sees half of two lines mixed."""
-        os.write(self._events, to_json(event).encode() + b"\n")
+        """Add an event to the record, whole or not at all, so that a reader never sees half of two lines mixed.
+
+        Raises OSError where the disk is full.
+        """
+        line = to_json(event).encode() + b"\n"
+        written = os.write(self._events, line)
+        if written < len(line):
+            os.ftruncate(self._events, os.fstat(self._events).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.run.events_file))
 
     def write(self, name: str, data: str | bytes) -> None:
         write_atomic(self.run.folder / name, data)
@@ -176,9 +185,13 @@ def create_run(
     try:
         runs_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = _new_folder(runs_folder, name, Path(recipe.data.path).stem)
-        writer = RunWriter(Run(folder))
-        writer.write("recipe.yaml", recipe.to_yaml())
-        writer.write("environment.json", json.dumps(environment or {}, indent=2))
+        try:
+            writer = RunWriter(Run(folder))
+            writer.write("recipe.yaml", recipe.to_yaml())
+            writer.write("environment.json", json.dumps(environment or {}, indent=2))
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)  # or the name would be taken by a run that nobody can see
+            raise
     except OSError as error:
         reason = error.strerror or "write failed"
         raise TuituneError(
@@ -212,10 +225,18 @@ def _new_folder(runs_folder: Path, name: str | None, stem: str) -> Path:
 def all_runs(runs_folder: Path) -> list[Run]:
     """Every run in the folder, the most recently changed first."""
     try:
-        found = [Run(each) for each in runs_folder.iterdir() if (each / "recipe.yaml").is_file()]
+        found = [Run(each) for each in runs_folder.iterdir() if _holds_run(each)]
     except OSError:
         return []
     return sorted(found, key=_changed, reverse=True)
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether there is a recipe in the folder; also False where another user's folder cannot be looked into."""
+    try:
+        return (folder / "recipe.yaml").is_file()
+    except OSError:
+        return False
 
 
 def _changed(run: Run) -> float:
@@ -227,8 +248,8 @@ def _changed(run: Run) -> float:
 
 def find_run(named: str, runs_folder: Path) -> Run:
     """The run with this name or folder. Raises UnusableInput."""
-    for folder in (runs_folder / named, Path(named).expanduser()):
-        if (folder / "recipe.yaml").is_file():
+    for folder in (runs_folder / named, Path(os.path.expanduser(named))):
+        if _holds_run(folder):
             return Run(folder.resolve())
     known = ", ".join(run.name for run in all_runs(runs_folder)[:5]) or "none yet"
     raise UnusableInput(

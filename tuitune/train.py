@@ -27,6 +27,7 @@ from tuitune.run import Run, write_atomic
 
 Emit = Callable[[Event], None]
 KEPT_CHECKPOINTS = 2
+_STAGING = ".partial"
 
 
 @dataclass
@@ -118,6 +119,8 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
                 _answer(loaded, prompts, recipe, emit, control, trainer.state.global_step)
     except StoppedNow:
         pass
+    finally:
+        shutil.rmtree(run.checkpoints / _STAGING, ignore_errors=True)  # a save that failed may have left half a one
     backend.for_inference(loaded)
     finished(status, trainer.state.global_step)
     return loaded
@@ -255,7 +258,7 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
         data_collator=collator(loaded),
         callbacks=[watcher.callback()],
         args=SFTConfig(
-            output_dir=str(run.checkpoints / ".partial"),
+            output_dir=str(run.checkpoints / _STAGING),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
             max_steps=settings.max_steps,

@@ -1,10 +1,12 @@
 """The run folder has one writer, survives what is cut short, and replays to the same history."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +94,25 @@ def test_a_run_is_found_by_name_or_folder(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match=r"There is no run two .*newest runs: one"):
         find_run("two", tmp_path)
     assert all_runs(tmp_path / "missing") == []
+    for nowhere in ("~nobody-of-this-name/run", "x" * 300):
+        with pytest.raises(UnusableInput, match="There is no run"):
+            find_run(nowhere, tmp_path)
+
+
+def test_a_folder_of_another_user_hides_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_run(RECIPE, tmp_path, "mine").close()
+    create_run(RECIPE, tmp_path, "theirs").close()
+    look = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:  # as root runs the tests too, whom no mode keeps out
+        if "theirs" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert [run.name for run in all_runs(tmp_path)] == ["mine"]
+    with pytest.raises(UnusableInput, match="There is no run theirs"):
+        find_run("theirs", tmp_path)
 
 
 def test_a_resumed_attempt_replaces_the_steps_it_ran_again() -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Event, Failed, Finished, Reply, Step
+from tuitune.events import Event, Failed, Finished, Notice, Reply, Step, to_json
 from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run
@@ -154,6 +154,16 @@ async def test_a_run_outlives_its_client_and_is_found_again(tmp_path: Path, demo
     assert (run.adapter / "adapter_model.safetensors").is_file()
     assert (run.checkpoints / "checkpoint-3" / "manifest.json").is_file()
     assert not run.is_live() and not run.socket_file.exists()
+
+
+async def test_an_event_of_any_length_reaches_who_follows(tmp_path: Path, demo_recipe: Recipe) -> None:
+    session = await Session.start()
+    run, job = await start_run(session, demo_recipe, tmp_path / "runs")
+    with run.events_file.open("a") as file:
+        file.write(to_json(Notice(text="x" * 3 * 2**20)) + "\n")
+    await seen(session, Finished)
+    await job
+    await session.close()
 
 
 async def test_stop_saves_a_checkpoint_and_the_adapter_then_the_model_still_chats(

@@ -1,5 +1,6 @@
 """What the worker thread can be asked to do, and the one model it holds while it does it."""
 
+import contextlib
 import dataclasses
 import gc
 import logging
@@ -141,7 +142,8 @@ class Jobs:
         except BaseException as error:
             if not isinstance(error, TuituneError):
                 log.error("training failed", exc_info=error)
-            self.emit(Failed(message=_failure(error, writer.run)))
+            with contextlib.suppress(OSError):  # whoever waits is told even where the disk is too full to record it
+                self.emit(Failed(message=_failure(error, writer.run)))
             raise TuituneError(_failure(error, writer.run)) if not isinstance(error, TuituneError) else error from None
         finally:
             self._close_run()
@@ -276,6 +278,11 @@ def _failure(error: BaseException, run: Run) -> str:
         return (
             "The GPU ran out of memory: halve train.per_device_train_batch_size and double "
             "train.gradient_accumulation_steps, or lower data.max_length."
+        )
+    if "No space left on device" in str(error):  # in the words of whichever library was writing
+        return (
+            f"The disk of {one_line(run.folder)} filled up: make room there, or keep runs on another disk with --runs; "
+            "checkpoints saved before are whole."
         )
     return f"Training failed ({one_line(explain(error), max_length=300)}); the details are in {run.log_file}."
 

@@ -1,6 +1,7 @@
 """The session's main thread: accepts clients, answers at once, hands jobs to the worker thread."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -195,19 +196,20 @@ class Server:
             while True:
                 with run.events_file.open("rb") as file:
                     file.seek(client.offset or 0)
-                    lines, newline, _ = file.read(_CHUNK_BYTES).rpartition(b"\n")
-                if not newline:
+                    lines = [line for line in file.readlines(_CHUNK_BYTES) if line.endswith(b"\n")]
+                if not lines:
                     break
-                client.offset = (client.offset or 0) + len(lines) + 1
-                for line in lines.split(b"\n"):
-                    client.writer.write(b'{"event": ' + line + b"}\n")
+                client.offset = (client.offset or 0) + sum(map(len, lines))
+                for line in lines:
+                    client.writer.write(b'{"event": ' + line[:-1] + b"}\n")
                 await client.writer.drain()
 
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
             if self.jobs.is_training:
-                self.jobs.emit(sample(folder=self.jobs.run.folder if self.jobs.run else None))
+                with contextlib.suppress(OSError):  # a full disk ends the run, and may have room again for the next
+                    self.jobs.emit(sample(folder=self.jobs.run.folder if self.jobs.run else None))
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -226,8 +228,10 @@ class Server:
             if not self.jobs.is_training:
                 return
         log.warning("the step did not end within %s s of the second stop: ending the process", STOP_NOW_SECONDS)
-        self.jobs.abandon()
-        self.ended.set()
+        try:
+            self.jobs.abandon()
+        finally:  # even where the disk is too full to record it
+            self.ended.set()
 
     def _terminate(self) -> None:
         """SIGTERM stops a run as `stop` does, and an export: the process ends with it, at once where there is none."""
