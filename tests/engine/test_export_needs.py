@@ -1,6 +1,7 @@
 """Before an export begins, what it needs is known: room, memory, the base model, llama.cpp's converter."""
 
 import collections
+import hashlib
 import io
 import shutil
 import tarfile
@@ -95,6 +96,29 @@ def test_a_dataset_that_is_gone_is_said_for_the_script_alone(run: Run, sources: 
     assert "is no longer there" in str(found["script"].missing)
 
 
+def test_a_dataset_of_the_hub_is_no_missing_file(run: Run, sources: Path) -> None:
+    text = run.recipe_file.read_text()
+    run.recipe_file.write_text(text.replace(run.recipe().data.path, "hub:someone/chats"))
+    assert {each.kind: each for each in preflight(run)}["script"].ready
+
+
+def test_a_converter_of_which_files_were_cleaned_away_is_fetched_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "source.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in ("convert_hf_to_gguf.py", "conversion/base.py", "gguf-py/gguf/gguf.py"):
+            tar.addfile(tarfile.TarInfo(f"source/vendor/llama.cpp/{name}"))
+    monkeypatch.setattr(llama_cpp, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(llama_cpp, "_download", lambda *_: archive)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(llama_cpp.VARIABLE, raising=False)
+    folder = llama_cpp.obtain(lambda question: True, lambda done, total: None, lambda: False)
+    (folder / "convert_hf_to_gguf.py").unlink()
+    assert llama_cpp.find() is None
+    assert llama_cpp.obtain(lambda question: True, lambda done, total: None, lambda: False) == llama_cpp.find()
+
+
 def test_a_run_without_an_adapter_is_ready_for_nothing(run: Run, sources: Path) -> None:
     shutil.rmtree(run.adapter)
     assert not any(each.ready for each in preflight(run))
@@ -138,12 +162,30 @@ def test_two_exports_do_not_write_to_one_folder(run: Run) -> None:
 
 def test_what_a_killed_export_left_is_tidied_and_the_former_one_comes_back(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    (out / ".making-abc").mkdir(parents=True)
-    (out / ".previous-adapter").mkdir()
-    (out / ".previous-adapter" / "weights").write_text("good")
+    (out / ".tuitune-making-abc").mkdir(parents=True)
+    (out / ".tuitune-previous-adapter").mkdir()
+    (out / ".tuitune-previous-adapter" / "weights").write_text("good")
     with place.held(out):
         assert [path.name for path in out.iterdir()] == ["adapter"]
     assert (out / "adapter" / "weights").read_text() == "good"
+
+
+def test_folders_of_the_users_own_beside_the_exports_stay(tmp_path: Path) -> None:
+    names = {".making-music", ".previous-notes", "notes"}
+    for name in names:
+        (tmp_path / "home" / name).mkdir(parents=True)
+    with place.held(tmp_path / "home"):
+        assert {path.name for path in (tmp_path / "home").iterdir()} == names
+
+
+def test_an_export_that_was_moved_to_another_disk_is_followed_by_a_new_one(tmp_path: Path) -> None:
+    for name in ("out", "elsewhere", "made"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "out" / "adapter").symlink_to(tmp_path / "elsewhere")
+    with place.held(tmp_path / "out"):
+        place.put(tmp_path / "made", tmp_path / "out" / "adapter")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["adapter"]
+    assert not (tmp_path / "out" / "adapter").is_symlink() and (tmp_path / "elsewhere").is_dir()
 
 
 def test_a_file_where_the_folder_should_be_is_one_sentence(run: Run, tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def obtain(
             archive = _download(Path(temporary), progress, cancelled)
             unpacked = Path(temporary) / "unpacked"
             unpack(archive, unpacked)
-            if not cache.exists():
+            if not _is_whole(cache):
+                shutil.rmtree(cache, ignore_errors=True)  # files of it may have been cleaned away as old
                 os.replace(unpacked, cache)
     except (OSError, tarfile.TarError) as error:
         raise TuituneError(

@@ -11,7 +11,7 @@ from tuitune.export.card import fingerprint, marked
 from tuitune.export.kinds import KINDS, Kind
 from tuitune.export.script import require_repeatable
 from tuitune.model import require_weights
-from tuitune.recipe import Recipe
+from tuitune.recipe import HUB, Recipe
 from tuitune.run import Run, default_runs_folder
 from tuitune.text import one_line
 
@@ -50,8 +50,10 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
     except TuituneError as error:
         unreadable = str(error)
     found = [_looked_at(kind, run, out, sizes, unreadable) for kind in KINDS]
-    if not Path(recipe.data.path).is_file():
-        gone = f"The dataset {one_line(recipe.data.path)} is no longer there: put it back."
+    paths = [recipe.data.path, *(source.path for source in recipe.data.also)]
+    missing = [path for path in paths if not path.startswith(HUB) and not Path(path).is_file()]
+    if missing:
+        gone = f"The dataset {one_line(missing[0])} is no longer there: put it back."
         found = [replace(each, ready=False, missing=gone) if each.kind == "script" else each for each in found]
     try:
         require_repeatable(recipe)

@@ -11,8 +11,8 @@ from pathlib import Path
 from tuitune.errors import TuituneError
 from tuitune.text import one_line
 
-_STAGING = ".making-"
-_PREVIOUS = ".previous-"
+_STAGING = ".tuitune-making-"  # no name that a user may have given to something else in the folder
+_PREVIOUS = ".tuitune-previous-"
 
 
 @contextmanager
@@ -57,12 +57,11 @@ def put(made: Path, final: Path) -> None:
     for path in [*made.rglob("*"), made] if made.is_dir() else [made]:
         _flush(path)
     previous = final.with_name(_PREVIOUS + final.name)
-    if final.is_dir() and not final.is_symlink():
+    if final.is_dir():  # or a link to a folder that was moved to another disk: the link alone goes
         os.replace(final, previous)
     os.replace(made, final)
     _flush(final.parent)
-    if previous.exists():
-        shutil.rmtree(previous)
+    _remove(previous)
 
 
 def size(path: Path) -> int:
@@ -101,9 +100,16 @@ def _tidy(out: Path) -> None:
     for previous in out.glob(f"{_PREVIOUS}*"):
         final = out / previous.name.removeprefix(_PREVIOUS)
         if final.exists():
-            shutil.rmtree(previous, ignore_errors=True)
+            _remove(previous)
         else:
             os.replace(previous, final)
+
+
+def _remove(export: Path) -> None:
+    if export.is_symlink():
+        export.unlink()
+    else:
+        shutil.rmtree(export, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
