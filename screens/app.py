@@ -329,8 +329,11 @@ class TuituneApp(App[int]):
         await self.show_step("train")
 
     async def _forget_choices(self) -> None:
-        """Have the screens that show the draft made again from the new one."""
-        for step in ("model", "data", "lora", "chat", "export"):
+        """Have the screens that show the draft or the run made again from the new ones."""
+        await self._forget("model", "data", "lora", "chat", "export")
+
+    async def _forget(self, *steps: StepName) -> None:
+        for step in steps:
             if self.is_screen_installed(name := f"step-{step}") and not self.get_screen(name).is_current:
                 await self.get_screen(name).remove()
                 self.uninstall_screen(name)
@@ -394,6 +397,7 @@ class TuituneApp(App[int]):
         self.run_worker(self._train(data), name="train", exit_on_error=False)
 
     async def _train(self, recipe: dict[str, Any]) -> None:
+        await self._forget("chat", "export")  # what was said and made there belongs to the run before
         try:
             await self.call("train", on_part=self._run_begun, recipe=recipe, runs=str(self.runs_folder.absolute()))
         except SessionLost:

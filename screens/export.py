@@ -154,7 +154,7 @@ class ExportScreen(StepScreen):
                 self.show_part,
                 run=str(run.folder),
                 kinds=chosen,
-                out=str(Path(out).expanduser()) if out else None,  # noqa: ASYNC240  (no file is touched)
+                out=str(Path(out).expanduser().absolute()) if out else None,  # noqa: ASYNC240  (no file is touched)
                 allow_download=bool(question),
             )
         except TuituneError as error:

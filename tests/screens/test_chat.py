@@ -11,7 +11,10 @@ from textual.widgets import Input, Static
 
 from screens.app import TuituneApp
 from screens.chat import ChatScreen, Turn, messages_for, transcript
+from screens.draft import Draft
 from tests.screens.conftest import SIZE, screen_text, settled, until
+from tuitune.events import Finished
+from tuitune.recipe import Recipe
 from tuitune.run import Run
 
 
@@ -90,6 +93,20 @@ async def test_a_conversation_with_an_older_run(
         await pilot.press("ctrl+b", *"What is the capital of France?", "enter")
         await answered(pilot, chat, 1)
         assert "2 tokens" in screen_text(pilot) and "cut at max_new_tokens" in screen_text(pilot)
+
+
+async def test_a_new_run_begins_a_new_conversation(attached: TuituneApp, recipe: Recipe) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
+        chat = await chat_of(pilot)
+        await pilot.press(*"hi", "enter")
+        await answered(pilot, chat, 1)
+        await attached.show_step("lora")
+        attached.draft = Draft(recipe)
+        attached.runs_folder = attached.runs_folder.parent / "new"
+        attached.start_run()
+        await attached.show_step("train")
+        await until(pilot, lambda: isinstance(attached.history.ended, Finished), what="the end of the run")
+        assert (await chat_of(pilot)).turns == []
 
 
 async def test_escape_stops_a_reply_and_the_next_one_is_answered(attached: TuituneApp) -> None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -35,6 +36,18 @@ async def test_several_kinds_at_once_and_the_lines_to_take_them_home(attached: T
         shown = screen_text(pilot)
         assert "✔ adapter" in shown and "scp -r" in shown and "Made · Enter copies a line" in shown
         assert {each.name for each in (tmp_path / "out").iterdir()} == {"adapter", "script"}
+
+
+async def test_a_folder_is_seen_from_where_the_app_was_started(
+    attached: TuituneApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
+        screen = await export_of(pilot)
+        monkeypatch.chdir(tmp_path)  # where the session, which lives longer than an app, was not started
+        screen.query_one("#out", Input).value = "mine"
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
+        assert (tmp_path / "mine" / "adapter").is_dir()
 
 
 async def test_an_export_that_fails_says_what_to_do_and_can_be_tried_again(
