@@ -61,9 +61,8 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> l
     lines.append(
         Content.assemble(
             (f"{'Memory':<8}", _MUTED),
-            (bar(needed / max(1, available), 14), _STYLES[verdict]),
-            f" {gib(needed)} of {gib(available)} free on {device} ",
-            (f"{_GLYPHS[verdict]} {verdict}", _STYLES[verdict]),
+            (f"{bar(needed / max(1, available), 10)} {_GLYPHS[verdict]} {verdict}", _STYLES[verdict]),
+            f": {gib(needed)} of {gib(available)} free on {device}",
         )
     )
     if in_16bit := estimate.get("bytes_in_16bit"):

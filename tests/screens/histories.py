@@ -1,7 +1,9 @@
 """Runs told by fixed events, so that a screen drawn from them looks the same each time."""
 
 import math
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from tuitune.events import (
     Checkpoint,
@@ -18,25 +20,38 @@ from tuitune.events import (
     Step,
 )
 from tuitune.history import History
+from tuitune.recipe import Recipe
+from tuitune.run import Run, create_run
 
-AT = 4_000_000_000.0  # far ahead, so that no time has passed since
+AT = 1_900_000_000.0
+NOW = AT + 95
 GIB = 2**30
 
 
-def loading() -> Iterator[Event]:
+def write(events: Iterator[Event], recipe: Recipe, runs_folder: Path, name: str) -> Run:
+    """The folder of a run that these events tell of, last changed when the last of them happened."""
+    writer = create_run(recipe, runs_folder, name)
+    for event in events:
+        writer.append(event)
+    writer.close()
+    os.utime(writer.run.events_file, (writer.run.history().last_at,) * 2)
+    return writer.run
+
+
+def loading(at: float = AT) -> Iterator[Event]:
     """A run that has read its data and is loading its model."""
-    yield Started(at=AT, run="pirate-1", attempt=1, pid=4242)
-    yield Phase(at=AT + 1, name="data", text="Tokenising 350 rows", done=350, total=350)
-    yield Phase(at=AT + 3, name="model", text="Loading weights", done=120, total=290)
+    yield Started(at=at, run="pirate-1", attempt=1, pid=4242)
+    yield Phase(at=at + 1, name="data", text="Tokenising 350 rows", done=350, total=350)
+    yield Phase(at=at + 3, name="model", text="Loading weights", done=120, total=290)
 
 
-def training(steps: int = 40, total: int = 60) -> Iterator[Event]:
+def training(steps: int = 40, total: int = 60, at: float = AT) -> Iterator[Event]:
     """A run in the middle of its training, with everything a dashboard can show."""
-    yield from loading()
+    yield from loading(at)
     yield Plan(
-        at=AT + 5,
-        backend="unsloth",
-        device="NVIDIA H200",
+        at=at + 5,
+        backend="transformers",
+        device="NVIDIA RTX 4090",
         rows=332,
         eval_rows=18,
         dropped_rows=2,
@@ -46,14 +61,14 @@ def training(steps: int = 40, total: int = 60) -> Iterator[Event]:
         total_parameters=1_247_000_000,
         total_steps=total,
     )
-    yield Notice(at=AT + 5, text="2 of 352 rows are longer than max_length and were cut.")
-    yield Reply(at=AT + 6, step=0, prompt="What is two plus three?", reply="Two plus three is five.")
-    yield Evaluation(at=AT + 7, attempt=1, step=0, loss=3.1)
-    yield Phase(at=AT + 8, name="training", text="Training; the first step takes the longest")
+    yield Notice(at=at + 5, text="2 of 352 rows are longer than max_length and were cut.")
+    yield Reply(at=at + 6, step=0, prompt="What is two plus three?", reply="Two plus three is five.")
+    yield Evaluation(at=at + 7, attempt=1, step=0, loss=3.1)
+    yield Phase(at=at + 8, name="training", text="Training; the first step takes the longest")
     for step in range(1, steps + 1):
         wobble = 0.35 * math.sin(step * 1.7) * math.exp(-step / 40)
         yield Step(
-            at=AT + 10 + 2.0 * step,
+            at=at + 10 + 2.0 * step,
             attempt=1,
             step=step,
             total_steps=total,
@@ -65,39 +80,39 @@ def training(steps: int = 40, total: int = 60) -> Iterator[Event]:
             tokens_per_second=1_200 + 5.0 * step,
         )
         if step % 20 == 0:
-            yield Evaluation(at=AT + 10 + 2.0 * step, attempt=1, step=step, loss=0.5 + 2.6 * math.exp(-step / 14))
-            yield Checkpoint(at=AT + 10 + 2.0 * step, attempt=1, step=step, path=f"checkpoints/checkpoint-{step}")
+            yield Evaluation(at=at + 10 + 2.0 * step, attempt=1, step=step, loss=0.5 + 2.6 * math.exp(-step / 14))
+            yield Checkpoint(at=at + 10 + 2.0 * step, attempt=1, step=step, path=f"checkpoints/checkpoint-{step}")
     yield Sample(
-        at=AT + 100,
+        at=at + 10 + 2.0 * steps + 1,
         process_bytes=3 * GIB,
         host_used_bytes=21 * GIB,
-        host_total_bytes=128 * GIB,
-        disk_free_bytes=412 * GIB,
+        host_total_bytes=64 * GIB,
+        disk_free_bytes=12 * GIB,
         cpu_percent=104.0,
         gpu_index=0,
-        gpu_used_bytes=31 * GIB,
-        gpu_total_bytes=139 * GIB,
+        gpu_used_bytes=10 * GIB,
+        gpu_total_bytes=24 * GIB,
         gpu_process_bytes=9 * GIB,
         gpu_percent=97.0,
         gpu_celsius=61.0,
-        gpu_watts=540.0,
+        gpu_watts=340.0,
     )
 
 
-def finished() -> Iterator[Event]:
-    yield from training(60, 60)
-    yield Reply(at=AT + 140, step=60, prompt="What is two plus three?", reply="Arr! Two plus three be five, matey!")
-    yield Finished(at=AT + 141, status="done", step=60, seconds=141.0, adapter="adapter")
+def finished(at: float = AT) -> Iterator[Event]:
+    yield from training(60, 60, at)
+    yield Reply(at=at + 140, step=60, prompt="What is two plus three?", reply="Arr! Two plus three be five, matey!")
+    yield Finished(at=at + 141, status="done", step=60, seconds=141.0, adapter="adapter")
+
+
+def failed(at: float = AT) -> Iterator[Event]:
+    yield from loading(at)
+    yield Failed(
+        at=at + 9,
+        message="The GPU ran out of memory: halve train.per_device_train_batch_size and double "
+        "train.gradient_accumulation_steps, or lower data.max_length.",
+    )
 
 
 def of(events: Iterator[Event]) -> History:
     return History.of(events)
-
-
-def failed() -> Iterator[Event]:
-    yield from loading()
-    yield Failed(
-        at=AT + 9,
-        message="The GPU ran out of memory: halve train.per_device_train_batch_size and double "
-        "train.gradient_accumulation_steps, or lower data.max_length.",
-    )

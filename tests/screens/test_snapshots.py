@@ -1,244 +1,324 @@
-"""Every screen's main states as pictures, drawn from fixed events and answers."""
+"""Every screen's main states as pictures: the real app, shown real runs, data, models and exports.
 
+What would differ from machine to machine is fixed at its edge (`tests/screens/machine.py`), and where a path is shown
+it begins with /proc/self/cwd, which means this test's own folder in every process that works there.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.content import Content
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
-from screens.app import ScreenName, TuituneApp
+from screens.app import TuituneApp
 from screens.chat import ChatScreen, Turn
-from screens.export import ExportScreen
-from screens.home import HomeScreen
-from screens.model import ModelScreen, _choices
 from screens.settings import Settings
 from screens.widgets.tokens import tokens_content
+from tests.conftest import DEMO
 from tests.screens import histories
-from tests.screens.conftest import settled
-from tuitune.glance import Glance
-from tuitune.hardware import Gpu
-from tuitune.history import History
+from tests.screens.conftest import settled, until, words
+from tests.screens.machine import be_the_machine, see_libraries, write_libraries, write_nvml
 from tuitune.recipe import Recipe
 from tuitune.run import Run
+from tuitune.session.client import Session
 
-GIB = 2**30
 SIZES = [(80, 24), (120, 40)]
-CARD = Gpu(0, "NVIDIA RTX 4090", "GPU-0", 24 * GIB, GIB, "580.95", (8, 9))
+REPOSITORY = Path(__file__).parents[2]
+HERE = Path("/proc/self/cwd")
+DAY = 86_400.0
 
 Prepare = Callable[[Pilot[int]], Awaitable[None]]
 each_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
 
+@pytest.fixture(scope="module")
+def place(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with runs in every state, and a session process that holds all but one of them."""
+    place = tmp_path_factory.mktemp("place")
+    runs = place / "runs"
+    data = place / "pirate.jsonl"
+    shutil.copy(DEMO / "pirate.jsonl", data)
+    recipe = recipe_of(data)
+    finished = histories.write(histories.finished(histories.AT - DAY / 8), recipe, runs, "pirate-1")
+    shutil.copytree(trained.adapter, finished.adapter)
+    held = [
+        finished,
+        histories.write(histories.failed(histories.AT - DAY / 4), recipe, runs, "pirate-2"),
+        histories.write(histories.loading(histories.NOW - 12), recipe, runs, "pirate-3"),
+        histories.write(histories.training(), recipe, runs, "pirate-4"),
+    ]
+    histories.write(histories.training(12, at=histories.AT - 3 * DAY), recipe, runs, "gsm8k-1")
+    write_rows(place / "sums.jsonl")
+    write_models(place)
+    for name, write in (("nvml", write_nvml), ("libraries", write_libraries)):
+        (place / name).mkdir()
+        write(place / name)
+    with held_by_a_session(held, place):
+        export_and_change(finished, data)
+        yield place
+
+
+def recipe_of(data: Path, **model: Any) -> Recipe:
+    return Recipe.from_data(
+        {
+            "model": {"name": str(DEMO / "demo_model"), "backend": "transformers", **model},
+            "data": {"path": str(data), "max_length": 64},
+        }
+    )
+
+
+def write_rows(file: Path) -> None:
+    """Sums, with what an audit finds: duplicates, replies that are empty or too long, a row of another kind."""
+
+    def row(question: str, answer: str) -> str:
+        return json.dumps(
+            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        )
+
+    rows = [row(f"What is {n} plus {n * n}?", f"Arr! {n} plus {n * n} be {n + n * n}, matey!") for n in range(40)]
+    rows += [row(f"Count to {n}!", "Arr! " + ", ".join(map(str, range(1, n + 1)))) for n in range(10, 60, 10)]
+    rows += [rows[3], rows[7], row("And then?", ""), row("Are you there?", " "), json.dumps({"text": "Ahoy!"})]
+    file.write_text("\n".join(rows) + "\n")
+
+
+def write_models(place: Path) -> None:
+    """A model in the Hub's cache, and one in a folder of the user's."""
+    cached = place / "hub" / "models--unsloth--Qwen3-4B-Instruct-2507" / "snapshots" / "0"
+    for folder in (cached, place / "home" / "models" / "my-llama"):
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).touch()
+
+
+@contextmanager
+def held_by_a_session(runs: list[Run], place: Path) -> Iterator[None]:
+    """Have a session process hold the runs, on the machine of `write_nvml` and in the folder `place`."""
+    path = [str(place / "nvml"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    settings = {
+        "PYTHONPATH": os.pathsep.join(path),
+        "XDG_RUNTIME_DIR": str(place),
+        "LOGNAME": "me",
+        "SSH_CONNECTION": "10.0.0.2 50000 gpu-server 22",
+    }
+    with (place / "session.log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.screens.holding", *(str(run.folder) for run in runs)],
+            env={name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | settings,
+            cwd=place,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+        with process:
+            assert process.stdin is not None and process.stdout is not None
+            assert process.stdout.readline() == b"ready\n", (place / "session.log").read_text()
+            yield
+            process.stdin.close()
+
+
+def export_and_change(run: Run, data: Path) -> None:
+    """Make a script of the run, then change its adapter, take away its data, and put a file in an export's way."""
+
+    async def export() -> None:
+        session = await Session.attach(run)
+        await session.call("export", run=str(run.folder), kinds=["script"])
+        await session.close()
+
+    asyncio.run(export())
+    config = run.adapter / "adapter_config.json"
+    config.write_text(config.read_text() + "\n")
+    data.unlink()
+    (run.exports / "merged_16bit").touch()
+
+
 @pytest.fixture(autouse=True)
-def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def same_everywhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    be_the_machine(place / "nvml", monkeypatch)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HF_HUB_CACHE", str(place / "hub"))
+    monkeypatch.setenv("HOME", str(HERE / "home"))
+    monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(Input.cursor_blink, "_default", False)
+    monkeypatch.setattr(TextArea.cursor_blink, "_default", False)
     time.tzset()
     yield
     monkeypatch.undo()
     time.tzset()
 
 
-@pytest.fixture
-def still(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> TuituneApp:
-    """The app without a session: what it shows is given to it."""
-    monkeypatch.setattr(TuituneApp, "_start", lambda self: self._set_state("ready"))
-    recipe = Recipe.from_data(
-        {"model": {"name": "unsloth/Llama-3.2-1B-Instruct"}, "data": {"path": "/data/pirate.jsonl", "max_length": 1024}}
+def app_on(run: str) -> TuituneApp:
+    """The app attached to the session of one of the runs."""
+    runs = Path("runs")
+    return TuituneApp(
+        None,
+        runs_folder=runs,
+        attach=Run(HERE / runs / run),
+        settings=Settings(reduced_motion=True, notifications=False),
     )
-    monkeypatch.setattr(Input.cursor_blink, "_default", False)
-    monkeypatch.setattr(TextArea.cursor_blink, "_default", False)
-    return TuituneApp(recipe, runs_folder=runs_folder, settings=Settings(reduced_motion=True))
 
 
-def showing(step: ScreenName, history: History | None = None) -> Prepare:
-    """Go to a step, with a run of this history."""
+async def seen(pilot: Pilot[int], *shown: str) -> None:
+    """Wait until the screen shows all of these words. Raises AssertionError, at which Textual ends the app."""
+    try:
+        await until(pilot, lambda: all(each in words(pilot) for each in shown), seconds=30, what=" and ".join(shown))
+    except pytest.fail.Exception as failure:
+        raise AssertionError(str(failure)) from None
+
+
+async def still(pilot: Pilot[int], *shown: str) -> None:
+    """Wait until the session is ready, the screen shows all of these words, and nothing moves any more."""
+    await seen(pilot, "6 Export ready", *shown)
+    await settled(pilot)
+
+
+def pressing(first: str, *steps: tuple[str, str]) -> Prepare:
+    """Wait until the first words are shown, then press each key and wait until its words are."""
 
     async def prepare(pilot: Pilot[int]) -> None:
-        app = pilot.app
-        assert isinstance(app, TuituneApp)
-        if history is not None:
-            app.history, app._live = history, True
-            app.run_shown = Run(Path("/runs/pirate-1"))
-        await app.switch_screen(app._screen(step))
-        await settled(pilot)
+        await seen(pilot, first)
+        for key, shown in steps:
+            await pilot.press(key)
+            await seen(pilot, shown)
+        await still(pilot)
 
     return prepare
 
 
-@each_size
-@pytest.mark.parametrize("state", ["loading", "training", "finished", "failed"])
-def test_dashboard(state: str, size: tuple[int, int], still: TuituneApp, snap_compare: Any) -> None:
-    history = histories.of(getattr(histories, state)())
-    assert snap_compare(still, terminal_size=size, run_before=showing("train", history))
+def choosing(recipe: Recipe, first: str, *steps: tuple[str, str]) -> Prepare:
+    """Begin a new run with this recipe, as one that was picked on the home screen, then go on as `pressing` does."""
+
+    async def prepare(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, TuituneApp)
+        await seen(pilot, FINISHED)
+        await app.new_run(recipe)
+        await pressing(first, *steps)(pilot)
+
+    return prepare
 
 
-def test_dashboard_curves(still: TuituneApp, snap_compare: Any) -> None:
-    async def next_curve_and_replies(pilot: Pilot[int]) -> None:
-        await showing("train", histories.of(histories.finished()))(pilot)
-        await pilot.press("m", "m", "l")
-        await settled(pilot)
-
-    assert snap_compare(still, terminal_size=(80, 24), run_before=next_curve_and_replies)
-
-
-@each_size
-def test_model(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ModelScreen, "_list_models", lambda self: None)
-    monkeypatch.setattr("tuitune.catalogue.cached_models", lambda: ["unsloth/Qwen3-4B-Instruct-2507"])
-    monkeypatch.setattr("tuitune.catalogue.model_folders", lambda *places: [Path("/models/my-llama")])
-
-    async def listed(pilot: Pilot[int]) -> None:
-        await showing("model")(pilot)
-        screen = pilot.app.screen
-        assert isinstance(screen, ModelScreen)
-        choices = list(_choices(still.draft.recipe(), CARD))
-        screen.post_message(ModelScreen.Listed(choices, CARD.name, CARD.free_bytes))
-        await settled(pilot)
-
-    assert snap_compare(still, terminal_size=size, run_before=listed)
+# The last words that a dashboard shows of each state's record.
+FINISHED = "Enter: chat with it"
+TRAINING = "Disk 12.0 GiB free"
+STATES = {
+    "loading": ("pirate-3", "120 of 290"),
+    "training": ("pirate-4", TRAINING),
+    "finished": ("pirate-1", FINISHED),
+    "failed": ("pirate-2", "The GPU ran out of memory"),
+}
 
 
 @each_size
-def test_home(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HomeScreen, "_look", lambda self: None)
-    monkeypatch.setattr(HomeScreen, "_examine", lambda self: None)
-    monkeypatch.setattr("time.time", lambda: histories.AT)
-    losses = tuple(3 * 0.9**step for step in range(20))
-    runs = [
-        Glance(Run(Path("/runs/pirate-2")), "live", "m", 20, 60, losses[:8], histories.AT - 60),
-        Glance(Run(Path("/runs/pirate-1")), "done", "m", 60, 60, losses, histories.AT - 7200),
-        Glance(Run(Path("/runs/gsm8k-1")), "interrupted", "m", 0, 0, (), histories.AT - 200_000),
-    ]
+@pytest.mark.parametrize("state", STATES)
+def test_dashboard(state: str, size: tuple[int, int], snap_compare: Any) -> None:
+    run, shown = STATES[state]
+    assert snap_compare(app_on(run), terminal_size=size, run_before=pressing(shown))
 
-    async def looked(pilot: Pilot[int]) -> None:
-        await showing("home")(pilot)
-        machine = Content("GPU 0  NVIDIA RTX 4090 · 23.0 GiB of 24.0 GiB free · driver 580.95")
-        pilot.app.screen.post_message(HomeScreen.Looked([], machine, runs))
-        pilot.app.screen.post_message(HomeScreen.Examined([Content("! Disk: 12 GiB free. Make room.")]))
-        await settled(pilot)
 
-    assert snap_compare(still, terminal_size=size, run_before=looked)
+def test_dashboard_curves(snap_compare: Any) -> None:
+    steps = [("m", "Learning rate"), ("m", "Gradient norm"), ("l", "before Two plus three is five.")]
+    next_curve_and_replies = pressing(TRAINING, *steps)
+    assert snap_compare(app_on("pirate-4"), terminal_size=(80, 24), run_before=next_curve_and_replies)
 
 
 @each_size
-def test_audit(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = {"id": 1, "text": "Ahoy", "trained": True}
-    answers: dict[str, dict[str, Any]] = {
-        "summary": {
-            "rows": 352,
-            "format": "messages",
-            "reason": "each row has messages",
-            "kind": "JSON Lines",
-            "sources": [{"name": "pirate.jsonl", "rows": 352, "rows_estimated": False, "weight": 1.0, "share": 1.0}],
-        },
-        "rows": {"rows": [{"row": 0, "tokens": [token], "trained_tokens": 1, "total_tokens": 1}]},
-        "audit": {
-            **{"rows": 352, "used": 350, "tokens": 104_000, "trained_tokens": 41_000, "trained_share": 0.39},
-            "truncated": 19,
-            "token_percentiles": {"50": 251, "95": 1_090},
-            "length_histogram": [
-                *([171, 88], [342, 131], [512, 60], [683, 31], [854, 15], [1024, 8], [1195, 16], [6040, 3])
-            ],
-            "lengths": [],
-            "notices": [],
-            "dropped": {"the reply is empty": {"count": 2, "examples": [17, 203], "elsewhere": {}}},
-            "findings": [{"text": "the same as an earlier row", "count": 5, "examples": [4, 80], "elsewhere": {}}],
-        },
-    }
+def test_home(size: tuple[int, int], place: Path, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    see_libraries(place / "libraries", monkeypatch)
 
-    async def call(self: TuituneApp, command: str, on_part: Any = None, **arguments: Any) -> dict[str, Any]:
-        return answers[command]
+    async def examined(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, TuituneApp)
+        await seen(pilot, TRAINING)
+        await app.show_step("home")
+        await still(pilot, "gsm8k-1", "12.0 GiB free for runs.")
 
-    monkeypatch.setattr(TuituneApp, "call", call)
-
-    async def audited(pilot: Pilot[int]) -> None:
-        await showing("data")(pilot)
-        await pilot.press("ctrl+t")
-        await settled(pilot)
-
-    assert snap_compare(still, terminal_size=size, run_before=audited)
+    assert snap_compare(app_on("pirate-4"), terminal_size=size, run_before=examined)
 
 
 @each_size
-def test_settings(size: tuple[int, int], still: TuituneApp, snap_compare: Any) -> None:
-    assert snap_compare(still, terminal_size=size, run_before=showing("lora"))
+def test_model(size: tuple[int, int], snap_compare: Any) -> None:
+    chosen = recipe_of(Path("sums.jsonl"), name="unsloth/Llama-3.2-1B-Instruct", backend="auto")
+    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=choosing(chosen, "my-llama"))
+
+
+SUMS = recipe_of(Path("sums.jsonl"))
+LISTED = "23.0 GiB free on NVIDIA"
+TO_DATA = ("ctrl+n", "tokens trained")
 
 
 @each_size
-def test_chat(size: tuple[int, int], still: TuituneApp, snap_compare: Any) -> None:
-    async def talked(pilot: Pilot[int]) -> None:
-        await showing("chat", histories.of(histories.finished()))(pilot)
-        screen = pilot.app.screen
-        assert isinstance(screen, ChatScreen)
-        await pilot.press("ctrl+b", "ctrl+b")
-        turn = Turn("What is the capital of France?")
-        views = await screen.begin(turn)
-        await views["adapter"].update("Arr! **Paris**, matey:\n\n- on the Seine\n- in `France`")
-        await views["base"].update("Paris is the capital of France.")
-        await settled(pilot)
-
-    assert snap_compare(still, terminal_size=size, run_before=talked)
+def test_data(size: tuple[int, int], snap_compare: Any) -> None:
+    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=choosing(SUMS, LISTED, TO_DATA))
 
 
 @each_size
-def test_empty_chat(size: tuple[int, int], still: TuituneApp, snap_compare: Any) -> None:
-    assert snap_compare(still, terminal_size=size, run_before=showing("chat", histories.of(histories.finished())))
+def test_audit(size: tuple[int, int], snap_compare: Any) -> None:
+    audited = choosing(SUMS, LISTED, TO_DATA, ("ctrl+t", "Rows by their tokens"))
+    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=audited)
 
 
 @each_size
-def test_export(size: tuple[int, int], still: TuituneApp, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ExportScreen, "_look", lambda self, folder: None)
-    kinds = [
-        {"kind": "adapter", "about": "The LoRA weights.", "ready": True, "missing": None, "bytes": 45_000_000},
-        {
-            "kind": "merged_16bit",
-            "about": "A whole model.",
-            "ready": False,
-            "missing": "Disk full.",
-            "bytes": 2_500_000_000,
-        },
-    ]
-    made = {
-        "kind": "adapter",
-        "path": "/runs/pirate-1/exports/adapter",
-        "bytes": 45_000_000,
-        "notices": [],
-        "commands": [
-            {"what": "Copy it to your machine (run there)", "line": "scp -r me@gpu:/runs/pirate-1/exports/adapter ."}
-        ],
-    }
-
-    async def exported(pilot: Pilot[int]) -> None:
-        await showing("export", histories.of(histories.finished()))(pilot)
-        screen = pilot.app.screen
-        assert isinstance(screen, ExportScreen)
-        earlier = {**made, "kind": "script", "path": "/runs/pirate-1/exports/script", "notices": ["It has changed."]}
-        screen.show_found(kinds, [earlier])
-        screen.show_part({"failed": {"kind": "merged_16bit", "error": "The disk filled up: make room there."}})
-        screen.show_part({"exported": made})
-        screen.show_all_made()
-        await settled(pilot)
-
-    assert snap_compare(still, terminal_size=size, run_before=exported)
+def test_settings(size: tuple[int, int], snap_compare: Any) -> None:
+    looked_ahead = choosing(SUMS, LISTED, TO_DATA, ("ctrl+n", "tokens/s of pirate-4"))
+    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=looked_ahead)
 
 
-def test_help(still: TuituneApp, snap_compare: Any) -> None:
+@each_size
+def test_empty_chat(size: tuple[int, int], snap_compare: Any) -> None:
     assert snap_compare(
-        still,
-        terminal_size=(80, 24),
-        press=["f1"],
-        run_before=showing("train", histories.of(histories.training())),
+        app_on("pirate-1"), terminal_size=size, run_before=pressing(FINISHED, ("enter", "Ask pirate-1"))
     )
 
 
-def test_too_small(still: TuituneApp, snap_compare: Any) -> None:
-    assert snap_compare(still, terminal_size=(60, 20))
+@each_size
+def test_chat(size: tuple[int, int], snap_compare: Any) -> None:
+    async def talked(pilot: Pilot[int]) -> None:
+        to_both = [("enter", "Ask pirate-1"), ("ctrl+b", "The base model answers"), ("ctrl+b", "Both answer")]
+        await pressing(FINISHED, *to_both)(pilot)
+        screen = pilot.app.screen
+        assert isinstance(screen, ChatScreen)
+        views = await screen.begin(Turn("What is the capital of France?"))
+        await views["adapter"].update("Arr! **Paris**, matey:\n\n- on the Seine\n- in `France`")
+        await views["base"].update("Paris is the capital of France.")
+        await still(pilot, "on the Seine", "Paris is")
+
+    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=talked)
+
+
+@each_size
+def test_export(size: tuple[int, int], snap_compare: Any) -> None:
+    async def exported(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, TuituneApp)
+        await seen(pilot, FINISHED)
+        await app.show_step("export")
+        to_both = [("down", "A whole model in 16-bit"), ("space", "[✔] merged_16bit"), ("enter", "✘ merged_16bit")]
+        await pressing("made earlier", *to_both)(pilot)
+        await still(pilot, "✔ adapter · 1.7 MiB", "Tab: make others")
+
+    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=exported)
+
+
+def test_help(snap_compare: Any) -> None:
+    helped = pressing(TRAINING, ("f1", "Train: help"))
+    assert snap_compare(app_on("pirate-4"), terminal_size=(80, 24), run_before=helped)
+
+
+def test_too_small(snap_compare: Any) -> None:
+    assert snap_compare(app_on("pirate-4"), terminal_size=(60, 20), run_before=lambda pilot: seen(pilot, "Enlarge it"))
 
 
 def test_trained_tokens_are_told_apart_without_colour() -> None:
