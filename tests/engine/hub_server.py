@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 @dataclass
 class Hub:
     """`repositories`: `datasets/owner/name` or `models/owner/name` to revision to folder; `gated`: those that need a
-    token; `forbidden`: those that no token may read, `datasets` for searching them. `asked` collects the paths of all
-    requests.
+    token; `forbidden`: those that no token may read, `datasets` or `models` for searching them. `asked` collects the
+    paths of all requests.
     """
 
     endpoint: str = ""
@@ -92,8 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(refused.status, json.dumps({"error": str(refused)}).encode(), {"X-Error-Code": str(refused)})
 
     def _api(self, parts: list[str], form: dict[str, list[str]]) -> None:
-        if parts == ["datasets"]:
-            self._list(form)
+        if parts in (["datasets"], ["models"]):
+            self._list(parts[0], form)
             return
         if parts[0] not in ("models", "datasets") or len(parts) < 3:
             raise _Refused(404, "NotFound")
@@ -124,13 +124,13 @@ class _Handler(BaseHTTPRequestHandler):
             found = {}
         self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json", "X-Repo-Commit": sha})
 
-    def _list(self, form: dict[str, list[str]]) -> None:
-        if "datasets" in self.hub.forbidden:
+    def _list(self, kind: str, form: dict[str, list[str]]) -> None:
+        if kind in self.hub.forbidden:
             raise _Refused(403, "Forbidden")
         words = form.get("search", [""])[0].lower()
-        names = [name.removeprefix("datasets/") for name in self.hub.repositories if name.startswith("datasets/")]
+        names = [name.removeprefix(f"{kind}/") for name in self.hub.repositories if name.startswith(f"{kind}/")]
         found: list[dict[str, Any]] = [
-            {"id": name, "gated": f"datasets/{name}" in self.hub.gated and "manual", "downloads": 1000, "tags": []}
+            {"id": name, "gated": f"{kind}/{name}" in self.hub.gated and "manual", "downloads": 1000, "tags": []}
             for name in names
             if words in name.lower()
         ]
