@@ -131,6 +131,10 @@ class ExportScreen(StepScreen):
         self.set_class(made.has_focus, "-made")
         made.border_subtitle = "Tab: make others" if made.has_focus else ""
 
+    @on(Input.Submitted, "#out")
+    async def _folder_given(self) -> None:
+        await self.run_action("screen.export_now")
+
     @work(exclusive=True, group="export", exit_on_error=False)
     async def action_export_now(self) -> None:
         run = self.tuitune.run_shown

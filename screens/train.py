@@ -115,12 +115,13 @@ class TrainScreen(StepScreen):
         self._put("numbers", numbers(history))
         self._put("messages-text", messages(history), layout=True)
         self._put("samples-text", samples(history), layout=True)
-        state = (app.is_training, bool(history.steps), history.ended, app.run_problem)
+        state = (app.run_shown, app.is_training, bool(history.steps), history.ended, app.run_problem)
         if state != self._state:
             self._state = state
             self.show_problem(self._problem())
-            if not self._pane_chosen:
-                self._show_pane("samples" if isinstance(history.ended, Finished) and history.replies else "messages")
+            pane = "samples" if isinstance(history.ended, Finished) and history.replies else "messages"
+            chosen = self.query_one("#lower", ContentSwitcher).current if self._pane_chosen else None
+            self._show_pane(chosen or pane)
             self.refresh_bindings()
 
     def _problem(self) -> str | None:
