@@ -79,5 +79,5 @@ def be_the_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def see_libraries(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the processes that are started, but not this one, import the libraries of `write_libraries`."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])  # found, and after what is installed

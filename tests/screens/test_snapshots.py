@@ -103,9 +103,9 @@ def write_models(place: Path) -> None:
 @contextmanager
 def held_by_a_session(runs: list[Run], place: Path) -> Iterator[None]:
     """Have a session process hold the runs, on the machine of `write_nvml` and in the folder `place`."""
-    path = [str(place / "nvml"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    path = [str(place / "nvml"), str(REPOSITORY), os.environ.get("PYTHONPATH")]
     settings = {
-        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "XDG_RUNTIME_DIR": str(place),
         "LOGNAME": "me",
         "SSH_CONNECTION": "10.0.0.2 50000 gpu-server 22",
@@ -145,8 +145,6 @@ def export_and_change(run: Run, data: Path) -> None:
 def same_everywhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     be_the_machine(place / "nvml", monkeypatch)
     monkeypatch.chdir(place)
-    monkeypatch.setenv("HF_HUB_CACHE", str(place / "hub"))
-    monkeypatch.setenv("HOME", str(HERE / "home"))
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.setenv("COLORTERM", "truecolor")
@@ -249,7 +247,9 @@ def test_home(size: tuple[int, int], place: Path, snap_compare: Any, monkeypatch
 
 
 @each_size
-def test_model(size: tuple[int, int], snap_compare: Any) -> None:
+def test_model(size: tuple[int, int], place: Path, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(place / "hub"))
+    monkeypatch.setenv("HOME", str(HERE / "home"))
     chosen = recipe_of(Path("sums.jsonl"), name="unsloth/Llama-3.2-1B-Instruct", backend="auto")
     assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=choosing(chosen, "my-llama"))
 
