@@ -23,6 +23,7 @@ from tuitune.errors import TuituneError
 from tuitune.estimate import Memory, verdict
 from tuitune.hardware import Gpu, chosen_gpu
 from tuitune.model import is_folder
+from tuitune.paths import expanded
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 
@@ -336,7 +337,7 @@ def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
 
 
 def _why_not_folder(name: str) -> str | None:
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if catalogue.is_model_folder(folder):
         return None
     lacks = "holds no config.json with .safetensors weights" if folder.is_dir() else "does not exist"

@@ -16,6 +16,7 @@ import yaml
 from tuitune.errors import TuituneError
 from tuitune.estimate import Memory, Shape, memory_of
 from tuitune.hardware import Gpu
+from tuitune.paths import expanded
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 
@@ -98,7 +99,7 @@ def memory_for(known: Known, recipe: Recipe, card: Gpu | None) -> Memory:
 def hub_cache() -> Path:
     """Where downloaded models lie (as huggingface_hub finds it)."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    return expanded(os.environ.get("HF_HUB_CACHE") or home / "hub")
 
 
 def cached_models() -> list[str]:
@@ -135,7 +136,7 @@ def has_token() -> bool:
     if os.environ.get("HF_TOKEN"):
         return True
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token").expanduser().is_file()
+    return expanded(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token").is_file()
 
 
 def is_offline_by_choice() -> bool:

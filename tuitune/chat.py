@@ -81,7 +81,7 @@ def reply(
     limit = getattr(model.config, "max_position_embeddings", None)
     room = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - length)
     if room < 1:
-        raise TuituneError(f"The conversation fills the model's {limit} tokens: clear the history and ask again.")
+        raise TuituneError(f"The prompt fills the model's {limit} tokens: shorten it, or clear the history.")
     ends = _end_tokens(loaded)
     choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from tuitune import __version__
 from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.paths import expanded
 from tuitune.text import one_line, safe_text
 
 DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -293,7 +294,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from tuitune.run import find_run
 
     run = find_run(arguments.run, _runs_folder(arguments))
-    out = arguments.out.expanduser().resolve() if arguments.out else None
+    out = expanded(arguments.out).resolve() if arguments.out else None
     return export_run(run, arguments.kinds, out, allow_download=arguments.yes, as_json=arguments.json)
 
 
@@ -353,7 +354,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _runs_folder(arguments: argparse.Namespace) -> Path:
     from tuitune.run import default_runs_folder
 
-    return (arguments.runs or default_runs_folder()).expanduser().resolve()
+    return expanded(arguments.runs or default_runs_folder()).resolve()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tuitune.errors import UnusableInput
+from tuitune.paths import expanded
 from tuitune.text import one_line
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -230,12 +231,12 @@ class Recipe(_Section):
     def with_absolute_paths(self, folder: Path) -> Self:
         """The same recipe with `data.path`, and `model.name` where it means a folder, made absolute from `folder`."""
         model, data = self.model, self.data
-        named = Path(model.name).expanduser()
+        named = expanded(model.name)
         if (folder / named).is_dir() or named.is_absolute() or model.name.startswith((".", "~")):
             model = model.model_copy(update={"name": str((folder / named).resolve())})
 
         def absolute(path: str) -> str:
-            return path if path.startswith(HUB) else str((folder / Path(path).expanduser()).resolve())
+            return path if path.startswith(HUB) else str((folder / expanded(path)).resolve())
 
         also = [source.model_copy(update={"path": absolute(source.path)}) for source in data.also]
         data = data.model_copy(update={"path": absolute(data.path), "also": also})

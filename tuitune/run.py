@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.events import Event, Plan, from_json, to_json
 from tuitune.history import History
+from tuitune.paths import expanded
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _changed(run: Run) -> float:
 
 def find_run(named: str, runs_folder: Path) -> Run:
     """The run with this name or folder. Raises UnusableInput."""
-    for folder in (runs_folder / named, Path(os.path.expanduser(named))):
+    for folder in (runs_folder / named, expanded(named)):
         if _holds_run(folder):
             return Run(folder.resolve())
     known = ", ".join(run.name for run in all_runs(runs_folder)[:5]) or "none yet"

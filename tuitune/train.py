@@ -24,6 +24,7 @@ from tuitune.fit import collator, fit, halved, optimizer_name
 from tuitune.model import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
 from tuitune.run import Run, write_atomic
+from tuitune.text import one_line
 
 Emit = Callable[[Event], None]
 KEPT_CHECKPOINTS = 2
@@ -122,7 +123,7 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     finally:
         shutil.rmtree(run.checkpoints / _STAGING, ignore_errors=True)  # a save that failed may have left half a one
     backend.for_inference(loaded)
-    finished(status, trainer.state.global_step)
+    finished(status, watcher.steps_done)
     return loaded
 
 
@@ -313,7 +314,12 @@ def _answer(loaded: LoadedModel, prompts: list[Any], recipe: Recipe, emit: Emit,
     for messages in prompts:
         if control.stop.is_set():
             return
-        answer = reply(loaded, messages, sampling, cancelled=control.stop.is_set)
+        try:
+            answer = reply(loaded, messages, sampling, cancelled=control.stop.is_set)
+        except TuituneError as error:
+            if step == 0:
+                emit(Notice(text=f"No reply to {one_line(messages[-1]['content'], max_length=60)!r}. {error}"))
+            continue
         emit(Reply(step=step, prompt=messages[-1]["content"], reply=answer.text))
 
 
@@ -325,6 +331,7 @@ class _Watcher:
         self.control = control
         self.emit = emit
         self.attempt = attempt
+        self.steps_done = 0
         self._step_began = 0.0
         self._tokens = 0
 
@@ -374,6 +381,7 @@ class _Watcher:
                 f"The loss is {loss} at step {state.global_step}: lower train.learning_rate, or train in 16-bit; "
                 "earlier checkpoints are kept."
             )
+        self.steps_done = state.global_step
         seconds = max(1e-9, time.monotonic() - self._step_began)
         seen = int(state.num_input_tokens_seen)
         tokens, self._tokens = seen - self._tokens, seen

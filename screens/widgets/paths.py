@@ -15,6 +15,7 @@ from textual.screen import ModalScreen
 from textual.suggester import Suggester
 from textual.widgets import DirectoryTree, Input, Static
 
+from tuitune.paths import expanded
 from tuitune.text import one_line
 
 _LOOKED_AT = 2000
@@ -83,7 +84,7 @@ class PickPath(ModalScreen[Path | None]):
 
     @on(Input.Submitted)
     def _given(self, event: Input.Submitted) -> None:
-        path = Path(event.value.strip()).expanduser()
+        path = expanded(event.value.strip())
         if event.value.strip() and path.is_file():
             self.dismiss(path)
         else:

@@ -44,6 +44,11 @@ def test_a_path_of_any_name_stays_one_word(kind: str, name: str, tmp_path: Path)
         assert any(str(path) in word for word in words) or words[:2] == ["ollama", "run"]
 
 
+def test_rsync_on_macos_takes_the_line_where_the_path_is_plain(tmp_path: Path) -> None:
+    assert "--protect-args" not in take_home(tmp_path / "plain")[1].line
+    assert "--protect-args" in take_home(tmp_path / "two words")[1].line
+
+
 def test_ollama_gets_a_name_that_it_takes(tmp_path: Path) -> None:
     *_, create, run = commands_for("ollama", tmp_path, "My Pirate_7B (v2)")
     assert shlex.split(create.line)[2] == shlex.split(run.line)[2] == "my-pirate_7b-v2"

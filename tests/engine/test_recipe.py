@@ -73,6 +73,13 @@ def test_a_wrong_change_is_refused(tmp_path: Path, change: str, says: str) -> No
         Recipe.load(write(tmp_path, MINIMAL), [change])
 
 
+def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    recipe = Recipe.load(
+        write(tmp_path, "model: {name: ~nobody-at-all/model}\ndata: {path: ~nobody-at-all/rows.jsonl}")
+    )
+    assert Path(recipe.data.path).name == "rows.jsonl" and "~nobody-at-all" in recipe.model.name
+
+
 def test_a_missing_recipe_says_so(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="There is no recipe at"):
         Recipe.load(tmp_path / "none.yaml")

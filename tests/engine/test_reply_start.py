@@ -93,7 +93,7 @@ def test_an_export_of_a_run_begins_where_its_data_did(reply: str, ending: str, t
             "data": {"path": str(rows)},
             "lora": {"target_modules": ["q_proj"]},
             "train": {"max_steps": 1},
-            "samples": {"prompts": ["Hello!"], "max_new_tokens": 4},
+            "samples": {"prompts": ["Hello!", "again " * 2100], "max_new_tokens": 4},
         }
     )
     writer = create_run(recipe, tmp_path / "runs", "qwen-like")
@@ -104,6 +104,7 @@ def test_an_export_of_a_run_begins_where_its_data_did(reply: str, ending: str, t
     assert any(each.startswith("The data has no thinking, so replies are trained behind") for each in said) is (
         "<think>" in ending
     )
+    assert [each for each in said if each.startswith("No reply to 'again again") and "shorten it" in each]
     kinds = ["adapter", "merged_16bit", "gguf:f16"] if "<think>" in ending else ["adapter", "merged_16bit"]
     made = export(writer.run, kinds, None, quiet, yes, never)
     for exported in made:

@@ -206,6 +206,20 @@ async def test_a_second_stop_ends_the_run_without_a_checkpoint(tmp_path: Path, d
     assert await session.call("stop") == {"stopping": "now"}
     assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
     assert run.history().step == 0 and not run.adapter.exists()
+    with pytest.raises(UnusableInput, match="has no adapter"):  # though a half-trained one is in memory
+        await session.call("chat", run=str(run.folder), messages=[{"role": "user", "content": "Hello!"}])
+    await session.close()
+
+
+async def test_what_fails_in_a_caller_of_a_command_is_its_own(tmp_path: Path, demo_recipe: Recipe) -> None:
+    session = await Session.start()
+
+    def fails(part: dict[str, Any]) -> None:
+        raise KeyError(part)
+
+    with pytest.raises(KeyError):
+        await session.call("train", fails, recipe=demo_recipe.model_dump(mode="json"), runs=str(tmp_path / "runs"))
+    await session.call("stop")
     await session.close()
 
 

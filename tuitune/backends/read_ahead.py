@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 from tuitune.model import is_folder
+from tuitune.paths import expanded
 from tuitune.recipe import ModelSection
 
 _BLOCK_BYTES = 8 * 2**20
@@ -44,7 +45,7 @@ def _folder(model: ModelSection) -> Path:
     if is_folder(model.name):
         return Path(model.name)
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    cache = expanded(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
     repository = cache / f"models--{model.name.replace('/', '--')}"
     revision = model.revision or "main"
     named = repository / "refs" / revision

@@ -1,6 +1,7 @@
 """Take a finished run along as an adapter, a merged model, a GGUF or for Ollama; each is proven before it is named."""
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.backends.loading import explained, require_adapter
-from tuitune.errors import TuituneError, UnusableInput
+from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import fingerprint, mark, marked
 from tuitune.export.commands import commands_for
 from tuitune.export.kinds import KINDS, Cancelled, Command, Exported, Kind, NotExported, require_known
 from tuitune.export.needs import Readiness, bytes_of, earlier_merged, preflight, require_room
+from tuitune.paths import expanded
 from tuitune.run import Run
 from tuitune.text import one_line
 
@@ -31,6 +33,8 @@ __all__ = [
     "preflight",
     "require_known",
 ]
+
+log = logging.getLogger(__name__)
 
 _CHANGED = "The run's adapter has changed since: export it again for the one it has now."
 
@@ -57,7 +61,7 @@ def export(
     # In the order of KINDS, what others are made from comes before them.
     chosen = sorted(require_known(kinds), key=KINDS.index)
     require_adapter(str(run.adapter))
-    out = (out or run.exports).expanduser().absolute()
+    out = expanded(out or run.exports).absolute()
     with _explained(out), place.held(out), place.staging(out) as staging:
         making = _Making(run, out, staging, progress, cancelled)
         refused = making.prepare(chosen, allow_download)
@@ -72,6 +76,10 @@ def export(
                 raise
             except TuituneError as error:
                 yield NotExported(kind.name, error)
+            except Exception as error:  # libraries raise every kind there is; the other exports can still be made
+                log.error("the export %s failed", kind.name, exc_info=error)
+                sentence = f"The export failed ({one_line(explain(error), max_length=300)}): try another kind."
+                yield NotExported(kind.name, TuituneError(sentence))
             else:
                 yield exported
 
@@ -150,7 +158,7 @@ class _Making:
             place.put(made, final)
             if final.suffix == ".gguf":
                 mark(final, self._run, kind.name)
-        except (TuituneError, OSError):
+        except Exception:
             self._make_room()
             raise
         if kind.name == "merged_16bit":

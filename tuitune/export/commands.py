@@ -31,7 +31,9 @@ def take_home(path: Path) -> tuple[Command, ...]:
     shown_host = f"[{host}]" if ":" in host else host
     source = shlex.quote(f"{_user()}@{shown_host}:{path}")
     scp = ["scp", *(["-P", port] if port else []), *(["-r"] if path.is_dir() else [])]
-    rsync = ["rsync", "-a", "--partial", "--progress", "--protect-args", *(["-e", f"ssh -p {port}"] if port else [])]
+    plain = shlex.quote(str(path)) == str(path)  # macOS's own rsync knows no --protect-args
+    rsync = ["rsync", "-a", "--partial", "--progress", *([] if plain else ["--protect-args"])]
+    rsync += ["-e", f"ssh -p {port}"] if port else []
     return (
         Command("Copy it to your machine (run there)", f"{shlex.join(scp)} {source} ."),
         Command("The same, but an interrupted copy goes on where it was", f"{shlex.join(rsync)} {source} ."),

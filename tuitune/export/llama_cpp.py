@@ -14,6 +14,7 @@ from pathlib import Path
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.place import require_space
+from tuitune.paths import expanded
 from tuitune.text import one_line
 
 VARIABLE = "TUITUNE_LLAMA_CPP"
@@ -44,7 +45,7 @@ def find() -> Path | None:
     named = os.environ.get(VARIABLE)
     if not named:
         return cache_folder() if _is_whole(cache_folder()) else None
-    for folder in (Path(named).expanduser(), Path(named).expanduser() / "vendor" / "llama.cpp"):
+    for folder in (expanded(named), expanded(named) / "vendor" / "llama.cpp"):
         if _is_whole(folder):
             return folder.resolve()
     raise UnusableInput(

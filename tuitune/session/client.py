@@ -140,8 +140,11 @@ class Session:
         if "part" in message:
             if "run" in message["part"]:
                 self._log_file = Run(Path(message["part"]["run"])).log_file
-            if on_part is not None:
-                on_part(message["part"])
+            try:
+                if on_part is not None:
+                    on_part(message["part"])
+            except Exception as error:  # the caller's, whose command it is; other commands go on
+                future.set_exception(error)
         elif "error" in message:
             kind = UnusableInput if message.get("exit_code") == UnusableInput.exit_code else TuituneError
             future.set_exception(kind(message["error"]))

@@ -239,11 +239,12 @@ class Jobs:
     # --- the model in memory -----------------------------------------------------------------------------------
 
     def _model_of(self, run: Run, job: Job) -> LoadedModel:
-        if self._loaded is not None and self._loaded[0] == run:
+        saved = run.adapter.is_dir()  # what a run left in memory that was stopped before may be half trained
+        if saved and self._loaded is not None and self._loaded[0] == run:
             return self._loaded[1]
         if run.status() == "live":
             raise TuituneError(f"Run {run.name} is still training: chat with it once it has finished.")
-        if not run.adapter.is_dir():
+        if not saved:
             raise UnusableInput(f"Run {run.name} has no adapter: it ended before one was saved.")
         self._free()
 
