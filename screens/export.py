@@ -18,6 +18,7 @@ from screens.step_screen import StepScreen
 from screens.units import size
 from screens.widgets.tick import Line, TickList
 from tuitune.errors import TuituneError
+from tuitune.paths import expanded
 from tuitune.text import one_line
 
 
@@ -158,7 +159,7 @@ class ExportScreen(StepScreen):
                 self.show_part,
                 run=str(run.folder),
                 kinds=chosen,
-                out=str(Path(out).expanduser().absolute()) if out else None,  # noqa: ASYNC240  (no file is touched)
+                out=str(expanded(out).absolute()) if out else None,
                 allow_download=bool(question),
             )
         except TuituneError as error:
