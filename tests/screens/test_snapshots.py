@@ -47,7 +47,7 @@ def place(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     place = tmp_path_factory.mktemp("place")
     runs = place / "runs"
     data = place / "pirate.jsonl"
-    shutil.copy(DEMO / "pirate.jsonl", data)
+    data.write_text("\n".join(sums(3_100)))  # a few bytes more in a script of megabytes are not seen
     recipe = recipe_of(data)
     finished = histories.write(histories.finished(histories.AT - DAY / 8), recipe, runs, "pirate-1")
     shutil.copytree(trained.adapter, finished.adapter)
@@ -58,7 +58,7 @@ def place(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         histories.write(histories.training(), recipe, runs, "pirate-4"),
     ]
     histories.write(histories.training(12, at=histories.AT - 3 * DAY), recipe, runs, "gsm8k-1")
-    write_rows(place / "sums.jsonl")
+    (place / "sums.jsonl").write_text("\n".join(with_problems()) + "\n")
     write_models(place)
     for name, write in (("nvml", write_nvml), ("libraries", write_libraries)):
         (place / name).mkdir()
@@ -77,18 +77,19 @@ def recipe_of(data: Path, **model: Any) -> Recipe:
     )
 
 
-def write_rows(file: Path) -> None:
-    """Sums, with what an audit finds: duplicates, replies that are empty or too long, a row of another kind."""
+def row(question: str, answer: str) -> str:
+    return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
 
-    def row(question: str, answer: str) -> str:
-        return json.dumps(
-            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-        )
 
-    rows = [row(f"What is {n} plus {n * n}?", f"Arr! {n} plus {n * n} be {n + n * n}, matey!") for n in range(40)]
+def sums(count: int) -> list[str]:
+    return [row(f"What is {n} plus {n * n}?", f"Arr! {n} plus {n * n} be {n + n * n}, matey!") for n in range(count)]
+
+
+def with_problems() -> list[str]:
+    """Sums, and what an audit finds: duplicates, replies that are empty or too long, a row of another kind."""
+    rows = sums(40)
     rows += [row(f"Count to {n}!", "Arr! " + ", ".join(map(str, range(1, n + 1)))) for n in range(10, 60, 10)]
-    rows += [rows[3], rows[7], row("And then?", ""), row("Are you there?", " "), json.dumps({"text": "Ahoy!"})]
-    file.write_text("\n".join(rows) + "\n")
+    return [*rows, rows[3], rows[7], row("And then?", ""), row("Are you there?", " "), json.dumps({"text": "Ahoy!"})]
 
 
 def write_models(place: Path) -> None:
@@ -171,7 +172,7 @@ def app_on(run: str) -> TuituneApp:
 async def seen(pilot: Pilot[int], *shown: str) -> None:
     """Wait until the screen shows all of these words. Raises AssertionError, at which Textual ends the app."""
     try:
-        await until(pilot, lambda: all(each in words(pilot) for each in shown), seconds=30, what=" and ".join(shown))
+        await until(pilot, lambda: all(each in words(pilot) for each in shown), seconds=60, what=" and ".join(shown))
     except pytest.fail.Exception as failure:
         raise AssertionError(str(failure)) from None
 
