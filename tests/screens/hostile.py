@@ -99,7 +99,7 @@ def make(folder: Path, kinds: dict[str, str]) -> Place:
         }
     )
     (place.folder / place.name("recipefile", f"{NOT_UTF8}.yaml")).write_text(recipe.to_yaml())
-    (place.folder / pasted(place.name("refusedfolder", " refusedend"))).write_text("a file, so no folder for exports")
+    (place.folder / pasted(place.name("refusedfolder"))).write_text("a file, so no folder for exports")
     (place.folder / "broken.yaml").write_text(yaml.safe_dump({"model": {place.text("unknownsetting"): 1}}))
     mixed = recipe.data.model_copy(update={"also": [SourceSection(path=str(also), columns={"messages": column})]})
     _make_runs(place, recipe.model_copy(update={"data": mixed}))
