@@ -23,8 +23,8 @@ def consequences(
     """`estimate` is the session's answer, None while it is `counting` or could not; `speed` an earlier run's."""
     train, lora = recipe.train, recipe.lora
     batch = f"batch {train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
-    rows = estimate["rows"] if estimate else None
-    lines = [Content.styled(f"! {text}", "$text-warning") for text in warnings(recipe, rows)]
+    told = estimate["warnings"] if estimate else warnings(recipe)
+    lines = [Content.styled(f"! {text}", "$text-warning") for text in told]
     if estimate is None and counting:
         lines.append(Content.styled("Counting parameters, steps and memory…", _MUTED))
     if estimate is not None:

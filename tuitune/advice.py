@@ -43,10 +43,14 @@ def offer_of_16bit(peak_bytes: int) -> str:
     return f"In 16-bit, without what quantising loses: {peak_bytes / 2**30:.1f} GiB (model.load_in_4bit: false)."
 
 
-def warnings(recipe: Recipe, rows: int | None = None) -> Iterator[str]:
-    """One sentence for each setting that is likely to spoil the run. `rows` is how many rows are trained on."""
+def warnings(recipe: Recipe, rows: int | None = None, parameters: int | None = None) -> Iterator[str]:
+    """One sentence for each setting that is likely to spoil the run.
+
+    `rows` is how many rows are trained on, `parameters` how many the model has; None where that is not known yet.
+    """
     lora, train = recipe.lora, recipe.train
-    if train.learning_rate > 1e-3:
+    small = parameters is None or parameters < 100_000_000  # these take larger steps
+    if train.learning_rate > (1e-2 if small else 1e-3):
         yield f"learning_rate {train.learning_rate:g} is high: the loss may rise or become NaN; 2e-4 is usual."
     elif train.learning_rate < 1e-6:
         yield f"learning_rate {train.learning_rate:g} is so low that little will change; 2e-4 is usual."

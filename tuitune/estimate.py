@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tuitune.advice import offer_of_16bit
+from tuitune.advice import offer_of_16bit, warnings
 from tuitune.fit import optimizer_name
 from tuitune.hardware import chosen_gpu
 from tuitune.recipe import HUB, Recipe
@@ -91,6 +91,8 @@ class Estimate:
     memory: Memory
     available_bytes: int
     verdict: Literal["fits", "tight", "does not fit"]
+    warnings: list[str]
+    """Settings that are likely to spoil the run, one sentence each."""
     bytes_in_16bit: int | None = None
     """The peak with the base in 16-bit, where the recipe quantises it for a GPU on which 16-bit would fit too."""
 
@@ -129,6 +131,7 @@ class Estimate:
                 f"Memory:  {_gib(memory.total_bytes)} at the peak ({parts})",
                 f"         {self.verdict} in {_gib(self.available_bytes)} free on {self.device}, with {self.backend}",
                 *([f"         {offer_of_16bit(self.bytes_in_16bit)}"] if self.bytes_in_16bit else []),
+                *(f"! {text}" for text in self.warnings),
             )
         )
 
@@ -161,6 +164,7 @@ def estimate(recipe: Recipe) -> Estimate:
         memory=memory,
         available_bytes=available,
         verdict=verdict(memory.total_bytes, available),
+        warnings=list(warnings(recipe, rows.count if rows else None, shape.total_parameters)),
         bytes_in_16bit=in_16bit if in_16bit and verdict(in_16bit, available) == "fits" else None,
     )
 

@@ -33,6 +33,22 @@ def llama_1b(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"learning_rate": 2e-3}, []),  # the demo's own
+        ({"learning_rate": 0.02}, ["learning_rate 0.02 is high"]),
+        ({"max_steps": 3, "warmup_steps": 3}, ["warmup_steps 3 is not less"]),
+        ({"max_steps": 1000}, ["Each row would be seen"]),
+    ],
+)
+def test_settings_that_spoil_a_run_are_told_before_it(settings: dict[str, Any], says: list[str]) -> None:
+    found = estimate(Recipe.load(DEMO / "demo.yaml", [f"train.{name}={value}" for name, value in settings.items()]))
+    assert len(found.warnings) == len(says), found.warnings
+    assert all(each.startswith(start) for each, start in zip(found.warnings, says, strict=True))
+    assert all(f"! {each}" in found.as_text() for each in found.warnings)
+
+
 def test_parameters_of_a_known_model_are_counted_exactly(llama_1b: Path) -> None:
     shape = shape_of(recipe(llama_1b))
     assert shape.total_parameters == 1_235_814_400
