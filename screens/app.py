@@ -36,6 +36,7 @@ from tuitune.events import Event, Failed, Finished, Started
 from tuitune.history import History
 from tuitune.run import Run, all_runs
 from tuitune.session.client import Session, SessionLost
+from tuitune.text import one_line
 
 if TYPE_CHECKING:
     from screens.home import HomeScreen
@@ -122,11 +123,7 @@ class TuituneApp(App[int]):
             await self._session.result().close()
 
     def action_leave(self) -> None:
-        run = self.run_shown
-        message = None
-        if run is not None and self.is_training:
-            message = f"Run {run.name} goes on. Come back to it with: tuitune attach {run.name}"
-        self.exit(0, message=message)
+        self.exit(0)
 
     def notify_problem(self, error: BaseException | str) -> None:
         text = explain(error) if isinstance(error, BaseException) else error
@@ -489,4 +486,9 @@ def run_app(
     settings.reduced_motion |= reduced_motion
     app = TuituneApp(recipe, runs_folder=runs_folder, attach=attach, settings=settings)
     result = app.run()
+    if app.run_shown is not None and app.is_training:
+        from tuitune.headless import own_command
+
+        back = own_command("attach", app.run_shown.folder)
+        print(f"Run {one_line(app.run_shown.name)} goes on. Come back to it with: {back}")  # wrapped by nothing
     return result if result is not None else app.return_code or 0

@@ -76,16 +76,6 @@ async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, r
         assert again.draft.recipe().train.max_steps == 500, "what was trained can be changed and trained again"
 
 
-async def test_leaving_a_live_run_says_how_to_come_back(recipe: Recipe, runs_folder: Path, still: None) -> None:
-    app = TuituneApp(recipe, runs_folder=runs_folder)
-    async with app.run_test(size=SIZE) as pilot:
-        app.run_shown, app._live = Run(runs_folder / "pirate-7"), True
-        app.history = histories.of(histories.training())
-        await pilot.press("ctrl+q")
-        assert "tuitune attach pirate-7" in str(app._exit_renderables)
-    assert app.return_code == 0
-
-
 async def test_a_small_terminal_is_told_the_size_and_nothing_is_lost(
     recipe: Recipe, runs_folder: Path, still: None
 ) -> None:

@@ -94,12 +94,18 @@ def test_six_screens_with_keys_alone(tmp_path: Path, demo_recipe: Recipe, termin
     assert [reply.step for reply in run.history().replies].count(3) > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, None])
 def test_the_run_finishes_without_its_app_and_a_new_app_shows_it(
-    number: signal.Signals, tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
+    number: signal.Signals | None, tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
 ) -> None:
     terminal, run = long_run(tmp_path, demo_recipe, terminals)
-    os.kill(terminal.child.pid, number)
+    if number is None:
+        terminal.press(CTRL_Q)
+        with pytest.raises(AssertionError, match="the app ended"):
+            terminal.until("the end")
+        assert f"tuitune attach {run.folder}\r\n".encode() in terminal.raw
+    else:
+        os.kill(terminal.child.pid, number)
     terminal.exit_status()
     assert run.is_live()
 
