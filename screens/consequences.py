@@ -43,10 +43,8 @@ def consequences(
 
 def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> list[Content]:
     steps, rows = estimate["steps"], estimate["rows"]
-    trained = (
-        f"{count(estimate['trainable_parameters'])} of {count(estimate['total_parameters'])} parameters "
-        f"({estimate['trainable_share']:.2%})"
-    )
+    trained, frozen = count(estimate["trainable_parameters"]), count(estimate["total_parameters"])
+    trained += f" parameters beside {frozen} frozen ones ({estimate['trainable_share']:.2%})"
     lines = [_line("Trains", trained + (f" in {steps:,} steps" if steps is not None else ""))]
     if rows is None:
         lines.append(_line("Data", "large: counted when the run starts"))

@@ -81,6 +81,7 @@ class Estimate:
     backend: str
     device: str
     total_parameters: int
+    """Of the base model."""
     trainable_parameters: int
     rows: int | None
     tokens: int | None
@@ -98,7 +99,8 @@ class Estimate:
 
     @property
     def trainable_share(self) -> float:
-        return self.trainable_parameters / self.total_parameters if self.total_parameters else 0.0
+        """Of all parameters in memory, the adapter's included, as PEFT counts it."""
+        return self.trainable_parameters / max(1, self.total_parameters + self.trainable_parameters)
 
     def as_dict(self) -> dict[str, Any]:
         data = asdict(self)

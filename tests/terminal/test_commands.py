@@ -107,6 +107,7 @@ def test_estimate_counts_what_training_will(recipe_file: str) -> None:
     plan = next(event for event in events if event["event"] == "plan")
     for field in ("trainable_parameters", "rows", "tokens", "trained_tokens"):
         assert estimate[field] == plan[field], field
+    assert estimate["trainable_share"] == plan["trainable_parameters"] / plan["total_parameters"]
 
 
 def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> None:
