@@ -3,12 +3,13 @@
 Where the disk takes no more, the same rows go on in memory, and are not found again.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-import time
+import weakref
 from array import array
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,8 @@ from tuitune.errors import TuituneError
 from tuitune.text import one_line
 
 KEPT = 6
-"""Entries in the cache; the least recently used beyond them are deleted."""
+"""Entries in the cache; the least recently used beyond them are deleted, unless a process uses them."""
+_MAKING = ".making-"
 
 
 # Opening the file touches each batch's first pages: few large batches keep a large file's share of memory small.
@@ -108,7 +110,7 @@ class RowsWriter:
         self.rows = Rows(None)
         try:
             cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=".making-", dir=cache_folder()))
+            self._folder = _new_folder(self.rows)
             self.rows.file = self._folder / "rows.arrow"
             self._file = pyarrow.OSFile(str(self.rows.file), "wb")
             self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
@@ -207,7 +209,8 @@ class RowsWriter:
         except OSError:
             if not (final / "rows.arrow").is_file():
                 raise
-            self.discard()  # another session was first
+            _hold(self.rows, final)  # another session was first
+            self.discard()
         self.rows.file = final / "rows.arrow"
         with suppress(OSError):  # another session prunes at the same time
             _prune()
@@ -218,8 +221,10 @@ def find(key: str) -> Rows | None:
     """The rows made from the same content before, if they are still whole."""
     folder = cache_folder() / key
     try:
+        rows = Rows(folder / "rows.arrow")
+        _hold(rows, folder)
         counts = json.loads((folder / "counts.json").read_text())
-        rows = Rows(folder / "rows.arrow", truncated=counts["truncated"], split=counts["split"])
+        rows.truncated, rows.split = counts["truncated"], counts["split"]
         rows.dropped = {reason: Dropped(**each) for reason, each in counts["dropped"].items()}
         for name in _ARRAYS:
             values = getattr(rows, name)
@@ -255,10 +260,42 @@ def key_of(*parts: Any) -> str:
     return digest.hexdigest()
 
 
+def sweep() -> None:
+    """Remove what killed processes left unfinished."""
+    for folder in cache_folder().glob(f"{_MAKING}*"):
+        _remove(folder)
+
+
 def _prune() -> None:
-    entries = sorted(
-        (each for each in cache_folder().iterdir() if not each.name.startswith(".")), key=lambda e: -e.stat().st_mtime
-    )
-    unfinished = [each for each in cache_folder().glob(".making-*") if time.time() - each.stat().st_mtime > 86_400]
-    for entry in [*entries[KEPT:], *unfinished]:
-        shutil.rmtree(entry, ignore_errors=True)
+    entries = [entry for entry in cache_folder().iterdir() if not entry.name.startswith(".")]
+    for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime)[KEPT:]:
+        _remove(entry)
+
+
+def _new_folder(rows: Rows) -> Path:
+    """A folder for unfinished rows; another process's sweep may remove it until it is held."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=cache_folder()))
+        with suppress(FileNotFoundError):
+            _hold(rows, folder)
+            if folder.is_dir():
+                return folder
+
+
+def _hold(rows: Rows, folder: Path) -> None:
+    """Keep every process from removing the folder as long as `rows` are in use. Raises OSError where it is gone."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    weakref.finalize(rows, os.close, handle)
+    with suppress(OSError):  # a file system without locks, on which nothing is removed
+        fcntl.flock(handle, fcntl.LOCK_SH)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder of the cache, unless a process holds it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)

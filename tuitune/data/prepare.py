@@ -113,6 +113,7 @@ def prepare(
             "data.eval_split names a split of a Hub dataset: give a file's name in data.eval_path, or a part of the "
             "rows, for example train[90%:]."
         )
+    cache.sweep()
     masker = Masker(tokenizer, data.train_on, data.max_length)
     sources = sections(data)
     opened = [open_dataset(section) for section in sources]
