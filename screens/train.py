@@ -168,7 +168,8 @@ class TrainScreen(StepScreen):
         switcher.border_subtitle = Content(f"l: {others}")
 
     async def action_start_stop(self) -> None:
-        answer = await self._command("stop")
+        # Only who has asked for a stop and asks again means `now`: two viewers may ask once each.
+        answer = await self._command("now" if self.tuitune.run_shown in self._stopping else "stop")
         if answer and self.tuitune.is_training:
             when = str(answer["stopping"])
             self._stopping[self.tuitune.run_shown] = when if when == "now" else f"{when}; once more stops now"

@@ -96,21 +96,23 @@ async def _follow_run(run: Run, viewer: "_Viewer") -> int:
 
 
 def _stop_on_signals(session: Session, viewer: "_Viewer") -> asyncio.Event:
-    """Ctrl+C and SIGTERM ask the session to stop, twice to stop now. Returns what is set once that happened."""
+    """Ctrl+C asks the session to stop, a second one to stop now. Returns what is set once a stop was asked for.
+
+    SIGTERM only ever asks to stop: who sends it (systemd, Slurm) may send it to the session and twice.
+    """
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
     calls: set[asyncio.Task[Any]] = set()
 
-    def ask() -> None:
-        again = interrupted.is_set()
+    def ask(command: str) -> None:
+        viewer.status("Stopping now" if command == "now" else "Stopping after this step; Ctrl+C once more stops now")
         interrupted.set()
-        viewer.status("Stopping now" if again else "Stopping after this step; once more stops now")
-        task = asyncio.create_task(session.call("stop"))
+        task = asyncio.create_task(session.call(command))
         task.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
         calls.add(task)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ask)
+    loop.add_signal_handler(signal.SIGINT, lambda: ask("now" if interrupted.is_set() else "stop"))
+    loop.add_signal_handler(signal.SIGTERM, lambda: ask("stop"))
     return interrupted
 
 

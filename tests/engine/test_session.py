@@ -195,7 +195,28 @@ async def test_stop_saves_a_checkpoint_and_the_adapter_then_the_model_still_chat
     await session.close()
 
 
-async def test_a_second_stop_ends_the_run_without_a_checkpoint(tmp_path: Path, demo_recipe: Recipe) -> None:
+async def test_stop_is_asked_by_two_and_still_saves_everything(tmp_path: Path, demo_recipe: Recipe) -> None:
+    train = {**demo_recipe.train.model_dump(), "max_steps": 5000, "gradient_accumulation_steps": 32}
+    session = await Session.start()
+    run, job = await start_run(
+        session, Recipe.from_data({**demo_recipe.model_dump(), "train": train}), tmp_path / "runs"
+    )
+    await seen(session, Step)
+    viewer = await Session.attach(run)
+    pid = (await session.call("status"))["pid"]
+    for asking in (session, viewer):  # within one step
+        assert await asking.call("stop") == {"stopping": "after this step"}
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)
+    assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
+    step = run.history().step
+    assert (run.checkpoints / f"checkpoint-{step}" / "manifest.json").is_file()
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    await viewer.close()
+    await session.close()
+
+
+async def test_now_ends_the_run_without_a_checkpoint(tmp_path: Path, demo_recipe: Recipe) -> None:
     train = {**demo_recipe.train.model_dump(), "max_steps": 5000, "gradient_accumulation_steps": 512}
     session = await Session.start()
     run, job = await start_run(
@@ -203,7 +224,7 @@ async def test_a_second_stop_ends_the_run_without_a_checkpoint(tmp_path: Path, d
     )
     await seen(session, Reply)
     await session.call("stop")
-    assert await session.call("stop") == {"stopping": "now"}
+    assert await session.call("now") == {"stopping": "now"}
     assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
     assert run.history().step == 0 and not run.adapter.exists()
     with pytest.raises(UnusableInput, match="has no adapter"):  # though a half-trained one is in memory

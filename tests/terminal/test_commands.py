@@ -127,6 +127,30 @@ def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> Non
     assert (find_run("c", tmp_path / "runs").adapter / "adapter_model.safetensors").is_file()
 
 
+def test_one_sigterm_to_the_command_and_its_session_saves_everything(recipe_file: str, tmp_path: Path) -> None:
+    """As `systemctl stop` and Slurm do; the step is long, so that all of them come within it."""
+    options = ["--name", "t", "--set", "max_steps=5000", "--set", "gradient_accumulation_steps=32", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuitune", "run", recipe_file, *options], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    session = None
+    for line in process.stdout:
+        event = json.loads(line)
+        session = event.get("pid", session)
+        if event["event"] == "step":
+            break
+    assert session is not None
+    for pid in (process.pid, session, process.pid):
+        os.kill(pid, signal.SIGTERM)
+    process.stdout.read()
+    assert process.wait(timeout=60) == 130
+    run = find_run("t", tmp_path / "runs")
+    assert run.status() == "stopped"
+    assert (run.checkpoints / f"checkpoint-{run.history().step}" / "manifest.json").is_file()
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("rows", "changes", "says"),
     [

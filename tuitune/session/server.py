@@ -151,6 +151,8 @@ class Server:
                 }
             case "stop":
                 return {"stopping": self._stop()}
+            case "now":
+                return {"stopping": self._stop(now=True)}
             case "save":
                 self.jobs.control.save.set()
                 return {}
@@ -213,21 +215,22 @@ class Server:
 
     # --- the end -----------------------------------------------------------------------------------------------
 
-    def _stop(self) -> str:
+    def _stop(self, *, now: bool = False) -> str:
+        """Stop after this step, however often and by however many it is asked; only `now` gives the step up."""
         control = self.jobs.control
-        if control.stop.is_set() and not control.now.is_set():
+        control.stop.set()
+        if now and not control.now.is_set():
             control.now.set()
             self._spawn(self._end_now())
-        control.stop.set()
         return "now" if control.now.is_set() else "after this step"
 
     async def _end_now(self) -> None:
-        """A step that does not notice the second stop in time is ended with the process."""
+        """A step that does not notice `now` in time is ended with the process."""
         for _ in range(int(STOP_NOW_SECONDS / 0.1)):
             await asyncio.sleep(0.1)
             if not self.jobs.is_training:
                 return
-        log.warning("the step did not end within %s s of the second stop: ending the process", STOP_NOW_SECONDS)
+        log.warning("the step did not end within %s s of being asked to: ending the process", STOP_NOW_SECONDS)
         try:
             self.jobs.abandon()
         finally:  # even where the disk is too full to record it
