@@ -110,10 +110,17 @@ class TuituneApp(App[int]):
         self.theme_changed_signal.subscribe(self, self._keep_theme)
         attention.keep_title(self)
         attention.set_title(self, "tuitune")
-        self.call_after_refresh(self._start)
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        """What need not be done before the first paint."""
+        if self.run_shown is not None:
+            with contextlib.suppress(TuituneError):  # its record can be shown all the same
+                self.draft = Draft(self.run_shown.recipe())
+        self._start()
 
     def _start(self) -> None:
-        """What need not be done before the first paint."""
+        """Start or reach a session, and keep it."""
         self._keeper = self.run_worker(self._keep_session(), name="session", exit_on_error=False)
 
     async def on_unmount(self) -> None:
@@ -296,12 +303,9 @@ class TuituneApp(App[int]):
         if run is None or not run.is_live():
             if run is not None:
                 self.run_worker(self._reading(run), thread=True, exit_on_error=False)
-                with contextlib.suppress(TuituneError):  # its record can be shown all the same
-                    self.draft = Draft(run.recipe())
             return await Session.start()
         session = await Session.attach(run)
         self._live = True
-        self.draft = Draft(run.recipe())
         await session.follow(self._receive)
         return session
 

@@ -57,6 +57,27 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
     assert all_runs(runs_folder)[0].status() == "interrupted"
 
 
+async def test_the_draft_outlives_the_session_while_an_older_run_is_on_show(
+    attached: TuituneApp, trained: Run, recipe: Recipe, tmp_path: Path
+) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: attached.session_state == "ready", what="the session")
+        assert attached.draft.recipe() == trained.recipe(), "what was trained can be changed and trained again"
+        await attached.new_run(recipe)
+        await attached.show_step("lora")
+        os.kill((await attached.call("status"))["pid"], signal.SIGKILL)
+        await until(pilot, lambda: attached.session_state == "session lost", what="the loss")
+        await until(pilot, lambda: attached.session_state == "ready", what="a new session")
+        assert attached.draft.recipe() == recipe
+        await attached.change_session()
+        await until(pilot, lambda: attached.session_state == "ready", what="another session")
+        attached.runs_folder = tmp_path / "new"
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(all_runs(tmp_path / "new")), what="the run")
+        assert all_runs(tmp_path / "new")[0].recipe() == recipe
+        await until(pilot, lambda: attached.history.ended is not None, what="the run's end")
+
+
 async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, runs_folder: Path) -> None:
     train = recipe.train.model_copy(update={"max_steps": 500})
     app = TuituneApp(recipe.model_copy(update={"train": train}), runs_folder=runs_folder)
