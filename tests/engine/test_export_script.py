@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from sample_data import __file__ as sample_data
@@ -17,14 +20,18 @@ from tuitune.run import Run, create_run
 SAMPLES = Path(sample_data).parent
 
 
-def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [{"load_in_4bit": True}, {"load_in_4bit": False, "load_in_8bit": True}])
+def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, model: dict[str, Any]) -> None:
     from safetensors.torch import load_file
 
     from tuitune.train import Control, train
 
+    # The template of a tokenizer that has none comes from the recipe.
+    base = tmp_path / "base"
+    shutil.copytree(SAMPLES / "demo_model", base, ignore=shutil.ignore_patterns("chat_template.jinja"))
     recipe = Recipe.from_data(
         {
-            "model": {"name": str(SAMPLES / "demo_model"), "load_in_4bit": True, "backend": "transformers"},
+            "model": {"name": str(base), "backend": "transformers", "chat_template": "chatml", **model},
             "data": {"path": str(SAMPLES / "pirate.jsonl")},
             "lora": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]},
             "train": {"max_steps": 3, "warmup_steps": 0, "gradient_accumulation_steps": 2, "learning_rate": 1e-3},
@@ -49,6 +56,22 @@ def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path) -> N
     for name, weight in ours.items():
         # Adam's first steps are as long as the learning rate whatever the gradient, so rounding may flip tiny ones.
         assert torch.nn.functional.cosine_similarity(weight.flatten(), theirs[name].flatten(), dim=0) > 0.999, name
+    template = (writer.run.adapter / "chat_template.jinja").read_text()
+    assert (made.path / "adapter" / "chat_template.jinja").read_text() == template
+
+
+def test_a_machine_with_a_gpu_writes_the_same_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides where it runs in what precision it computes."""
+    recipe = Recipe.from_data(
+        {
+            "model": {"name": str(SAMPLES / "demo_model"), "load_in_4bit": False},
+            "data": {"path": str(SAMPLES / "pirate.jsonl")},
+        }
+    )
+    text = script(recipe, "again")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert script(recipe, "again") == text
 
 
 def test_values_are_literals_and_never_code(tmp_path: Path) -> None:

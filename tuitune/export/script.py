@@ -42,7 +42,8 @@ from trl import SFTConfig, SFTTrainer
 
 HERE = Path(__file__).parent
 MODEL, REVISION = $model, $revision
-LOAD_IN_4BIT = $load_in_4bit
+LOAD_IN_4BIT, LOAD_IN_8BIT = $load_in_4bit, $load_in_8bit
+CHAT_TEMPLATE = $chat_template  # for a tokenizer that has none
 GRADIENT_CHECKPOINTING = $gradient_checkpointing
 LORA = dict(
     r=$r,
@@ -58,6 +59,8 @@ LORA = dict(
 on_gpu = torch.cuda.is_available()
 bf16 = on_gpu and torch.cuda.get_device_capability()[0] >= 8
 tokenizer = AutoTokenizer.from_pretrained(MODEL, revision=REVISION, trust_remote_code=False)
+if CHAT_TEMPLATE is not None:
+    tokenizer.chat_template = CHAT_TEMPLATE
 if tokenizer.pad_token is None:
     tokenizer.pad_token = tokenizer.eos_token
 
@@ -68,7 +71,8 @@ if FastLanguageModel is not None:
         revision=REVISION,
         max_seq_length=$max_length,
         load_in_4bit=LOAD_IN_4BIT,
-        load_in_16bit=not LOAD_IN_4BIT,
+        load_in_8bit=LOAD_IN_8BIT,
+        load_in_16bit=not (LOAD_IN_4BIT or LOAD_IN_8BIT),
         use_exact_model_name=True,
         trust_remote_code=False,
         random_state=$seed,
@@ -81,23 +85,30 @@ if FastLanguageModel is not None:
         max_seq_length=$max_length,
     )
 else:
-    dtype = (torch.bfloat16 if bf16 else torch.float16) if on_gpu else $cpu_dtype
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    if on_gpu:
+        dtype = torch.bfloat16 if bf16 else torch.float16
+    else:  # unquantised weights stay as exact as they are trained
+        dtype = torch.bfloat16 if LOAD_IN_4BIT and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    quantization = {}
+    if LOAD_IN_4BIT:
+        quantization["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if LOAD_IN_8BIT:
+        quantization["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model = AutoModelForCausalLM.from_pretrained(
         MODEL,
         revision=REVISION,
         dtype=dtype,
         device_map={"": "cuda:0" if on_gpu else "cpu"},
-        quantization_config=quantization if LOAD_IN_4BIT else None,
         use_safetensors=True,
         trust_remote_code=False,
+        **quantization,
     )
-    if LOAD_IN_4BIT:
+    if quantization:
         model = prepare_model_for_kbit_training(
             model,
             use_gradient_checkpointing=GRADIENT_CHECKPOINTING,
@@ -184,7 +195,8 @@ def require_repeatable(recipe: Recipe) -> None:
 
 def script(recipe: Recipe, title: str) -> str:
     """The text of train.py; values are written as Python literals, so that none of them is ever run as code."""
-    from tuitune.backends.transformers import compute_dtype, uses_checkpointing
+    from tuitune.backends.transformers import uses_checkpointing
+    from tuitune.chat_templates import TEMPLATES
     from tuitune.estimate import shape_of
 
     model, lora, train = recipe.model, recipe.lora, recipe.train
@@ -194,13 +206,14 @@ def script(recipe: Recipe, title: str) -> str:
         "model": model.name,
         "revision": model.revision or "main",
         "load_in_4bit": model.load_in_4bit,
+        "load_in_8bit": model.load_in_8bit,
+        "chat_template": TEMPLATES[model.chat_template] if model.chat_template else None,
         "max_length": recipe.data.max_length,
         "modules_to_save": list(lora.modules_to_save) or None,
         "gradient_checkpointing": uses_checkpointing(recipe, shape_of(recipe).total_parameters),
         "optim": "adamw_torch_fused" if train.optim == "auto" else train.optim,
     }
     literals = {name: repr(value) for name, value in values.items()}
-    literals["cpu_dtype"] = str(compute_dtype(load_in_4bit=model.load_in_4bit))
     shown = safe_text(title).replace("\\", "/").replace('"', "'")
     text = _SCRIPT.substitute(literals, title=shown)
     ast.parse(text)
