@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -18,13 +19,15 @@ from tuitune.backends import LoadedModel
 from tuitune.backends.loftq import require_loftq
 from tuitune.chat import Sampling, reply
 from tuitune.data.prepare import Prepared, prepare
-from tuitune.errors import TuituneError
+from tuitune.errors import TuituneError, explain
 from tuitune.events import Checkpoint, Evaluation, Event, Finished, Notice, Phase, Plan, Reply, Step
 from tuitune.fit import collator, fit, halved, optimizer_name
 from tuitune.model import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
 from tuitune.run import Run, write_atomic
 from tuitune.text import one_line
+
+log = logging.getLogger(__name__)
 
 Emit = Callable[[Event], None]
 KEPT_CHECKPOINTS = 2
@@ -43,8 +46,8 @@ class Control:
     """Save a checkpoint after this step."""
 
 
-class StoppedNow(Exception):
-    """Raised inside the trainer when it was asked to end at once."""
+class Stopped(Exception):
+    """Raised inside the trainer to leave a step or an evaluation that was asked to end."""
 
 
 def check(recipe: Recipe) -> None:
@@ -116,9 +119,16 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
             if not control.stop.is_set():
                 status = "done"
                 phase("after", "Measuring the model after training")
-                _evaluate(trainer, emit, attempt, trainer.state.global_step)
-                _answer(loaded, prompts, recipe, emit, control, trainer.state.global_step)
-    except StoppedNow:
+                try:
+                    _evaluate(trainer, emit, attempt, trainer.state.global_step)
+                    _answer(loaded, prompts, recipe, emit, control, trainer.state.global_step)
+                except Exception as error:  # whatever it is, the training is done and its adapter saved
+                    log.error("measuring the trained model failed", exc_info=error)
+                    reason = one_line(explain(error), max_length=300)
+                    emit(
+                        Notice(text=f"The adapter is saved, but measuring it failed ({reason}): chat with it instead.")
+                    )
+    except Stopped:
         pass
     finally:
         shutil.rmtree(run.checkpoints / _STAGING, ignore_errors=True)  # a save that failed may have left half a one
@@ -299,8 +309,28 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
 
 
 def _evaluate(trainer: Any, emit: Emit, attempt: int, step: int) -> None:
-    if trainer.eval_dataset is not None and len(trainer.eval_dataset):
-        emit(Evaluation(attempt=attempt, step=step, loss=float(trainer.evaluate()["eval_loss"])))
+    """Measure the held-out loss, in batches of half the size where memory runs out; a stop leaves it out."""
+    import torch
+
+    while trainer.eval_dataset is not None and len(trainer.eval_dataset):
+        try:
+            loss = float(trainer.evaluate()["eval_loss"])
+            emit(Evaluation(attempt=attempt, step=step, loss=loss))
+            return
+        except Stopped:
+            return
+        except torch.OutOfMemoryError:
+            if trainer.args.per_device_eval_batch_size == 1:
+                emit(
+                    Notice(
+                        text="The held-out loss is left out, because a single row does not fit into the GPU's memory: "
+                        "lower data.max_length."
+                    )
+                )
+                return
+        trainer.args.per_device_eval_batch_size //= 2
+        gc.collect()  # after the exception, whose frames hold what the failed batch took
+        torch.cuda.empty_cache()
 
 
 def _prompts(recipe: Recipe, prepared: Prepared) -> list[Any]:
@@ -352,6 +382,10 @@ class _Watcher:
             def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 watcher.leave_if_asked()
 
+            def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if watcher.control.stop.is_set():  # an evaluation can be left without losing what was trained
+                    raise Stopped
+
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 if watcher.control.stop.is_set():
                     control.should_save = control.should_training_stop = True
@@ -372,7 +406,7 @@ class _Watcher:
 
     def leave_if_asked(self) -> None:
         if self.control.now.is_set():
-            raise StoppedNow
+            raise Stopped
 
     def step(self, state: Any, logs: dict[str, Any]) -> None:
         loss = float(logs["loss"])
