@@ -4,8 +4,10 @@ import dataclasses
 import json
 import math
 import time
+import types
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from functools import cache
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,14 +165,19 @@ _KINDS: dict[str, type[Event]] = {
     each.kind: each
     for each in (Started, Phase, Plan, Step, Evaluation, Reply, Sample, Checkpoint, Notice, Output, Failed, Finished)
 }
-_FIELDS = {kind: {each.name for each in dataclasses.fields(cls)} for kind, cls in _KINDS.items()}
+_LARGEST_INTEGER = 2**63 - 1
+_LAST_SECOND = 253_402_300_799.0  # of the year 9999, beyond which no clock can show a time
+
+
+def finite(value: Any) -> Any:
+    """The value as JSON can hold it: None for a float that is NaN or infinite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_json(event: Event) -> str:
     """One line of JSON without the newline; numbers that JSON cannot hold (NaN, infinities) become null."""
     data = {"event": event.kind, **dataclasses.asdict(event)}
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in data.items()}
-    return json.dumps(finite, ensure_ascii=True, allow_nan=False)
+    return json.dumps({name: finite(value) for name, value in data.items()}, ensure_ascii=True, allow_nan=False)
 
 
 def from_json(line: str | bytes) -> Event | None:
@@ -183,12 +190,44 @@ def from_json(line: str | bytes) -> Event | None:
 
 
 def from_data(data: dict[str, Any]) -> Event | None:
-    """The event in decoded JSON; unknown fields are ignored, so that a newer run folder can be read."""
+    """The event in decoded JSON, every field of its declared type; None where one is not, or an unknown event.
+
+    Unknown fields are ignored, so that a newer run folder can be read. A loss of null is NaN, which `to_json` wrote so.
+    """
     kind = data.get("event")
     cls = _KINDS.get(kind) if isinstance(kind, str) else None
     if cls is None:
         return None
     try:
-        return cls(**{name: value for name, value in data.items() if name in _FIELDS[cls.kind]})
-    except TypeError:
+        fields = {name: _checked(name, data[name], hint) for name, hint in _field_types(cls).items() if name in data}
+        event = cls(**fields)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return event if 0 <= event.at <= _LAST_SECOND else None
+
+
+@cache
+def _field_types(cls: type[Event]) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value as a field of the type `hint` holds it. Raises TypeError, ValueError, OverflowError."""
+    if get_origin(hint) in (Union, types.UnionType):  # each of them is `… | None`
+        hint = next(option for option in get_args(hint) if option is not type(None))
+        return None if finite(value) is None else _checked(name, value, hint)
+    if hint is float:
+        if name == "loss" and finite(value) is None:
+            return math.nan
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise TypeError("not a finite number")
+        return float(value)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError("not one of the words that may stand here")
+    elif type(value) is not hint:
+        raise TypeError(f"not of type {hint}")
+    elif hint is int and abs(value) > _LARGEST_INTEGER:
+        raise OverflowError("too large a number")
+    return value

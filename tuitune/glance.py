@@ -4,6 +4,7 @@ import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ _STEPS_TO_TRUST = 3
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What a list of runs shows of one: `losses` of up to 32 of its steps, `changed_at` in epoch seconds."""
+    """What a list of runs shows of one: `losses` of up to 32 of its steps, finite, `changed_at` in epoch seconds."""
 
     run: Run
     status: Status
@@ -98,13 +99,13 @@ def _tail(file: BinaryIO, size: int) -> History:
 def _losses(file: BinaryIO, size: int) -> Iterator[float]:
     if size <= _TAIL_BYTES:
         file.seek(0)
-        steps = [event.loss for line in file if isinstance(event := from_json(line), Step)]
+        steps = [event.loss for line in file if isinstance(event := from_json(line), Step) and isfinite(event.loss)]
         yield from steps[:: max(1, -(-len(steps) // _SAMPLES))]
         return
     for sample in range(_SAMPLES):
         file.seek(size * sample // _SAMPLES)
         file.readline()
         for _ in range(8):  # other events lie between the steps
-            if isinstance(event := from_json(file.readline()), Step):
+            if isinstance(event := from_json(file.readline()), Step) and isfinite(event.loss):
                 yield event.loss
                 break

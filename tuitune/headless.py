@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import shlex
 import shutil
 import signal
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from tuitune.chat import loading_text
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Evaluation, Event, Failed, Finished, Notice, Phase, Plan, Started, Step, to_json
+from tuitune.events import Evaluation, Event, Failed, Finished, Notice, Phase, Plan, Started, Step, finite, to_json
 from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run
@@ -188,7 +189,8 @@ class _TextViewer(_Viewer):
             case Step():
                 self._step(event)
             case Evaluation():
-                self.console.print(Text(f"held-out loss {event.loss:.3f} at step {event.step}"))
+                loss = f"{event.loss:.3f}" if math.isfinite(event.loss) else "is not a number"
+                self.console.print(Text(f"held-out loss {loss} at step {event.step}"))
             case Notice():
                 self.console.print(Text(f"! {safe_text(event.text)}"))
             case _:
@@ -425,7 +427,7 @@ def print_runs(runs: Iterable[Run], folder: Path, *, as_json: bool) -> None:
         status = run.status(history)
         losses = history.loss_before_and_after()
         if as_json:
-            loss = {"loss_before": losses[0], "loss_after": losses[1]} if losses else {}
+            loss = {"loss_before": finite(losses[0]), "loss_after": finite(losses[1])} if losses else {}
             steps = {"step": history.step, "total_steps": history.total_steps}
             print(json.dumps({"run": run.name, "folder": str(run.folder), "status": status, **steps, **loss}))
         else:

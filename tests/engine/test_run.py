@@ -1,6 +1,7 @@
 """The run folder has one writer, survives what is cut short, and replays to the same history."""
 
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Evaluation, Event, Failed, Finished, Notice, Reply, Started, Step, from_json, to_json
+from tuitune.events import Evaluation, Event, Failed, Finished, Notice, Reply, Sample, Started, Step, from_json, to_json
 from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run, RunWriter, all_runs, create_run, find_run
@@ -39,8 +40,47 @@ def test_unknown_events_and_cut_lines_are_left_out() -> None:
     assert from_json("[" * 100_000) is None
 
 
-def test_not_a_number_is_written_as_null() -> None:
-    assert '"loss": null' in to_json(steps(float("nan"))[0])
+def test_a_loss_that_is_not_a_number_is_written_as_null_and_read_back_as_one() -> None:
+    line = to_json(Evaluation(attempt=1, step=2, loss=math.nan))
+    assert '"loss": null' in line
+    event = from_json(line)
+    assert isinstance(event, Evaluation) and math.isnan(event.loss)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"step": "2"',
+        '"step": 2.5',
+        '"step": true',
+        '"step": null',
+        '"step": 1e30',
+        f'"step": {10**30}',
+        '"loss": "2.5"',
+        '"loss": [2.5]',
+        f'"loss": {10**400}',
+        '"epoch": null',
+        '"epoch": NaN',
+        '"grad_norm": {}',
+        '"at": null',
+        '"at": 1e300',
+        '"at": -1',
+    ],
+)
+def test_an_event_of_which_a_field_is_of_another_type_is_left_out(fields: str) -> None:
+    whole = to_json(steps(2.5)[0])
+    assert from_json(whole) is not None
+    assert from_json(f"{whole[:-1]}, {fields}}}") is None
+
+
+def test_words_and_readings_that_an_event_may_not_hold_are_left_out() -> None:
+    assert from_json('{"event": "finished", "status": "live", "step": 1, "seconds": 2.0, "adapter": null}') is None
+    assert from_json('{"event": "finished", "status": "done", "step": 1, "seconds": null, "adapter": null}') is None
+    reading = from_json(
+        '{"event": "sample", "process_bytes": 1, "host_used_bytes": 1, "host_total_bytes": 2, '
+        '"gpu_watts": Infinity, "gpu_celsius": 60}'
+    )
+    assert isinstance(reading, Sample) and (reading.gpu_watts, reading.gpu_celsius) == (None, 60.0)
 
 
 def test_runs_are_numbered_by_their_data(tmp_path: Path) -> None:

@@ -244,6 +244,30 @@ async def test_what_fails_in_a_caller_of_a_command_is_its_own(tmp_path: Path, de
     await session.close()
 
 
+async def test_what_fails_in_a_follower_ends_neither_its_events_nor_its_commands(
+    tmp_path: Path, demo_recipe: Recipe
+) -> None:
+    problems: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context["exception"]))
+    session = await Session.start()
+    run, job = await start_run(session, demo_recipe, tmp_path / "runs")
+    events: list[Event] = []
+    over = asyncio.Event()
+
+    def fails(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Finished):
+            over.set()
+        raise KeyError(event.kind)
+
+    await session.follow(fails)
+    assert await asyncio.wait_for(job, 120) == {"status": "done"}
+    assert await session.call("status")
+    await asyncio.wait_for(over.wait(), 10)
+    assert events == list(run.events()) and len(problems) == len(events)
+    await session.close()
+
+
 async def test_a_stop_is_heeded_before_the_run_has_begun(tmp_path: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()
     job = asyncio.create_task(

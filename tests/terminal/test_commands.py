@@ -1,6 +1,7 @@
 """The commands as programs use them: exit status, JSON alone on stdout, one sentence on stderr."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.terminal.terminal import write_recipe
+from tuitune.events import Evaluation, Finished, Started, Step
 from tuitune.recipe import Recipe
-from tuitune.run import find_run
+from tuitune.run import create_run, find_run
 
 
 def tuitune(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -108,6 +110,26 @@ def test_estimate_counts_what_training_will(recipe_file: str) -> None:
     for field in ("trainable_parameters", "rows", "tokens", "trained_tokens"):
         assert estimate[field] == plan[field], field
     assert estimate["trainable_share"] == plan["trainable_parameters"] / plan["total_parameters"]
+
+
+def test_a_held_out_loss_that_is_not_a_number_hides_no_run(tmp_path: Path, demo_recipe: Recipe) -> None:
+    create_run(demo_recipe, tmp_path / "runs", "other").close()
+    writer = create_run(demo_recipe, tmp_path / "runs", "nan")
+    for event in (
+        Started(run="nan", attempt=1, pid=1),
+        Evaluation(attempt=1, step=0, loss=math.nan),
+        Step(attempt=1, step=1, total_steps=1, epoch=1.0, loss=2.0),
+        Evaluation(attempt=1, step=1, loss=math.inf),
+        Finished(status="done", step=1, seconds=1.0, adapter=None),
+    ):
+        writer.append(event)
+    writer.close()
+    listed = tuitune("runs")
+    assert listed.returncode == 0 and "other" in listed.stdout and "loss nan → nan" in listed.stdout
+    (told,) = (line for line in json_lines(tuitune("runs", "--json").stdout) if line["run"] == "nan")
+    assert (told["status"], told["loss_before"], told["loss_after"]) == ("done", None, None)
+    shown = tuitune("attach", "nan")
+    assert shown.returncode == 0 and "held-out loss is not a number at step 1" in shown.stdout
 
 
 def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> None:

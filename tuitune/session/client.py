@@ -132,7 +132,11 @@ class Session:
         if "event" in message:
             event = from_data(message["event"])
             if event is not None and self._on_event is not None:
-                self._on_event(event)
+                try:
+                    self._on_event(event)
+                except Exception as error:  # the follower's own: events and answers go on
+                    context = {"message": "a run's follower failed", "exception": error}
+                    asyncio.get_running_loop().call_exception_handler(context)
             return
         future, on_part = self._waiting.get(message.get("id", 0), (None, None))
         if future is None or future.done():
