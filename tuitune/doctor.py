@@ -237,7 +237,7 @@ def _probe(code: str, *arguments: str) -> dict[str, Any]:
     prepare_environment()
     try:
         ended = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-P", "-c", code, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -199,7 +199,9 @@ def from_data(data: dict[str, Any]) -> Event | None:
     if cls is None:
         return None
     try:
-        fields = {name: _checked(name, data[name], hint) for name, hint in _field_types(cls).items() if name in data}
+        fields = {
+            name: _checked(name, data[name], hint) for name, hint in _field_types(cls.kind).items() if name in data
+        }
         event = cls(**fields)
     except (TypeError, ValueError, OverflowError):
         return None
@@ -207,7 +209,8 @@ def from_data(data: dict[str, Any]) -> Event | None:
 
 
 @cache
-def _field_types(cls: type[Event]) -> dict[str, Any]:
+def _field_types(kind: str) -> dict[str, Any]:
+    cls = _KINDS[kind]
     hints = get_type_hints(cls)
     return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
 

@@ -16,7 +16,7 @@ def columnar_records(container: "Container") -> "Iterator[Record]":
     """Every row, written as JSON lines by a child process that is ended when the reader stops early."""
     from tuitune.data.files import TOO_LONG, Record, lines, parse
 
-    command = [sys.executable, "-m", "tuitune.data.columnar", container.kind, str(container.path)]
+    command = [sys.executable, "-P", "-m", "tuitune.data.columnar", container.kind, str(container.path)]
     with subprocess.Popen(
         [*command, container.compression or ""],
         stdin=subprocess.DEVNULL,

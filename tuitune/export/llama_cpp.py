@@ -101,7 +101,7 @@ def obtain(
 def _download(folder: Path, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> Path:
     # pip runs a source distribution's build back end for its metadata: not before the hash is right.
     (folder / "requirements.txt").write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n")
-    argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--no-color", "--retries=1"]
+    argv = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "--no-input", "--no-color", "--retries=1"]
     argv += ["download", "--no-deps", f"--no-binary={PACKAGE}", "--require-hashes", "--progress-bar=raw"]
     argv += ["--dest=.", "--requirement=requirements.txt"]
     counted = re.compile(r"Progress (\d+) of (\d+)")

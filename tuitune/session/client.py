@@ -166,7 +166,7 @@ def _spawn(socket: Path, log_file: Path) -> subprocess.Popen[bytes]:
     """A session process that shares nothing with this one: no terminal, no process group, no open file."""
     with open(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tuitune.session", str(socket)],
+            [sys.executable, "-P", "-m", "tuitune.session", str(socket)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
