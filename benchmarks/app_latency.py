@@ -31,6 +31,7 @@ APP = """
 import math, sys, time
 from pathlib import Path
 from screens.app import TuituneApp
+from screens.run_link import RunLink
 from tuitune.events import Phase, Plan, Started, Step
 from tuitune.history import History
 from tuitune.run import Run
@@ -43,21 +44,25 @@ def step(number):
 
 class Busy(TuituneApp):
     CSS_PATH = str(Path(sys.modules["screens.app"].__file__).parent / "app.tcss")
-    def _start(self):
-        self._set_state("ready")
-        self.run_shown, self._live = Run(Path("/tmp/busy")), True
-        self.history = History.of([Started(run="busy", attempt=1, pid=1), Phase(name="training", text="Training"),
-                                   *(step(n) for n in range(1, steps + 1))])
-        self.call_later(self.show_step, "train")
+    def stream(self):
         self.until = time.monotonic() + streaming
         self.feeding = self.set_interval(1 / rate, self.feed)
+        self.call_later(self.show_step, "train")
     def feed(self):
         if time.monotonic() > self.until:
             self.feeding.stop()
-            self._live = False
+            self.link._live = False
         else:
-            self._receive(step(self.history.step + 1))
+            self.link._receive(step(self.link.history.step + 1))
 
+def start(link):
+    link._set_state("ready")
+    link.run, link._live, link._source = Run(Path("/tmp/busy")), True, "busy"
+    link.history = History.of([Started(run="busy", attempt=1, pid=1), Phase(name="training", text="Training"),
+                               *(step(n) for n in range(1, steps + 1))])
+    link._app.stream()
+
+RunLink._start = start
 Busy(runs_folder=Path("/tmp/none")).run()
 """
 

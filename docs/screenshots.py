@@ -46,7 +46,7 @@ async def main() -> None:
             (HERE / f"{name}.svg").write_text(app.export_screenshot(title="tuitune"), encoding="utf-8")
 
         async with app.run_test(size=SIZE) as pilot:
-            await until(lambda: app.session_state == "ready")
+            await until(lambda: app.link.state == "ready")
             take("model")
             await pilot.press("enter")
             await asyncio.sleep(5)
@@ -55,9 +55,9 @@ async def main() -> None:
             await asyncio.sleep(8)
             take("settings")
             await pilot.press("enter")
-            await until(lambda: app.history.step >= 0.7 * max(1, app.history.total_steps))
+            await until(lambda: app.link.history.step >= 0.7 * max(1, app.link.history.total_steps))
             take("train")
-            await until(lambda: app.history.ended is not None)
+            await until(lambda: app.link.history.ended is not None)
             await pilot.press("enter")
             await until(lambda: isinstance(app.screen, ChatScreen))
             await pilot.press("ctrl+b", "ctrl+b", *"What is the capital of France?", "enter")

@@ -15,9 +15,9 @@ from textual.events import DescendantFocus
 from textual.widgets import Markdown, Static
 
 from screens.actions import ACTIONS, bind, key_name
-from screens.app import TuituneApp
 from screens.clipboard import copy
 from screens.dashboard import MUTED
+from screens.run_link import RunLink
 from screens.step_screen import StepScreen
 from screens.widgets.bars import bar
 from screens.widgets.fields import FieldLine
@@ -119,10 +119,10 @@ class ChatScreen(StepScreen):
         hint = self.query_one("#empty", Static)
         hint.display = empty
         if empty:
-            prompts = [prompt for prompt, _, _ in self.tuitune.history.replies_before_and_after()][:4]
-            hint.update(_hint(self.tuitune.run_shown, prompts))
+            prompts = [prompt for prompt, _, _ in self.tuitune.link.history.replies_before_and_after()][:4]
+            hint.update(_hint(self.tuitune.link.run, prompts))
 
-    @on(TuituneApp.RunChanged)
+    @on(RunLink.RunChanged)
     def _record_read(self) -> None:
         self._show_talk(empty=not self.turns and not self.replying)
 
@@ -184,7 +184,7 @@ class ChatScreen(StepScreen):
         return views
 
     async def _answer(self, who: Who, messages: list[dict[str, str]], view: Markdown, turn: Turn) -> None:
-        run = self.tuitune.run_shown
+        run = self.tuitune.link.run
         assert run is not None, "the chat opens on a run"
         speed = self.query_one("#speed", Static)
         speed.update("Waiting for the first word…")
@@ -208,7 +208,7 @@ class ChatScreen(StepScreen):
 
         drawing = asyncio.create_task(_draw(view, pieces))
         try:
-            answer = await self.tuitune.call(
+            answer = await self.tuitune.link.call(
                 "chat",
                 part,
                 run=str(run.folder),
@@ -283,7 +283,7 @@ class ChatScreen(StepScreen):
         copy(self.app, "\n\n".join(self.turns[-1].replies.values()), "The last reply")
 
     def action_save_transcript(self) -> None:
-        run = self.tuitune.run_shown
+        run = self.tuitune.link.run
         assert run is not None, "the chat opens on a run"
         file = run.folder / "chats" / time.strftime("%Y-%m-%d_%H-%M-%S.md")
         try:

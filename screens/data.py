@@ -74,8 +74,8 @@ class DataScreen(StepScreen):
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
         with self.prevent(Input.Changed):
-            self.query_one("#path", Input).value = one_line(self.tuitune.draft.get("data.path") or "")
-        if self.tuitune.draft.get("data.path"):
+            self.query_one("#path", Input).value = one_line(self.tuitune.link.draft.get("data.path") or "")
+        if self.tuitune.link.draft.get("data.path"):
             self.load()
 
     def on_screen_suspend(self) -> None:
@@ -85,7 +85,7 @@ class DataScreen(StepScreen):
 
     @on(Input.Changed, "#path")
     def _path_changed(self, event: Input.Changed) -> None:
-        if event.value.strip() != one_line(self.tuitune.draft.get("data.path") or ""):
+        if event.value.strip() != one_line(self.tuitune.link.draft.get("data.path") or ""):
             self._choose(event.value.strip())
         self.show_problem(None)
 
@@ -93,7 +93,7 @@ class DataScreen(StepScreen):
         """Another dataset: what was said of the one before does not hold for it."""
         unsaid = {"columns": None, "config": None, "split": "train", "revision": None}
         for name, value in {"path": path, **unsaid, **fields}.items():
-            self.tuitune.draft.set(f"data.{name}", value)
+            self.tuitune.link.draft.set(f"data.{name}", value)
 
     def _show_chosen_dataset(self, path: str, **fields: str | None) -> None:
         """Take a dataset that was chosen elsewhere than in the field."""
@@ -129,14 +129,14 @@ class DataScreen(StepScreen):
         """Have the session look at the data, and show the first row."""
         summary = self.query_one("#summary", Static)
         try:
-            recipe = self.tuitune.draft.as_data()
+            recipe = self.tuitune.link.draft.as_data()
             if recipe == self._shown_for:
                 return
             self.row, self.source, self.sources = 0, 0, []
-            waiting = "" if self.tuitune.session_state == "ready" else " as soon as the libraries are loaded"
+            waiting = "" if self.tuitune.link.state == "ready" else " as soon as the libraries are loaded"
             summary.update(f"Read{waiting}…")
             self._show_row(None)
-            found = await self.tuitune.call("summary", recipe=recipe)
+            found = await self.tuitune.link.call("summary", recipe=recipe)
             self.sources = found["sources"]
             summary.update(_summary(found))
             self.query_one("#views", ContentSwitcher).current = "row"
@@ -150,7 +150,9 @@ class DataScreen(StepScreen):
     # --- its rows ---------------------------------------------------------------------------------------------
 
     async def _ask_row(self, recipe: dict[str, Any]) -> None:
-        found = await self.tuitune.call("rows", recipe=recipe, start=self.row, stop=self.row + 1, source=self.source)
+        found = await self.tuitune.link.call(
+            "rows", recipe=recipe, start=self.row, stop=self.row + 1, source=self.source
+        )
         self._show_row(found["rows"])
 
     def _show_row(self, found: list[dict[str, Any]] | None) -> None:
@@ -167,7 +169,7 @@ class DataScreen(StepScreen):
             tokens.update(Content.styled(f"✘ {one_line(found[0]['error'])}", "$text-error"))
             return
         trained, total = (sum(each[f"{name}_tokens"] for each in found) for name in ("trained", "total"))
-        limit = self.tuitune.draft.get("data.max_length")
+        limit = self.tuitune.link.draft.get("data.max_length")
         at_limit = str(limit).isdigit() and any(each["total_tokens"] >= int(limit) for each in found)
         box.border_title = Content(
             f"{of} · {trained:,} of {total:,} tokens trained"
@@ -185,7 +187,7 @@ class DataScreen(StepScreen):
         self.row = max(0, min(self.rows - 1, row))
         self.query_one("#views", ContentSwitcher).current = "row"
         try:
-            await self._ask_row(self.tuitune.draft.as_data())
+            await self._ask_row(self.tuitune.link.draft.as_data())
         except TuituneError as error:
             self.show_problem(error)
 
@@ -215,14 +217,14 @@ class DataScreen(StepScreen):
     @work(exclusive=True, group="columns", exit_on_error=False)
     async def action_map_columns(self) -> None:
         try:
-            found = await self.tuitune.call("columns", recipe=self.tuitune.draft.as_data())
+            found = await self.tuitune.link.call("columns", recipe=self.tuitune.link.draft.as_data())
         except TuituneError as error:
             self.show_problem(error)
             return
-        chosen = self.tuitune.draft.get("data.columns") or {}
+        chosen = self.tuitune.link.draft.get("data.columns") or {}
         answer = await self.app.push_screen_wait(ColumnsScreen(found["columns"], found["mappable"], chosen))
         if answer is not None:
-            self.tuitune.draft.set("data.columns", answer or None)
+            self.tuitune.link.draft.set("data.columns", answer or None)
             self.show_problem(None)
             self.load()
 
@@ -240,7 +242,7 @@ class DataScreen(StepScreen):
 
         try:
             summary.update("Looking at every row…")
-            found = await self.tuitune.call("audit", part, recipe=self.tuitune.draft.as_data())
+            found = await self.tuitune.link.call("audit", part, recipe=self.tuitune.link.draft.as_data())
         except TuituneError as error:
             self.show_problem(error)
             return
@@ -249,7 +251,7 @@ class DataScreen(StepScreen):
         self._show_audit(found)
 
     def _show_audit(self, found: dict[str, Any]) -> None:
-        limit = int(self.tuitune.draft.recipe().data.max_length)
+        limit = int(self.tuitune.link.draft.recipe().data.max_length)
         self.query_one("#lengths", Static).update(lengths(found, limit))
         listed = self.query_one("#findings", OptionList)
         listed.clear_options()
@@ -289,7 +291,7 @@ class DataScreen(StepScreen):
     def _follow_finding(self, event: OptionList.OptionSelected) -> None:
         chosen = str(event.option.id)
         if chosen.startswith("length-"):
-            self.tuitune.draft.set("data.max_length", int(chosen.removeprefix("length-")))
+            self.tuitune.link.draft.set("data.max_length", int(chosen.removeprefix("length-")))
             self.action_audit()
             return
         examples = self._examples[chosen]
@@ -314,7 +316,7 @@ class DataScreen(StepScreen):
         return super().why_not(action)
 
     async def action_go_on(self) -> None:
-        if not self.tuitune.draft.get("data.path"):
+        if not self.tuitune.link.draft.get("data.path"):
             self.show_problem("Which data? Give the path of a dataset file.")
             return
         await super().action_go_on()

@@ -65,7 +65,7 @@ class ExportScreen(StepScreen):
         super().on_screen_resume()
         if not self.query_one("#made").has_focus:
             self.query_one("#kinds").focus()
-        run = self.tuitune.run_shown
+        run = self.tuitune.link.run
         if run is not None and run.folder != self._looked_at:
             self._look(run.folder)
 
@@ -78,7 +78,7 @@ class ExportScreen(StepScreen):
     @work(exclusive=True, group="preflight", exit_on_error=False)
     async def _look(self, folder: Path) -> None:
         try:
-            found = await self.tuitune.call("preflight", run=str(folder))
+            found = await self.tuitune.link.call("preflight", run=str(folder))
         except TuituneError as error:
             self.show_problem(error)
             return
@@ -138,7 +138,7 @@ class ExportScreen(StepScreen):
 
     @work(exclusive=True, group="export", exit_on_error=False)
     async def action_export_now(self) -> None:
-        run = self.tuitune.run_shown
+        run = self.tuitune.link.run
         chosen = [kind for kind in self.kinds if kind in self.query_one("#kinds", TickList).ticked]
         if run is None or not chosen:
             self.show_problem("Choose at least one kind with the space bar.")
@@ -154,7 +154,7 @@ class ExportScreen(StepScreen):
         self._earlier, self._made, self._failed = {**self._made, **self._earlier}, {}, {}
         self._show_made()
         try:
-            await self.tuitune.call(
+            await self.tuitune.link.call(
                 "export",
                 self.show_part,
                 run=str(run.folder),

@@ -87,8 +87,8 @@ class HomeScreen(Screen[None]):
         self._look()
 
     def show_state(self) -> None:
-        self.query_one(StepBar).show_state(self.tuitune.session_state)
-        if self.tuitune.session_state == "ready" and not self._examined:
+        self.query_one(StepBar).show_state(self.tuitune.link.state)
+        if self.tuitune.link.state == "ready" and not self._examined:
             self._examined = True
             self._examine()
 
@@ -109,15 +109,15 @@ class HomeScreen(Screen[None]):
         except TuituneError as error:  # it has gone since
             show_problem(self, error)
             return
-        await self.tuitune.change_session()
+        await self.tuitune.link.change_session()
         self._look()
 
     @work(thread=True, exclusive=True, group="look", exit_on_error=False)
     def _look(self) -> None:
         choose_gpu()
         cards = gpus()
-        machine = _machine(cards, self.tuitune.runs_folder)
-        glances = [glance(run) for run in all_runs(self.tuitune.runs_folder)[:_SHOWN_RUNS]]
+        machine = _machine(cards, self.tuitune.link.runs_folder)
+        glances = [glance(run) for run in all_runs(self.tuitune.link.runs_folder)[:_SHOWN_RUNS]]
         self.post_message(self.Looked(cards, machine, glances))
 
     @on(Looked)
@@ -141,7 +141,7 @@ class HomeScreen(Screen[None]):
     def _examine(self) -> None:
         from tuitune.doctor import examine
 
-        found = examine(self.tuitune.runs_folder)
+        found = examine(self.tuitune.link.runs_folder)
         wrong = [each for each in found if each.status != "ok"]
         lines = [
             Content.assemble(

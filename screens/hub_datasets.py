@@ -83,11 +83,11 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
 
     async def _ask(self, command: str, **arguments: Any) -> dict[str, Any] | None:
         """The session's answer; None where there is none, and why is said."""
-        app = cast("TuituneApp", self.app)
-        waiting = "" if app.session_state == "ready" else " as soon as the libraries are loaded"
+        link = cast("TuituneApp", self.app).link
+        waiting = "" if link.state == "ready" else " as soon as the libraries are loaded"
         self._say(f"Asking the Hugging Face Hub{waiting}…")
         try:
-            answer = await app.call(command, **arguments)
+            answer = await link.call(command, **arguments)
         except TuituneError as error:
             self._say(str(error))
             return None

@@ -79,7 +79,7 @@ class LoraScreen(StepScreen):
             yield Static(Content(section.capitalize()), classes="heading")
             for name, field_info in kind.model_fields.items():
                 field = f"{section}.{name}"
-                yield FieldLine(field, field_info, self.tuitune.draft.get(field))
+                yield FieldLine(field, field_info, self.tuitune.link.draft.get(field))
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
@@ -97,7 +97,7 @@ class LoraScreen(StepScreen):
         views.border_title = Content(f"Settings: {_VIEWS[self.view]}")
         others = ", then ".join(title for name, title in _VIEWS.items() if name != self.view)
         key = "Enter" if self.view == "goals" else key_name(ACTIONS["go_on"], last=True)
-        go_on = "shows the run" if self.tuitune.is_training else "starts the run"
+        go_on = "shows the run" if self.tuitune.link.is_training else "starts the run"
         views.border_subtitle = Content(f"{key} {go_on} · {key_name(ACTIONS['next_view'])}: {others}")
         self.query_one("#means").set_class(self.view != "goals", "-brief")
 
@@ -107,7 +107,7 @@ class LoraScreen(StepScreen):
 
     def _show_draft(self) -> None:
         """Show the draft in the current view."""
-        draft = self.tuitune.draft
+        draft = self.tuitune.link.draft
         if self.view == "goals":
             self._list_goals()
         elif self.view == "fields":
@@ -135,7 +135,7 @@ class LoraScreen(StepScreen):
     # --- by goal ----------------------------------------------------------------------------------------------
 
     def _list_goals(self) -> None:
-        draft = self.tuitune.draft
+        draft = self.tuitune.link.draft
         matching = next(
             (goal for goal, (_, wanted) in GOALS.items() if all(draft.get(f) == v for f, v in wanted.items())), None
         )
@@ -155,19 +155,19 @@ class LoraScreen(StepScreen):
         goal = str(event.option.id)
         wanted = GOALS[goal][1] if goal in GOALS else self._own
         for field, value in wanted.items():
-            self.tuitune.draft.set(field, value)
+            self.tuitune.link.draft.set(field, value)
         self._changed()
 
     # --- field by field, and as YAML ---------------------------------------------------------------------------
 
     @on(FieldLine.Changed)
     def _field_changed(self, message: FieldLine.Changed) -> None:
-        self.tuitune.draft.set(message.line.field, message.value)
+        self.tuitune.link.draft.set(message.line.field, message.value)
         self._mark_fields()
         self._changed()
 
     def _mark_fields(self) -> None:
-        errors = self.tuitune.draft.errors()
+        errors = self.tuitune.link.draft.errors()
         for line in self.query(FieldLine):
             line.mark(_of(errors, line.field))
         self.show_problem(next(iter(errors.values()), None))
@@ -184,7 +184,7 @@ class LoraScreen(StepScreen):
     def _yaml_changed(self) -> None:
         recipe = self._check_yaml()
         if recipe is not None:
-            self.tuitune.draft.data = recipe.model_dump(mode="json")
+            self.tuitune.link.draft.data = recipe.model_dump(mode="json")
             self._changed()
 
     def _check_yaml(self) -> Recipe | None:
@@ -208,27 +208,29 @@ class LoraScreen(StepScreen):
     async def _look_ahead(self) -> None:
         shown = self.query_one("#consequences", Static)
         try:
-            recipe = self.tuitune.draft.recipe()
+            recipe = self.tuitune.link.draft.recipe()
         except TuituneError as error:
-            self.show_problem(next(iter(self.tuitune.draft.errors().values()), str(error)))
+            self.show_problem(next(iter(self.tuitune.link.draft.errors().values()), str(error)))
             return
         shown.update(consequences(recipe, None))
         try:
-            found = await self.tuitune.call("estimate", recipe=recipe.model_dump(mode="json"))
+            found = await self.tuitune.link.call("estimate", recipe=recipe.model_dump(mode="json"))
         except TuituneError as error:
             shown.update(consequences(recipe, None, counting=False))
             self.show_problem(error)
             return
         device = found["device"].removeprefix("the ")
-        speed = await to_thread(measured_speed, self.tuitune.runs_folder, recipe.model.name, device, found["backend"])
+        speed = await to_thread(
+            measured_speed, self.tuitune.link.runs_folder, recipe.model.name, device, found["backend"]
+        )
         shown.update(consequences(recipe, found, speed))
 
     # --- on -----------------------------------------------------------------------------------------------------
 
     async def action_go_on(self) -> None:
-        if not self.tuitune.is_training:
+        if not self.tuitune.link.is_training:
             try:
-                self.tuitune.start_run()
+                await self.tuitune.start_run()
             except TuituneError as error:
                 self.show_problem(error)
                 return

@@ -88,7 +88,7 @@ class ModelScreen(StepScreen):
         self._on_hub: list[Choice] = []
 
     def body(self) -> ComposeResult:
-        draft = self.tuitune.draft
+        draft = self.tuitune.link.draft
         name = Input(one_line(draft.get("model.name") or ""), placeholder="Filter, model folder, or Hub id", id="name")
         name.tooltip = "Type to filter the list, or give a model folder or a Hub id like owner/name. Enter takes it."
         name.border_title = "Model"
@@ -116,10 +116,10 @@ class ModelScreen(StepScreen):
         device = one_line(card.name if card else "the CPU", max_length=40)
         data = {
             "path": "-",
-            **{name: value for name, value in self.tuitune.draft.data.get("data", {}).items() if value},
+            **{name: value for name, value in self.tuitune.link.draft.data.get("data", {}).items() if value},
         }
         try:
-            recipe = Recipe.from_data({**self.tuitune.draft.data, "model": {"name": "-"}, "data": data})
+            recipe = Recipe.from_data({**self.tuitune.link.draft.data, "model": {"name": "-"}, "data": data})
         except TuituneError:
             recipe = Recipe.from_data({"model": {"name": "-"}, "data": {"path": "-"}})
         self.post_message(self.Listed(list(_choices(recipe, card)), device, available))
@@ -187,7 +187,7 @@ class ModelScreen(StepScreen):
             return
         kind = "base model (not taught to converse)" if choice.known.base else "instruct model"
         gated = " · gated: needs an access token" if choice.known.gated else ""
-        in_4bit = bool(self.tuitune.draft.get("model.load_in_4bit"))
+        in_4bit = bool(self.tuitune.link.draft.get("model.load_in_4bit"))
         memory = choice.memory_4bit if in_4bit else choice.memory_16bit
         parts = ", ".join(f"{part} {getattr(memory, f'{part}_bytes') / 2**30:.1f}" for part in _PARTS)
         detail.update(
@@ -241,7 +241,7 @@ class ModelScreen(StepScreen):
 
     @on(LookedUp)
     async def _use_look_up(self, message: LookedUp) -> None:
-        if message.name != self.tuitune.draft.get("model.name"):
+        if message.name != self.tuitune.link.draft.get("model.name"):
             return
         self.show_problem(message.problem)
         if message.problem is None:
@@ -251,15 +251,15 @@ class ModelScreen(StepScreen):
 
     @on(Input.Changed, "#name")
     def _name_changed(self, event: Input.Changed) -> None:
-        if event.value.strip() != one_line(self.tuitune.draft.get("model.name") or ""):
-            self.tuitune.draft.set("model.name", event.value.strip())
+        if event.value.strip() != one_line(self.tuitune.link.draft.get("model.name") or ""):
+            self.tuitune.link.draft.set("model.name", event.value.strip())
         self.show_problem(None)
         if self.choices:
             self._show_matching()
 
     @on(Checkbox.Changed)
     def _four_bit_changed(self, event: Checkbox.Changed) -> None:
-        self.tuitune.draft.set("model.load_in_4bit", event.value)
+        self.tuitune.link.draft.set("model.load_in_4bit", event.value)
         self._show_detail()
 
     @on(OptionList.OptionHighlighted)
@@ -274,7 +274,7 @@ class ModelScreen(StepScreen):
     def _take(self, name: str) -> None:
         with self.prevent(Input.Changed):
             self.query_one("#name", Input).value = one_line(name)
-        self.tuitune.draft.set("model.name", name)
+        self.tuitune.link.draft.set("model.name", name)
 
     @on(Input.Submitted)
     async def _submitted(self) -> None:
@@ -286,7 +286,7 @@ class ModelScreen(StepScreen):
             self.query_one("#models").focus()
 
     async def action_go_on(self) -> None:
-        name = str(self.tuitune.draft.get("model.name") or "")
+        name = str(self.tuitune.link.draft.get("model.name") or "")
         whole = "/" in name or name.startswith((".", "~")) or any(choice.name == name for choice in self.choices)
         if not whole and (choice := self._highlighted()):
             self._take(choice.name)

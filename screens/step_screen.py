@@ -56,7 +56,7 @@ class StepScreen(Screen[None]):
 
     def show_state(self) -> None:
         """Show what the session is doing; called by the app whenever that changes."""
-        self.query_one(StepBar).show_state(self.tuitune.session_state)
+        self.query_one(StepBar).show_state(self.tuitune.link.state)
 
     def show_problem(self, problem: BaseException | str | None) -> None:
         show_problem(self, problem)

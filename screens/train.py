@@ -11,8 +11,8 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher, ProgressBar, Static
 
 from screens.actions import bind
-from screens.app import AGAIN, TuituneApp
 from screens.dashboard import headline, messages, numbers, pace, phases, samples
+from screens.run_link import AGAIN, RunLink
 from screens.step_screen import StepScreen
 from screens.widgets.metric_plot import MetricPlot
 from tuitune.errors import TuituneError
@@ -67,27 +67,27 @@ class TrainScreen(StepScreen):
         super().on_screen_resume()
         self.draw()
 
-    @on(TuituneApp.RunChanged)
+    @on(RunLink.RunChanged)
     def _changed(self) -> None:
         self.draw()
 
     def _tick(self) -> None:
         """What moves by the clock and not by events."""
-        if self.is_current and self.tuitune.is_training:
+        if self.is_current and self.tuitune.link.is_training:
             self._draw_headline()
             if self.query_one("#lower", ContentSwitcher).current == "log":
                 self._read_log()
 
     def _draw_headline(self) -> None:
-        app = self.tuitune
+        link = self.tuitune.link
         self._put(
             "headline",
             headline(
-                app.history,
-                app.run_shown,
-                is_training=app.is_training,
-                problem=app.run_problem,
-                stopping=self._stopping.get(app.run_shown),
+                link.history,
+                link.run,
+                is_training=link.is_training,
+                problem=link.problem,
+                stopping=self._stopping.get(link.run),
             ),
         )
 
@@ -99,12 +99,12 @@ class TrainScreen(StepScreen):
 
     def draw(self) -> None:
         """Show the history as it now is."""
-        app, history = self.tuitune, self.tuitune.history
+        link, history = self.tuitune.link, self.tuitune.link.history
         self._draw_headline()
         bar = self.query_one(ProgressBar)
         bar.display = bool(history.total_steps)
         bar.update(total=history.total_steps or 1, progress=history.step)
-        self._put("pace", pace(history, problem=app.run_problem))
+        self._put("pace", pace(history, problem=link.problem))
         plot, listed = self.query_one(MetricPlot), self.query_one("#phases", Static)
         plot.display = bool(history.steps)
         listed.display = not plot.display
@@ -115,7 +115,7 @@ class TrainScreen(StepScreen):
         self._put("numbers", numbers(history))
         self._put("messages-text", messages(history), layout=True)
         self._put("samples-text", samples(history), layout=True)
-        state = (app.run_shown, app.is_training, bool(history.steps), history.ended, app.run_problem)
+        state = (link.run, link.is_training, bool(history.steps), history.ended, link.problem)
         if state != self._state:
             self._state = state
             self.show_problem(self._problem())
@@ -126,20 +126,20 @@ class TrainScreen(StepScreen):
 
     def _problem(self) -> str | None:
         """Why the run ended without an adapter, or what to do with one whose session is gone."""
-        app, history = self.tuitune, self.tuitune.history
+        link, history = self.tuitune.link, self.tuitune.link.history
         if isinstance(history.ended, Failed):
             return history.ended.message
-        if app.run_problem is None and history.started and history.ended is None and not app.is_training:
-            saved = app.what_is_saved()
+        if link.problem is None and history.started and history.ended is None and not link.is_training:
+            saved = link.what_is_saved()
             return f"The session of this run ended before the run did. {saved} {AGAIN}"
-        return app.run_problem
+        return link.problem
 
     # --- actions ----------------------------------------------------------------------------------------------
 
     def why_not(self, action: str) -> str | None:
-        if action in ("start_stop", "save_checkpoint") and not self.tuitune.is_training:
+        if action in ("start_stop", "save_checkpoint") and not self.tuitune.link.is_training:
             return "No run is training."
-        if action == "next_metric" and not self.tuitune.history.steps:
+        if action == "next_metric" and not self.tuitune.link.history.steps:
             return "No step is done yet."
         if action == "go_on":
             return self.tuitune.why_not_step("chat")
@@ -169,10 +169,10 @@ class TrainScreen(StepScreen):
 
     async def action_start_stop(self) -> None:
         # Only who has asked for a stop and asks again means `now`: two viewers may ask once each.
-        answer = await self._command("now" if self.tuitune.run_shown in self._stopping else "stop")
-        if answer and self.tuitune.is_training:
+        answer = await self._command("now" if self.tuitune.link.run in self._stopping else "stop")
+        if answer and self.tuitune.link.is_training:
             when = str(answer["stopping"])
-            self._stopping[self.tuitune.run_shown] = when if when == "now" else f"{when}; once more stops now"
+            self._stopping[self.tuitune.link.run] = when if when == "now" else f"{when}; once more stops now"
             self._draw_headline()
 
     async def action_save_checkpoint(self) -> None:
@@ -181,7 +181,7 @@ class TrainScreen(StepScreen):
 
     async def _command(self, command: str) -> dict[str, object] | None:
         try:
-            return await self.tuitune.call(command)
+            return await self.tuitune.link.call(command)
         except TuituneError as error:
             self.show_problem(error)
             return None
@@ -190,7 +190,7 @@ class TrainScreen(StepScreen):
 
     @work(thread=True, exclusive=True, group="log", exit_on_error=False)
     def _read_log(self) -> None:
-        run = self.tuitune.run_shown
+        run = self.tuitune.link.run
         if run is not None:
             self.post_message(self.LogRead("\n".join(_tail(run.log_file))))
 

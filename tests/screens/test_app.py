@@ -14,6 +14,7 @@ from screens.data import DataScreen
 from screens.home import HomeScreen
 from screens.lora import LoraScreen
 from screens.model import ModelScreen
+from screens.run_link import RunLink
 from screens.settings import Settings
 from screens.too_small import TooSmall
 from screens.train import TrainScreen
@@ -28,17 +29,17 @@ from tuitune.run import Run, all_runs
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """No session is started."""
-    monkeypatch.setattr(TuituneApp, "_start", lambda self: self._set_state("ready"))
+    monkeypatch.setattr(RunLink, "_start", lambda self: self._set_state("ready"))
 
 
 async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_folder: Path) -> None:
     train = recipe.train.model_copy(update={"max_steps": 500})
     app = TuituneApp(recipe.model_copy(update={"train": train}), runs_folder=runs_folder)
     async with app.run_test(size=SIZE) as pilot:
-        app.start_run()
+        await app.start_run()
         await app.show_step("train")
-        await until(pilot, lambda: len(app.history.steps) >= 2, what="two steps")
-        status = await app.call("status")
+        await until(pilot, lambda: len(app.link.history.steps) >= 2, what="two steps")
+        status = await app.link.call("status")
         os.kill(status["pid"], signal.SIGKILL)
         told = (
             "ended unexpectedly",
@@ -52,8 +53,8 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
             return all(each in shown for each in told)
 
         await until(pilot, said, what="what has happened and what to do")
-        await until(pilot, lambda: app.session_state == "ready", what="a new session")
-        assert (await app.call("status"))["pid"] != status["pid"]
+        await until(pilot, lambda: app.link.state == "ready", what="a new session")
+        assert (await app.link.call("status"))["pid"] != status["pid"]
     assert all_runs(runs_folder)[0].status() == "interrupted"
 
 
@@ -61,40 +62,40 @@ async def test_the_draft_outlives_the_session_while_an_older_run_is_on_show(
     attached: TuituneApp, trained: Run, recipe: Recipe, tmp_path: Path
 ) -> None:
     async with attached.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: attached.session_state == "ready", what="the session")
-        assert attached.draft.recipe() == trained.recipe(), "what was trained can be changed and trained again"
+        await until(pilot, lambda: attached.link.state == "ready", what="the session")
+        assert attached.link.draft.recipe() == trained.recipe(), "what was trained can be changed and trained again"
         await attached.new_run(recipe)
         await attached.show_step("lora")
-        os.kill((await attached.call("status"))["pid"], signal.SIGKILL)
-        await until(pilot, lambda: attached.session_state == "session lost", what="the loss")
-        await until(pilot, lambda: attached.session_state == "ready", what="a new session")
-        assert attached.draft.recipe() == recipe
-        await attached.change_session()
-        await until(pilot, lambda: attached.session_state == "ready", what="another session")
-        attached.runs_folder = tmp_path / "new"
+        os.kill((await attached.link.call("status"))["pid"], signal.SIGKILL)
+        await until(pilot, lambda: attached.link.state == "session lost", what="the loss")
+        await until(pilot, lambda: attached.link.state == "ready", what="a new session")
+        assert attached.link.draft.recipe() == recipe
+        await attached.link.change_session()
+        await until(pilot, lambda: attached.link.state == "ready", what="another session")
+        attached.link.runs_folder = tmp_path / "new"
         await pilot.press("enter")
         await until(pilot, lambda: bool(all_runs(tmp_path / "new")), what="the run")
         assert all_runs(tmp_path / "new")[0].recipe() == recipe
-        await until(pilot, lambda: attached.history.ended is not None, what="the run's end")
+        await until(pilot, lambda: attached.link.history.ended is not None, what="the run's end")
 
 
 async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, runs_folder: Path) -> None:
     train = recipe.train.model_copy(update={"max_steps": 500})
     app = TuituneApp(recipe.model_copy(update={"train": train}), runs_folder=runs_folder)
     async with app.run_test(size=SIZE) as pilot:
-        app.start_run()
+        await app.start_run()
         await app.show_step("train")
-        await until(pilot, lambda: len(app.history.steps) >= 2, what="two steps")
+        await until(pilot, lambda: len(app.link.history.steps) >= 2, what="two steps")
         await pilot.press("ctrl+c")
-        assert app.is_training, "Ctrl+C ends no run"
+        assert app.link.is_training, "Ctrl+C ends no run"
         await pilot.press("s")
         await until(pilot, lambda: "✔ Stopped after" in screen_text(pilot), what="the run has stopped")
         assert "Enter: chat with it" in screen_text(pilot) and "Sample replies" in screen_text(pilot)
-        assert app.run_shown is not None
-        again = TuituneApp(None, runs_folder=runs_folder, attach=app.run_shown)
+        assert app.link.run is not None
+        again = TuituneApp(None, runs_folder=runs_folder, attach=app.link.run)
     async with again.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: "✔ Stopped after" in screen_text(pilot), what="the record")
-        assert again.draft.recipe().train.max_steps == 500, "what was trained can be changed and trained again"
+        assert again.link.draft.recipe().train.max_steps == 500, "what was trained can be changed and trained again"
 
 
 async def test_a_small_terminal_is_told_the_size_and_nothing_is_lost(
@@ -137,8 +138,8 @@ async def test_every_action_of_a_screen_is_in_the_palette(
 ) -> None:
     app = TuituneApp(recipe, runs_folder=runs_folder)
     async with app.run_test(size=(100, 60)) as pilot:
-        app.run_shown = Run(runs_folder / "x")
-        app.run_shown.adapter.mkdir(parents=True)
+        app.link.run = Run(runs_folder / "x")
+        app.link.run.adapter.mkdir(parents=True)
         await app.show_step(step)  # type: ignore[arg-type]
         await pilot.pause()
         here = [action.label for action, _ in available(app.screen)]
@@ -157,7 +158,7 @@ async def test_wrong_settings_are_marked_where_they_stand(recipe: Recipe, runs_f
         await until(pilot, lambda: "lora.r is 'x'" in screen_text(pilot), seconds=5)
         assert "✘" in screen_text(pilot)
         with pytest.raises(UnusableInput, match=r"lora\.r"):
-            app.start_run()
+            await app.start_run()
 
 
 async def test_a_rolled_back_history_is_drawn_as_it_now_is(recipe: Recipe, runs_folder: Path, still: None) -> None:
@@ -179,8 +180,8 @@ async def test_the_dashboard_is_a_function_of_the_events(recipe: Recipe, runs_fo
     async def drawn() -> str:
         app = TuituneApp(recipe, runs_folder=runs_folder)
         async with app.run_test(size=SIZE) as pilot:
-            app.run_shown = Run(runs_folder / "pirate-1")
-            app.history = histories.of(histories.finished())
+            app.link.run = Run(runs_folder / "pirate-1")
+            app.link.history = histories.of(histories.finished())
             await app.show_step("train")
             await settled(pilot)
             assert isinstance(app.screen, TrainScreen)
@@ -220,13 +221,13 @@ async def test_another_gpu_is_chosen_with_a_new_session(runs_folder: Path, monke
     monkeypatch.setattr(hardware, "_connected", FakeNvml)
     app = TuituneApp(None, runs_folder=runs_folder)
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "GPU 1" in screen_text(pilot) and app.session_state != "starting…", what="the cards")
-        first = (await app.call("status"))["pid"]
+        await until(pilot, lambda: "GPU 1" in screen_text(pilot) and app.link.state != "starting…", what="the cards")
+        first = (await app.link.call("status"))["pid"]
         await pilot.press("g")
         await until(pilot, lambda: "Which GPU?" in screen_text(pilot), what="the choice")
         await pilot.press("down", "enter")
         await until(pilot, lambda: os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb", what="the second card")
-        assert (await app.call("status"))["pid"] != first
+        assert (await app.link.call("status"))["pid"] != first
         await until(pilot, lambda: "in use here" in screen_text(pilot), what="the mark")
 
 

@@ -101,11 +101,11 @@ async def test_a_new_run_begins_a_new_conversation(attached: TuituneApp, recipe:
         await pilot.press(*"hi", "enter")
         await answered(pilot, chat, 1)
         await attached.show_step("lora")
-        attached.draft = Draft(recipe)
-        attached.runs_folder = attached.runs_folder.parent / "new"
-        attached.start_run()
+        attached.link.draft = Draft(recipe)
+        attached.link.runs_folder = attached.link.runs_folder.parent / "new"
+        await attached.start_run()
         await attached.show_step("train")
-        await until(pilot, lambda: isinstance(attached.history.ended, Finished), what="the end of the run")
+        await until(pilot, lambda: isinstance(attached.link.history.ended, Finished), what="the end of the run")
         assert (await chat_of(pilot)).turns == []
 
 
@@ -125,7 +125,7 @@ async def test_escape_stops_a_reply_and_the_next_one_is_answered(attached: Tuitu
 async def test_a_session_killed_during_a_reply_is_said_and_replaced(attached: TuituneApp) -> None:
     async with attached.run_test(size=SIZE) as pilot:
         chat = await chat_of(pilot)
-        pid = (await attached.call("status"))["pid"]
+        pid = (await attached.link.call("status"))["pid"]
         os.kill(pid, signal.SIGSTOP)  # so that it cannot have answered before it is killed
         await pilot.press(*"Hi", "enter")
         await until(pilot, lambda: "Waiting for the first word" in screen_text(pilot), seconds=10)

@@ -41,7 +41,7 @@ async def test_columns_are_mapped_rows_browsed_and_findings_lead_to_rows(
         app.screen.query_one("#column-1").value = "assistant"  # type: ignore[attr-defined]
         await pilot.click("#use")
         await until(pilot, lambda: "▸It is 1." in screen_text(pilot), seconds=30, what="the first row")
-        assert app.draft.get("data.columns") == {"user": "frage", "assistant": "antwort"}
+        assert app.link.draft.get("data.columns") == {"user": "frage", "assistant": "antwort"}
 
         await pilot.press("ctrl+down", "ctrl+down")
         await until(pilot, lambda: "▸It is 2." in screen_text(pilot), seconds=30, what="the third row")
@@ -76,8 +76,8 @@ async def test_a_file_is_picked_from_the_tree_and_its_rows_are_shown(
         await until(pilot, lambda: "two spaces␛[31m.jsonl" in screen_text(pilot), seconds=10, what="the tree")
         await pilot.press("tab", "down", "enter")
         await until(pilot, lambda: "▸The picked one." in screen_text(pilot), seconds=30, what="its row")
-        assert app.draft.get("data.path") == str(tmp_path / "here" / name)
-        assert app.draft.get("data.columns") is None
+        assert app.link.draft.get("data.path") == str(tmp_path / "here" / name)
+        assert app.link.draft.get("data.columns") is None
 
 
 async def test_a_dataset_of_the_hub_is_found_by_words_and_its_split_chosen(
@@ -113,8 +113,8 @@ async def test_a_dataset_of_the_hub_is_found_by_words_and_its_split_chosen(
             await until(pilot, lambda: "default · test" in screen_text(pilot), what="the splits again")
             await pilot.press("end", "enter")
             await until(pilot, lambda: "The test crew." in screen_text(pilot), what="a row of the split")
-            assert app.draft.data["data"]["path"] == "hub:sea/shanties"
-            assert [app.draft.get(f"data.{name}") for name in ("config", "split", "revision")] == [
+            assert app.link.draft.data["data"]["path"] == "hub:sea/shanties"
+            assert [app.link.draft.get(f"data.{name}") for name in ("config", "split", "revision")] == [
                 *("default", "test", None)
             ]
 
@@ -160,7 +160,7 @@ async def test_the_audit_offers_a_max_length_and_enter_takes_it(app: TuituneApp)
         await until(pilot, lambda: "keeps 100% whole" in words(pilot), what="what keeps every row")
         await pilot.press("enter")
         await until(pilot, lambda: "; 0 longer than" in words(pilot), what="the audit anew")
-        assert app.draft.get("data.max_length") > 64 and "✂" not in screen_text(pilot)
+        assert app.link.draft.get("data.max_length") > 64 and "✂" not in screen_text(pilot)
 
 
 def test_the_cut_stands_where_max_length_is() -> None:

@@ -45,7 +45,7 @@ async def test_the_time_is_that_of_an_earlier_run_or_not_told(recipe: Recipe, ru
         await until(pilot, lambda: "measured from the first steps" in screen_text(pilot), what="no time")
 
         measured_run(recipe, runs_folder, 1_400.0)
-        found = await app.call("estimate", recipe=app.draft.as_data())
+        found = await app.link.call("estimate", recipe=app.link.draft.as_data())
         await app.show_step("data")
         await app.show_step("lora")
         told = f"{about(3 * found['tokens'] / 1_400)} at the 1,400 tokens/s of pirate-1"
@@ -94,10 +94,10 @@ async def test_a_path_that_cannot_be_shown_as_it_is_stays_as_it_is(recipe: Recip
         await app.show_step("lora")
         for view in ("goals", "fields", "yaml"):
             await settled(pilot)
-            assert app.draft.get("data.path") == path, view
+            assert app.link.draft.get("data.path") == path, view
             await pilot.press("ctrl+t")
         await pilot.press("ctrl+t", "ctrl+t")
         await settled(pilot)
         await pilot.press("end", "space")
         await until(pilot, lambda: "model: \n" in app.screen.query_one(YamlArea).text, seconds=10, what="the edit")
-        assert app.draft.get("data.path") == path
+        assert app.link.draft.get("data.path") == path

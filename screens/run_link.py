@@ -1,0 +1,254 @@
+"""The app's link to its session: the draft, the run on show and its events, in one place that tells by messages."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textual.app import App
+from textual.message import Message
+
+from screens.draft import Draft
+from tuitune.errors import TuituneError
+from tuitune.events import Event, Failed, Finished, Started
+from tuitune.history import History
+from tuitune.run import Run, all_runs
+from tuitune.session.client import Session, SessionLost
+
+if TYPE_CHECKING:
+    from tuitune.recipe import Recipe
+
+AGAIN = "Enter on the settings trains again."
+_REDRAW_SECONDS = 0.2
+_SPARED_STEPS = 5_000
+
+
+class RunLink:
+    """Keeps a session for the app, and knows the run on show through it or from its record.
+
+    All methods belong to the app's event loop. What has changed is posted to the app as one of the messages here.
+    """
+
+    class StateChanged(Message):
+        """The session does something else; `state` says what."""
+
+    class Lost(Message):
+        """The session has ended unexpectedly and another one is started.
+
+        `training`: a run was going in it. `told`: whoever waited for an answer says so.
+        """
+
+        def __init__(self, *, training: bool, told: bool) -> None:
+            super().__init__()
+            self.training = training
+            self.told = told
+
+    class NotReached(Message):
+        """No session could be started, or the one of the run on show not be reached."""
+
+        def __init__(self, error: Exception) -> None:
+            super().__init__()
+            self.error = error
+
+    class RunChanged(Message):
+        """New events of the run on show, or another run."""
+
+    class RunEnded(Message):
+        """The run on show has ended while its session was followed; `run` is its name where it is known."""
+
+        def __init__(self, run: str | None, event: Finished | Failed) -> None:
+            super().__init__()
+            self.run = run
+            self.event = event
+
+    def __init__(self, app: App[int], recipe: "Recipe | None", runs_folder: Path, run: Run | None) -> None:
+        """`recipe` to begin the draft with; `run` to show first, instead of a live one."""
+        self._app = app
+        self.runs_folder = runs_folder
+        self.draft = Draft(recipe)
+        self.run = run
+        """The run on show; None while there is none, and until one that was started has its folder."""
+        self.history = History()
+        """What is known of the run on show."""
+        self.state = "starting…"
+        """What the session is doing, in a word or two."""
+        self.problem: str | None = None
+        """Why the run on show could not start or went on no longer, where no event says it."""
+        self._find_live = recipe is None and run is None
+        self._live = False
+        self._asking = 0
+        self._changed = False
+        self._spared = 0
+
+    # --- the session ------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Choose the run to show first; the session is reached by `begin`."""
+        self._session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        if self._find_live:
+            self.run = next((run for run in all_runs(self.runs_folder)[:20] if run.is_live()), None)
+
+    def begin(self) -> None:
+        """Take the first run's recipe for the draft, and start or reach a session."""
+        if self.run is not None:
+            with contextlib.suppress(TuituneError):  # its record can be shown all the same
+                self.draft = Draft(self.run.recipe())
+        self._start()
+
+    def _start(self) -> None:
+        self._keeper = self._app.run_worker(self._keep_session(), name="session", exit_on_error=False)
+
+    async def close(self) -> None:
+        """Let the session go: a run goes on, an idle session ends."""
+        if self._session.done() and self._session.exception() is None:
+            await self._session.result().close()
+
+    async def call(
+        self, command: str, on_part: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """A session command, once there is a session; one that could not start is tried again. Raises TuituneError."""
+        if self._session.done() and self._session.exception() is not None:
+            self._session = asyncio.get_running_loop().create_future()
+            self._start()
+        session = await asyncio.shield(self._session)
+        self._asking += 1
+        try:
+            return await session.call(command, on_part=on_part, **arguments)
+        finally:
+            self._asking -= 1
+
+    async def change_session(self) -> None:
+        """Leave this session, which goes on if it trains and else ends, for the one of the run on show."""
+        self._keeper.cancel()
+        await self.close()
+        self._session = asyncio.get_running_loop().create_future()
+        self._set_state("starting…")
+        self._start()
+
+    async def _keep_session(self) -> None:
+        """Start or reach the session, follow its run, and say so when it is lost."""
+        try:
+            session = await self._reach_session()
+        except (TuituneError, OSError) as error:
+            self._session.set_exception(error)
+            self._session.exception()  # each caller of `call` is told; none of them may have come yet
+            self._set_state("no session")
+            self._app.post_message(self.NotReached(error))
+            return
+        self._session.set_result(session)
+        while not session.lost.is_set():
+            try:
+                status = await session.call("status")
+            except TuituneError:
+                break
+            if status["ready"]:
+                break
+            self._set_state("loading libraries…")
+            await asyncio.sleep(0.3)
+        self._set_state("ready")
+        await session.lost.wait()
+        self._set_state("session lost")
+        self._session = asyncio.get_running_loop().create_future()
+        self._app.post_message(self.Lost(training=self.is_training, told=self._asking > 0))
+        if self.is_training:
+            self.problem = f"The session process has ended unexpectedly. {self.what_is_saved()} {AGAIN}"
+            self._app.post_message(self.RunChanged())
+        self._app.call_later(self._start)
+
+    async def _reach_session(self) -> Session:
+        run = self.run
+        if run is None or not run.is_live():
+            if run is not None:
+                self._read_record(run)
+            return await Session.start()
+        session = await Session.attach(run)
+        self._live = True
+        await session.follow(self._receive)
+        return session
+
+    def _set_state(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self._app.post_message(self.StateChanged())
+
+    # --- the run on show --------------------------------------------------------------------------------------
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the run on show is going, or about to."""
+        return self._live and self.history.ended is None and self.problem is None
+
+    async def show(self, run: Run) -> bool:
+        """Show a run, a live one through its session and another one from its record; the draft becomes its recipe.
+
+        Returns whether it is another run than before. Raises UnusableInput where its recipe cannot be read.
+        """
+        if run == self.run:
+            return False
+        self.draft, busy = Draft(run.recipe()), self.is_training
+        self.run, self.history, self.problem, self._live = run, History(), None, False
+        if run.is_live() or busy:
+            await self.change_session()
+        else:
+            self._read_record(run)
+        return True
+
+    def start_run(self) -> None:
+        """Train the draft. Raises UnusableInput before anything is started."""
+        data = self.draft.as_data()
+        self.run, self.history, self.problem, self._live = None, History(), None, True
+        self._app.run_worker(self._train(data), name="train", exit_on_error=False)
+
+    async def _train(self, recipe: dict[str, Any]) -> None:
+        try:
+            await self.call("train", on_part=self._begun, recipe=recipe, runs=str(self.runs_folder.absolute()))
+        except SessionLost:
+            pass  # said by whoever keeps the session
+        except TuituneError as error:
+            self.problem = str(error)
+        finally:
+            self._app.post_message(self.RunChanged())
+
+    def _begun(self, part: dict[str, Any]) -> None:
+        self.run = Run(Path(part["run"]))
+        self._app.run_worker(self._session.result().follow(self._receive), name="follow", exit_on_error=False)
+
+    def what_is_saved(self) -> str:
+        """What of the run on show is on disk, in one sentence."""
+        run = self.run
+        if run is None:
+            return "Nothing had been saved yet."
+        if self.history.checkpoints:
+            return f"Saved in {run.folder}: the checkpoint of step {self.history.checkpoints[-1].step}."
+        return f"No checkpoint had been saved yet; the record is in {run.folder}."
+
+    # --- its events -------------------------------------------------------------------------------------------
+
+    def _receive(self, event: Event) -> None:
+        """Take an event of the session's run in; called in the event loop, possibly many times a second."""
+        if isinstance(event, Started) and event.attempt == 1:
+            self.history = History()
+        self.history.add(event)
+        if isinstance(event, Finished | Failed):
+            self._app.post_message(self.RunEnded(self.run.name if self.run else None, event))
+        if not self._changed:
+            self._changed = True
+            self._app.set_timer(_REDRAW_SECONDS, self._tell_of_change)
+
+    def _tell_of_change(self) -> None:
+        self._changed = False
+        if len(self.history.steps) > self._spared + _SPARED_STEPS:
+            self._spared = len(self.history.steps)
+            gc.freeze()  # the garbage collector need not look at a long record again and again: it would stall keys
+        self._app.post_message(self.RunChanged())
+
+    def _read_record(self, run: Run) -> None:
+        """Take in the record of a run that no session holds, once a thread has read it."""
+
+        async def read() -> None:
+            self.history = await asyncio.to_thread(run.history)
+            self._tell_of_change()
+
+        self._app.run_worker(read(), exit_on_error=False)
