@@ -146,9 +146,8 @@ def _end_tokens(loaded: LoadedModel) -> set[int]:
     """Every token that ends a reply: the tokenizer's, the generation config's, and the template's end of turn."""
     configured = getattr(loaded.model.generation_config, "eos_token_id", None)
     named = configured if isinstance(configured, list) else [configured]
-    return {
-        each for each in (loaded.tokenizer.eos_token_id, end_of_turn_id(loaded.tokenizer), *named) if each is not None
-    }
+    end = end_of_turn_id(loaded.tokenizer, loaded.masker.template if loaded.masker else None)
+    return {token for token in (loaded.tokenizer.eos_token_id, end, *named) if token is not None}
 
 
 class _Streamer:

@@ -155,6 +155,16 @@ class ChatTemplate:
         except UnusableRow:
             return False
 
+    def end_of_turn(self) -> str:
+        """The text that ends a conversation's last reply; empty where nothing does."""
+        try:
+            rendered = self.render(_stand_in("user", "assistant"))
+        except UnusableRow:
+            return ""
+        (turn,) = rendered.turns
+        end = self._end.search(rendered.text, rendered.contents[-1][1], turn.end) if turn.ended else None
+        return end[0] if end else ""
+
     def standard(self, messages: Conversation) -> Conversation:
         """The messages as this template takes them: a system message it has no place for opens the first user turn."""
         first = messages[0] if messages else None

@@ -1,26 +1,29 @@
-"""Which token ends a reply: what the chat template writes right after one."""
+"""What ends a reply, for everything that must stop there: what the mask trains as the end of a turn."""
 
 from typing import Any
 
-_REPLY = "tuitune reads where this reply ends"
+from tuitune.template import ChatTemplate, UnusableRow
 
 
-def end_of_turn_id(tokenizer: Any) -> int | None:
-    """Id of the special token that the chat template ends an assistant turn with; else the tokenizer's end token.
+def end_of_turn(tokenizer: Any, template: ChatTemplate | None = None) -> str:
+    """The text that ends a reply: the chat template's, as the mask trains it, else the tokenizer's end token.
 
-    A model whose runtime does not stop at this token goes on talking to itself. None where there is no such token.
+    `template` is the tokenizer's own where the caller has it already. Empty where neither is there.
     """
-    if tokenizer.chat_template:
-        chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _REPLY}]
-        try:
-            text = tokenizer.apply_chat_template(chat, tokenize=False)
-        except Exception:  # a template may refuse anything, in any way
-            return _id(tokenizer.eos_token_id)
-        tail = text.rpartition(_REPLY)[2].lstrip()
-        first = tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
-        if first and first[0] in tokenizer.added_tokens_decoder:
-            return int(first[0])
-    return _id(tokenizer.eos_token_id)
+    if template is None and tokenizer.chat_template:
+        template = ChatTemplate(tokenizer)
+    return (template.end_of_turn() if template else "") or tokenizer.eos_token or ""
+
+
+def end_of_turn_id(tokenizer: Any, template: ChatTemplate | None = None) -> int | None:
+    """Id of the token that ends a reply; the tokenizer's end token where its text is several tokens, None without one.
+
+    A model whose runtime does not stop at this token goes on talking to itself.
+    """
+    ids = tokenizer(end_of_turn(tokenizer, template), add_special_tokens=False)["input_ids"]
+    if len(ids) == 1:
+        return int(ids[0])
+    return None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
 
 
 def template_starts_with_bos(tokenizer: Any) -> bool:
@@ -28,11 +31,7 @@ def template_starts_with_bos(tokenizer: Any) -> bool:
     if not tokenizer.chat_template or not tokenizer.bos_token:
         return False
     try:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
-    except Exception:  # as above
+        text = ChatTemplate(tokenizer).text([{"role": "user", "content": "Hello"}])
+    except UnusableRow:
         return False
-    return bool(text.startswith(tokenizer.bos_token))
-
-
-def _id(token: Any) -> int | None:
-    return None if token is None else int(token)
+    return text.startswith(tokenizer.bos_token)

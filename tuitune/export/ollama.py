@@ -16,7 +16,7 @@ from tuitune.errors import TuituneError
 from tuitune.reply_start import prompt_as_trained
 from tuitune.run import Run
 from tuitune.template import ChatTemplate, Conversation, Message, common_prefix
-from tuitune.turns import end_of_turn_id
+from tuitune.turns import end_of_turn
 
 Prompt = Callable[[Conversation], str]
 """Makes the prompt for a reply to the messages."""
@@ -108,16 +108,12 @@ def modelfile(tokenizer: Any, prompt: Prompt) -> str:
 
 
 def stop_texts(tokenizer: Any, found: Pieces) -> list[str]:
-    """Texts at which a reply is over: the token that ends a turn, and those that would begin another.
-
-    Each is one special token, which a tokenizer never makes of what people write.
-    """
+    """Texts at which a reply is over: what ends a turn, and the special tokens that would begin another."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    end = end_of_turn_id(tokenizer)
-    ends = [] if end is None else [tokenizer.convert_ids_to_tokens(end)]
+    ends = [end_of_turn(tokenizer)]
     turns = [around[0] for around in (found.user, found.assistant, found.system) if around]
     begins = [each for each in sorted(special) if any(turn.lstrip().startswith(each) for turn in turns)]
-    return [each for each in dict.fromkeys([*ends, *begins]) if each in special]
+    return [stop for stop in dict.fromkeys([*ends, *begins]) if stop]
 
 
 def write_modelfile(folder: Path, run: Run) -> tuple[str, ...]:
@@ -154,8 +150,7 @@ def _divided(tokenizer: Any, prompt: Prompt) -> Pieces:
     """Read the pieces off prompts for a reply; where two pieces meet, the end-of-turn token ends the first."""
     chat = [_user(_U), _assistant(_A), _user(_V), _assistant(_B), _user(_W)]
     opening, to_assistant, to_user, _, _, to_reply = _between(prompt, chat)
-    end_id = end_of_turn_id(tokenizer)
-    end = tokenizer.convert_ids_to_tokens(end_id) if end_id is not None else None
+    end = end_of_turn(tokenizer)
     after_user = _through(to_assistant, end)
     if not after_user or not to_reply.startswith(after_user):
         after_user = to_reply[: common_prefix(to_assistant, to_reply)]
@@ -177,7 +172,7 @@ def _divided(tokenizer: Any, prompt: Prompt) -> Pieces:
     )
 
 
-def _through(text: str, end: str | None) -> str:
+def _through(text: str, end: str) -> str:
     """`text` up to the end-of-turn token and the white space after it; empty where it has none."""
     found = re.match(rf".*?{re.escape(end)}\s*", text, re.DOTALL) if end else None
     return found[0] if found else ""
