@@ -22,10 +22,11 @@ from screens.step_screen import StepScreen
 from screens.widgets.bars import bar
 from screens.widgets.fields import FieldLine
 from screens.widgets.prompt import Prompt
+from tuitune.atomic import write_atomic
 from tuitune.chat import Sampling, loading_text
 from tuitune.errors import TuituneError
 from tuitune.recipe import field_errors
-from tuitune.run import Run, write_atomic
+from tuitune.run import Run
 from tuitune.text import one_line, safe_text
 
 Who = Literal["adapter", "base"]

@@ -6,14 +6,14 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tuitune.atomic import write_atomic
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Event, Plan, from_json, to_json
+from tuitune.events import Checkpoint, Event, Failed, Finished, Plan, from_json, to_json
 from tuitune.history import History
 from tuitune.paths import expanded
 from tuitune.text import one_line
@@ -29,21 +29,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 def default_runs_folder() -> Path:
     """Where runs are kept unless `--runs` says otherwise: $TUITUNE_RUNS, or ~/tuitune-runs."""
     return Path(os.environ.get("TUITUNE_RUNS") or Path.home() / "tuitune-runs")
-
-
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that it is either wholly there under its name or not at all (temporary name, fsync, rename)."""
-    raw = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)
@@ -157,13 +142,16 @@ class RunWriter:
     def append(self, event: Event) -> None:
         """Add an event to the record, whole or not at all, so that a reader never sees half of two lines mixed.
 
-        Raises OSError where the disk is full.
+        What the user counts on later, a checkpoint or the end, is on disk when this returns. Raises OSError where the
+        disk is full.
         """
         line = to_json(event).encode() + b"\n"
         written = os.write(self._events, line)
         if written < len(line):
             os.ftruncate(self._events, os.fstat(self._events).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.run.events_file))
+        if isinstance(event, Checkpoint | Finished | Failed):
+            os.fsync(self._events)
 
     def write(self, name: str, data: str | bytes) -> None:
         write_atomic(self.run.folder / name, data)

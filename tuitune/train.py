@@ -1,12 +1,8 @@
 """One training run: from the recipe to a saved adapter, telling what happens as events."""
 
 import gc
-import hashlib
-import json
 import logging
 import math
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tuitune import backends
+from tuitune import backends, checkpoints
+from tuitune.atomic import write_atomic
 from tuitune.backends import LoadedModel
 from tuitune.backends.loftq import require_loftq
 from tuitune.chat import Sampling, reply
@@ -24,14 +21,12 @@ from tuitune.events import Checkpoint, Evaluation, Event, Finished, Notice, Phas
 from tuitune.fit import collator, fit, halved, optimizer_name
 from tuitune.model import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
-from tuitune.run import Run, write_atomic
+from tuitune.run import Run
 from tuitune.text import one_line
 
 log = logging.getLogger(__name__)
 
 Emit = Callable[[Event], None]
-KEPT_CHECKPOINTS = 2
-_STAGING = ".partial"
 
 
 @dataclass
@@ -131,7 +126,7 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     except Stopped:
         pass
     finally:
-        shutil.rmtree(run.checkpoints / _STAGING, ignore_errors=True)  # a save that failed may have left half a one
+        checkpoints.tidy(run)  # a save that failed may have left half a one
     backend.for_inference(loaded)
     finished(status, watcher.steps_done)
     return loaded
@@ -165,7 +160,7 @@ def _train_to_the_end(trainer: Any, loaded: LoadedModel, prepared: Prepared, run
         trainer.optimizer = trainer.lr_scheduler = None
         gc.collect()
         torch.cuda.empty_cache()
-        checkpoint = max(run.checkpoints.glob("checkpoint-*"), key=_step_of, default=None)
+        checkpoint = _newest_whole_checkpoint(run, watcher.emit)
         if checkpoint is None:
             for name, parameter in loaded.model.named_parameters():
                 if name in first:
@@ -180,31 +175,22 @@ def _train_to_the_end(trainer: Any, loaded: LoadedModel, prepared: Prepared, run
         trainer = _trainer(loaded, prepared, run, watcher)
 
 
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("-")[1])
+def _newest_whole_checkpoint(run: Run, emit: Emit) -> Path | None:
+    """The newest checkpoint that is as it was saved; damaged ones are told about and passed over."""
+    for checkpoint in reversed(checkpoints.checkpoints_of(run)):
+        problem = checkpoints.damage(checkpoint)
+        if problem is None:
+            return checkpoint
+        emit(Notice(text=f"{checkpoint.name} is damaged and passed over: {problem}."))
+    return None
 
 
 def save_adapter(loaded: LoadedModel, run: Run) -> None:
     """Write adapter and tokenizer to `run.adapter`; an adapter that was there before stays until this one is whole."""
-    staged = run.folder / ".adapter.partial"
-    shutil.rmtree(staged, ignore_errors=True)
+    staged = checkpoints.staged_adapter(run)
     loaded.model.save_pretrained(staged, safe_serialization=True)
     loaded.tokenizer.save_pretrained(staged)
-    _publish(staged, run.adapter)
-
-
-def _publish(staged: Path, final: Path) -> None:
-    """Give a finished folder its name, with its content on disk first."""
-    for file in staged.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    staged.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    checkpoints.keep_adapter(run)
 
 
 def _at_most_every(seconds: float, call: Callable[..., None]) -> Callable[..., None]:
@@ -269,7 +255,7 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
         data_collator=collator(loaded),
         callbacks=[watcher.callback()],
         args=SFTConfig(
-            output_dir=str(run.checkpoints / _STAGING),
+            output_dir=str(checkpoints.staged_checkpoints(run)),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
             max_steps=settings.max_steps,
@@ -400,7 +386,7 @@ class _Watcher:
                     watcher.step(state, logs)
 
             def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                watcher.checkpoint(Path(args.output_dir), state.global_step)
+                watcher.checkpoint(state.global_step)
 
         return Callback()
 
@@ -433,20 +419,6 @@ class _Watcher:
             )
         )
 
-    def checkpoint(self, staging: Path, step: int) -> None:
-        """Give the staged checkpoint a manifest and its name, then let go of the oldest ones."""
-        staged = staging / f"checkpoint-{step}"
-        files = sorted(each for each in staged.rglob("*") if each.is_file())
-        manifest = {str(each.relative_to(staged)): _sha256(each) for each in files}
-        write_atomic(staged / "manifest.json", json.dumps(manifest, indent=2))
-        final = self.run.checkpoints / staged.name
-        _publish(staged, final)
-        whole = sorted(self.run.checkpoints.glob("checkpoint-*"), key=_step_of)
-        for old in whole[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old, ignore_errors=True)
-        self.emit(Checkpoint(attempt=self.attempt, step=step, path=str(final.relative_to(self.run.folder))))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    def checkpoint(self, step: int) -> None:
+        checkpoint = checkpoints.keep_checkpoint(self.run, step)
+        self.emit(Checkpoint(attempt=self.attempt, step=step, path=str(checkpoint.relative_to(self.run.folder))))

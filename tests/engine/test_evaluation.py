@@ -1,31 +1,14 @@
 """Measuring the held-out loss ends when asked to, and fails no run where memory runs out in it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.engine.training import trained
 from tuitune.events import Event, Finished, Phase
-from tuitune.history import History
 from tuitune.recipe import Recipe
-from tuitune.run import Run, create_run
-from tuitune.train import Control, train
-
-
-def trained(
-    recipe: Recipe, runs: Path, name: str, on_event: Callable[[Event, Control], None] = lambda event, control: None
-) -> tuple[Run, History]:
-    """Train in this process; `on_event` may ask something of the run at an event."""
-    writer, control = create_run(recipe, runs, name), Control()
-
-    def emit(event: Event) -> None:
-        writer.append(event)
-        on_event(event, control)
-
-    train(recipe, writer.run, control, emit)
-    writer.close()
-    return writer.run, writer.run.history()
+from tuitune.train import Control
 
 
 @pytest.mark.parametrize(("phase", "status", "step"), [("before", "stopped", 0), ("after", "done", 3)])

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.engine.exporting import export
+from tuitune.atomic import publish
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import llama_cpp, place, preflight
 from tuitune.recipe import Recipe
@@ -183,7 +184,7 @@ def test_an_export_that_was_moved_to_another_disk_is_followed_by_a_new_one(tmp_p
         (tmp_path / name).mkdir()
     (tmp_path / "out" / "adapter").symlink_to(tmp_path / "elsewhere")
     with place.held(tmp_path / "out"):
-        place.put(tmp_path / "made", tmp_path / "out" / "adapter")
+        publish(tmp_path / "made", tmp_path / "out" / "adapter")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["adapter"]
     assert not (tmp_path / "out" / "adapter").is_symlink() and (tmp_path / "elsewhere").is_dir()
 

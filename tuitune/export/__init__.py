@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tuitune.atomic import publish
 from tuitune.backends.loading import explained, require_adapter
+from tuitune.checkpoints import require_whole_adapter
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import fingerprint, mark, marked
@@ -61,6 +63,7 @@ def export(
     # In the order of KINDS, what others are made from comes before them.
     chosen = sorted(require_known(kinds), key=KINDS.index)
     require_adapter(str(run.adapter))
+    require_whole_adapter(run)
     out = expanded(out or run.exports).absolute()
     with _explained(out), place.held(out), place.staging(out) as staging:
         making = _Making(run, out, staging, progress, cancelled)
@@ -155,7 +158,7 @@ class _Making:
         final, made = self._out / name, self._staging / name
         try:
             notices = self._make(kind, made)
-            place.put(made, final)
+            publish(made, final)
             if final.suffix == ".gguf":
                 mark(final, self._run, kind.name)
         except Exception:

@@ -6,10 +6,11 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from tuitune.atomic import write_atomic
 from tuitune.errors import UnusableInput
 from tuitune.model import training_config
 from tuitune.recipe import Recipe
-from tuitune.run import Run, write_atomic
+from tuitune.run import Run
 from tuitune.text import one_line, safe_text
 
 MARK = "tuitune_export.json"

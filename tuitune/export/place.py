@@ -1,4 +1,4 @@
-"""Where exports are put: made under a temporary name, given their own when proven, never at another's cost."""
+"""Where exports are made: a folder held against other exports, a private place in it, and room for what it takes."""
 
 import fcntl
 import os
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tuitune.atomic import recover
 from tuitune.errors import TuituneError
 from tuitune.text import one_line
 
 _STAGING = ".tuitune-making-"  # no name that a user may have given to something else in the folder
-_PREVIOUS = ".tuitune-previous-"
 
 
 @contextmanager
@@ -32,7 +32,9 @@ def held(out: Path) -> Iterator[None]:
             raise TuituneError(
                 f"Another export is writing to {one_line(out)}: wait for it, or choose another folder."
             ) from None
-        _tidy(out)
+        for left in out.glob(f"{_STAGING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        recover(out)
         yield
     finally:
         os.close(handle)
@@ -46,22 +48,6 @@ def staging(out: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def put(made: Path, final: Path) -> None:
-    """Give a proven file or folder its name. The export that had the name is removed only after that.
-
-    Call it with the folder `held`. Everything is flushed to disk first; should the power go between the two
-    renames, the next `held` brings the former export back.
-    """
-    for path in [*made.rglob("*"), made] if made.is_dir() else [made]:
-        _flush(path)
-    previous = final.with_name(_PREVIOUS + final.name)
-    if final.is_dir():  # or a link to a folder that was moved to another disk: the link alone goes
-        os.replace(final, previous)
-    os.replace(made, final)
-    _flush(final.parent)
-    _remove(previous)
 
 
 def size(path: Path) -> int:
@@ -92,32 +78,6 @@ def require_memory(needed_bytes: int, what: str) -> None:
             f"{what} needs {_gb(needed_bytes)} of memory, and {_gb(free)} are free: end other programs, "
             "or export the adapter and merge it on a larger machine."
         )
-
-
-def _tidy(out: Path) -> None:
-    for left in out.glob(f"{_STAGING}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    for previous in out.glob(f"{_PREVIOUS}*"):
-        final = out / previous.name.removeprefix(_PREVIOUS)
-        if final.exists():
-            _remove(previous)
-        else:
-            os.replace(previous, final)
-
-
-def _remove(export: Path) -> None:
-    if export.is_symlink():
-        export.unlink()
-    else:
-        shutil.rmtree(export, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _gb(size_bytes: int) -> str:

@@ -16,6 +16,7 @@ from tuitune.backends import LoadedModel
 from tuitune.backends.environment import warm_up
 from tuitune.backends.output import printed
 from tuitune.backends.read_ahead import read_ahead
+from tuitune.checkpoints import require_whole_adapter
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.events import Event, Failed, Finished, Output, Started
 from tuitune.recipe import Recipe
@@ -246,6 +247,7 @@ class Jobs:
             raise TuituneError(f"Run {run.name} is still training: chat with it once it has finished.")
         if not saved:
             raise UnusableInput(f"Run {run.name} has no adapter: it ended before one was saved.")
+        require_whole_adapter(run)
         self._free()
 
         def tell(text: str, done: int | None = None, total: int | None = None) -> None:

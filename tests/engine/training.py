@@ -1,0 +1,25 @@
+"""What tests of a whole run share: training in this process, with a hand on its events."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tuitune.events import Event
+from tuitune.history import History
+from tuitune.recipe import Recipe
+from tuitune.run import Run, create_run
+from tuitune.train import Control, train
+
+
+def trained(
+    recipe: Recipe, runs: Path, name: str, on_event: Callable[[Event, Control], None] = lambda event, control: None
+) -> tuple[Run, History]:
+    """Train in this process; `on_event` may ask something of the run at an event."""
+    writer, control = create_run(recipe, runs, name), Control()
+
+    def emit(event: Event) -> None:
+        writer.append(event)
+        on_event(event, control)
+
+    train(recipe, writer.run, control, emit)
+    writer.close()
+    return writer.run, writer.run.history()
