@@ -57,7 +57,7 @@ class Busy(TuituneApp):
 
 def start(link):
     link._set_state("ready")
-    link.run, link._live, link._source = Run(Path("/tmp/busy")), True, "busy"
+    link.run, link._live, link._sends_ours = Run(Path("/tmp/busy")), True, True
     link.history = History.of([Started(run="busy", attempt=1, pid=1), Phase(name="training", text="Training"),
                                *(step(n) for n in range(1, steps + 1))])
     link._app.stream()

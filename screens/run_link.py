@@ -78,6 +78,9 @@ class RunLink:
         """Why the run on show could not start or went on no longer, where no event says it."""
         self._find_live = recipe is None and run is None
         self._live = False
+        """Whether the run on show is a session's, and not known from its record alone."""
+        self._sends_ours = False
+        """Whether what the session sends is of the run on show: it tells of each run that it trains, in turn."""
         self._asking = 0
         self._changed = False
         self._spared = 0
@@ -161,10 +164,15 @@ class RunLink:
         run = self.run
         if run is None or not run.is_live():
             if run is not None:
+                self._live = False
                 self._read_record(run)
             return await Session.start()
-        session = await Session.attach(run)
-        self._live = True
+        self._live = self._sends_ours = True  # before it answers, so that no other run is begun meanwhile
+        try:
+            session = await Session.attach(run)
+        except TuituneError:
+            self._live = False
+            raise
         await session.follow(self._receive)
         return session
 
@@ -198,7 +206,8 @@ class RunLink:
     def start_run(self) -> None:
         """Train the draft. Raises UnusableInput before anything is started."""
         data = self.draft.as_data()
-        self.run, self.history, self.problem, self._live = None, History(), None, True
+        self.run, self.history, self.problem = None, History(), None
+        self._live, self._sends_ours = True, False
         self._app.run_worker(self._train(data), name="train", exit_on_error=False)
 
     async def _train(self, recipe: dict[str, Any]) -> None:
@@ -229,7 +238,12 @@ class RunLink:
     def _receive(self, event: Event) -> None:
         """Take an event of the session's run in; called in the event loop, possibly many times a second."""
         if isinstance(event, Started) and event.attempt == 1:
-            self.history = History()
+            started = self.history.started
+            self._sends_ours = self._live and (started is None or started.run == event.run)
+            if self._sends_ours:
+                self.history = History()
+        if not (self._live and self._sends_ours):
+            return
         self.history.add(event)
         if isinstance(event, Finished | Failed):
             self._app.post_message(self.RunEnded(self.run.name if self.run else None, event))
@@ -248,7 +262,9 @@ class RunLink:
         """Take in the record of a run that no session holds, once a thread has read it."""
 
         async def read() -> None:
-            self.history = await asyncio.to_thread(run.history)
-            self._tell_of_change()
+            history = await asyncio.to_thread(run.history)
+            if run == self.run and not self._live:
+                self.history = history
+                self._tell_of_change()
 
-        self._app.run_worker(read(), exit_on_error=False)
+        self._app.run_worker(read(), group="record", exclusive=True, exit_on_error=False)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from screens.widgets.step_bar import StepTab
 from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune.errors import UnusableInput
+from tuitune.events import Step, to_json
 from tuitune.recipe import Recipe
 from tuitune.run import Run, all_runs
+from tuitune.session.client import Session
 
 
 @pytest.fixture
@@ -77,6 +80,38 @@ async def test_the_draft_outlives_the_session_while_an_older_run_is_on_show(
         await until(pilot, lambda: bool(all_runs(tmp_path / "new")), what="the run")
         assert all_runs(tmp_path / "new")[0].recipe() == recipe
         await until(pilot, lambda: attached.link.history.ended is not None, what="the run's end")
+
+
+@pytest.mark.usefixtures("still")
+async def test_a_record_that_is_read_late_is_not_shown_as_another_runs(trained: Run, tmp_path: Path) -> None:
+    for name in ("long", "short"):
+        shutil.copytree(trained.folder, tmp_path / "runs" / name)
+    long, short = Run(tmp_path / "runs" / "long"), Run(tmp_path / "runs" / "short")
+    with long.events_file.open("a") as file:
+        file.writelines(f"{to_json(step)}\n" for step in histories.training(60_000) if isinstance(step, Step))
+    app = TuituneApp(None, runs_folder=tmp_path / "runs")
+    async with app.run_test(size=SIZE) as pilot:
+        await app.open_run(long.folder)
+        await app.open_run(short.folder)
+        await until(pilot, lambda: app.link.history.ended is not None, what="the short record")
+        await asyncio.to_thread(long.history)  # begun later than the app's reading of it, so it ends later
+        await pilot.pause()
+        assert app.link.history.step == 1
+
+
+async def test_another_run_of_the_same_session_is_not_shown_as_the_run_on_show(app: TuituneApp, tmp_path: Path) -> None:
+    async with app.run_test(size=SIZE) as pilot:
+        await app.start_run()
+        await app.show_step("train")
+        await until(pilot, lambda: app.link.run is not None and app.link.run.session_socket() is not None, what="a run")
+        assert app.link.run is not None
+        other = await Session.attach(app.link.run)
+        await until(pilot, lambda: app.link.history.ended is not None, what="the run's end")
+        await other.call("train", recipe=app.link.draft.as_data(), runs=str(tmp_path / "theirs"), name="theirs")
+        await app.link.call("status")
+        assert app.link.history.started is not None
+        assert app.link.history.started.run == app.link.run.name
+        await other.close()
 
 
 async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, runs_folder: Path) -> None:
