@@ -411,6 +411,31 @@ def test_a_folder_of_the_users_own_is_not_replaced(run: Run, tmp_path: Path) -> 
     assert (tmp_path / "adapter" / "letters.txt").read_text() == "mine"
 
 
+def test_a_file_of_the_users_own_is_not_replaced(run: Run, exported: dict[str, Exported], tmp_path: Path) -> None:
+    """Nor one that was put in the place of an earlier export, nor a link to another disk."""
+    file = tmp_path / exported["gguf:q8_0"].path.name
+    file.write_bytes(b"another program's")
+    with pytest.raises(UnusableInput, match=r"q8_0\.gguf exists and is not an export of tuitune's: move it away"):
+        export(run, ["gguf:q8_0"], tmp_path, quiet, yes, never)
+    assert file.read_bytes() == b"another program's"
+    (mark,) = exported["gguf:q8_0"].path.parent.glob(".*q8_0.gguf.tuitune_export.json")
+    shutil.copy(mark, tmp_path)
+    with pytest.raises(UnusableInput, match="is not an export of tuitune's"):
+        export(run, ["gguf:q8_0"], tmp_path, quiet, yes, never)
+    assert file.read_bytes() == b"another program's"
+    file.unlink()
+    file.symlink_to(tmp_path / "on another disk")
+    with pytest.raises(UnusableInput, match="is not an export of tuitune's"):
+        export(run, ["gguf:q8_0"], tmp_path, quiet, yes, never)
+    assert file.is_symlink()
+    # What tuitune made is made anew.
+    shutil.copytree(exported["merged_16bit"].path, tmp_path / "merged_16bit")
+    file.unlink()
+    for _ in range(2):
+        (made,) = export(run, ["gguf:q8_0"], tmp_path, quiet, yes, never)
+    assert made.path == file
+
+
 def test_an_unknown_way_of_splitting_words_is_refused_rather_than_guessed(
     run: Run, exported: dict[str, Exported], tmp_path: Path
 ) -> None:

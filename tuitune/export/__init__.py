@@ -14,7 +14,7 @@ from tuitune.backends.loading import explained, require_adapter
 from tuitune.checkpoints import require_whole_adapter
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.export import llama_cpp, place
-from tuitune.export.card import fingerprint, mark, marked
+from tuitune.export.card import fingerprint, is_ours, mark, marked
 from tuitune.export.commands import commands_for
 from tuitune.export.kinds import KINDS, Cancelled, Command, Exported, Kind, NotExported, require_known
 from tuitune.export.needs import Readiness, bytes_of, earlier_merged, preflight, require_room
@@ -296,11 +296,7 @@ def _file_name(run: Run, kind: Kind) -> str:
 
 def _require_ours(final: Path) -> None:
     """Refuse to take the place of a file or folder that is not an earlier export. Raises UnusableInput."""
-    if final.suffix == ".gguf":
-        ours = not final.exists() or final.is_file()
-    else:
-        ours = not (final.exists() or final.is_symlink()) or marked(final) is not None
-    if not ours:
+    if os.path.lexists(final) and not is_ours(final):
         raise UnusableInput(
             f"{one_line(final)} exists and is not an export of tuitune's: move it away, or choose another folder."
         )

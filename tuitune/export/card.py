@@ -123,6 +123,8 @@ def fingerprint(run: Run) -> str:
 def mark(export: Path, run: Run, kind: str) -> None:
     """Write into an exported folder, or beside a GGUF file, what it is and which adapter it was made from."""
     about = {"kind": kind, "run": run.name, "base": run.recipe().model.name, "adapter_sha256": fingerprint(run)}
+    if export.suffix == ".gguf":
+        about["bytes"] = str(export.stat().st_size)
     write_atomic(_mark_of(export), json.dumps(about, indent=2) + "\n")
 
 
@@ -133,6 +135,16 @@ def marked(export: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return about if isinstance(about, dict) else None
+
+
+def is_ours(export: Path) -> bool:
+    """Whether what lies there, a file, folder or link, is an export: the mark beside a GGUF also knows its size."""
+    about = marked(export)
+    try:
+        bytes_now = str(export.stat().st_size)
+    except OSError:
+        return False
+    return about is not None and (export.suffix != ".gguf" or about.get("bytes", bytes_now) == bytes_now)
 
 
 def _mark_of(export: Path) -> Path:
