@@ -46,6 +46,11 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> l
     trained, frozen = count(estimate["trainable_parameters"]), count(estimate["total_parameters"])
     trained += f" parameters beside {frozen} frozen ones ({estimate['trainable_share']:.2%})"
     lines = [_line("Trains", trained + (f" in {steps:,} steps" if steps is not None else ""))]
+    adapted = (
+        f"{one_line(name, max_length=40)} {count(parameters)}" for name, parameters in estimate["targets"].items()
+    )
+    lines.append(_line("On", " · ".join(adapted)))
+    lines += [_line("", text) for text in estimate["left_out"]]
     if rows is None:
         lines.append(_line("Data", "large: counted when the run starts"))
     else:

@@ -40,6 +40,15 @@ def _is_session(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of a tiny model of each architecture, by name."""
+    from tests.architectures import ARCHITECTURES, build
+
+    root = tmp_path_factory.mktemp("architectures")
+    return {name: build(name, root / name) for name in ARCHITECTURES}
+
+
 @pytest.fixture
 def demo_recipe() -> Recipe:
     """The demo, short: what is learnt in three steps is not the point of most tests."""

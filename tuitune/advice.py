@@ -12,7 +12,7 @@ USUAL = {
     "lora.r": "8 to 64",
     "lora.lora_alpha": "r, or twice r",
     "lora.lora_dropout": "0",
-    "lora.target_modules": "all seven projections",
+    "lora.target_modules": "auto; attention for a smaller adapter",
     "train.max_steps": "60 for a try; else -1 and epochs",
     "train.num_train_epochs": "1 to 3",
     "train.per_device_train_batch_size": "2 to 16, as memory allows",

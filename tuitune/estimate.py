@@ -1,6 +1,6 @@
 """What a recipe will train, in how many steps and how much memory, before any weight is read."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ from tuitune.advice import offer_of_16bit, warnings
 from tuitune.fit import optimizer_name
 from tuitune.hardware import chosen_gpu
 from tuitune.recipe import HUB, Recipe
+from tuitune.targets import Targets, resolve
 
 GIB = 2**30
 
@@ -60,6 +61,8 @@ class Shape:
     linear_parameters: int
     """Weights of the decoder's linear layers: what 4-bit loading quantises."""
     adapter_parameters: int
+    targets: Targets | None = None
+    """Where the adapter goes; None where the model itself was not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,10 @@ class Estimate:
     verdict: Literal["fits", "tight", "does not fit"]
     warnings: list[str]
     """Settings that are likely to spoil the run, one sentence each."""
+    targets: dict[str, int] = field(default_factory=dict)
+    """Name of each target of the adapter to its LoRA parameters."""
+    left_out: tuple[str, ...] = ()
+    """What gets no adapter although a user may expect one there, one sentence each."""
     bytes_in_16bit: int | None = None
     """The peak with the base in 16-bit, where the recipe quantises it for a GPU on which 16-bit would fit too."""
 
@@ -128,6 +135,8 @@ class Estimate:
             (
                 f"Model:   {self.model}, {self.total_parameters:,} parameters",
                 f"Trained: {self.trainable_parameters:,} parameters ({self.trainable_share:.2%})",
+                f"         on {', '.join(f'{name} {count:,}' for name, count in self.targets.items())}",
+                *(f"         {text}" for text in self.left_out),
                 f"Data:    {data}",
                 f"Steps:   {'known once the data is read' if self.steps is None else f'{self.steps:,}'}",
                 f"Memory:  {_gib(memory.total_bytes)} at the peak ({parts})",
@@ -167,6 +176,8 @@ def estimate(recipe: Recipe) -> Estimate:
         available_bytes=available,
         verdict=verdict(memory.total_bytes, available),
         warnings=list(warnings(recipe, rows.count if rows else None, shape.total_parameters)),
+        targets=shape.targets.parameters(recipe.lora.r) if shape.targets else {},
+        left_out=shape.targets.left_out if shape.targets else (),
         bytes_in_16bit=in_16bit if in_16bit and verdict(in_16bit, available) == "fits" else None,
     )
 
@@ -185,23 +196,14 @@ def _bytes_in_16bit(recipe: Recipe, shape: Shape, batch_tokens: int, backend: st
 
 
 def shape_of(recipe: Recipe) -> Shape:
-    """Build the model on the meta device, which holds shapes and no values, and count. Raises UnusableInput."""
+    """Count in a model without values. Raises UnusableInput."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from tuitune.backends.loading import explained, require_targets
-    from tuitune.model import training_config
-
-    config = training_config(recipe)
-    config.quantization_config = None
-    with explained(recipe, "reading the shape of"), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    require_targets(model, recipe)
-    text = config.get_text_config()
+    model = empty_model(recipe)
+    targets = resolve(model, recipe)
+    text = model.config.get_text_config()
     head = model.get_output_embeddings()
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
-    targets = tuple(recipe.lora.target_modules)
-    adapted = [m for n, m in linears.items() if n.endswith(targets)]
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     heads = getattr(text, "num_attention_heads", 1)
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
     return Shape(
@@ -211,9 +213,23 @@ def shape_of(recipe: Recipe) -> Shape:
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
         total_parameters=sum(p.numel() for p in model.parameters()),
-        linear_parameters=sum(m.weight.numel() for m in linears.values()),
-        adapter_parameters=sum(recipe.lora.r * (m.in_features + m.out_features) for m in adapted),
+        linear_parameters=sum(m.weight.numel() for m in linears),
+        adapter_parameters=recipe.lora.r * sum(targets.features.values()),
+        targets=targets,
     )
+
+
+def empty_model(recipe: Recipe) -> Any:
+    """The recipe's base model on torch's meta device, which holds shapes and no values. Raises TuituneError."""
+    import torch
+
+    from tuitune.backends.loading import explained
+    from tuitune.model import auto_class, training_config
+
+    config = training_config(recipe)
+    config.quantization_config = None
+    with explained(recipe, "reading the shape of"), torch.device("meta"):
+        return auto_class(config).from_config(config, trust_remote_code=False)
 
 
 def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, card_bytes: int | None) -> Memory:

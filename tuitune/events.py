@@ -56,6 +56,8 @@ class Plan(Event):
     total_steps: int
     thinking: bool = False
     """Whether the data brings thinking of its own before replies."""
+    target_modules: tuple[str, ...] = ()
+    """Names of the layers that get an adapter; empty in records that do not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise TypeError("not a finite number")
         return float(value)
+    if get_origin(hint) is tuple:  # each of them is `tuple[…, ...]`
+        if not isinstance(value, list):
+            raise TypeError("not a list")
+        return tuple(_checked(name, item, get_args(hint)[0]) for item in value)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError("not one of the words that may stand here")

@@ -44,6 +44,15 @@ def training_config(recipe: Recipe) -> Any:
     return config
 
 
+def auto_class(config: Any) -> Any:
+    """The transformers auto class that loads every weight of a model, those that read images among them."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    multimodal = config.get_text_config() is not config and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+
+
 def load_tokenizer(model: ModelSection) -> Any:
     """The model's tokenizer; no weights are read. Raises UnusableInput."""
     from transformers import AutoTokenizer

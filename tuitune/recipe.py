@@ -11,7 +11,7 @@ from tuitune.errors import UnusableInput
 from tuitune.paths import expanded
 from tuitune.text import one_line
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TARGET_WORDS = ("auto", "attention", "all")
 
 
 class _Section(BaseModel):
@@ -108,8 +108,8 @@ class LoraSection(_Section):
     """Scale of the adapter: its output is multiplied by lora_alpha / r."""
     lora_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of adapter inputs dropped during training."""
-    target_modules: list[str] = Field(list(PROJECTIONS), min_length=1)
-    """Names of the linear layers that get an adapter."""
+    target_modules: Literal["auto", "attention", "all"] | list[str] = "auto"
+    """Linear layers that get an adapter: `auto` (those usual for the architecture), `attention`, `all`, or names."""
     bias: Literal["none", "lora_only", "all"] = "none"
     """Which biases are trained beside the adapter: none, those of the adapted layers, or all."""
     use_rslora: bool = False
@@ -120,6 +120,14 @@ class LoraSection(_Section):
     """How the adapter begins: true changes nothing at first, loftq makes up for what 4-bit loses (Li et al. 2023)."""
     modules_to_save: list[str] = []
     """Layers trained whole beside the adapter, such as embed_tokens and lm_head for a new language."""
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _word_or_names(cls, value: Any) -> Any:
+        names = isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value)
+        if not names and value not in TARGET_WORDS:
+            raise ValueError(f"should be {', '.join(TARGET_WORDS)}, or a list of names such as [q_proj, v_proj]")
+        return value
 
 
 class TrainSection(_Section):

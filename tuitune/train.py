@@ -91,6 +91,8 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     backend = loaded.backend
     phase("adapter", "Adding the LoRA adapter")
     backend.attach(loaded)
+    for text in loaded.targets.left_out if loaded.targets else ():
+        emit(Notice(text=text))
     if recipe.train.fit and loaded.model.device.type == "cuda":
         phase("adapter", "Timing ways to run a step on this GPU")
         _fit(loaded, prepared, run, control, emit)
@@ -234,6 +236,7 @@ def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any) -> Plan:
         total_parameters=loaded.model.num_parameters(),
         total_steps=args.max_steps if args.max_steps > 0 else by_epochs,
         thinking=loaded.thinks,
+        target_modules=loaded.targets.names if loaded.targets else (),
     )
 
 

@@ -128,6 +128,12 @@ def _holds(annotation: Any, kind: type) -> bool:
     return annotation is kind or get_origin(annotation) is kind
 
 
+def _words_of(annotation: Any) -> list[str]:
+    """The fixed values of a field that takes names of one's own as well."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+
+
 def as_text(value: Any) -> str:
     """A value as it is edited: lists with commas, dictionaries as `name: value` pairs, None as nothing."""
     if value is None:
@@ -144,7 +150,7 @@ def as_text(value: Any) -> str:
 def as_value(info: FieldInfo, text: str) -> Any:
     """The value that edited text means; numbers stay text, which pydantic parses or refuses."""
     text = text.strip()
-    if _holds(info.annotation, list):
+    if _holds(info.annotation, list) and text not in _words_of(info.annotation):
         return [part.strip() for part in text.split(",") if part.strip()]
     if not text and _holds(info.annotation, types.NoneType):
         return None

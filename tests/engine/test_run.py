@@ -1,5 +1,6 @@
 """The run folder has one writer, survives what is cut short, and replays to the same history."""
 
+import dataclasses
 import errno
 import math
 import os
@@ -12,7 +13,20 @@ from typing import Any
 import pytest
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Evaluation, Event, Failed, Finished, Notice, Reply, Sample, Started, Step, from_json, to_json
+from tuitune.events import (
+    Evaluation,
+    Event,
+    Failed,
+    Finished,
+    Notice,
+    Plan,
+    Reply,
+    Sample,
+    Started,
+    Step,
+    from_json,
+    to_json,
+)
 from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run, RunWriter, all_runs, create_run, find_run
@@ -38,6 +52,19 @@ def test_unknown_events_and_cut_lines_are_left_out() -> None:
     assert from_json('{"event": "step", "loss": 1.') is None
     assert from_json('{"event": "notice", "at": 1, "text": "x", "new_field": 1}') == Notice(at=1, text="x")
     assert from_json("[" * 100_000) is None
+
+
+def test_a_plan_names_the_adapted_layers_or_is_from_before_it_could() -> None:
+    """So that records of both kinds open."""
+    plan = Plan(
+        backend="transformers", device="CPU", rows=9, eval_rows=0, dropped_rows=0, tokens=90, trained_tokens=40,
+        trainable_parameters=16, total_parameters=160, total_steps=3, target_modules=("q_proj", "conv.out_proj"),
+    )  # fmt: skip
+    line = to_json(plan)
+    assert from_json(line) == plan
+    without = line.replace(', "target_modules": ["q_proj", "conv.out_proj"]', "")
+    assert without != line and from_json(without) == dataclasses.replace(plan, target_modules=())
+    assert from_json(line.replace('"q_proj"', "7")) is None
 
 
 def test_a_loss_that_is_not_a_number_is_written_as_null_and_read_back_as_one() -> None:

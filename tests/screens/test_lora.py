@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from textual.widgets import Input
+
 from screens.app import TuituneApp
 from screens.units import about
 from screens.widgets.yaml_area import YamlArea, read_recipe
@@ -101,3 +103,21 @@ async def test_a_path_that_cannot_be_shown_as_it_is_stays_as_it_is(recipe: Recip
         await pilot.press("end", "space")
         await until(pilot, lambda: "model: \n" in app.screen.query_one(YamlArea).text, seconds=10, what="the edit")
         assert app.link.draft.get("data.path") == path
+
+
+async def test_target_modules_are_a_word_or_names(recipe: Recipe, runs_folder: Path) -> None:
+    app = TuituneApp(recipe, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("lora")
+        await settled(pilot)
+        await pilot.press("ctrl+t")
+        field = app.screen.query_one("#lora-target_modules Input", Input)
+        for text, value in (("attention", "attention"), ("q_proj, v_proj", ["q_proj", "v_proj"]), ("auto", "auto")):
+            field.value = text
+            await pilot.pause()
+            assert app.link.draft.get("lora.target_modules") == value
+            assert not app.link.draft.errors()
+        field.value = ""
+        await until(
+            pilot, lambda: "should be auto, attention, all, or a list" in screen_text(pilot), what="the problem"
+        )

@@ -8,6 +8,7 @@ from tuitune.backends.environment import unsloth_is_usable
 from tuitune.backends.progress import Progress, download, weights_loading
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
+from tuitune.targets import Targets
 
 
 @dataclass
@@ -28,6 +29,8 @@ class LoadedModel:
     """Whether batches may hold their rows end to end, kept apart by the attention kernel."""
     attention: str = "sdpa"
     """The attention kernel in use, in words for the user."""
+    targets: Targets | None = None
+    """The layers that got a fresh adapter; None before, and with a saved one."""
 
 
 class Backend(Protocol):

@@ -43,33 +43,6 @@ def out_of_memory(what: str, name: str, recipe: Recipe) -> str:
     return f"Memory ran out while {what} {name}: free the memory that other programs hold, or {' or '.join(choices)}."
 
 
-def require_targets(model: Any, recipe: Recipe) -> None:
-    """Refuse target_modules that the model does not have, naming what it has. Raises UnusableInput.
-
-    Libraries attach to the names that match and keep silent about the others, so a model with fused
-    projections would be trained in half of its layers.
-    """
-    linear = linear_names(model)
-    missing = [each for each in recipe.lora.target_modules if each.rsplit(".", 1)[-1] not in linear]
-    if missing:
-        raise UnusableInput(
-            f"The model has no layer named {one_line(', '.join(missing), max_length=200)}: "
-            f"choose lora.target_modules among {one_line(', '.join(sorted(linear)), max_length=400)}."
-        )
-
-
-def linear_names(model: Any) -> set[str]:
-    """Names of the linear layers inside the decoder (`q_proj`, …), the output head left out."""
-    import torch
-
-    head = model.get_output_embeddings()
-    return {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
-
-
 def weights_folder(model: ModelSection) -> Path:
     """The folder that holds the model's safetensors files; for a Hub model it must have been downloaded before."""
     if is_folder(model.name):

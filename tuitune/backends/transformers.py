@@ -3,10 +3,11 @@
 from typing import Any
 
 from tuitune.backends import LoadedModel
-from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
+from tuitune.backends.loading import explained, freeze, require_adapter
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
-from tuitune.model import load_tokenizer, require_weights, training_config
+from tuitune.model import auto_class, load_tokenizer, require_weights, training_config
 from tuitune.recipe import Recipe
+from tuitune.targets import Targets, resolve
 
 # Below this a CPU holds every activation easily, and recomputing them would only cost time.
 _CHECKPOINTING_FROM_PARAMETERS = 500_000_000
@@ -20,14 +21,13 @@ class TransformersBackend:
     def load(self, recipe: Recipe) -> LoadedModel:
         """The base model, frozen, on the current GPU or the CPU. Raises TuituneError, UnusableInput."""
         from peft import prepare_model_for_kbit_training
-        from transformers import AutoModelForCausalLM
 
         require_weights(recipe.model)
         tokenizer = load_tokenizer(recipe.model)
         config = training_config(recipe)
         prequantized = getattr(config, "quantization_config", None) is not None
         with explained(recipe, "loading"):
-            model = AutoModelForCausalLM.from_pretrained(
+            model = auto_class(config).from_pretrained(
                 recipe.model.name,
                 config=config,
                 revision=recipe.model.revision or "main",
@@ -49,8 +49,9 @@ class TransformersBackend:
                     gradient_checkpointing_kwargs={"use_reentrant": False},
                 )
             _use_flash_attention()
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer.pad_token_id
+        text = model.config.get_text_config()
+        if text.pad_token_id is None:
+            text.pad_token_id = tokenizer.pad_token_id
         return LoadedModel(model, tokenizer, self, recipe, gradient_checkpointing=checkpointing)
 
     def attach(self, loaded: LoadedModel) -> None:
@@ -58,11 +59,11 @@ class TransformersBackend:
         import torch
         from peft import get_peft_model
 
-        require_targets(loaded.model, loaded.recipe)
+        loaded.targets = resolve(loaded.model, loaded.recipe)
         require_loftq(loaded.recipe)
         with explained(loaded.recipe, "attaching an adapter to"), torch.random.fork_rng():
             torch.manual_seed(loaded.recipe.train.seed)
-            loaded.model = get_peft_model(loaded.model, lora_config(loaded.recipe))
+            loaded.model = get_peft_model(loaded.model, lora_config(loaded.recipe, loaded.targets))
             if loaded.recipe.lora.init_lora_weights == "loftq":
                 begin_with_loftq(loaded)
 
@@ -112,8 +113,8 @@ def compute_dtype(*, load_in_4bit: bool) -> Any:
     return torch.bfloat16 if load_in_4bit and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
-def lora_config(recipe: Recipe) -> Any:
-    """The recipe's adapter as a peft LoraConfig."""
+def lora_config(recipe: Recipe, targets: Targets) -> Any:
+    """The recipe's adapter on the resolved layers, as a peft LoraConfig."""
     from peft import LoraConfig
 
     lora = recipe.lora
@@ -122,7 +123,7 @@ def lora_config(recipe: Recipe) -> Any:
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=list(lora.target_modules),
+        target_modules=targets.as_peft(),
         bias=lora.bias,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,

@@ -5,11 +5,12 @@ from typing import Any
 from tuitune.backends import LoadedModel
 from tuitune.backends.attention import varlen_kernel
 from tuitune.backends.environment import prepare_environment
-from tuitune.backends.loading import explained, freeze, require_adapter, require_targets
+from tuitune.backends.loading import explained, freeze, require_adapter
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
 from tuitune.errors import TuituneError
 from tuitune.model import load_config, load_tokenizer, require_weights, training_config
 from tuitune.recipe import Recipe
+from tuitune.targets import resolve
 
 _CHAT_TOKENS = 8192
 
@@ -66,7 +67,7 @@ class UnslothBackend:
     def attach(self, loaded: LoadedModel) -> None:
         """Add the recipe's LoRA adapter, its first values drawn from the recipe's seed. Raises UnusableInput."""
         fast, lora = _fast_language_model(loaded.recipe), loaded.recipe.lora
-        require_targets(loaded.model, loaded.recipe)
+        loaded.targets = resolve(loaded.model, loaded.recipe)
         require_loftq(loaded.recipe)
         checkpointing: bool | str = "unsloth" if loaded.gradient_checkpointing else False
         if lora.modules_to_save:
@@ -78,7 +79,7 @@ class UnslothBackend:
                 r=lora.r,
                 lora_alpha=lora.lora_alpha,
                 lora_dropout=lora.lora_dropout,
-                target_modules=list(lora.target_modules),
+                target_modules=loaded.targets.as_unsloth(),
                 bias=lora.bias,
                 use_rslora=lora.use_rslora,
                 use_dora=lora.use_dora,

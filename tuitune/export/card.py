@@ -8,7 +8,7 @@ from typing import Any
 
 from tuitune.atomic import write_atomic
 from tuitune.errors import UnusableInput
-from tuitune.model import training_config
+from tuitune.model import auto_class, load_config, training_config
 from tuitune.recipe import Recipe
 from tuitune.run import Run
 from tuitune.text import one_line, safe_text
@@ -18,16 +18,16 @@ MARK = "tuitune_export.json"
 _USE = {
     "adapter": """\
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import {auto_class}, AutoTokenizer
 
-        {config}base = AutoModelForCausalLM.from_pretrained({base!r}{given}, dtype="auto")
+        {config}base = {auto_class}.from_pretrained({base!r}{given}, dtype="auto")
         model = PeftModel.from_pretrained(base, ".")
         tokenizer = AutoTokenizer.from_pretrained(".")
     """,
     "merged_16bit": """\
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import {auto_class}, AutoTokenizer
 
-        model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")
+        model = {auto_class}.from_pretrained(".", dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(".")
     """,
 }
@@ -35,7 +35,7 @@ _USE = {
 _IN_4BIT = """\
         import torch
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+        from transformers import {auto_class}, AutoTokenizer, BitsAndBytesConfig
 
         in_4bit = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -43,7 +43,7 @@ _IN_4BIT = """\
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-        {config}base = AutoModelForCausalLM.from_pretrained({base!r}{given}, quantization_config=in_4bit)
+        {config}base = {auto_class}.from_pretrained({base!r}{given}, quantization_config=in_4bit)
         model = PeftModel.from_pretrained(base, ".")
         tokenizer = AutoTokenizer.from_pretrained(".")
 """
@@ -71,7 +71,10 @@ def model_card(run: Run, kind: str) -> str:
     loftq = kind == "adapter" and recipe.lora.init_lora_weights == "loftq"
     config = _longer_context(recipe) if kind == "adapter" else ""
     use = textwrap.dedent(_IN_4BIT if loftq else _USE[kind]).format(
-        base=recipe.model.name, config=config, given=", config=config" if config else ""
+        base=recipe.model.name,
+        auto_class=_auto_class(recipe),
+        config=config,
+        given=", config=config" if config else "",
     ) + textwrap.dedent(_REPLY)
     # JSON is YAML, and cannot be broken out of by what a name holds.
     return "\n".join(
@@ -89,11 +92,28 @@ def model_card(run: Run, kind: str) -> str:
             "In this folder:",
             "",
             textwrap.indent(safe_text(use), "    "),
+            *_adapted(run),
             "## Recipe",
             "",
             textwrap.indent(safe_text(recipe.to_yaml()), "    "),
         ]
     )
+
+
+def _adapted(run: Run) -> list[str]:
+    """The layers that the adapter was on, where the run's record names them."""
+    plan = run.history().plan
+    if plan is None or not plan.target_modules:
+        return []
+    names = ", ".join(f"`{one_line(name)}`" for name in plan.target_modules)
+    return ["## Adapted layers", "", names, ""]
+
+
+def _auto_class(recipe: Recipe) -> str:
+    try:
+        return str(auto_class(load_config(recipe.model)).__name__)
+    except UnusableInput:  # the base can no longer be read here
+        return "AutoModelForCausalLM"
 
 
 def _longer_context(recipe: Recipe) -> str:

@@ -11,7 +11,7 @@ from tuitune.backends.loftq import base_in_4bit
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
 from tuitune.export.kinds import Cancelled
-from tuitune.model import training_config
+from tuitune.model import auto_class, training_config
 from tuitune.recipe import ModelSection, Recipe
 from tuitune.run import Run
 from tuitune.text import one_line
@@ -64,12 +64,11 @@ def _base(recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
     For an adapter that began with LoftQ these are its 4-bit weights again, for which it makes up.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     model, in_4bit = recipe.model, base_in_4bit(recipe)
     config = training_config(recipe)
     dtype = torch.float16 if config.dtype == torch.float16 else torch.bfloat16
-    base = AutoModelForCausalLM.from_pretrained(
+    base = auto_class(config).from_pretrained(
         model.name,
         config=config,
         revision=model.revision or "main",
@@ -122,9 +121,10 @@ def _prove(folder: Path, before: dict[str, int], after: dict[str, int], base_key
 
     `before` and `after` are checksums of weights before and after the merge. Raises TuituneError.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    saved, loading = AutoModelForCausalLM.from_pretrained(
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    saved, loading = auto_class(config).from_pretrained(
         folder, dtype="auto", device_map="cpu", use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     odd = {str(name) for names in loading.values() for name in names} | ((_stored_keys(folder) ^ base_keys) - tied)

@@ -37,7 +37,7 @@ from pathlib import Path
 import torch
 from datasets import load_dataset
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DataCollatorForSeq2Seq
+from transformers import $auto_class, AutoTokenizer, BitsAndBytesConfig, DataCollatorForSeq2Seq
 from trl import SFTConfig, SFTTrainer
 
 HERE = Path(__file__).parent
@@ -99,7 +99,7 @@ else:
         )
     if LOAD_IN_8BIT:
         quantization["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    model = AutoModelForCausalLM.from_pretrained(
+    model = $auto_class.from_pretrained(
         MODEL,
         revision=REVISION,
         dtype=dtype,
@@ -197,9 +197,12 @@ def script(recipe: Recipe, title: str) -> str:
     """The text of train.py; values are written as Python literals, so that none of them is ever run as code."""
     from tuitune.backends.transformers import uses_checkpointing
     from tuitune.chat_templates import TEMPLATES
-    from tuitune.estimate import shape_of
+    from tuitune.estimate import empty_model
+    from tuitune.model import auto_class, load_config
+    from tuitune.targets import resolve
 
     model, lora, train = recipe.model, recipe.lora, recipe.train
+    empty = empty_model(recipe)
     values = {
         **lora.model_dump(),
         **train.model_dump(),
@@ -209,11 +212,13 @@ def script(recipe: Recipe, title: str) -> str:
         "load_in_8bit": model.load_in_8bit,
         "chat_template": TEMPLATES[model.chat_template] if model.chat_template else None,
         "max_length": recipe.data.max_length,
+        "target_modules": resolve(empty, recipe).as_unsloth(),
         "modules_to_save": list(lora.modules_to_save) or None,
-        "gradient_checkpointing": uses_checkpointing(recipe, shape_of(recipe).total_parameters),
+        "gradient_checkpointing": uses_checkpointing(recipe, empty.num_parameters()),
         "optim": "adamw_torch_fused" if train.optim == "auto" else train.optim,
     }
     literals = {name: repr(value) for name, value in values.items()}
+    literals["auto_class"] = auto_class(load_config(model)).__name__
     shown = safe_text(title).replace("\\", "/").replace('"', "'")
     text = _SCRIPT.substitute(literals, title=shown)
     ast.parse(text)
