@@ -4,6 +4,9 @@ import sys
 
 
 def main() -> int:
+    from tuitune.streams import settle_streams
+
+    settle_streams()
     from tuitune.cli import run_command
 
     return run_command(sys.argv[1:])

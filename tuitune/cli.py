@@ -5,13 +5,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tuitune import __version__
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.paths import expanded
+from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
 
 DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -38,22 +39,29 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
 def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit status; every failure is one sentence on stderr."""
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except OutputLost as error:
+        if isinstance(error.reason, BrokenPipeError):
+            return DONE  # as of `head`, which has seen enough
+        return _fail(str(error), FAILED)
     except TuituneError as error:
-        print(f"tuitune: {safe_text(error)}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print("tuitune: interrupted.", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush finds a reader
-        return DONE
+        return _fail("interrupted.", INTERRUPTED)
     except Exception as error:
         if os.environ.get("TUITUNE_DEBUG"):
             raise
         message = one_line(explain(error), max_length=300)
-        print(f"tuitune: {message} (this is a bug; TUITUNE_DEBUG=1 shows where).", file=sys.stderr)
-        return FAILED
+        return _fail(f"{message} (this is a bug; TUITUNE_DEBUG=1 shows where).", FAILED)
+
+
+def _fail(message: str, status: int) -> int:
+    with suppress(OSError, OutputLost):  # nobody to tell it to
+        sys.stdout.flush()
+        print(f"tuitune: {safe_text(message)}", file=sys.stderr, flush=True)
+    return status
 
 
 class _Parser(argparse.ArgumentParser):

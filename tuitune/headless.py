@@ -1,6 +1,7 @@
 """The commands' way of doing what the screens do: follow a run, chat, export and report on plain output."""
 
 import asyncio
+import contextlib
 import json
 import math
 import shlex
@@ -8,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run
 from tuitune.session.client import Session, SessionLost
+from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -48,6 +50,25 @@ def follow_run(run: Run) -> int:
 async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewer: "_Viewer") -> int:
     session = await Session.start()
     interrupted = _stop_on_signals(session, viewer)
+    try:
+        viewer.status("Starting: importing the libraries")
+        await _while_seen(session, viewer, _train(session, viewer, recipe, runs_folder, name))
+    except TuituneError as error:
+        viewer.close()
+        if not interrupted.is_set():
+            raise
+        if viewer.run is not None:
+            print(f"tuitune: {safe_text(error)}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        viewer.close()
+        await session.close()
+    viewer.report()
+    return INTERRUPTED if interrupted.is_set() else DONE
+
+
+async def _train(session: Session, viewer: "_Viewer", recipe: Recipe, runs_folder: Path, name: str | None) -> None:
+    """Train, and give every event to the viewer. Raises TuituneError."""
     begun = asyncio.Event()
 
     def on_part(part: dict[str, Any]) -> None:
@@ -55,27 +76,15 @@ async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewe
             viewer.run = Run(Path(part["run"]))
             begun.set()
 
-    viewer.status("Starting: importing the libraries")
-    job = asyncio.create_task(
-        session.call("train", on_part, recipe=recipe.model_dump(mode="json"), runs=str(runs_folder), name=name)
-    )
-    try:
-        job.add_done_callback(lambda done: begun.set())
-        await begun.wait()
-        if viewer.run is not None:
+    raw = recipe.model_dump(mode="json")
+    job = asyncio.create_task(session.call("train", on_part, recipe=raw, runs=str(runs_folder), name=name))
+    job.add_done_callback(lambda _: begun.set())
+    await begun.wait()
+    if viewer.run is not None:
+        with contextlib.suppress(SessionLost):  # which the job tells
             await session.follow(viewer.add)
-        await job
-        await viewer.ended.wait()
-    except TuituneError as error:
-        viewer.close()
-        if interrupted.is_set():
-            return INTERRUPTED
-        raise error
-    finally:
-        viewer.close()
-        await session.close()
-    viewer.report()
-    return INTERRUPTED if interrupted.is_set() else DONE
+    await job
+    await _first(viewer.ended.wait(), session.lost.wait())
 
 
 async def _follow_run(run: Run, viewer: "_Viewer") -> int:
@@ -85,15 +94,50 @@ async def _follow_run(run: Run, viewer: "_Viewer") -> int:
     except TuituneError:
         for event in run.events():
             viewer.add(event)
-        viewer.close()
+        if viewer.problem is not None:
+            raise viewer.problem from None
     else:
-        await session.follow(viewer.add)
-        ends = [asyncio.create_task(each.wait()) for each in (viewer.ended, session.lost)]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        viewer.close()
-        await session.close()
+        try:
+            await _while_seen(session, viewer, _follow(session, viewer))
+        finally:
+            viewer.close()
+            await session.close()
+    viewer.close()
     viewer.report()
     return DONE if run.status() in ("done", "stopped") else FAILED
+
+
+async def _follow(session: Session, viewer: "_Viewer") -> None:
+    """Give every event to the viewer until the run or its session has ended."""
+    with contextlib.suppress(SessionLost):  # the report says how the run stands
+        await session.follow(viewer.add)
+    await _first(viewer.ended.wait(), session.lost.wait())
+
+
+async def _while_seen(session: Session, viewer: "_Viewer", work: Coroutine[Any, Any, None]) -> None:
+    """Do the work for as long as the viewer can show it. Raises TuituneError, also where a run goes on unseen."""
+    if isinstance(viewer.problem, OutputLost):
+        work.close()
+        raise TuituneError(f"{viewer.problem} Nothing was started.") from None
+    task = asyncio.create_task(work)
+    await _first(task, viewer.left.wait())
+    if not task.done():
+        await session.close()  # first, as a command whose caller is cancelled is cancelled too
+        await asyncio.gather(task, return_exceptions=True)
+    elif viewer.problem is None:
+        await task
+    if viewer.problem is None:
+        return
+    if viewer.run is None or viewer.history.ended is not None or not isinstance(viewer.problem, OutputLost):
+        raise viewer.problem
+    back = own_command("attach", viewer.run.folder)
+    raise TuituneError(f"{viewer.problem} Run {one_line(viewer.run.name)} goes on; come back to it with: {back}")
+
+
+async def _first(*ends: Awaitable[Any]) -> None:
+    """Wait until one of them has ended."""
+    tasks = [asyncio.ensure_future(end) for end in ends]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _stop_on_signals(session: Session, viewer: "_Viewer") -> asyncio.Event:
@@ -124,17 +168,32 @@ class _Viewer:
         self.run: Run | None = None
         self.history = History()
         self.ended = asyncio.Event()
+        self.left = asyncio.Event()
+        """Set once nothing can be shown any more, because of `problem`."""
+        self.problem: Exception | None = None
 
     def add(self, event: Event) -> None:
         self.history.add(event)
-        self.show(event)
+        self._show(lambda: self.show(event))
         if isinstance(event, Finished | Failed):
             self.ended.set()
+
+    def status(self, text: str) -> None:
+        self._show(lambda: self.show_status(text))
+
+    def _show(self, show: Callable[[], None]) -> None:
+        if self.problem is not None:
+            return
+        try:
+            show()
+        except Exception as error:  # the reader of a pipe has gone, a disk is full: no matter for the run
+            self.problem = error
+            self.left.set()
 
     def show(self, event: Event) -> None:
         raise NotImplementedError
 
-    def status(self, text: str) -> None: ...
+    def show_status(self, text: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -165,7 +224,7 @@ class _TextViewer(_Viewer):
             self._task = self._progress.add_task("", total=None)
             self._progress.start()
 
-    def status(self, text: str) -> None:
+    def show_status(self, text: str) -> None:
         if self._progress:
             self._progress.update(self._task, description=text, total=None)
         else:

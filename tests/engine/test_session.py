@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import stat
@@ -163,6 +164,70 @@ async def test_an_event_of_any_length_reaches_who_follows(tmp_path: Path, demo_r
         file.write(to_json(Notice(text="x" * 3 * 2**20)) + "\n")
     await seen(session, Finished)
     await job
+    await session.close()
+
+
+async def test_an_event_or_a_request_beyond_what_a_line_may_hold_ends_no_connection(
+    tmp_path: Path, demo_recipe: Recipe
+) -> None:
+    session = await Session.start()
+    run, job = await start_run(session, demo_recipe, tmp_path / "runs")
+    with run.events_file.open("a") as file:
+        file.write(to_json(Notice(text="x" * 33 * 2**20)) + "\nno JSON\n")
+    notices: list[str] = []
+    over = asyncio.Event()
+
+    def add(event: Event) -> None:
+        if isinstance(event, Notice):
+            notices.append(event.text)
+        if isinstance(event, Finished):
+            over.set()
+
+    await session.follow(add)
+    await asyncio.wait_for(over.wait(), 120)
+    assert await job == {"status": "done"}
+    assert "An event of 33 MiB is too long to be shown; it is in events.jsonl." in notices
+    with pytest.raises(UnusableInput, match="larger than 32 MiB: give a shorter text"):
+        await session.call("chat", run=str(run.folder), messages=[{"role": "user", "content": "x" * 33 * 2**20}])
+    assert await session.call("status")
+    await session.close()
+
+
+async def test_an_answer_beyond_what_a_line_may_hold_is_an_error_of_its_command(
+    tmp_path: Path, demo_recipe: Recipe
+) -> None:
+    row = {"prompt": "Count.", "completion": " ".join(str(number) for number in range(200_000))}
+    (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n")
+    raw = demo_recipe.model_dump(mode="json")
+    raw["data"] |= {"path": str(tmp_path / "long.jsonl"), "max_length": 2_000_000}
+    session = await Session.start()
+    with pytest.raises(TuituneError, match="MiB and may have 32: ask for fewer rows"):
+        await session.call("rows", recipe=raw, start=0, stop=1)
+    assert await session.call("status")
+    await session.close()
+
+
+async def test_a_run_whose_folder_is_moved_goes_on_to_be_seen_and_saved(tmp_path: Path, demo_recipe: Recipe) -> None:
+    train = {**demo_recipe.train.model_dump(), "max_steps": 5000}
+    recipe = Recipe.from_data({**demo_recipe.model_dump(), "train": train})
+    session = await Session.start()
+    run, job = await start_run(session, recipe, tmp_path / "runs")
+    events: asyncio.Queue[Event] = asyncio.Queue()
+    await session.follow(events.put_nowait)
+
+    async def until(kind: type[Event], text: str = "") -> Event:
+        while not isinstance(event := await asyncio.wait_for(events.get(), 120), kind) or text not in str(event):
+            pass
+        return event
+
+    await until(Step)
+    run.folder.rename(tmp_path / "runs" / "moved")
+    assert "is in a new folder of that name" in str(await until(Notice, "moved or removed"))
+    assert await session.call("stop") == {"stopping": "after this step"}
+    await until(Finished)
+    assert await asyncio.wait_for(job, 60)
+    assert (run.adapter / "adapter_model.safetensors").is_file() and run.recipe() == recipe
+    assert Run(tmp_path / "runs" / "moved").status() == "stopped"
     await session.close()
 
 

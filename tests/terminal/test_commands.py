@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -130,6 +131,55 @@ def test_a_held_out_loss_that_is_not_a_number_hides_no_run(tmp_path: Path, demo_
     assert (told["status"], told["loss_before"], told["loss_after"]) == ("done", None, None)
     shown = tuitune("attach", "nan")
     assert shown.returncode == 0 and "held-out loss is not a number at step 1" in shown.stdout
+
+
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_is_said_to(
+    form: list[str], recipe_file: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "unseen", *form],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    for line in process.stdout:
+        if ("started" if form else "run unseen") in line:
+            break
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(timeout=60) == 1
+    run = find_run("unseen", tmp_path / "runs")
+    assert "goes on; come back to it with: " in said and str(run.folder) in said and len(said.splitlines()) == 1
+    followed = tuitune("attach", "unseen")
+    assert followed.returncode == 0 and "Run unseen: done" in followed.stdout and run.status() == "done"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_on_a_full_disk_is_said_in_a_sentence(unbuffered: str, recipe_file: str) -> None:
+    for arguments in (["runs"], ["inspect", recipe_file], ["run", recipe_file]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "tuitune", *arguments],
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 1
+        assert done.stderr.startswith("tuitune: Standard output cannot be written (No space left on device).")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_output_that_is_read_in_part_is_no_failure(recipe_file: str) -> None:
+    command = shlex.join([sys.executable, "-m", "tuitune", "inspect", recipe_file, "--rows", "0:300"])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
 
 
 def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from tuitune.events import Event, from_data
 from tuitune.hardware import choose_gpu
 from tuitune.run import Run
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, new_socket_path
+from tuitune.text import one_line
 
 Part = dict[str, Any]
 _START_SECONDS = 30.0
 
 
 class SessionLost(TuituneError):
-    """The session process is gone, and with it whatever it had not saved."""
+    """The connection to the session is gone, most often with its process and whatever that had not saved."""
 
 
 class Session:
@@ -39,6 +40,9 @@ class Session:
         self._on_event: Callable[[Event], None] | None = None
         self.lost = asyncio.Event()
         """Set once the connection has ended, from whichever side."""
+        self.ending = "The session process has ended unexpectedly"
+        """Why it has ended, as the beginning of a sentence."""
+        self._remedy = "what it had saved is in the run folder: start again."
         self._listener = asyncio.create_task(self._listen())
 
     @classmethod
@@ -85,7 +89,7 @@ class Session:
         """Run a command to its end and return its result; `on_part` gets what it sends on the way.
 
         Cancelling the awaiting task cancels the job in the session. Raises TuituneError with the session's sentence
-        (UnusableInput where it is the input's fault), SessionLost when the process goes away.
+        (UnusableInput where it is the input's fault, or too large to be sent), SessionLost when the process goes away.
         """
         number = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -107,6 +111,7 @@ class Session:
 
     async def close(self) -> None:
         """End the connection. A live run goes on; a session with nothing to do and no other client ends."""
+        self.ending, self._remedy = "The connection to the session was closed", "a run that is going goes on."
         self._writer.close()
         self._listener.cancel()
         await asyncio.gather(self._listener, return_exceptions=True)
@@ -114,22 +119,35 @@ class Session:
     def _send(self, message: dict[str, Any]) -> None:
         if self.lost.is_set():
             raise self._lost()
-        self._writer.write(encode(message))
+        line = encode(message)
+        if len(line) > MAX_LINE_BYTES:
+            raise UnusableInput(
+                f"What is sent to the session is larger than {MAX_LINE_BYTES // 2**20} MiB: give a shorter text."
+            )
+        self._writer.write(line)
 
     async def _listen(self) -> None:
         try:
             while line := await self._reader.readline():
-                self._receive(decode(line))
-        except (OSError, ValueError):
+                with contextlib.suppress(ValueError):  # a line of the record that something else wrote there
+                    self._receive(decode(line))
+        except ValueError as error:  # a line that is too long
+            self.ending = f"The session sent what cannot be read ({one_line(error, max_length=80)})"
+            self._remedy = "a run that is going goes on: come back to it with `tuitune attach`."
+        except OSError:
             pass
         finally:
+            self._writer.close()
             self.lost.set()
             for future, _ in self._waiting.values():
                 if not future.done():
                     future.set_exception(self._lost())
 
     def _receive(self, message: dict[str, Any]) -> None:
-        if "event" in message:
+        if "lost" in message:
+            self.ending, self._remedy = message["lost"], "a run that is going goes on."
+            return
+        if isinstance(message.get("event"), dict):
             event = from_data(message["event"])
             if event is not None and self._on_event is not None:
                 try:
@@ -157,9 +175,7 @@ class Session:
 
     def _lost(self) -> SessionLost:
         where = f"; its log is {self._log_file}" if self._log_file else ""
-        return SessionLost(
-            f"The session process has ended unexpectedly{where}; what it had saved is in the run folder: start again."
-        )
+        return SessionLost(f"{self.ending}{where}; {self._remedy}")
 
 
 def _spawn(socket: Path, log_file: Path) -> subprocess.Popen[bytes]:

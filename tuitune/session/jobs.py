@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuitune import backends
+from tuitune.atomic import write_atomic
 from tuitune.backends import LoadedModel
 from tuitune.backends.environment import warm_up
 from tuitune.backends.output import printed
 from tuitune.backends.read_ahead import read_ahead
 from tuitune.checkpoints import require_whole_adapter
 from tuitune.errors import TuituneError, UnusableInput, explain
-from tuitune.events import Event, Failed, Finished, Output, Started
+from tuitune.events import Event, Failed, Finished, Notice, Output, Started
 from tuitune.recipe import Recipe
 from tuitune.run import Run, RunWriter, create_run, default_runs_folder
 from tuitune.session.worker import Job, Result
@@ -40,6 +41,7 @@ class Jobs:
         self._socket_path = socket_path
         self._on_event = on_event
         self._writer: RunWriter | None = None
+        self._recipe: Recipe | None = None
         self._writing = threading.Lock()
         self._loaded: tuple[Run, LoadedModel] | None = None
 
@@ -133,7 +135,7 @@ class Jobs:
         self._free()
         writer = create_run(recipe, Path(runs) if runs else default_runs_folder(), name, machine().as_dict())
         writer.announce(self._socket_path)
-        self.run, self._writer = writer.run, writer
+        self.run, self._writer, self._recipe = writer.run, writer, recipe
         _log_to(writer.run.log_file)
         self.emit(Started(run=writer.run.name, attempt=1, pid=os.getpid()))
         job.part(run=str(writer.run.folder))
@@ -218,6 +220,15 @@ class Jobs:
                 return
             self._writer.append(event)
         self._on_event()
+
+    def keep_folder(self) -> None:
+        """Where the folder of the run that is training was moved or removed, make it anew for what is still saved."""
+        if not self.is_training or self.run is None or self._recipe is None or self.run.recipe_file.exists():
+            return
+        self.run.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(self.run.recipe_file, self._recipe.to_yaml())
+        text = "was moved or removed: what is saved from now on is in a new folder of that name."
+        self.emit(Notice(text=f"The run folder {one_line(self.run.folder)} {text}"))
 
     def abandon(self) -> None:
         """Record that the run was stopped in the middle of a step; the process ends after this."""

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tuitune.backends.environment import prepare_environment
 from tuitune.errors import TuituneError, explain
+from tuitune.events import Notice, to_json
 from tuitune.hardware import sample
+from tuitune.run import Run
 from tuitune.session.jobs import Jobs
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions
 from tuitune.session.worker import Cancelled, Job, Result, Worker
@@ -31,18 +33,25 @@ _OUTLIVE_THEIR_CLIENT = ("train", "export")
 
 
 class Client:
-    """One connection; `offset` is how much of the run's record it was sent, None while it does not follow."""
+    """One connection."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
         self.jobs: dict[int, Job] = {}
-        self.offset: int | None = None
         self.wake = asyncio.Event()
         self.follower: asyncio.Task[None] | None = None
 
     def send(self, message: dict[str, Any]) -> None:
+        """Send a message; in place of one that no client could read as it is too long, an error for its command."""
+        line = encode(message)
+        if len(line) > MAX_LINE_BYTES:
+            problem = (
+                f"The answer has {len(line) // 2**20} MiB and may have {MAX_LINE_BYTES // 2**20}: "
+                "ask for fewer rows, or shorten them."
+            )
+            line = encode({"id": message.get("id"), "error": problem, "exit_code": 1})
         if not self.writer.is_closing():
-            self.writer.write(encode(message))
+            self.writer.write(line)
 
 
 class Server:
@@ -162,7 +171,6 @@ class Server:
                 return {}
             case "follow":
                 if client.follower is None:
-                    client.offset = 0
                     client.wake.set()
                     client.follower = asyncio.create_task(self._feed(client))
                 return {}
@@ -186,31 +194,38 @@ class Server:
             client.wake.set()
 
     async def _feed(self, client: Client) -> None:
-        """Send the run's record from its first byte on, as it grows: the file is the queue, so nothing is lost."""
-        run = None
-        while True:
-            await client.wake.wait()
-            client.wake.clear()
-            if run != self.jobs.run:
-                run, client.offset = self.jobs.run, 0
-            if run is None:
-                continue
+        """Send the run's record from its first byte on, as it grows: the file is the queue, so nothing is lost.
+
+        The file stays open, so that a run folder that is moved or removed takes no event away.
+        """
+        run: Run | None = None
+        record: BinaryIO | None = None
+        try:
             while True:
-                with run.events_file.open("rb") as file:
-                    file.seek(client.offset or 0)
-                    lines = [line for line in file.readlines(_CHUNK_BYTES) if line.endswith(b"\n")]
-                if not lines:
-                    break
-                client.offset = (client.offset or 0) + sum(map(len, lines))
-                for line in lines:
-                    client.writer.write(b'{"event": ' + line[:-1] + b"}\n")
-                await client.writer.drain()
+                await client.wake.wait()
+                client.wake.clear()
+                if run != self.jobs.run and self.jobs.run is not None:
+                    if record is not None:
+                        record.close()
+                    run = self.jobs.run
+                    record = run.events_file.open("rb")
+                while record is not None and (lines := _whole_lines(record)):
+                    for line in lines:
+                        client.writer.write(_as_message(line))
+                    await client.writer.drain()
+        except OSError as error:
+            client.send({"lost": f"The record of run {run.name if run else ''} cannot be read ({explain(error)})"})
+            client.writer.close()
+        finally:
+            if record is not None:
+                record.close()
 
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
             if self.jobs.is_training:
                 with contextlib.suppress(OSError):  # a full disk ends the run, and may have room again for the next
+                    self.jobs.keep_folder()
                     self.jobs.emit(sample(folder=self.jobs.run.folder if self.jobs.run else None))
 
     # --- the end -----------------------------------------------------------------------------------------------
@@ -247,6 +262,23 @@ class Server:
     def _end_if_idle(self) -> None:
         if not self.lasting and (self.leaving or not self.clients):
             self.ended.set()
+
+
+def _whole_lines(record: BinaryIO) -> list[bytes]:
+    """The next lines, about a megabyte of them; what is not yet written to its end is left for later."""
+    start = record.tell()
+    lines = [line for line in record.readlines(_CHUNK_BYTES) if line.endswith(b"\n")]
+    record.seek(start + sum(map(len, lines)))
+    return lines
+
+
+def _as_message(line: bytes) -> bytes:
+    """An event's line of the record as a message to a client."""
+    message = b'{"event": ' + line[:-1] + b"}\n"
+    if len(message) <= MAX_LINE_BYTES:
+        return message
+    notice = Notice(text=f"An event of {len(line) // 2**20} MiB is too long to be shown; it is in events.jsonl.")
+    return b'{"event": ' + to_json(notice).encode() + b"}\n"
 
 
 def _error(error: BaseException) -> dict[str, Any]:
