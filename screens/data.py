@@ -257,10 +257,10 @@ class DataScreen(StepScreen):
         listed.clear_options()
         self._examples = {}
         lines = [
-            (f"left out: {reason}", each["count"], self._rows_of(each)) for reason, each in found["dropped"].items()
-        ] + [(each["text"], each["count"], self._rows_of(each)) for each in found["findings"]]
+            (f"left out: {reason}", each["count"], each["examples"]) for reason, each in found["dropped"].items()
+        ] + [(each["text"], each["count"], each["examples"]) for each in found["findings"]]
         for number, (text, count, examples) in enumerate(lines):
-            self._examples[f"finding-{number}"] = examples
+            self._examples[f"finding-{number}"] = [(row, source) for source, row in examples]
             line = Content.assemble(
                 ("! ", "$text-warning"), (f"{count:,} row{'s' * (count != 1)} ", "bold"), one_line(text, max_length=300)
             )
@@ -278,14 +278,6 @@ class DataScreen(StepScreen):
         listed.border_title = "Enter shows such a row" if lines else ""
         listed.action_first()
         listed.focus()
-
-    def _rows_of(self, finding: dict[str, Any]) -> list[tuple[int, int]]:
-        """Rows that show a finding, each with its dataset's place among the sources."""
-        names = [each["name"] for each in self.sources]
-        elsewhere = [
-            (row, names.index(name)) for name, rows in finding["elsewhere"].items() if name in names for row in rows
-        ]
-        return [*((row, 0) for row in finding["examples"]), *elsewhere]
 
     @on(OptionList.OptionSelected, "#findings")
     def _follow_finding(self, event: OptionList.OptionSelected) -> None:

@@ -26,6 +26,7 @@ from tuitune.chat_templates import TEMPLATES
 from tuitune.data import content
 from tuitune.data.audit import Audit, audit
 from tuitune.data.digest import among, digest, repeats
+from tuitune.data.inspect import summary
 from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.masking import IGNORED, Masker, Message, Sample
@@ -44,7 +45,7 @@ def recipe(path: Path, rows: list[Any], **fields: Any) -> Recipe:
 
 
 def found(report: Audit) -> dict[str, list[int]]:
-    return {finding.name: finding.examples for finding in report.findings}
+    return {finding.name: [example.row for example in finding.examples] for finding in report.findings}
 
 
 @pytest.fixture(autouse=True)
@@ -113,12 +114,39 @@ def test_a_mix_is_audited_whole(tmp_path: Path) -> None:
     assert sum(each.share for each in report.sources) == pytest.approx(1)
     assert report.sources[1].share == pytest.approx(0.5, abs=0.1)
     (dropped,) = report.dropped.values()
-    assert (dropped["examples"], dropped["elsewhere"]) == ([], {"other.jsonl": [3]})
-    elsewhere = {finding.name: finding.elsewhere for finding in report.findings}
-    assert elsewhere["duplicate"] == {"other.jsonl": [0]}
-    assert elsewhere["in evaluation"] == {"eval.jsonl": [0]}
-    assert elsewhere["leak to evaluation"] == {"eval.jsonl": [1]}
+    assert dropped["examples"] == [(1, 3)]
+    examples = {finding.name: finding.examples for finding in report.findings}
+    assert examples["duplicate"] == [(1, 0)]
+    assert examples["in evaluation"] == [(2, 0)]
+    assert examples["leak to evaluation"] == [(2, 1)]
     assert "other.jsonl: 3 of 4 rows" in report.as_text() and "(other.jsonl: rows 0)" in report.as_text()
+
+
+def test_datasets_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
+    """In counts, findings and what is left out; the last is the evaluation's."""
+    paths = []
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        paths.append(tmp_path / folder / "rows.jsonl")
+    rows = [chat(f"Ask {n}", f"Say {n}") for n in range(6)]
+    recipe(paths[1], [rows[0], chat("Hm"), chat("New?", " ")])
+    recipe(paths[2], [chat("Other?", "Yes."), rows[1], chat("Well"), chat("Newer?", " ")])
+    also = [{"path": str(path)} for path in paths[1:]]
+    recipe(tmp_path / "rows.jsonl", [rows[2], chat("Measured?", "Yes.")])
+    chosen = recipe(paths[0], rows, also=also, eval_path=str(tmp_path / "rows.jsonl"))
+    tokenizer = load_tokenizer(chosen.model)
+    report = audit(chosen, tokenizer)
+    names = ["rows.jsonl (dataset 1)", "rows.jsonl (dataset 2)", "rows.jsonl (dataset 3)"]
+    assert [source.name for source in report.sources] == names
+    assert [part["name"] for part in summary(chosen)["sources"]] == [*names, "rows.jsonl"]
+    examples = {finding.name: finding.examples for finding in report.findings}
+    assert examples["duplicate"] == [(1, 0), (2, 1)]
+    assert examples["in evaluation"] == [(3, 0)]
+    dropped = {reason.partition(":")[0]: entry["examples"] for reason, entry in report.dropped.items()}
+    assert dropped["it has no assistant turn"] == [(1, 1), (2, 2)]
+    assert "(rows.jsonl (dataset 2): rows 0; rows.jsonl (dataset 3): rows 1)" in report.as_text()
+    counts = {reason: entry.count for reason, entry in prepare(chosen, tokenizer).dropped.items()}
+    assert sum(counts.values()) == sum(entry["count"] for entry in report.dropped.values())
 
 
 @given(st.lists(st.integers(0, 30), max_size=60), st.lists(st.integers(0, 30), max_size=60))
@@ -224,7 +252,25 @@ def test_long_rows_are_cut_dropped_or_split(tmp_path: Path) -> None:
 
 def test_bad_rows_can_refuse_the_run(tmp_path: Path) -> None:
     chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), chat("Hm")], bad_rows="refuse")
-    with pytest.raises(UnusableInput, match=r"1 rows of rows\.jsonl cannot be used .* row 1: it has no assistant turn"):
+    tokenizer = load_tokenizer(chosen.model)
+    says = r"1 rows of rows\.jsonl cannot be used .* row 1 of rows\.jsonl: it has no assistant turn"
+    with pytest.raises(UnusableInput, match=says):
+        prepare(chosen, tokenizer)
+    # Of a mix, the dataset is named that has them.
+    recipe(tmp_path / "other.jsonl", [chat("Hm"), chat("Hi", "Ahoy"), chat("Well")])
+    also = [{"path": str(tmp_path / name)} for name in ("other.jsonl", "rows.jsonl")]
+    recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), chat("Hm")])
+    chosen = recipe(tmp_path / "good.jsonl", [chat("Hi", "Ahoy")], bad_rows="refuse", also=also)
+    says = r"2 rows of other\.jsonl, 1 of other datasets, cannot be used .* row 0 of other\.jsonl: it has no assistant"
+    with pytest.raises(UnusableInput, match=says):
+        prepare(chosen, tokenizer)
+
+
+def test_a_mix_without_a_usable_row_names_the_commonest_reason_with_its_dataset(tmp_path: Path) -> None:
+    recipe(tmp_path / "other.jsonl", [{"messages": [{"role": "captain", "content": "Aye"}]}, chat("Hm"), chat("Hm?")])
+    chosen = recipe(tmp_path / "rows.jsonl", [chat("Well")], also=[{"path": str(tmp_path / "other.jsonl")}])
+    says = r"No row of other\.jsonl nor of the 1 other dataset can be .* row 1 of other\.jsonl \(of 2 such\): it has no"
+    with pytest.raises(UnusableInput, match=says):
         prepare(chosen, load_tokenizer(chosen.model))
 
 

@@ -125,7 +125,7 @@ def test_a_split_of_a_configuration_is_read_and_audited(tuitune: Tuitune, hub: H
     report = audited.answer()
     assert (report["rows"], report["used"]) == (21, 20)
     (dropped,) = report["dropped"].values()
-    assert dropped["examples"] == [20] and dropped["first"].startswith("lines/train-1.jsonl: line 9")
+    assert dropped["examples"] == [[0, 20]] and dropped["first"].startswith("lines/train-1.jsonl: line 9")
     row = shown.answer()
     assert "The second 3." in "".join(token["text"] for token in row["tokens"] if token["trained"])
     assert [each["rows"] for each in mixed.answer()["sources"]] == [21, 10]

@@ -122,32 +122,44 @@ async def test_a_dataset_of_the_hub_is_found_by_words_and_its_split_chosen(
 async def test_each_dataset_of_a_mix_is_shown_and_its_findings_lead_to_its_rows(
     recipe: Recipe, tmp_path: Path, runs_folder: Path
 ) -> None:
-    for name, count in (("many", 30), ("few", 10), ("held", 5)):
+    """Also where the file of another has the same name."""
+    (tmp_path / "few").mkdir()
+    for name, count in (("many", 30), ("few/many", 10), ("held", 5)):
         rows = [{"question": f"{name} {n}?", "answer": f"It is {name} {n}."} for n in range(count)]
-        rows[-1] = rows[0] if name == "few" else rows[-1]
+        rows[-1] = rows[0] if name == "few/many" else rows[-1]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     changes = {
         "path": str(tmp_path / "many.jsonl"),
-        "also": [SourceSection(path=str(tmp_path / "few.jsonl"), weight=2)],
+        "also": [SourceSection(path=str(tmp_path / "few" / "many.jsonl"), weight=2)],
         "eval_path": str(tmp_path / "held.jsonl"),
     }
     data = recipe.data.model_copy(update=changes)
     app = TuituneApp(recipe.model_copy(update={"data": data}), runs_folder=runs_folder)
     async with app.run_test(size=SIZE) as pilot:
         await app.show_step("data")
-        await until(pilot, lambda: "many.jsonl · Row 0 of 30" in screen_text(pilot), seconds=60, what="the first row")
+        await until(
+            pilot,
+            lambda: "many.jsonl (dataset 1) · Row 0 of 30" in screen_text(pilot),
+            seconds=60,
+            what="the first row",
+        )
         shown = screen_text(pilot)
-        assert "many.jsonl, 30 rows × 1 = 60% of what is drawn" in shown
-        assert "few.jsonl, 10 rows × 2 = 40% of what is drawn" in shown
+        assert "many.jsonl (dataset 1), 30 rows × 1 = 60% of what is drawn" in shown
+        assert "many.jsonl (dataset 2), 10 rows × 2 = 40% of what is drawn" in shown
         assert "measured on: held.jsonl, 5 rows" in shown
         await pilot.press("ctrl+r")
-        await until(pilot, lambda: "▸It is few 0." in screen_text(pilot), seconds=30, what="the second dataset")
+        await until(pilot, lambda: "▸It is few/many 0." in screen_text(pilot), seconds=30, what="the second dataset")
         await pilot.press("ctrl+r")
         await until(pilot, lambda: "▸It is held 0." in screen_text(pilot), seconds=30, what="the evaluation's rows")
         await pilot.press("ctrl+t")
         await until(pilot, lambda: "1 row the same" in screen_text(pilot), seconds=30, what="the audit")
         await pilot.press("enter")
-        await until(pilot, lambda: "few.jsonl · Row 9 of 10" in screen_text(pilot), seconds=30, what="the repeated row")
+        await until(
+            pilot,
+            lambda: "many.jsonl (dataset 2) · Row 9 of 10" in screen_text(pilot),
+            seconds=30,
+            what="the repeated row",
+        )
 
 
 async def test_the_audit_offers_a_max_length_and_enter_takes_it(app: TuituneApp) -> None:

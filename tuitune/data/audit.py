@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tuitune.data.dataset import open_dataset
-from tuitune.data.findings import Finding, Gathered
+from tuitune.data.findings import Example, Finding, Gathered
 from tuitune.data.prepare import Prepared, Source, first_parts, prepare
 from tuitune.masking import IGNORED, Masker, UnusableRow
 from tuitune.model import load_tokenizer
@@ -60,9 +60,10 @@ class Audit:
     used: int
     sources: list[SourceCounts]
     """Each dataset's part, in the recipe's order."""
+    names: list[str]
+    """Of all datasets by their place, the evaluation's last: what `examples` are told by."""
     dropped: dict[str, dict[str, Any]]
-    """Reason to `count`, `examples` (row numbers), `elsewhere` (those of further datasets, by name) and `first` (the
-    first row's own words)."""
+    """Reason to `count`, `examples` (like a finding's) and `first` (the first row's own words)."""
     tokens: int
     """Tokens that are trained on, after max_length."""
     trained_tokens: int
@@ -79,7 +80,7 @@ class Audit:
     """Rows that lose the end of their last reply to max_length."""
     lengths: list[Length]
     findings: list[Finding]
-    """Only what was found, the commonest first. Their examples are rows of the first dataset unless they say so."""
+    """Only what was found, the commonest first."""
     notices: list[str]
     """What the user should know of where replies begin and how the rows are kept, one sentence each."""
 
@@ -101,16 +102,19 @@ class Audit:
                 + ", ".join(each.as_text() for each in self.lengths)
             )
         for reason, entry in self.dropped.items():
-            where = _listed(entry["examples"], entry["elsewhere"])
-            lines.append(f"{entry['count']:,} rows are left out: {reason} ({where})")
-        for each in self.findings:
-            lines.append(f"{each.count:,} rows: {each.text} ({_listed(each.examples, each.elsewhere)})")
+            lines.append(f"{entry['count']:,} rows are left out: {reason} ({self._listed(entry['examples'])})")
+        for finding in self.findings:
+            lines.append(f"{finding.count:,} rows: {finding.text} ({self._listed(finding.examples)})")
         return "\n".join([*lines, *self.notices])
 
-
-def _listed(rows: list[int], elsewhere: dict[str, list[int]]) -> str:
-    parts = [f"rows {', '.join(map(str, rows))}"] if rows else []
-    return "; ".join([*parts, *(f"{name}: rows {', '.join(map(str, each))}" for name, each in elsewhere.items())])
+    def _listed(self, examples: list[Example]) -> str:
+        rows: dict[int, list[str]] = {}
+        for example in sorted(examples):
+            rows.setdefault(example.source, []).append(str(example.row))
+        return "; ".join(
+            f"{f'{self.names[source]}: ' if source else ''}rows {', '.join(numbers)}"
+            for source, numbers in rows.items()
+        )
 
 
 def audit(
@@ -175,6 +179,7 @@ def audit(
         sources=[
             replace(each, share=part / max(1, sum(weighted))) for each, part in zip(sources, weighted, strict=True)
         ],
+        names=prepared.names,
         dropped=_dropped(prepared),
         tokens=tokens,
         trained_tokens=trained_tokens,
@@ -195,7 +200,7 @@ def _counts(source: Source, seen: int) -> SourceCounts:
 
     rows = source.rows
     return SourceCounts(
-        name=source.dataset.name,
+        name=source.name,
         rows=seen,
         used=int(numpy.count_nonzero(first_parts(rows))),
         held_out=len(source.held),
@@ -207,16 +212,13 @@ def _counts(source: Source, seen: int) -> SourceCounts:
 
 
 def _dropped(prepared: Prepared) -> dict[str, dict[str, Any]]:
-    """By reason, over all datasets; `examples` are rows of the first one, `elsewhere` those of others by its name."""
+    """By reason, over all datasets."""
     found: dict[str, dict[str, Any]] = {}
     for place, source in enumerate(prepared.sources):
         for reason, entry in source.rows.dropped.items():
-            known = found.setdefault(reason, {"count": 0, "examples": [], "elsewhere": {}, "first": entry.first})
+            known = found.setdefault(reason, {"count": 0, "examples": [], "first": entry.first})
             known["count"] += entry.count
-            if place:
-                known["elsewhere"][source.dataset.name] = entry.examples
-            else:
-                known["examples"] = entry.examples
+            known["examples"] += [Example(place, row) for row in entry.examples]
     return found
 
 

@@ -123,6 +123,13 @@ def eval_section(data: DataSection) -> DataSection | None:
     return data.model_copy(update={"path": path, "split": split})
 
 
+def told_apart(names: list[str]) -> list[str]:
+    """The names, with its place (from 1) behind each that others have too."""
+    return [
+        name if names.count(name) == 1 else f"{name} (dataset {place})" for place, name in enumerate(names, start=1)
+    ]
+
+
 def container_of(data: DataSection) -> Container:
     """The file or Hub dataset that holds the recipe's rows. Raises UnusableInput, saying what to do."""
     if data.path.startswith(HUB):

@@ -4,7 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuitune.data import content
 from tuitune.data.dataset import Dataset, Row
@@ -19,25 +19,31 @@ KINDS = 200
 """Different findings that are kept; a hostile file may have a column of its own in each row."""
 
 
+class Example(NamedTuple):
+    """A row that shows a problem: its dataset's place among the recipe's (the evaluation's is last), and its number.
+
+    Both from 0.
+    """
+
+    source: int
+    row: int
+
+
 @dataclass
 class Finding:
-    """One kind of problem: a stable `name`, a `text` (what: what to do), how many rows, and the first few row numbers
-    (from 0).
-
-    `examples` are rows of the recipe's first dataset; `elsewhere` has those of others by the dataset's name.
+    """One kind of problem: a stable `name`, a `text` (what: what to do), how many rows, and the first few of each
+    dataset.
     """
 
     name: str
     text: str
     count: int = 0
-    examples: list[int] = field(default_factory=list)
-    elsewhere: dict[str, list[int]] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
 
-    def add(self, row: int, source: str | None = None, count: int = 1) -> None:
+    def add(self, row: int, source: int, count: int = 1) -> None:
         self.count += count
-        rows = self.examples if source is None else self.elsewhere.setdefault(source, [])
-        if len(rows) < EXAMPLES:
-            rows.append(row)
+        if sum(example.source == source for example in self.examples) < EXAMPLES:
+            self.examples.append(Example(source, row))
 
 
 class Gathered:
@@ -47,22 +53,22 @@ class Gathered:
         self._keeps_thinking = {inline: masker.template.keeps_thinking(inline=inline) for inline in (True, False)}
         self.found: dict[str, Finding] = {}
         self._scripts: Counter[frozenset[str]] = Counter()
-        self._script_rows: dict[frozenset[str], list[tuple[int, str | None]]] = {}
-        self._names: list[str | None] = []
+        self._script_rows: dict[frozenset[str], list[Example]] = {}
+        self._source = -1
         self._prompts = array("Q")
         self._bands = array("Q")
         self._seen = 0
 
     def begin(self, dataset: Dataset) -> None:
         """The rows that follow are this dataset's."""
-        self._names.append(dataset.name if self._names else None)
+        self._source += 1
         columns = dataset.format.columns
         self._columns = frozenset(columns.values())
         self._turn_columns = [columns[role] for role in TURN_ROLES if role in columns]
 
     def _note(self, name: str, text: str, row: int) -> None:
         if name in self.found or len(self.found) < KINDS:
-            self.found.setdefault(name, Finding(name, text)).add(row, self._names[-1])
+            self.found.setdefault(name, Finding(name, text)).add(row, self._source)
 
     def look(self, row: Row, *, used: bool) -> None:
         """Take in one row of the dataset that was begun last; only rows that are `used` can repeat each other."""
@@ -105,7 +111,7 @@ class Gathered:
         self._scripts[written] += 1
         rows = self._script_rows.setdefault(written, [])
         if len(rows) < EXAMPLES:
-            rows.append((row.index, self._names[-1]))
+            rows.append(Example(self._source, row.index))
         self._seen += 1
         if used:
             self._prompts.append(prompt_digest(row.sample))
@@ -173,7 +179,7 @@ class Gathered:
         in_prompt = among(numpy.frombuffer(prompts, dtype=numpy.uint64), known) & ~in_whole
         for finding, which in ((same, in_whole), (prompt, in_prompt)):
             for place in which.nonzero()[0].tolist():
-                finding.add(numbers[place], dataset.name)
+                finding.add(numbers[place], len(prepared.sources))
         return [same, prompt]
 
     def _unusual_scripts(self) -> list[Finding]:
@@ -190,8 +196,8 @@ class Gathered:
                 text = f"{script} letters, which few rows have: see whether they belong here"
                 entry = found.setdefault(script, Finding(f"script: {script}", text))
                 entry.count += count
-                for index, name in sorted(self._script_rows[written], key=lambda each: each[0]):
-                    entry.add(index, name, count=0)
+                for example in sorted(self._script_rows[written]):
+                    entry.add(example.row, example.source, count=0)
         return list(found.values())
 
 
@@ -239,12 +245,12 @@ class _Used:
 
         finding = Finding(name, text, count=int(numpy.count_nonzero(which)))
         begin = 0
-        for place, (source, first) in enumerate(zip(self._sources, self._first, strict=True)):
+        for number, (source, first) in enumerate(zip(self._sources, self._first, strict=True)):
             end = begin + int(numpy.count_nonzero(first))
             if rows := which[begin:end].nonzero()[0][:EXAMPLES].tolist():
                 places = numpy.flatnonzero(first)
                 for row in rows:
-                    finding.add(source.rows.numbers[places[row]], source.dataset.name if place else None, count=0)
+                    finding.add(source.rows.numbers[places[row]], number, count=0)
             begin = end
         return finding
 
@@ -265,7 +271,7 @@ def _lengths(prepared: Prepared, max_length: int) -> list[Finding]:
     quarter, three_quarters = int(ordered[len(ordered) // 4]), int(ordered[len(ordered) * 3 // 4])
     limit = three_quarters + 5 * max(three_quarters - quarter, three_quarters // 2)
     for place, (source, trained) in enumerate(zip(prepared.sources, counts, strict=True)):
-        name, rows = source.dataset.name if place else None, source.rows
+        rows = source.rows
         ended = numpy.frombuffer(rows.ended, dtype=numpy.uint8)
         lengths = numpy.frombuffer(rows.lengths, dtype=numpy.uint32)
         for finding, which in (
@@ -275,5 +281,5 @@ def _lengths(prepared: Prepared, max_length: int) -> list[Finding]:
         ):
             finding.count += int(which.sum())
             for row in which.nonzero()[0][:EXAMPLES].tolist():
-                finding.add(rows.numbers[row], name, count=0)
+                finding.add(rows.numbers[row], place, count=0)
     return [endless, short, long]

@@ -5,7 +5,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
-from tuitune.data.dataset import Dataset, container_of, eval_section, open_dataset, sections
+from tuitune.data.dataset import Dataset, container_of, eval_section, open_dataset, sections, told_apart
 from tuitune.data.files import records
 from tuitune.data.formats import MAPPABLE
 from tuitune.data.lengths import fitted
@@ -87,16 +87,17 @@ def _sources(data: DataSection) -> list[DataSection]:
 
 def _parts(data: DataSection) -> list[dict[str, Any]]:
     trained = len(sections(data))
-    found: list[dict[str, Any]] = []
-    for place, section in enumerate(_sources(data)):
-        dataset = open_dataset(section)
+    datasets = [open_dataset(section) for section in _sources(data)]
+    names = told_apart([dataset.name for dataset in datasets[:trained]])
+    parts: list[dict[str, Any]] = []
+    for place, (section, dataset) in enumerate(zip(_sources(data), datasets, strict=True)):
         _, rows, estimated = _size(dataset)
-        weight = section.weight if place < trained else None
-        found.append({"name": dataset.name, "rows": rows, "rows_estimated": estimated, "weight": weight, "share": None})
-    drawn = sum(part["rows"] * part["weight"] for part in found[:trained])
-    for part in found[:trained]:
+        name, weight = (names[place], section.weight) if place < trained else (dataset.name, None)
+        parts.append({"name": name, "rows": rows, "rows_estimated": estimated, "weight": weight, "share": None})
+    drawn = sum(part["rows"] * part["weight"] for part in parts[:trained])
+    for part in parts[:trained]:
         part["share"] = part["rows"] * part["weight"] / max(1, drawn)
-    return found
+    return parts
 
 
 def _size(dataset: Dataset) -> tuple[int | None, int, bool]:

@@ -6,18 +6,16 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise, tee
-from pathlib import Path
 from typing import Any
 
 from tuitune.data import cache
 from tuitune.data.cache import Dropped, Rows, RowsWriter
-from tuitune.data.dataset import Dataset, Row, eval_section, open_dataset, sections
+from tuitune.data.dataset import Dataset, Row, eval_section, open_dataset, sections, told_apart
 from tuitune.data.digest import among, digest
 from tuitune.data.lengths import fitted
 from tuitune.errors import UnusableInput
 from tuitune.masking import Conversation, Masker, UnusableRow
 from tuitune.recipe import HUB, DataSection, Recipe
-from tuitune.text import one_line
 
 BATCH = 256
 EXAMPLES = 5
@@ -30,8 +28,12 @@ _PLACE = re.compile(r"\b(line|element|row|turn|message) \d+(?:, column \d+| at c
 
 @dataclass(frozen=True)
 class Source:
-    """One of the recipe's datasets: its rows before some were `held` out (row numbers), and how often each is taken."""
+    """One of the recipe's datasets: its rows before some were `held` out (row numbers), and how often each is taken.
 
+    `name` is the file's, told apart from others of that name.
+    """
+
+    name: str
     dataset: Dataset
     rows: Rows
     held: list[int]
@@ -51,7 +53,7 @@ class Prepared:
     eval_source: Source | None
     """data.eval_path or data.eval_split, its rows that are also in the training data included."""
     dropped: dict[str, Dropped]
-    """Reason to rows left out; reasons from further datasets begin with the file's name."""
+    """Reason to rows left out; reasons from further datasets begin with the dataset's name."""
     tokens: int
     """Tokens of the rows in `train`, after cutting."""
     trained_tokens: int
@@ -68,6 +70,11 @@ class Prepared:
     def dataset(self) -> Dataset:
         """The recipe's first dataset."""
         return self.sources[0].dataset
+
+    @property
+    def names(self) -> list[str]:
+        """Of all datasets by their place, the evaluation's last."""
+        return [source.name for source in (*self.sources, *filter(None, [self.eval_source]))]
 
     @property
     def rows(self) -> Rows:
@@ -118,11 +125,12 @@ def prepare(
     sources = sections(data)
     opened = [open_dataset(section) for section in sources]
     made = [_tokenised(dataset, masker, data, progress, cancelled) for dataset in opened]
-    dropped = _all_dropped(opened, made)
+    names = told_apart([dataset.name for dataset in opened])
     if not any(map(len, made)) and not cancelled():
-        raise UnusableInput(no_usable_row(recipe, dropped))
-    if dropped and data.bad_rows == "refuse":
-        raise UnusableInput(_refused(opened[0], dropped))
+        raise UnusableInput(_no_usable_row(names, made))
+    if data.bad_rows == "refuse" and any(rows.dropped for rows in made):
+        raise UnusableInput(_refused(names, made))
+    dropped = _all_dropped(names, made)
     held = _held_out(made, data.eval_share, recipe.train.seed)
     kept = [
         _weighted(_without(len(rows), out), section.weight, recipe.train.seed + place)
@@ -136,8 +144,8 @@ def prepare(
     thinking = opened[0].brings_thinking()
     return Prepared(
         sources=[
-            Source(dataset, rows, sorted({rows.numbers[place] for place in out.tolist()}), section.weight)
-            for dataset, rows, out, section in zip(opened, made, held, sources, strict=True)
+            Source(name, dataset, rows, sorted({rows.numbers[place] for place in out.tolist()}), section.weight)
+            for name, dataset, rows, out, section in zip(names, opened, made, held, sources, strict=True)
         ],
         train=_selected(made, kept),
         eval=evaluation,
@@ -248,31 +256,36 @@ def _drop(dropped: dict[str, Dropped], index: int, reason: str) -> None:
         entry.examples.append(index)
 
 
-def _all_dropped(opened: list[Dataset], made: list[Rows]) -> dict[str, Dropped]:
+def _all_dropped(names: list[str], made: list[Rows]) -> dict[str, Dropped]:
     dropped = dict(made[0].dropped)
-    for dataset, rows in zip(opened[1:], made[1:], strict=True):
-        dropped |= {f"{dataset.name}: {reason}": entry for reason, entry in rows.dropped.items()}
+    for name, rows in zip(names[1:], made[1:], strict=True):
+        dropped |= {f"{name}: {reason}": entry for reason, entry in rows.dropped.items()}
     return dropped
 
 
-def no_usable_row(recipe: Recipe, dropped: dict[str, Dropped]) -> str:
-    """The sentence for a dataset of which nothing can be trained: the commonest reason, with its remedy."""
-    name = one_line(Path(recipe.data.path).name, max_length=120)
-    if not dropped:
-        return f"{name} holds no rows: give another file in data.path."
-    rows = max(dropped.values(), key=lambda entry: entry.count)
+def _no_usable_row(names: list[str], made: list[Rows]) -> str:
+    """The sentence for datasets of which nothing can be trained: the commonest reason, with its remedy."""
+    reasons = [(name, entry) for name, rows in zip(names, made, strict=True) for entry in rows.dropped.values()]
+    if not reasons:
+        return f"{names[0]} holds no rows: give another file in data.path."
+    name, entry = max(reasons, key=lambda reason: reason[1].count)
+    further = len(names) - 1
+    where = f" nor of the {further} other dataset{'s' * (further > 1)}" if further else ""
     return (
-        f"No row of {name} can be trained on; row {rows.examples[0]} (of {rows.count} such): {rows.first}; "
-        "`tuitune inspect RECIPE --rows 0:3` shows rows."
+        f"No row of {name}{where} can be trained on; row {entry.examples[0]} of {name} (of {entry.count} such): "
+        f"{entry.first}; `tuitune inspect RECIPE --rows 0:3` shows rows."
     )
 
 
-def _refused(dataset: Dataset, dropped: dict[str, Dropped]) -> str:
-    count = sum(entry.count for entry in dropped.values())
-    first = min(dropped.values(), key=lambda entry: entry.examples[0])
+def _refused(names: list[str], made: list[Rows]) -> str:
+    """The sentence for the first dataset with rows that cannot be used, and how many there are in all."""
+    counts = [sum(entry.count for entry in rows.dropped.values()) for rows in made]
+    name, rows, count = next(dataset for dataset in zip(names, made, counts, strict=True) if dataset[2])
+    first = min(rows.dropped.values(), key=lambda entry: entry.examples[0])
+    others = f", {sum(counts) - count} of other datasets," if sum(counts) > count else ""
     return (
-        f"{count} rows of {dataset.name} cannot be used and data.bad_rows is refuse; "
-        f"row {first.examples[0]}: {first.first}; or set data.bad_rows to skip."
+        f"{count} rows of {name}{others} cannot be used and data.bad_rows is refuse; "
+        f"row {first.examples[0]} of {name}: {first.first}; or set data.bad_rows to skip."
     )
 
 
@@ -393,4 +406,4 @@ def _eval_file(
             f"training data and {unusable} cannot be used; give other rows in "
             "data.eval_path or data.eval_split, or hold out a data.eval_share."
         )
-    return Source(dataset, rows, []), _chosen(rows.dataset(), kept)
+    return Source(dataset.name, dataset, rows, []), _chosen(rows.dataset(), kept)
