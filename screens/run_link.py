@@ -74,6 +74,7 @@ class RunLink:
         """What is known of the run on show."""
         self.state = "starting…"
         """What the session is doing, in a word or two."""
+        self._answering_state = self.state
         self.problem: str | None = None
         """Why the run on show could not start or went on no longer, where no event says it."""
         self._find_live = recipe is None and run is None
@@ -166,17 +167,27 @@ class RunLink:
             if run is not None:
                 self._live = False
                 self._read_record(run)
-            return await Session.start()
+            session = await Session.start()
+            session.on_silence = self._tell_silence
+            return session
         self._live = self._sends_ours = True  # before it answers, so that no other run is begun meanwhile
         try:
             session = await Session.attach(run)
         except TuituneError:
             self._live = False
             raise
+        session.on_silence = self._tell_silence
         await session.follow(self._receive)
         return session
 
     def _set_state(self, state: str) -> None:
+        self._answering_state = state
+        self._show_state(state)
+
+    def _tell_silence(self, silent_s: int) -> None:
+        self._show_state(f"not answering, {silent_s} s" if silent_s else self._answering_state)
+
+    def _show_state(self, state: str) -> None:
         if state != self.state:
             self.state = state
             self._app.post_message(self.StateChanged())

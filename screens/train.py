@@ -167,6 +167,7 @@ class TrainScreen(StepScreen):
         others = " · ".join(title for name, title in _PANES.items() if name != switcher.current)
         switcher.border_subtitle = Content(f"l: {others}")
 
+    @work(exit_on_error=False)  # a session that does not answer holds up no key
     async def action_start_stop(self) -> None:
         # Only who has asked for a stop and asks again means `now`: two viewers may ask once each.
         answer = await self._command("now" if self.tuitune.link.run in self._stopping else "stop")
@@ -175,6 +176,7 @@ class TrainScreen(StepScreen):
             self._stopping[self.tuitune.link.run] = when if when == "now" else f"{when}; once more stops now"
             self._draw_headline()
 
+    @work(exit_on_error=False)
     async def action_save_checkpoint(self) -> None:
         if await self._command("save") is not None:
             self.notify("A checkpoint is saved after this step.")

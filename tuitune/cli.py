@@ -229,7 +229,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Train a recipe without the app. Ctrl+C stops after the step and saves; a second one stops at once."""
+    """Train a recipe without the app. Ctrl+C stops after the step and saves, twice at once; a third one leaves."""
     from tuitune.headless import run_recipe
     from tuitune.recipe import Recipe
 

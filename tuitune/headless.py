@@ -49,6 +49,7 @@ def follow_run(run: Run) -> int:
 
 async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewer: "_Viewer") -> int:
     session = await Session.start()
+    session.on_silence = viewer.tell_silence
     interrupted = _stop_on_signals(session, viewer)
     try:
         viewer.status("Starting: importing the libraries")
@@ -57,8 +58,7 @@ async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewe
         viewer.close()
         if not interrupted.is_set():
             raise
-        if viewer.run is not None:
-            print(f"tuitune: {safe_text(error)}", file=sys.stderr)
+        print(f"tuitune: {safe_text(error)}", file=sys.stderr)
         return INTERRUPTED
     finally:
         viewer.close()
@@ -97,6 +97,7 @@ async def _follow_run(run: Run, viewer: "_Viewer") -> int:
         if viewer.problem is not None:
             raise viewer.problem from None
     else:
+        session.on_silence = viewer.tell_silence
         try:
             await _while_seen(session, viewer, _follow(session, viewer))
         finally:
@@ -143,20 +144,33 @@ async def _first(*ends: Awaitable[Any]) -> None:
 def _stop_on_signals(session: Session, viewer: "_Viewer") -> asyncio.Event:
     """Ctrl+C asks the session to stop, a second one to stop now. Returns what is set once a stop was asked for.
 
-    SIGTERM only ever asks to stop: who sends it (systemd, Slurm) may send it to the session and twice.
+    A third one leaves, as does the first where the session does not answer. SIGTERM only ever asks to stop: who sends
+    it (systemd, Slurm) may send it to the session and twice.
     """
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
-    calls: set[asyncio.Task[Any]] = set()
+    asked: dict[str, asyncio.Task[Any]] = {}
 
     def ask(command: str) -> None:
         viewer.status("Stopping now" if command == "now" else "Stopping after this step; Ctrl+C once more stops now")
         interrupted.set()
-        task = asyncio.create_task(session.call(command))
-        task.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
-        calls.add(task)
+        asked[command] = asyncio.create_task(session.call(command))
+        asked[command].add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
+        if session.silent_s:
+            leave()
 
-    loop.add_signal_handler(signal.SIGINT, lambda: ask("now" if interrupted.is_set() else "stop"))
+    def leave() -> None:
+        run, pid = viewer.run, session.pid
+        what = f"Run {one_line(run.name)}" if run else "The run"
+        back = f"`{own_command('attach', run.folder)}` shows it, " if run else ""
+        viewer.leave(
+            TuituneError(f"{what} was asked to stop and has not ended yet: {back}`kill -9 {pid}` ends its session.")
+        )
+
+    def interrupt() -> None:
+        leave() if "now" in asked else ask("now" if interrupted.is_set() else "stop")
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
     loop.add_signal_handler(signal.SIGTERM, lambda: ask("stop"))
     return interrupted
 
@@ -169,8 +183,9 @@ class _Viewer:
         self.history = History()
         self.ended = asyncio.Event()
         self.left = asyncio.Event()
-        """Set once nothing can be shown any more, because of `problem`."""
+        """Set once nothing more is to be shown, because of `problem`."""
         self.problem: Exception | None = None
+        self._silent = False
 
     def add(self, event: Event) -> None:
         self.history.add(event)
@@ -187,8 +202,22 @@ class _Viewer:
         try:
             show()
         except Exception as error:  # the reader of a pipe has gone, a disk is full: no matter for the run
-            self.problem = error
-            self.left.set()
+            self.leave(error)
+
+    def leave(self, problem: Exception) -> None:
+        self.problem = problem
+        self.left.set()
+
+    def tell_silence(self, silent_s: int) -> None:
+        """Say that the session has not answered for so long, or with 0 that it answers again."""
+        text = f"The session has not answered for {duration(silent_s)}; Ctrl+C leaves it"
+        self._show(lambda: self.show_silence(text if silent_s else "The session answers again", bool(silent_s)))
+
+    def show_silence(self, text: str, silent: bool) -> None:
+        """By default on standard error, when it begins and when it ends."""
+        if silent != self._silent:
+            print(f"tuitune: {text}.", file=sys.stderr, flush=True)
+        self._silent = silent
 
     def show(self, event: Event) -> None:
         raise NotImplementedError
@@ -229,6 +258,9 @@ class _TextViewer(_Viewer):
             self._progress.update(self._task, description=text, total=None)
         else:
             self.console.print(Text(text))
+
+    def show_silence(self, text: str, silent: bool) -> None:
+        self.show_status(text) if self._progress else super().show_silence(text, silent)
 
     def show(self, event: Event) -> None:
         match event:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.terminal.terminal import write_recipe
+from tests.terminal.terminal import Terminal, write_recipe
 from tuitune.events import Evaluation, Finished, Started, Step
 from tuitune.recipe import Recipe
 from tuitune.run import create_run, find_run
@@ -180,6 +180,46 @@ def test_output_that_is_read_in_part_is_no_failure(recipe_file: str) -> None:
         ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+
+
+def test_a_session_that_does_not_answer_is_said_and_can_be_left(recipe_file: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "stuck", "--set", "max_steps=5000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    run = find_run("stuck", tmp_path / "runs")
+    pid = json.loads(run.socket_file.read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert "The session has not answered for 5 s; Ctrl+C leaves it." in process.stderr.readline()
+        os.kill(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(timeout=20) == 130
+        assert "Run stuck was asked to stop and has not ended yet" in said and f"`kill -9 {pid}`" in said
+
+        follower = subprocess.Popen(
+            [sys.executable, "-m", "tuitune", "attach", "stuck"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert follower.stderr is not None
+        assert "The session has not answered for 5 s" in follower.stderr.readline()
+        os.kill(follower.pid, signal.SIGINT)
+        assert follower.wait(timeout=20) == 130
+        follower.communicate()
+
+        app = Terminal("attach", "stuck")
+        app.until("not answering, 5 s")
+        app.press("s")
+        app.press("\x11")
+        assert app.exit_status() == 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    shown = tuitune("attach", "stuck")
+    assert shown.returncode == 0 and "Run stuck: stopped when asked to" in shown.stdout
 
 
 def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> None:

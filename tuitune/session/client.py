@@ -14,11 +14,12 @@ from tuitune.errors import TuituneError, UnusableInput
 from tuitune.events import Event, from_data
 from tuitune.hardware import choose_gpu
 from tuitune.run import Run
-from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, new_socket_path
+from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, new_socket_path, peer
 from tuitune.text import one_line
 
 Part = dict[str, Any]
 _START_SECONDS = 30.0
+_SILENT_SECONDS = 5
 
 
 class SessionLost(TuituneError):
@@ -43,7 +44,13 @@ class Session:
         self.ending = "The session process has ended unexpectedly"
         """Why it has ended, as the beginning of a sentence."""
         self._remedy = "what it had saved is in the run folder: start again."
+        self.silent_s = 0
+        """For how many seconds the session has not answered; 0 while it answers, and until that takes 5 s."""
+        self.on_silence: Callable[[int], None] | None = None
+        """Called with `silent_s` whenever it has changed."""
+        self._quiet_s = 0
         self._listener = asyncio.create_task(self._listen())
+        self._watcher = asyncio.create_task(self._watch())
 
     @classmethod
     async def start(cls) -> Self:
@@ -109,12 +116,18 @@ class Session:
         self._on_event = on_event
         await self.call("follow")
 
+    @property
+    def pid(self) -> int | None:
+        """The session's process, where the platform tells it."""
+        return peer(self._writer)[0]
+
     async def close(self) -> None:
         """End the connection. A live run goes on; a session with nothing to do and no other client ends."""
         self.ending, self._remedy = "The connection to the session was closed", "a run that is going goes on."
         self._writer.close()
         self._listener.cancel()
-        await asyncio.gather(self._listener, return_exceptions=True)
+        self._watcher.cancel()
+        await asyncio.gather(self._listener, self._watcher, return_exceptions=True)
 
     def _send(self, message: dict[str, Any]) -> None:
         if self.lost.is_set():
@@ -126,9 +139,26 @@ class Session:
             )
         self._writer.write(line)
 
+    async def _watch(self) -> None:
+        """Notice when the session does not answer, as one that hangs or was suspended.
+
+        Seconds are counted here and not read from a clock, which goes on while this process is suspended itself.
+        """
+        while not self.lost.is_set():
+            await asyncio.sleep(1)
+            self._quiet_s += 1
+            if self._quiet_s == 1:  # once, as one that hangs reads nothing; its answer is not waited for
+                self._writer.write(encode({"id": 0, "command": "status"}))
+            silent_s = self._quiet_s if self._quiet_s >= _SILENT_SECONDS else 0
+            if silent_s != self.silent_s:
+                self.silent_s = silent_s
+                if self.on_silence is not None:
+                    self.on_silence(silent_s)
+
     async def _listen(self) -> None:
         try:
             while line := await self._reader.readline():
+                self._quiet_s = 0
                 with contextlib.suppress(ValueError):  # a line of the record that something else wrote there
                     self._receive(decode(line))
         except ValueError as error:  # a line that is too long

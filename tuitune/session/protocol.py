@@ -1,10 +1,12 @@
 """Messages between client and session, and where their socket lies."""
 
+import asyncio
 import json
 import os
 import secrets
 import socket
 import stat
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +29,17 @@ def decode(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise ValueError("a message is a JSON object")
     return message
+
+
+def peer(writer: asyncio.StreamWriter) -> tuple[int | None, int | None]:
+    """Process and user id of the other side of a Unix socket; None where the platform cannot say."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None, None
+    pid, uid, _ = struct.unpack(
+        "3i", writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
+    )
+    return pid, uid
 
 
 def runtime_folder() -> Path:

@@ -5,8 +5,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
-import struct
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +17,7 @@ from tuitune.events import Notice, to_json
 from tuitune.hardware import sample
 from tuitune.run import Run
 from tuitune.session.jobs import Jobs
-from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions
+from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions, peer
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 from tuitune.text import safe_text
 
@@ -103,7 +101,7 @@ class Server:
     # --- clients -----------------------------------------------------------------------------------------------
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not _same_user(writer):
+        if peer(writer)[1] not in (os.getuid(), None):  # where the platform cannot say, the folder's mode has to do
             writer.close()
             return
         client = Client(writer)
@@ -285,16 +283,6 @@ def _error(error: BaseException) -> dict[str, Any]:
     if isinstance(error, Cancelled):
         return {"error": "Cancelled.", "exit_code": 130}
     return {"error": safe_text(explain(error)), "exit_code": getattr(error, "exit_code", 1)}
-
-
-def _same_user(writer: asyncio.StreamWriter) -> bool:
-    """Whether the peer runs as this user; where the platform cannot say, the folder's mode has to do."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return True
-    peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
-    uid: int = struct.unpack("3i", peer)[1]
-    return uid == os.getuid()
 
 
 def serve(socket_path: Path) -> int:
