@@ -1,5 +1,6 @@
 """A run whose disk fills up: one sentence with what to do, a record that still reads, and nothing half saved."""
 
+import errno
 import os
 import resource
 import shutil
@@ -8,14 +9,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import DEMO
-from tuitune.errors import TuituneError
+from tuitune.atomic import publish
+from tuitune.errors import TuituneError, disk_is_full
 from tuitune.events import Notice
+from tuitune.export import NotExported, export
 from tuitune.recipe import Recipe
 from tuitune.run import all_runs, create_run
+from tuitune.session.jobs import Jobs
+from tuitune.session.worker import Job
 
 RECIPE = Recipe.from_data({"model": {"name": "m"}, "data": {"path": "d"}})
 
@@ -49,13 +55,14 @@ def test_a_run_that_could_not_be_made_does_not_take_its_name(tmp_path: Path) -> 
     assert [run.name for run in all_runs(tmp_path / "runs")] == ["mine"]
 
 
-def test_a_checkpoint_that_does_not_fit_is_said_with_what_to_do_and_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("megabytes", [6, 8])  # the adapter fills it, or the optimizer's states
+def test_a_checkpoint_that_does_not_fit_is_said_with_what_to_do_and_removed(tmp_path: Path, megabytes: int) -> None:
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("a small disk can be mounted only with the right to")
     tuitune = shutil.which("tuitune", path=Path(sys.executable).parent)
     train = [tuitune, "run", DEMO / "demo.yaml", "--runs", "disk", "--set", "samples.max_new_tokens=4"]
     train += ["--set", "eval_share=0", "--set", "max_steps=9", "--set", "save_steps=2"]
-    script = 'mount -t tmpfs -o size=6m none disk && "$@"; find disk/*/checkpoints -name "*.safetensors"'
+    script = f'mount -t tmpfs -o size={megabytes}m none disk && "$@"; find disk/*/checkpoints -name "*.safetensors"'
     (tmp_path / "disk").mkdir()
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", *map(str, train)],
@@ -69,3 +76,67 @@ def test_a_checkpoint_that_does_not_fit_is_said_with_what_to_do_and_removed(tmp_
     assert "filled up: make room there" in done.stderr and "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1] == "disk/pirate-1/checkpoints/checkpoint-2/adapter_model.safetensors"
     assert ".partial" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1538304 vs 1538196"),
+        RuntimeError("Error while serializing: I/O error: Disk quota exceeded (os error 122)"),
+    ],
+)
+def test_a_full_disk_and_a_used_up_quota_are_known_in_the_words_of_every_library(error: Exception) -> None:
+    assert disk_is_full(error)
+    assert not disk_is_full(OSError(errno.EIO, os.strerror(errno.EIO)))
+
+
+def test_a_copy_that_does_not_fit_is_told_in_words_and_not_as_a_list(tmp_path: Path) -> None:
+    recipe = Recipe.from_data({"model": {"name": str(DEMO / "demo_model")}, "data": {"path": "d"}})
+    writer = create_run(recipe, tmp_path / "runs", "large")
+    writer.close()
+    shutil.copytree(DEMO / "demo_model", writer.run.adapter)
+    (writer.run.adapter / "adapter_config.json").write_text("{}")
+    (writer.run.adapter / "model.safetensors").rename(writer.run.adapter / "adapter_model.safetensors")
+    with files_no_longer_than(50_000):
+        (failed,) = export(writer.run, ["adapter"], None, lambda *_: None, lambda question: False, lambda: False)
+    assert isinstance(failed, NotExported)
+    sentence = str(failed.error)
+    assert "File too large" in sentence and "make room there" in sentence
+    assert "[(" not in sentence
+
+
+def full_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on there is no room for a file or folder of this name."""
+    replace = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if Path(target).name == name and ".tuitune-previous-" not in str(source):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+
+
+def test_a_run_that_could_not_start_is_not_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe.load(DEMO / "demo.yaml")
+    full_for("session.json", monkeypatch)
+    jobs = Jobs(tmp_path / "socket", on_event=lambda: None)
+    job = Job("train", lambda job: {}, on_part=lambda part: None, on_end=lambda end: None)
+    with pytest.raises(TuituneError, match="filled up: make room there"):
+        jobs.train(job, recipe, str(tmp_path / "runs"), "never")
+    (run,) = all_runs(tmp_path / "runs")
+    assert not run.is_live() and not jobs.is_training
+    assert run.status() == "failed"
+
+
+def test_an_export_that_cannot_be_named_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("out/merged", "former"), ("new", "new")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "weights").write_text(text)
+    full_for("merged", monkeypatch)
+    with pytest.raises(OSError, match="No space"):
+        publish(tmp_path / "new", tmp_path / "out" / "merged")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["merged"]
+    assert (tmp_path / "out" / "merged" / "weights").read_text() == "former"

@@ -12,7 +12,7 @@ from typing import Any
 from tuitune.atomic import publish
 from tuitune.backends.loading import explained, require_adapter
 from tuitune.checkpoints import require_whole_adapter
-from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import fingerprint, is_ours, mark, marked
 from tuitune.export.commands import commands_for
@@ -92,16 +92,16 @@ def _explained(out: Path) -> Iterator[None]:
     """Say in a sentence what the disk did not take."""
     try:
         yield
-    except OSError as error:
-        raise TuituneError(
-            f"The export to {one_line(out)} failed ({one_line(error.strerror or error)}): "
-            "make room there, or choose another folder."
-        ) from error
-    except TuituneError as error:
-        if "No space left on device" not in str(error):  # in the words of whichever library was writing
+    except Exception as error:
+        if disk_is_full(error):
+            raise TuituneError(
+                f"The disk of {one_line(out)} filled up during the export, so what was unfinished was removed: "
+                "make room there, or choose another folder."
+            ) from error
+        if not isinstance(error, OSError):
             raise
         raise TuituneError(
-            f"The disk of {one_line(out)} filled up during the export, so what was unfinished was removed: "
+            f"The export to {one_line(out)} failed ({one_line(explain(error), max_length=300)}): "
             "make room there, or choose another folder."
         ) from error
 

@@ -18,7 +18,7 @@ from tuitune.backends.environment import warm_up
 from tuitune.backends.output import printed
 from tuitune.backends.read_ahead import read_ahead
 from tuitune.checkpoints import require_whole_adapter
-from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.events import Event, Failed, Finished, Notice, Output, Started
 from tuitune.recipe import Recipe
 from tuitune.run import Run, RunWriter, create_run, default_runs_folder
@@ -133,13 +133,14 @@ class Jobs:
 
         check(recipe)
         self._free()
-        writer = create_run(recipe, Path(runs) if runs else default_runs_folder(), name, machine().as_dict())
-        writer.announce(self._socket_path)
+        runs_folder = Path(runs) if runs else default_runs_folder()
+        writer = create_run(recipe, runs_folder, name, machine().as_dict())
         self.run, self._writer, self._recipe = writer.run, writer, recipe
-        _log_to(writer.run.log_file)
-        self.emit(Started(run=writer.run.name, attempt=1, pid=os.getpid()))
-        job.part(run=str(writer.run.folder))
         try:
+            writer.announce(self._socket_path)
+            _log_to(writer.run.log_file)
+            self.emit(Started(run=writer.run.name, attempt=1, pid=os.getpid()))
+            job.part(run=str(writer.run.folder))
             with printed(lambda line: self.emit(Output(text=line))):
                 loaded = train(recipe, writer.run, self.control, self.emit)
         except BaseException as error:
@@ -293,7 +294,7 @@ def _failure(error: BaseException, run: Run) -> str:
             "The GPU ran out of memory: halve train.per_device_train_batch_size and double "
             "train.gradient_accumulation_steps, or lower data.max_length."
         )
-    if "No space left on device" in str(error):  # in the words of whichever library was writing
+    if disk_is_full(error):
         return (
             f"The disk of {one_line(run.folder)} filled up: make room there, or keep runs on another disk with --runs; "
             "checkpoints saved before are whole."
