@@ -2,16 +2,20 @@
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from tuitune.atomic import write_atomic
+from tuitune.atomic import flush, write_atomic
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.events import Checkpoint, Event, Failed, Finished, Plan, from_json, to_json
 from tuitune.history import History
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from tuitune.recipe import Recipe  # pydantic is a third of the app's start: only who reads a recipe loads it
 
 Status = Literal["live", "done", "stopped", "failed", "interrupted"]
+
+NEW_RUN = ".tuitune-new-"
+"""What the name of a run's folder begins with until everything is in it."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -78,13 +85,21 @@ class Run:
     def events(self) -> Iterator[Event]:
         """The events so far; lines that are cut short or unknown are left out."""
         try:
-            with self.events_file.open("rb") as file:
+            with self.open_events() as file:
                 for line in file:
                     event = from_json(line)
                     if event is not None:
                         yield event
         except FileNotFoundError:
             return
+
+    def open_events(self) -> BinaryIO:
+        """The record, to be read. Raises OSError, also for what is no file: reading a pipe would not end."""
+        handle = os.open(self.events_file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(errno.EINVAL, "not a file", str(self.events_file))
+        return os.fdopen(handle, "rb")
 
     def history(self) -> History:
         return History.of(self.events())
@@ -95,17 +110,28 @@ class Run:
 
     def is_live(self) -> bool:
         """Whether a session holds this run (and would refuse a second writer)."""
+        with self.without_session() as free:
+            return not free
+
+    @contextmanager
+    def without_session(self) -> Iterator[bool]:
+        """Whether no session holds this run; if so, none can take it before the end of the block.
+
+        The lock is shared, so that several readers may ask at once.
+        """
         try:
-            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CLOEXEC)
+            handle = os.open(self.folder / ".lock", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
-            return False
+            yield True
+            return
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
         finally:
             os.close(handle)
-        return False
 
     def status(self, history: History | None = None) -> Status:
         """`live` while a session holds the run and it has not ended; `interrupted` if its session is gone unended."""
@@ -137,7 +163,11 @@ class RunWriter:
             raise TuituneError(
                 f"Run {run.name} is in use by another session: attach to it, or stop it first."
             ) from None
-        self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError:
+            os.close(self._lock)
+            raise
 
     def append(self, event: Event) -> None:
         """Add an event to the record, whole or not at all, so that a reader never sees half of two lines mixed.
@@ -162,7 +192,8 @@ class RunWriter:
 
     def close(self) -> None:
         """Give the run back; nothing in the folder is lost."""
-        self.run.socket_file.unlink(missing_ok=True)
+        with suppress(OSError):  # without the lock it is not read any more
+            self.run.socket_file.unlink()
         os.close(self._events)
         os.close(self._lock)
 
@@ -170,17 +201,23 @@ class RunWriter:
 def create_run(
     recipe: "Recipe", runs_folder: Path, name: str | None = None, environment: dict[str, Any] | None = None
 ) -> RunWriter:
-    """Make a new run folder with the recipe in it, and hold its lock. Raises TuituneError, UnusableInput."""
+    """Make a new run folder with the recipe in it, and hold its lock. Raises TuituneError, UnusableInput.
+
+    The folder gets its name last: a kill leaves no name taken by a folder that is no run.
+    """
     try:
         runs_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = _new_folder(runs_folder, name, Path(recipe.data.path).stem)
-        try:
+        _require_usable(name, runs_folder)
+        folder = Path(tempfile.mkdtemp(prefix=NEW_RUN, dir=runs_folder))
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
             writer = RunWriter(Run(folder))
+            undo.callback(writer.close)
             writer.write("recipe.yaml", recipe.to_yaml())
             writer.write("environment.json", json.dumps(environment or {}, indent=2))
-        except OSError:
-            shutil.rmtree(folder, ignore_errors=True)  # or the name would be taken by a run that nobody can see
-            raise
+            writer.run = Run(_named(folder, name, Path(recipe.data.path).stem))
+            undo.pop_all()
+        flush(runs_folder)
     except OSError as error:
         reason = error.strerror or "write failed"
         raise TuituneError(
@@ -189,41 +226,55 @@ def create_run(
     return writer
 
 
-def _new_folder(runs_folder: Path, name: str | None, stem: str) -> Path:
-    if name is not None:
-        if not _NAME.fullmatch(name):
-            raise UnusableInput(
-                f"The run name {one_line(name, max_length=80)!r} cannot be a folder name: "
-                "use letters, digits, '.', '_' and '-', starting with a letter or digit."
-            )
-        try:
-            (runs_folder / name).mkdir(mode=0o700)
-        except FileExistsError:
-            raise UnusableInput(f"A run named {name} exists in {runs_folder}: choose another --name.") from None
-        return runs_folder / name
+def _require_usable(name: str | None, runs_folder: Path) -> None:
+    """Refuse a name that cannot be a new folder's. Raises UnusableInput."""
+    if name is None:
+        return
+    if not _NAME.fullmatch(name):
+        raise UnusableInput(
+            f"The run name {one_line(name, max_length=80)!r} cannot be a folder name: "
+            "use letters, digits, '.', '_' and '-', starting with a letter or digit."
+        )
+    if os.path.lexists(runs_folder / name):
+        raise _taken(name, runs_folder)
+
+
+def _taken(name: str, runs_folder: Path) -> UnusableInput:
+    return UnusableInput(f"A run named {name} exists in {runs_folder}: choose another --name.")
+
+
+def _named(folder: Path, name: str | None, stem: str) -> Path:
+    """Give a new run's folder its name: `name`, or one after its data and a number. Raises OSError, UnusableInput."""
     base = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:40] or "run"
-    number = 1
-    while True:
+    for candidate in (name,) if name else (f"{base}-{number}" for number in itertools.count(1)):
+        final = folder.with_name(candidate)
+        if os.path.lexists(final):
+            continue
         try:
-            (runs_folder / f"{base}-{number}").mkdir(mode=0o700)
-            return runs_folder / f"{base}-{number}"
-        except FileExistsError:
-            number += 1
+            os.rename(folder, final)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another session has just taken it
+                continue
+            raise
+        return final
+    raise _taken(str(name), folder.parent)
 
 
 def all_runs(runs_folder: Path) -> list[Run]:
     """Every run in the folder, the most recently changed first."""
     try:
-        found = [Run(each) for each in runs_folder.iterdir() if _holds_run(each)]
+        runs = [Run(folder) for folder in runs_folder.iterdir() if _holds_run(folder)]
     except OSError:
         return []
-    return sorted(found, key=_changed, reverse=True)
+    return sorted(runs, key=_changed, reverse=True)
 
 
 def _holds_run(folder: Path) -> bool:
-    """Whether there is a recipe in the folder; also False where another user's folder cannot be looked into."""
+    """Whether there is a recipe or a record in it; also False where another user's folder cannot be looked into."""
+    if folder.name.startswith(NEW_RUN):
+        return False
     try:
-        return (folder / "recipe.yaml").is_file()
+        return (folder / "recipe.yaml").is_file() or (folder / "events.jsonl").is_file()
     except OSError:
         return False
 

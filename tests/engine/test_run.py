@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import fcntl
 import math
 import os
 import signal
@@ -30,6 +31,7 @@ from tuitune.events import (
 from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run, RunWriter, all_runs, create_run, find_run
+from tuitune.sweep import sweep
 
 RECIPE = Recipe.from_data({"model": {"name": "some/model"}, "data": {"path": "/data/my chats.jsonl"}})
 
@@ -152,6 +154,54 @@ def test_a_killed_writer_leaves_a_record_that_reads(tmp_path: Path) -> None:
     assert [event.text for event in run.events() if isinstance(event, Notice)] == ["before"]
 
 
+def test_a_kill_while_a_run_is_made_takes_no_name(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from tuitune.run import create_run\n"
+        "from tuitune.recipe import Recipe\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"  # as the recipe gets its name
+        "recipe = Recipe.from_data({'model': {'name': 'm'}, 'data': {'path': 'd'}})\n"
+        "create_run(recipe, Path(sys.argv[1]), 'mine')"
+    )
+    runs = tmp_path / "runs"
+    killed = subprocess.run([sys.executable, "-c", code, str(runs)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert all_runs(runs) == []
+    create_run(RECIPE, runs, "mine").close()
+    assert [run.name for run in all_runs(runs)] == ["mine"]
+    sweep(runs)
+    assert len(list(runs.iterdir())) == 2, "it could be another session's that has just begun"
+    (left,) = runs.glob(".tuitune-new-*")
+    os.utime(left, (0, 0))
+    sweep(runs)
+    assert [path.name for path in runs.iterdir()] == ["mine"]
+
+
+def test_a_run_without_its_recipe_is_listed_while_its_name_is_taken(tmp_path: Path) -> None:
+    create_run(RECIPE, tmp_path, "half").close()
+    (tmp_path / "half" / "recipe.yaml").unlink()
+    assert [run.name for run in all_runs(tmp_path)] == ["half"]
+    with pytest.raises(UnusableInput, match="A run named half exists"):
+        create_run(RECIPE, tmp_path, "half")
+
+
+def test_two_readers_do_not_make_a_dead_run_look_live(tmp_path: Path) -> None:
+    writer = create_run(RECIPE, tmp_path)
+    writer.close()
+    with writer.run.without_session() as free:
+        assert free and writer.run.status() == "interrupted"
+    handle = os.open(writer.run.folder / ".lock", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    assert not writer.run.is_live()
+    os.close(handle)
+
+
+def test_a_run_is_given_back_though_its_folder_takes_no_change(tmp_path: Path) -> None:
+    writer = create_run(RECIPE, tmp_path)
+    writer.run.socket_file.mkdir()  # what no unlink can remove
+    writer.close()
+    assert not writer.run.is_live()
+
+
 def test_a_run_is_found_by_name_or_folder(tmp_path: Path) -> None:
     writer = create_run(RECIPE, tmp_path, "one")
     writer.append(Finished(status="done", step=1, seconds=1.0, adapter="adapter"))
@@ -210,3 +260,29 @@ def test_smoothing_of_a_constant_is_that_constant() -> None:
 
 def test_a_folder_without_a_lock_is_not_live(tmp_path: Path) -> None:
     assert not Run(tmp_path).is_live()
+
+
+def test_the_next_session_removes_what_killed_ones_left(tmp_path: Path) -> None:
+    def leave(run: Run) -> list[Path]:
+        left = [
+            run.checkpoints / ".partial" / "checkpoint-3",
+            run.checkpoints / ".tuitune-removing-checkpoint-1",
+            run.folder / ".adapter.partial",
+            run.exports / ".tuitune-making-abc",
+        ]
+        for folder in left:
+            folder.mkdir(parents=True)
+            (folder / "weights").write_text("half")
+        (run.folder / ".tuitune-previous-adapter").mkdir()
+        return left
+
+    dead, live = create_run(RECIPE, tmp_path, "dead"), create_run(RECIPE, tmp_path, "live")
+    dead.close()
+    left, kept = leave(dead.run), leave(live.run)
+    (dead.run.checkpoints / "checkpoint-2").mkdir()
+    sweep(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert dead.run.adapter.is_dir(), "the former adapter is back"
+    assert [path.name for path in dead.run.checkpoints.iterdir()] == ["checkpoint-2"]
+    assert [path.exists() for path in kept] == [True, True, True, False], "no export holds the exports folder"
+    live.close()

@@ -23,6 +23,7 @@ from tuitune.events import Event, Failed, Finished, Notice, Output, Started
 from tuitune.recipe import Recipe
 from tuitune.run import Run, RunWriter, create_run, default_runs_folder
 from tuitune.session.worker import Job, Result
+from tuitune.sweep import sweep
 from tuitune.text import one_line
 from tuitune.train import Control
 
@@ -77,8 +78,9 @@ class Jobs:
         return lambda job: commands[command](job, **prepared)
 
     def warm_up(self, job: Job) -> Result:
-        """Import the heavy libraries while the user is still choosing."""
+        """Import the heavy libraries while the user is still choosing, and tidy what killed sessions left."""
         warm_up()
+        sweep(default_runs_folder())
         return {}
 
     def summary(self, job: Job, recipe: Recipe) -> Result:
@@ -134,6 +136,7 @@ class Jobs:
         check(recipe)
         self._free()
         runs_folder = Path(runs) if runs else default_runs_folder()
+        sweep(runs_folder)
         writer = create_run(recipe, runs_folder, name, machine().as_dict())
         self.run, self._writer, self._recipe = writer.run, writer, recipe
         try:
