@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuitune.backends import LoadedModel
 
 Row = Mapping[str, Sequence[int]]
 """`input_ids` and `labels` of one row, as lists or as numpy arrays."""
@@ -14,17 +17,20 @@ ALIGNED = 64
 class Padded:
     """Each row on a line of its own, the short ones filled up: what every model and device can do.
 
-    Gives `input_ids`, `attention_mask` and `labels` of shape (rows, longest).
+    Gives `input_ids`, `attention_mask` and `labels` of shape (rows, longest), `longest` being a whole multiple of
+    `multiple`: kernels are made for each length that comes.
     """
 
     pad_token_id: int
+    multiple: int = 1
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         import numpy as np
         import torch
 
         lengths = np.array([len(row["input_ids"]) for row in rows])
-        filled = np.arange(lengths.max()) < lengths[:, None]
+        longest = -(-lengths.max() // self.multiple) * self.multiple
+        filled = np.arange(longest) < lengths[:, None]
 
         def lines(name: str, value: int) -> Any:
             line = np.full(filled.shape, value, dtype=np.int64)
@@ -69,3 +75,11 @@ class PaddingFree:
             "position_ids": torch.from_numpy(positions)[None],
             "packed_seq_lengths": torch.tensor(lengths, dtype=torch.int32),
         }
+
+
+def collator(loaded: "LoadedModel") -> Padded | PaddingFree:
+    """What makes batches of rows for this model."""
+    pad = loaded.tokenizer.pad_token_id or 0
+    if loaded.padding_free:
+        return PaddingFree(pad)
+    return Padded(pad, ALIGNED if loaded.model.device.type == "cuda" else 1)

@@ -58,6 +58,12 @@ class Plan(Event):
     """Whether the data brings thinking of its own before replies."""
     target_modules: tuple[str, ...] = ()
     """Names of the layers that get an adapter; empty in records that do not tell."""
+    batches: str = ""
+    """How rows are put into batches: `end to end` or `padded`."""
+    attention: str = ""
+    """The attention kernels that ran, in words for the user."""
+    isolation: dict[str, float] = field(default_factory=dict)
+    """What was measured before the first step: rows of a batch against the same rows alone (see tuitune.isolation)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +238,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, list):
             raise TypeError("not a list")
         return tuple(_checked(name, item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise TypeError("not `name: value` pairs")
+        return {str(key): _checked(name, entry, get_args(hint)[1]) for key, entry in value.items()}
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError("not one of the words that may stand here")

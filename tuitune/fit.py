@@ -4,12 +4,14 @@ import gc
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tuitune.advice import training_seconds
 from tuitune.backends import LoadedModel
-from tuitune.batching import Padded, PaddingFree, Row
+from tuitune.batching import Row, collator
 from tuitune.errors import TuituneError
+from tuitune.isolation import loss_of
 from tuitune.recipe import Recipe
 
 # Of the memory that was free before the run; the rest is for the optimizer's first step and for fragmentation.
@@ -20,6 +22,8 @@ _MOST_TRIALS = 5
 # A step is timed twice, or once where it takes so long that nothing else can have moved it by much.
 _TIMED_STEPS = 2
 _CLEAR_SECONDS = 1.0
+# Compiling takes up to three minutes and makes steps about a tenth faster.
+_LONG_RUN_SECONDS = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Candidate:
     batch: int
     accumulation: int
     checkpointing: bool
+    compiled: bool = True
 
     def describe(self) -> str:
         recompute = "with" if self.checkpointing else "without"
@@ -58,16 +63,19 @@ class Fitted:
         others = [each.tokens_per_second for each in self.trials if each.tokens_per_second and each != self.chosen]
         against = f", against {max(others):,.0f} in the next best way" if others else ""
         peak = (self.chosen.peak_bytes or 0) / 2**30
+        both = len({each.candidate.compiled for each in self.trials}) > 1
+        compiled = (", compiled" if self.chosen.candidate.compiled else ", not compiled") if both else ""
         return (
-            f"Chosen by timing {len(self.trials)} ways: {self.chosen.candidate.describe()}, "
+            f"Chosen by timing {len(self.trials)} ways: {self.chosen.candidate.describe()}{compiled}, "
             f"{speed:,.0f} tokens/s{against}; up to {peak:.1f} GiB; attention: {attention}."
         )
 
 
-def candidates(recipe: Recipe, fits: Callable[[Candidate], bool]) -> list[Candidate]:
+def candidates(recipe: Recipe, fits: Callable[[Candidate], bool], *, compiled: bool = True) -> list[Candidate]:
     """The ways worth timing, the likeliest winner first: equal rows a step, what the recipe fixes left as it is.
 
-    `fits` says whether the memory estimate allows a candidate; the smallest one is kept whatever it says.
+    `fits` says whether the memory estimate allows a candidate; the smallest one is kept whatever it says. All are
+    `compiled` or none.
     """
     train = recipe.train
     rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
@@ -75,10 +83,10 @@ def candidates(recipe: Recipe, fits: Callable[[Candidate], bool]) -> list[Candid
     batches = sorted((each for each in range(1, rows + 1) if rows % each == 0), reverse=True)
     found: list[Candidate] = []
     for checkpointing in kinds:
-        of_kind = [Candidate(batch, rows // batch, checkpointing) for batch in batches]
+        of_kind = [Candidate(batch, rows // batch, checkpointing, compiled) for batch in batches]
         # The largest that fits wins nearly always, and the next one shows whether larger is still faster.
         found += [each for each in of_kind if fits(each)][: 3 if not checkpointing else 2]
-    return found[:_MOST_TRIALS] or [Candidate(1, rows, kinds[-1])]
+    return found[:_MOST_TRIALS] or [Candidate(1, rows, kinds[-1], compiled)]
 
 
 def best(trials: Sequence[Trial], limit_bytes: int) -> Trial | None:
@@ -116,12 +124,6 @@ def optimizer_name(recipe: Recipe, trainable_parameters: int, total_bytes: int |
     return "adamw_torch_fused" if 8 * trainable_parameters <= _LARGE_STATES * total_bytes else "adamw_8bit"
 
 
-def collator(loaded: LoadedModel) -> Padded | PaddingFree:
-    """What makes batches of rows for this model."""
-    pad = loaded.tokenizer.pad_token_id or 0
-    return PaddingFree(pad) if loaded.padding_free else Padded(pad)
-
-
 def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambda: False) -> Fitted | None:
     """Time the candidates on the loaded model with its adapter, and set the model and its recipe to the fastest.
 
@@ -140,7 +142,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     limit = int(SAFE_SHARE * (free + before)) - _state_bytes(loaded, total)
     fits = _estimator(loaded, [lengths[place] for place in by_length], limit, total)
     trials: list[Trial] = []
-    for candidate in candidates(recipe, fits):
+    for candidate in candidates(recipe, fits, compiled=loaded.compiled):
         if cancelled():
             return None
         found = best(trials, limit)
@@ -152,7 +154,8 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     chosen = best(trials, limit)
     if chosen is None:
         step_rows = trials[0].candidate.batch * trials[0].candidate.accumulation
-        least = Candidate(1, step_rows, checkpointing=recipe.train.gradient_checkpointing is not False)
+        checkpointing = recipe.train.gradient_checkpointing is not False
+        least = Candidate(1, step_rows, checkpointing, loaded.compiled)
         trials.append(_trial(loaded, least, rows, by_length))
         chosen = best(trials, limit)
     if chosen is None:
@@ -160,6 +163,9 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
             f"A row of {lengths[by_length[0]]:,} tokens does not fit into this GPU's memory: "
             "lower data.max_length, set model.load_in_4bit: true, or choose a smaller model."
         )
+    if not cancelled() and _compiling_may_pay(loaded, chosen, len(lengths), sum(lengths)):
+        trials.append(_trial(loaded, replace(chosen.candidate, compiled=True), rows, by_length))
+        chosen = best(trials, limit) or chosen
     _apply(loaded, chosen.candidate)
     loaded.recipe = _with_train(
         recipe,
@@ -167,10 +173,18 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
         gradient_accumulation_steps=chosen.candidate.accumulation,
         gradient_checkpointing=chosen.candidate.checkpointing,
         padding_free=loaded.padding_free,
+        compile=chosen.candidate.compiled,
         optim=optimizer_name(recipe, _trainable(loaded), total),
         fit=False,
     )
     return Fitted(loaded.recipe, chosen, tuple(trials))
+
+
+def _compiling_may_pay(loaded: LoadedModel, chosen: Trial, rows: int, tokens: int) -> bool:
+    """Whether the whole run, over `rows` rows of `tokens` tokens, is so long that minutes of compiling could pay."""
+    if loaded.compiled or loaded.recipe.train.compile != "auto" or loaded.backend.name != "unsloth":
+        return False
+    return training_seconds(loaded.recipe, rows, tokens, chosen.tokens_per_second or 1.0) > _LONG_RUN_SECONDS
 
 
 def _estimator(loaded: LoadedModel, lengths: list[int], limit: int, total: int) -> Callable[[Candidate], bool]:
@@ -238,17 +252,11 @@ def _rows(rows: Any, places: list[int]) -> list[Row]:
 
 def _pass(loaded: LoadedModel, batch: dict[str, Any]) -> None:
     """One forward and backward pass; the gradients are of no use to anyone."""
-    import torch
-
-    device = loaded.model.device
-    inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    dtype = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    with torch.autocast("cuda", dtype=dtype):
-        loss = loaded.model(**inputs, use_cache=False, num_items_in_batch=inputs["labels"].numel()).loss
-    loss.backward()
+    loss_of(loaded, batch, batch["labels"].numel()).backward()
 
 
 def _apply(loaded: LoadedModel, candidate: Candidate) -> None:
+    loaded.compiled = candidate.compiled
     loaded.gradient_checkpointing = candidate.checkpointing
     loaded.backend.for_training(loaded)
 

@@ -161,6 +161,8 @@ class TrainSection(_Section):
     """Compute activations again in the backward pass: less memory, about a third slower."""
     padding_free: bool | None = None
     """Lay the rows of a batch end to end instead of padding them; empty does so where attention can."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the model's own parts with torch: minutes before the first step, for steps that are somewhat faster."""
     fit: bool = True
     """On a GPU, time a few ways to run the same steps before the first one, and take the fastest that fits."""
 

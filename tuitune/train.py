@@ -14,11 +14,13 @@ from tuitune import backends, checkpoints
 from tuitune.atomic import write_atomic
 from tuitune.backends import LoadedModel
 from tuitune.backends.loftq import require_loftq
+from tuitune.batching import collator
 from tuitune.chat import Sampling, reply
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import TuituneError, explain
 from tuitune.events import Checkpoint, Evaluation, Event, Finished, Notice, Phase, Plan, Reply, Step
-from tuitune.fit import collator, fit, halved, optimizer_name
+from tuitune.fit import fit, halved, optimizer_name
+from tuitune.isolation import Batches, settle_batches
 from tuitune.model import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
 from tuitune.run import Run
@@ -27,6 +29,7 @@ from tuitune.text import one_line
 log = logging.getLogger(__name__)
 
 Emit = Callable[[Event], None]
+_LONG_WARM_UP_SECONDS = 10.0
 
 
 @dataclass
@@ -93,14 +96,16 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     backend.attach(loaded)
     for text in loaded.targets.left_out if loaded.targets else ():
         emit(Notice(text=text))
-    if recipe.train.fit and loaded.model.device.type == "cuda":
+    on_gpu = loaded.model.device.type == "cuda"
+    batches = _settle(loaded, prepared, emit) if on_gpu else None
+    if recipe.train.fit and on_gpu:
         phase("adapter", "Timing ways to run a step on this GPU")
         _fit(loaded, prepared, run, control, emit)
         recipe = loaded.recipe
 
     watcher = _Watcher(run, control, emit, attempt)
     trainer = _trainer(loaded, prepared, run, watcher)
-    emit(_plan(loaded, prepared, trainer))
+    emit(_plan(loaded, prepared, trainer, batches))
     status: Literal["done", "stopped"] = "stopped"
     try:
         prompts = _prompts(recipe, prepared)
@@ -132,6 +137,19 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     backend.for_inference(loaded)
     finished(status, watcher.steps_done)
     return loaded
+
+
+def _settle(loaded: LoadedModel, prepared: Prepared, emit: Emit) -> Batches:
+    """Prove on the model itself how its rows can be batched, and tell where they are not laid end to end."""
+    batches = settle_batches(
+        loaded, prepared.train, lambda text: emit(Phase(name="adapter", text=text, done=None, total=None))
+    )
+    warm_up = batches.isolation.warm_up_seconds
+    if warm_up > _LONG_WARM_UP_SECONDS:
+        emit(Notice(text=f"The model's kernels were compiled in {warm_up:.0f} s; the next run finds them."))
+    if batches.notice:
+        emit(Notice(text=batches.notice))
+    return batches
 
 
 def _fit(loaded: LoadedModel, prepared: Prepared, run: Run, control: Control, emit: Emit) -> None:
@@ -216,7 +234,7 @@ def _tell_about(prepared: Prepared, emit: Emit) -> None:
         emit(Notice(text=notice))
 
 
-def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any) -> Plan:
+def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any, batches: Batches | None) -> Plan:
     import torch
 
     parameters = list(loaded.model.parameters())
@@ -237,7 +255,14 @@ def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any) -> Plan:
         total_steps=args.max_steps if args.max_steps > 0 else by_epochs,
         thinking=loaded.thinks,
         target_modules=loaded.targets.names if loaded.targets else (),
+        batches=batches.kind if batches else "padded",
+        attention=loaded.attention,
+        isolation=_finite(batches.isolation.as_dict()) if batches else {},
     )
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watcher") -> Any:
@@ -284,6 +309,8 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
             save_steps=settings.save_steps,
             include_num_input_tokens_seen="non_padding",
             dataloader_pin_memory=on_gpu,
+            # Rows of like lengths beside each other need little padding.
+            train_sampling_strategy="group_by_length" if on_gpu and not loaded.padding_free else "random",
             report_to="none",
             disable_tqdm=True,
             remove_unused_columns=True,

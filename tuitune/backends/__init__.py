@@ -31,6 +31,8 @@ class LoadedModel:
     """The attention kernel in use, in words for the user."""
     targets: Targets | None = None
     """The layers that got a fresh adapter; None before, and with a saved one."""
+    compiled: bool = True
+    """Whether torch.compile is used on the model's own parts."""
 
 
 class Backend(Protocol):

@@ -1,6 +1,16 @@
-"""Attention over rows of every length laid end to end, through torch's own flash kernel."""
+"""Attention over rows of every length laid end to end: which kernels keep the rows apart, and which ones ran."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+_KERNELS = {
+    "_torch_varlen_packed": "torch flash varlen",
+    "flash_attn_varlen_func": "flash-attn varlen",
+    "xformers_attention": "xformers",
+    "_sdpa_packed_segments": "sdpa, row by row",
+}
+"""Functions of Unsloth's attention dispatch to what they are called for the user."""
 
 
 def varlen_kernel() -> str | None:
@@ -22,6 +32,64 @@ def varlen_kernel() -> str | None:
             return "xformers"
         dispatch._TORCH_VARLEN_ATTN = flash_varlen
     return "torch flash varlen"
+
+
+def lay_end_to_end(model: Any) -> bool:
+    """Make Unsloth keep padding-free rows apart in every layer of `model`, its adapter attached.
+
+    False for architectures whose attention Unsloth knows to run over the rows' ends. For the others a check on the
+    model itself has the last word: convolutions and linear attention get the rows' ends where Unsloth has a kernel for
+    it.
+    """
+    from unsloth.trainer import PADDING_FREE_BLOCKLIST
+    from unsloth.utils.hf_packed_attention import enable_hf_packed_attention
+    from unsloth.utils.packing import patch_hybrid_linear_attention_varlen
+
+    text = model.config.get_text_config()
+    if {model.config.model_type, text.model_type} & PADDING_FREE_BLOCKLIST:
+        return False
+    enable_hf_packed_attention()
+    patch_hybrid_linear_attention_varlen(model)
+    return True
+
+
+@contextmanager
+def watched(model: Any) -> Iterator[list[str]]:
+    """A list that holds, after the block, what the attention kernels that ran inside are called for the user."""
+    from unsloth.utils import attention_dispatch as dispatch
+    from unsloth.utils.hf_packed_attention import HF_PACKED_ATTENTION_STATS as counts
+
+    ran: list[str] = []
+    before = dict(counts)
+    functions = {name: getattr(dispatch, name, None) for name in _KERNELS}
+
+    def noted(name: str, function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            ran.append(_KERNELS[name])
+            return function(*arguments, **options)
+
+        return call
+
+    for name, function in functions.items():
+        if function is not None:
+            setattr(dispatch, name, noted(name, function))
+    try:
+        yield ran
+    finally:
+        for name, function in functions.items():
+            setattr(dispatch, name, function)
+    new = {name: counts[name] - before[name] for name in ("fast", "efficient", "fallback")}
+    if new["fast"] > new["efficient"]:
+        ran.append("torch flash varlen" if "flash-attn varlen" not in ran and "xformers" not in ran else ran[-1])
+    if new["efficient"]:
+        ran.append("torch memory-efficient varlen")
+    if new["fallback"]:
+        ran.append("sdpa with a block mask")
+    if not ran:
+        ran.append(getattr(model.config.get_text_config(), "_attn_implementation", None) or "sdpa")
+    if getattr(model, "_unsloth_varlen_forward_wrapped", False):
+        ran.append("linear attention with row ends")
+    ran[:] = list(dict.fromkeys(ran))
 
 
 def flash_varlen(

@@ -32,6 +32,11 @@ def prepare_environment() -> None:
         # What it would warn of reaches the user as one sentence.
         "HF_HUB_VERBOSITY": "error",
         "DO_NOT_TRACK": "1",
+        # Compiling whole decoder layers takes Unsloth minutes before the first step, and a compiled layer attends to
+        # rows laid end to end through a dense mask instead of the variable-length kernel.
+        "UNSLOTH_BLOCK_COMPILE": "0",
+        # The matrix products of compiled parts are not tuned for each shape that comes.
+        "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM_BACKENDS": "ATEN",
         "TOKENIZERS_PARALLELISM": "false",
         # Rows of every length come and go: without this the allocator keeps a block for each size it has seen.
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",

@@ -3,7 +3,8 @@
 from typing import Any
 
 from tuitune.backends import LoadedModel
-from tuitune.backends.attention import varlen_kernel
+from tuitune.backends.attention import lay_end_to_end, varlen_kernel
+from tuitune.backends.compiling import compiles_in_seconds, set_compiling, tune_less
 from tuitune.backends.environment import prepare_environment
 from tuitune.backends.loading import explained, freeze, require_adapter
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
@@ -54,6 +55,10 @@ class UnslothBackend:
         if (rotary or {}).get("factor") != (scaled or {}).get("factor"):
             raise TuituneError("Unsloth does not scale its positions for data.max_length as exports would.")
         kernel = varlen_kernel()
+        tune_less()
+        wanted = recipe.train.compile
+        compiled = compiles_in_seconds(model) if wanted == "auto" else wanted
+        set_compiling(compiled)
         return LoadedModel(
             model,
             tokenizer,
@@ -62,6 +67,7 @@ class UnslothBackend:
             gradient_checkpointing=recipe.train.gradient_checkpointing is not False,
             padding_free=kernel is not None and recipe.train.padding_free is not False,
             attention=kernel or "sdpa",
+            compiled=compiled,
         )
 
     def attach(self, loaded: LoadedModel) -> None:
@@ -90,6 +96,7 @@ class UnslothBackend:
             )
             if lora.init_lora_weights == "loftq":  # Unsloth's own would need the whole base in 16-bit
                 begin_with_loftq(loaded)
+            loaded.padding_free = loaded.padding_free and lay_end_to_end(loaded.model)
 
     def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
         """Add the adapter saved in `folder`, frozen. Raises TuituneError, UnusableInput."""
@@ -102,6 +109,7 @@ class UnslothBackend:
             loaded.model = fast.patch_peft_model(model, use_gradient_checkpointing=False)
 
     def for_training(self, loaded: LoadedModel) -> None:
+        set_compiling(loaded.compiled)
         checkpointing = "unsloth" if loaded.gradient_checkpointing else False
         # Unsloth's trainer goes back to what the adapter was attached with, unless it is changed here too.
         loaded.model._unsloth_gradient_checkpointing = checkpointing
