@@ -87,19 +87,22 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 ARCHITECTURES: tuple[str, ...] = tuple(_CONFIGS)
 
 
-def build(name: str, folder: Path, *, seed: int = 0) -> Path:
-    """Write the tiny model `name` (one of ARCHITECTURES) with its tokenizer into `folder`; gives the folder."""
+def build(name: str, folder: Path, *, seed: int = 0, sizes: dict[str, Any] | None = None, device: str = "cpu") -> Path:
+    """Write the tiny model `name` (one of ARCHITECTURES) with its tokenizer into `folder`; gives the folder.
+
+    `sizes` are fields of the decoder's config to make it another size, `device` is where the weights are drawn.
+    """
     import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(Path(sample_data.__file__).parent / "demo_model")
-    config = _config(name, tokenizer)
+    config = _config(name, tokenizer, sizes or {})
     kind = (
         transformers.AutoModelForImageTextToText
         if hasattr(config, "text_config")
         else transformers.AutoModelForCausalLM
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         model = kind.from_config(config, dtype=torch.bfloat16)
         with torch.no_grad():
@@ -112,7 +115,7 @@ def build(name: str, folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def _config(name: str, tokenizer: Any) -> Any:
+def _config(name: str, tokenizer: Any, sizes: dict[str, Any]) -> Any:
     import transformers
 
     kind, own, around = _CONFIGS[name]
@@ -121,7 +124,7 @@ def _config(name: str, tokenizer: Any) -> Any:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    decoder = {**_DECODER, "vocab_size": -(-len(tokenizer) // 64) * 64, **tokens, **own}
+    decoder = {**_DECODER, "vocab_size": -(-len(tokenizer) // 64) * 64, **tokens, **own, **sizes}
     if name.startswith("gemma4"):
         decoder["vocab_size_per_layer_input"] = decoder["vocab_size"]
     config: Callable[..., Any] = getattr(transformers, kind)
