@@ -1,4 +1,4 @@
-"""On a GPU: every architecture trains right through Unsloth, in 16-bit and in 4-bit, from loading to the merged model."""
+"""On a GPU: every architecture trains right through Unsloth, in 16-bit and in 4-bit, up to the merged model."""
 
 import importlib.util
 from pathlib import Path
