@@ -1,14 +1,34 @@
 """Asks the Hugging Face Hub whether a repository can be read, and explains what it did not give."""
 
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tuitune.text import one_line
 
 What = Literal["model", "dataset"]
 
-_TIMEOUT_SECONDS = 10
+_TIMEOUT_SECONDS = 5
+_CONNECT_SECONDS = 3
+_ASKED_AGAIN_SECONDS = 20
+"""After a Hub was not reached, so long it is not asked again: each question would wait as long for nothing."""
+
+
+@dataclass
+class _Reach:
+    """What the Hub has said to this process so far."""
+
+    open: set[tuple[str, What]] = field(default_factory=set)
+    """Repositories that it gives."""
+    problem: Exception | None = None
+    """Why it was not reached the last time."""
+    ask_from: float = 0.0
+    """When it is asked again after that, in seconds of the monotonic clock."""
+
+
+_reach = _Reach()
 
 
 def refusal(name: str, what: What) -> Exception | None:
@@ -16,6 +36,26 @@ def refusal(name: str, what: What) -> Exception | None:
 
     The libraries find the same out by trying each file again and again, for most of a minute where no Hub is reached.
     """
+    if (name, what) in _reach.open:
+        return None
+    if _reach.problem is not None and time.monotonic() < _reach.ask_from:
+        return _reach.problem
+    problem = _refusal(name, what)
+    _reach.problem = None
+    if problem is None:
+        _reach.open.add((name, what))
+    elif not _answered(problem):
+        _reach.problem, _reach.ask_from = problem, time.monotonic() + _ASKED_AGAIN_SECONDS
+    return problem
+
+
+def _answered(problem: Exception) -> bool:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return isinstance(problem, HfHubHTTPError)
+
+
+def _refusal(name: str, what: What) -> Exception | None:
     import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
@@ -23,7 +63,8 @@ def refusal(name: str, what: What) -> Exception | None:
 
     address = f"{constants.ENDPOINT}/api/{what}s/{name}/auth-check"
     try:
-        hf_raise_for_status(get_session().get(address, headers=build_hf_headers(), timeout=_TIMEOUT_SECONDS))
+        timeout = httpx.Timeout(_TIMEOUT_SECONDS, connect=_CONNECT_SECONDS)
+        hf_raise_for_status(get_session().get(address, headers=build_hf_headers(), timeout=timeout))
     except (RepositoryNotFoundError, OfflineModeIsEnabled, httpx.TransportError) as error:
         return error
     except Exception:  # a mirror that does not know this question: the files themselves will tell
@@ -39,7 +80,8 @@ def unreached() -> Exception | None:
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     try:
-        get_session().get(f"{constants.ENDPOINT}/api/datasets?limit=1", timeout=_TIMEOUT_SECONDS)
+        timeout = httpx.Timeout(_TIMEOUT_SECONDS, connect=_CONNECT_SECONDS)
+        get_session().get(f"{constants.ENDPOINT}/api/datasets?limit=1", timeout=timeout)
     except (OfflineModeIsEnabled, httpx.TransportError) as error:
         return error
     return None

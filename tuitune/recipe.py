@@ -97,6 +97,8 @@ class DataSection(_Section):
     """A dataset file of its own to measure the loss on; its rows that are also in the training data are left out."""
     eval_split: str | None = Field(None, min_length=1)
     """Split of the Hub dataset, or part of the file (`train[90%:]`), to measure the loss on, treated like eval_path."""
+    eval_revision: str | None = None
+    """Branch, tag or commit of the Hub dataset that eval_path names, where that is another than path."""
 
 
 class LoraSection(_Section):

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 @dataclass
 class Hub:
-    """`repositories`: `datasets/owner/name` or `models/owner/name` to revision to folder; `gated`: those that need a
+    """`repositories`: `datasets/owner/name` or `models/owner/name` to revision to folder, whose name makes its commit,
+    so that a branch moves on when it is given another one; `gated`: those that need a
     token; `forbidden`: those that no token may read, `datasets` or `models` for searching them. `asked` collects the
     paths of all requests.
     """
@@ -51,9 +52,9 @@ def hub_server() -> Iterator[Hub]:
         thread.join()
 
 
-def commit(repository: str, revision: str) -> str:
-    """The commit that a revision of a repository stands for."""
-    return hashlib.sha1(f"{repository}@{revision}".encode()).hexdigest()
+def commit(repository: str, folder: str) -> str:
+    """The commit of a repository that this folder holds."""
+    return hashlib.sha1(f"{repository}@{folder}".encode()).hexdigest()
 
 
 class _Refused(Exception):
@@ -159,8 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repository in self.hub.gated and "Authorization" not in self.headers and not metadata:
             raise _Refused(401, "GatedRepo")
         for name, folder in revisions.items():
-            if revision in (name, commit(repository, name)):
-                return folder, commit(repository, name)
+            if revision in (name, commit(repository, folder.name)):
+                return folder, commit(repository, folder.name)
         raise _Refused(404, "RevisionNotFound")
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:

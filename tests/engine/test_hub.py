@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.conftest import DEMO
 from tests.engine.hub_server import Hub, commit, hub_server
+from tuitune.export.card import model_card
+from tuitune.run import Run
 
 DATASET = "sea/shanties"
 TOKEN = "hf_" + "notASecret" * 4
@@ -232,6 +236,63 @@ def test_a_model_loads_by_its_hub_id_and_without_a_connection_from_its_copy(
     for each in (model, dataset):
         assert "the Hugging Face Hub (http://127.0.0.1:9) cannot be reached: check the connection" in each.refusal()
     assert time.monotonic() - began < 45  # the libraries alone would try for two minutes
+
+
+def test_a_run_records_the_commits_and_repeats_them_when_the_hub_has_moved_on(
+    tuitune: Tuitune, hub: Hub, tmp_path: Path
+) -> None:
+    """Of the model, the datasets and the evaluation's; and asks each repository once whether it may be read."""
+    main, second = hub.repositories[f"datasets/{DATASET}"].values()
+    hub.repositories["models/sea/demo"] = {"main": DEMO / "demo_model"}
+    hub.repositories["datasets/sea/measured"] = {"main": second}
+    fields = {
+        "model": "sea/demo",
+        "also": [{"path": f"hub:{DATASET}", "config": "table"}],
+        "eval_path": "hub:sea/measured",
+        "eval_split": "test",
+    }
+    steps = "--set max_steps=1 --set max_new_tokens=4"
+    (first,) = tuitune((f"run FILE --name one {steps}", fields))
+    assert first.status == 0, first.err
+    for repository in ("models/sea/demo", f"datasets/{DATASET}", "datasets/sea/measured"):
+        assert hub.asked.count(f"api/{repository}/auth-check") == 1
+    asked = yaml.safe_load((tmp_path / "runs" / "one" / "recipe.yaml").read_text())
+    shanties = commit(f"datasets/{DATASET}", main.name)
+    assert asked["model"]["revision"] == commit("models/sea/demo", "demo_model")
+    card = model_card(Run(tmp_path / "runs" / "one"), "adapter")
+    assert f"from_pretrained('sea/demo', revision='{asked['model']['revision']}', dtype" in card
+    assert asked["data"]["revision"] == asked["data"]["also"][0]["revision"] == shanties
+    assert asked["data"]["eval_revision"] == commit("datasets/sea/measured", second.name)
+
+    hub.repositories[f"datasets/{DATASET}"] = {"main": second, "before": main}
+    hub.repositories["datasets/sea/measured"] = {"main": main, "before": second}
+    recipe = tmp_path / "runs" / "one" / "recipe.yaml"
+    shown, again = tuitune(("inspect FILE --json --rows 3:4", {}), (f"run {recipe} --name two", {}))
+    assert "The second 3." in "".join(token["text"] for token in shown.answer()["tokens"])
+    assert again.status == 0, again.err
+    assert yaml.safe_load((tmp_path / "runs" / "two" / "recipe.yaml").read_text()) == asked
+    one, two = (tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+REFUSALS = """
+from tuitune.hub import refusal
+for name in ("sea/a", "sea/b", "sea/a"):
+    for what in ("model", "dataset"):
+        assert "timed out" in str(refusal(name, what)), refusal(name, what)
+"""
+
+
+def test_a_hub_that_never_answers_is_waited_for_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hub = Hub(f"http://127.0.0.1:{server.getsockname()[1]}")
+        # As in a session: else huggingface_hub asks for something else first.
+        environment = os.environ | hub.environment(tmp_path / "hf") | {"HF_HUB_DISABLE_TELEMETRY": "1"}
+        subprocess.run([sys.executable, "-c", REFUSALS], env=environment, check=True)
+        server.settimeout(0)
+        server.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_a_dataset_cannot_take_over_the_machine(tuitune: Tuitune, hub: Hub, tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def eval_section(data: DataSection) -> DataSection | None:
     path = data.eval_path or data.path
     # A slice of the training rows says nothing of another dataset's.
     split = data.eval_split or (split_name(data.split) if path.startswith(HUB) else "train")
-    return data.model_copy(update={"path": path, "split": split})
+    revision = data.revision if path == data.path else data.eval_revision
+    return data.model_copy(update={"path": path, "split": split, "revision": revision})
 
 
 def told_apart(names: list[str]) -> list[str]:

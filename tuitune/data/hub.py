@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tuitune.atomic import write_atomic
 from tuitune.data.cache import hub_listing
 from tuitune.data.split import split_name
 from tuitune.errors import TuituneError, UnusableInput
@@ -114,26 +116,36 @@ def _downloaded(name: str, commit: str, file: str) -> Path:
 
 @cache
 def _list(name: str, config: str, split: str, revision: str) -> HubFiles:
-    """Asked once per process; the listing from last time where the Hub is not reached. Raises UnusableInput."""
-    remembered = hub_listing(name, config, split, revision)
+    """Asked once per process, of a commit only once; the listing from last time where the Hub is not reached.
+
+    Raises UnusableInput.
+    """
+    remembered = _remembered(name, config, split, revision)
+    if remembered is not None and remembered.commit == revision:
+        return remembered
     if problem := refusal(name, "dataset"):
-        try:
-            kept = json.loads(remembered.read_text())
-            return HubFiles(**kept | {"files": tuple(kept["files"])})
-        except (OSError, ValueError, TypeError, KeyError):
-            raise UnusableInput(explained(problem, name, "dataset", revision)) from None
+        if remembered is not None:
+            return remembered
+        raise UnusableInput(explained(problem, name, "dataset", revision)) from None
     try:
-        found = _ask(name, config, split, revision)
+        listing = _ask(name, config, split, revision)
     except UnusableInput:
         raise
     except Exception as error:  # datasets raises a kind for each of its libraries
         raise UnusableInput(explained(error, name, "dataset", revision)) from error
+    with suppress(OSError):  # only to be found without a connection later
+        for file in {hub_listing(name, config, split, version) for version in (revision, listing.commit)}:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomic(file, json.dumps(asdict(listing)))
+    return listing
+
+
+def _remembered(name: str, config: str, split: str, revision: str) -> HubFiles | None:
     try:
-        remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        remembered.write_text(json.dumps(asdict(found)))
-    except OSError:
-        pass  # only to be found without a connection later
-    return found
+        kept = json.loads(hub_listing(name, config, split, revision).read_text())
+        return HubFiles(**kept | {"files": tuple(kept["files"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _ask(name: str, config: str, split: str, revision: str) -> HubFiles:

@@ -74,7 +74,7 @@ def model_card(run: Run, kind: str) -> str:
         base=recipe.model.name,
         auto_class=_auto_class(recipe),
         config=config,
-        given=", config=config" if config else "",
+        given=_revision(recipe) + (", config=config" if config else ""),
     ) + textwrap.dedent(_REPLY)
     # JSON is YAML, and cannot be broken out of by what a name holds.
     return "\n".join(
@@ -126,10 +126,15 @@ def _longer_context(recipe: Recipe) -> str:
         return ""
     return (
         "from transformers import AutoConfig\n\n"
-        f"config = AutoConfig.from_pretrained({recipe.model.name!r})\n"
+        f"config = AutoConfig.from_pretrained({recipe.model.name!r}{_revision(recipe)})\n"
         f"config.rope_parameters = {text.rope_parameters!r}\n"
         f"config.max_position_embeddings = {text.max_position_embeddings}\n"
     )
+
+
+def _revision(recipe: Recipe) -> str:
+    """The argument for the base's revision, where the run has one."""
+    return f", revision={recipe.model.revision!r}" if recipe.model.revision else ""
 
 
 def fingerprint(run: Run) -> str:

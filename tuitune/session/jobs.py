@@ -131,9 +131,11 @@ class Jobs:
     def train(self, job: Job, recipe: Recipe, runs: str | None = None, name: str | None = None) -> Result:
         """Train in a new run folder, which is sent as a part as soon as it exists."""
         from tuitune.hardware import machine
+        from tuitune.pinning import pinned
         from tuitune.train import check, train
 
         check(recipe)
+        recipe = pinned(recipe)
         self._free()
         runs_folder = Path(runs) if runs else default_runs_folder()
         sweep(runs_folder)
