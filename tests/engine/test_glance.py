@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tuitune.advice import training_seconds
-from tuitune.events import Event, Plan, Step
-from tuitune.glance import Speed, measured_speed
+from tuitune.events import Event, Notice, Plan, Sample, Step
+from tuitune.glance import Speed, glance, measured_speed
 from tuitune.recipe import Recipe
-from tuitune.run import create_run
+from tuitune.run import all_runs, create_run
 
 
 def recipe(model: str, **train: float) -> Recipe:
@@ -70,6 +70,57 @@ def test_a_long_record_is_read_at_both_ends_only(tmp_path: Path) -> None:
     run(tmp_path, "long", "some/model", 1_000, plan(), *steps(*[100.0] * 2_000, *[1_400.0] * 2_000))
     assert (tmp_path / "long" / "events.jsonl").stat().st_size > 10 * 65_536
     assert speed(tmp_path) == Speed("long", 1_400)
+
+
+def slow(*events: Event) -> list[Event]:
+    """Each event followed by ten minutes of samples of the machine, one a second."""
+    sample = Sample(
+        process_bytes=8 * 2**30, host_used_bytes=2**37, host_total_bytes=2**40, disk_free_bytes=2**40, cpu_percent=12.5,
+        gpu_index=0, gpu_used_bytes=2**36, gpu_total_bytes=2**37, gpu_process_bytes=2**36, gpu_percent=99.0,
+        gpu_celsius=70.0, gpu_watts=600.0,
+    )  # fmt: skip
+    return [each for event in events for each in (event, *[sample] * 600)]
+
+
+def test_slow_steps_are_found_behind_minutes_of_samples(tmp_path: Path) -> None:
+    run(tmp_path, "slow", "some/model", 1_000, *slow(plan(), *steps(90, 1_390, 1_400, 1_500)))
+    (slow_run,) = all_runs(tmp_path)
+    seen = glance(slow_run)
+    assert (seen.step, seen.total_steps) == (4, 60)
+    assert set(seen.losses) == {1.0}
+    assert speed(tmp_path) == Speed("slow", 1_400)
+
+
+def test_a_run_in_its_first_slow_step_tells_how_many_there_will_be(tmp_path: Path) -> None:
+    run(tmp_path, "first", "some/model", 1_000, *slow(plan()))
+    (first,) = all_runs(tmp_path)
+    assert (glance(first).step, glance(first).total_steps) == (0, 60)
+
+
+@pytest.mark.parametrize("bytes_before", range(0, 400, 37))
+def test_a_step_is_found_wherever_the_blocks_are_cut(tmp_path: Path, bytes_before: int) -> None:
+    made = [plan(), Notice(text="x" * bytes_before), *steps(90), Notice(text="y" * 65_000), Notice(text="z" * 400)]
+    run(tmp_path, "cut", "some/model", 1_000, *made)
+    (cut,) = all_runs(tmp_path)
+    assert (glance(cut).step, glance(cut).total_steps) == (1, 60)
+
+
+def test_a_record_of_one_endless_line_is_looked_at_and_given_up(tmp_path: Path) -> None:
+    run(tmp_path, "long-line", "some/model", 1_000, plan(), *steps(90), Notice(text="x" * 3 * 2**20))
+    (long_line,) = all_runs(tmp_path)
+    assert glance(long_line).step == 1
+    with long_line.events_file.open("w") as file:
+        file.write('{"event": "step", ' * 2**18)
+    assert glance(long_line).step == 0
+
+
+def test_a_record_that_is_no_file_hides_nothing_and_holds_nobody_up(tmp_path: Path) -> None:
+    run(tmp_path, "pipe", "some/model", 1_000, plan())
+    run(tmp_path, "good", "some/model", 1_000, plan(), *steps(90))
+    (tmp_path / "pipe" / "events.jsonl").unlink()
+    os.mkfifo(tmp_path / "pipe" / "events.jsonl")
+    told = {each.run.name: (each.status, each.model, each.step) for each in map(glance, all_runs(tmp_path))}
+    assert told == {"pipe": ("interrupted", "unreadable record", 0), "good": ("interrupted", "some/model", 1)}
 
 
 @pytest.mark.parametrize(
