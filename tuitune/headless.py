@@ -266,7 +266,7 @@ class _TextViewer(_Viewer):
         match event:
             case Started():
                 self.console.print(
-                    Text(f"run {event.run}" + (f", attempt {event.attempt}" if event.attempt > 1 else ""))
+                    Text(f"run {one_line(event.run)}" + (f", attempt {event.attempt}" if event.attempt > 1 else ""))
                 )
             case Phase():
                 if self._progress:
@@ -316,7 +316,7 @@ def plan_text(plan: Plan) -> str:
     return (
         f"{plan.rows} rows{held_out}, {plan.trained_tokens:,} of {plan.tokens:,} tokens trained; "
         f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.2%}); "
-        f"{plan.total_steps} steps on {safe_text(plan.device)} with {plan.backend}"
+        f"{plan.total_steps} steps on {one_line(plan.device)} with {one_line(plan.backend)}"
     )
 
 
@@ -324,7 +324,7 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
     """What came out of a run: loss and replies before and after, and where everything is."""
     console = console or _console()
     status = run.status(history)
-    lines = ["", f"Run {run.name}: {_STATUS_TEXT[status]}"]
+    lines = ["", f"Run {one_line(run.name)}: {_STATUS_TEXT[status]}"]
     if isinstance(history.ended, Failed):
         lines.append(f"  {safe_text(history.ended.message)}")
     if (losses := history.loss_before_and_after()) is not None:
@@ -336,9 +336,9 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
         lines += ["", f"  prompt  {one_line(prompt, max_length=300)}"]
         lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []
         lines += [f"  after   {one_line(after, max_length=600)}"] if after is not None else []
-    lines += ["", f"  everything is in {safe_text(run.folder)}"]
+    lines += ["", f"  everything is in {one_line(run.folder)}"]
     if run.adapter.is_dir():
-        lines += [f"  adapter {safe_text(run.adapter)}", f"  talk to it: {own_command('chat', run.folder)}"]
+        lines += [f"  adapter {one_line(run.adapter)}", f"  talk to it: {own_command('chat', run.folder)}"]
         lines += [f"  take it home: {own_command('export', run.folder, '--to', 'gguf:q8_0')}"]
     console.print(Text("\n".join(lines)))
 
@@ -394,7 +394,8 @@ async def _one_reply(run: Run, prompt: str, adapter: bool, as_json: bool) -> int
 
 def _converse(run: Run, adapter: bool) -> int:
     """Ask and answer in turn; the event loop rests while the user types, so that Ctrl+C is theirs at once."""
-    print(f"Chat with {run.name}. /base and /adapter switch who answers, /clear forgets; Ctrl+C stops, Ctrl+D leaves.")
+    print(f"Chat with {one_line(run.name)}.", end=" ")
+    print("/base and /adapter switch who answers, /clear forgets; Ctrl+C stops, Ctrl+D leaves.")
     messages: list[dict[str, str]] = []
     with asyncio.Runner() as loop:
         session = loop.run(Session.start())
@@ -514,7 +515,14 @@ def print_runs(runs: Iterable[Run], folder: Path, *, as_json: bool) -> None:
     found = False
     for run in runs:
         found = True
-        history = run.history()
+        try:
+            history = run.history()
+        except UnusableInput as error:  # one that cannot be read hides no other
+            if as_json:
+                print(json.dumps({"run": run.name, "folder": str(run.folder), "status": "unreadable"}))
+            else:
+                print(f"{one_line(run.name):<32} {'unreadable':<12} {one_line(error)}")
+            continue
         status = run.status(history)
         losses = history.loss_before_and_after()
         if as_json:
@@ -525,7 +533,7 @@ def print_runs(runs: Iterable[Run], folder: Path, *, as_json: bool) -> None:
             loss_text = f"  loss {losses[0]:.3f} → {losses[1]:.3f}" if losses else ""
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(history.last_at)) if history.last_at else ""
             steps_text = f"{history.step}/{history.total_steps} steps"
-            print(f"{safe_text(run.name):<32} {status:<12} {steps_text:<14} {when}{loss_text}")
+            print(f"{one_line(run.name):<32} {status:<12} {steps_text:<14} {when}{loss_text}")
     if not found and not as_json:
         print(f"There is no run in {safe_text(folder)} yet: start one with `tuitune` or `tuitune run RECIPE`.")
 

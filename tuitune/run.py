@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from tuitune.atomic import flush, write_atomic
-from tuitune.errors import TuituneError, UnusableInput
+from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.events import Checkpoint, Event, Failed, Finished, Plan, from_json, to_json
 from tuitune.history import History
 from tuitune.paths import expanded
@@ -83,7 +83,7 @@ class Run:
         return Recipe.load(self.recipe_file)
 
     def events(self) -> Iterator[Event]:
-        """The events so far; lines that are cut short or unknown are left out."""
+        """The events so far; lines that are cut short or unknown are left out. Raises UnusableInput."""
         try:
             with self.open_events() as file:
                 for line in file:
@@ -92,6 +92,11 @@ class Run:
                         yield event
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise UnusableInput(
+                f"The record of run {one_line(self.name)} cannot be read ({one_line(explain(error))}): "
+                "bring it back from a copy, or move the run's folder away."
+            ) from None
 
     def open_events(self) -> BinaryIO:
         """The record, to be read. Raises OSError, also for what is no file: reading a pipe would not end."""
@@ -161,7 +166,7 @@ class RunWriter:
         except BlockingIOError:
             os.close(self._lock)
             raise TuituneError(
-                f"Run {run.name} is in use by another session: attach to it, or stop it first."
+                f"Run {one_line(run.name)} is in use by another session: attach to it, or stop it first."
             ) from None
         try:
             self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -291,7 +296,7 @@ def find_run(named: str, runs_folder: Path) -> Run:
     for folder in (runs_folder / named, expanded(named)):
         if _holds_run(folder):
             return Run(folder.resolve())
-    known = ", ".join(run.name for run in all_runs(runs_folder)[:5]) or "none yet"
+    known = ", ".join(one_line(run.name) for run in all_runs(runs_folder)[:5]) or "none yet"
     raise UnusableInput(
         f"There is no run {one_line(named, max_length=120)} in {runs_folder} (newest runs: {known}): "
         "give a run's name or folder."

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.terminal.terminal import Terminal, write_recipe
-from tuitune.events import Evaluation, Finished, Started, Step
+from tuitune.events import Evaluation, Finished, Plan, Started, Step
 from tuitune.recipe import Recipe
 from tuitune.run import create_run, find_run
 
@@ -102,6 +102,42 @@ def test_inspect_needs_no_weights(tmp_path: Path, demo_recipe: Recipe) -> None:
     assert tuitune("estimate", recipe, "--json").returncode == 0
     refused = tuitune("run", recipe)
     assert refused.returncode == 2 and "holds no .safetensors weights" in refused.stderr
+
+
+OSC_52 = "\x1b]52;c;ZXZpbA==\x07"
+
+
+def test_a_shared_run_folder_neither_reaches_the_terminal_nor_hides_other_runs(
+    tmp_path: Path, demo_recipe: Recipe
+) -> None:
+    runs = tmp_path / "runs"
+    writers = {name: create_run(demo_recipe, runs, name) for name in ("good", "evil", "broken")}
+    writers["evil"].append(Started(run=f"run{OSC_52}\nfake", attempt=1, pid=1))
+    writers["evil"].append(
+        Plan(
+            backend=f"x{OSC_52}", device=f"y{OSC_52}\nfake", rows=1, eval_rows=0, dropped_rows=0, tokens=1,
+            trained_tokens=1, trainable_parameters=1, total_parameters=1, total_steps=1,
+        )
+    )  # fmt: skip
+    for writer in writers.values():
+        writer.close()
+    (runs / "broken" / "events.jsonl").unlink()
+    (runs / "broken" / "events.jsonl").mkdir()
+    evil = runs / f"evil{OSC_52}\nfake"
+    (runs / "evil").rename(evil)
+
+    shown = [tuitune("runs"), tuitune("attach", evil), tuitune("attach", "broken"), tuitune("chat", evil)]
+    for done in shown:
+        output = done.stdout + done.stderr
+        assert "\x1b" not in output and "\x07" not in output and "Traceback" not in output
+        assert not any(line.startswith("fake") for line in output.splitlines())
+        assert "this is a bug" not in output
+    listed = {line.split()[0]: line for line in shown[0].stdout.splitlines()}
+    assert len(listed) == 3 and "interrupted" in listed["good"]
+    assert "unreadable" in listed["broken"] and "cannot be read" in listed["broken"]
+    assert shown[2].returncode == 2 and "The record of run broken cannot be read" in shown[2].stderr
+    as_json = {run["run"]: run["status"] for run in json_lines(tuitune("runs", "--json").stdout)}
+    assert as_json == {"good": "interrupted", evil.name: "interrupted", "broken": "unreadable"}
 
 
 def test_estimate_counts_what_training_will(recipe_file: str) -> None:

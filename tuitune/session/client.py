@@ -83,7 +83,7 @@ class Session:
                 raise FileNotFoundError
             return await cls._connect(socket, run.log_file)
         except OSError:
-            raise TuituneError(f"Run {run.name} has no live session.") from None
+            raise TuituneError(f"Run {one_line(run.name)} has no live session.") from None
 
     @classmethod
     async def _connect(cls, socket: Path, log_file: Path) -> Self:

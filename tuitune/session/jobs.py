@@ -261,9 +261,9 @@ class Jobs:
         if saved and self._loaded is not None and self._loaded[0] == run:
             return self._loaded[1]
         if run.status() == "live":
-            raise TuituneError(f"Run {run.name} is still training: chat with it once it has finished.")
+            raise TuituneError(f"Run {one_line(run.name)} is still training: chat with it once it has finished.")
         if not saved:
-            raise UnusableInput(f"Run {run.name} has no adapter: it ended before one was saved.")
+            raise UnusableInput(f"Run {one_line(run.name)} has no adapter: it ended before one was saved.")
         require_whole_adapter(run)
         self._free()
 
