@@ -22,6 +22,7 @@ from tuitune.catalogue import Found, Known
 from tuitune.errors import TuituneError
 from tuitune.estimate import Memory, verdict
 from tuitune.hardware import Gpu, chosen_gpu
+from tuitune.hub import has_token
 from tuitune.model import is_folder
 from tuitune.paths import expanded
 from tuitune.recipe import Recipe
@@ -351,8 +352,8 @@ def _why_not_from_hub(name: str) -> str | None:
         found = catalogue.look_up(name)
     except TuituneError as error:
         return f"{shown} is not on this machine, and cannot be downloaded: {error} Give a model folder instead."
-    if found is None and not catalogue.has_token():
+    if found is None and not has_token():
         return f"The Hub shows no model {shown}: check the spelling, or run `hf auth login` if it is private."
-    if found is not None and found.gated and not catalogue.has_token():
+    if found is not None and found.gated and not has_token():
         return f"{shown} is gated: accept its licence at huggingface.co/{shown}, then run `hf auth login`."
     return None

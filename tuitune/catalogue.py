@@ -16,7 +16,7 @@ import yaml
 from tuitune.errors import TuituneError
 from tuitune.estimate import Memory, Shape, memory_of
 from tuitune.hardware import Gpu
-from tuitune.paths import expanded
+from tuitune.hub import hub_cache
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 
@@ -96,12 +96,6 @@ def memory_for(known: Known, recipe: Recipe, card: Gpu | None) -> Memory:
     return memory_of(recipe, shape, tokens, backend=backend, card_bytes=card.total_bytes if card else None)
 
 
-def hub_cache() -> Path:
-    """Where downloaded models lie (as huggingface_hub finds it)."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return expanded(os.environ.get("HF_HUB_CACHE") or home / "hub")
-
-
 def cached_models() -> list[str]:
     """Hub ids of the models in the cache that have a config and weights; newest first."""
     return [name for _, name in sorted(_in_cache(hub_cache()), reverse=True)]
@@ -131,14 +125,6 @@ def is_model_folder(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def has_token() -> bool:
-    """Whether a Hub access token is set up; it is not read."""
-    if os.environ.get("HF_TOKEN"):
-        return True
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return expanded(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token").is_file()
-
-
 def is_offline_by_choice() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
@@ -148,21 +134,31 @@ def search_hub(words: str, limit: int = 20) -> list[Found]:
     query = urllib.parse.urlencode(
         {"search": words, "pipeline_tag": "text-generation", "sort": "downloads", "direction": -1, "limit": limit}
     )
-    answer = _ask(f"/api/models?{query}")
-    return [_found(each) for each in answer if isinstance(each, dict)] if isinstance(answer, list) else []
+    try:
+        answer = _ask(f"/api/models?{query}")
+    except _Refused as refused:
+        remedy = "check HF_ENDPOINT" if refused.status == 404 else "try again later"
+        raise TuituneError(
+            f"The Hugging Face Hub refuses to search (error {refused.status}): {remedy}, or type a model's id."
+        ) from None
+    return [_found(model) for model in answer if isinstance(model, dict)] if isinstance(answer, list) else []
 
 
 def look_up(name: str) -> Found | None:
     """The Hub's model of this id, None where there is none. Raises TuituneError when the Hub is not reached."""
     try:
         answer = _ask(f"/api/models/{urllib.parse.quote(name)}")
-    except _NotThere:
+    except _Refused:
         return None
     return _found(answer) if isinstance(answer, dict) else None
 
 
-class _NotThere(Exception):
-    """The Hub answered that it has no such thing, or none that may be seen."""
+class _Refused(Exception):
+    """The Hub answered that it has no such thing, or none that may be seen (HTTP status 401, 403 or 404)."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 def _found(raw: dict[str, Any]) -> Found:
@@ -185,7 +181,7 @@ def _ask(path: str) -> Any:
             return json.loads(answer.read(4 * 2**20))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 404):
-            raise _NotThere from None
+            raise _Refused(error.code) from None
         raise TuituneError(f"The Hugging Face Hub answered with error {error.code}: try again later.") from None
     except (OSError, ValueError) as error:
         reason = one_line(getattr(error, "reason", error), max_length=120)

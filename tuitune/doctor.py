@@ -15,6 +15,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from tuitune.hardware import Gpu, disk_free_bytes, gpus
+from tuitune.hub import has_token
 from tuitune.text import one_line
 
 Status = Literal["ok", "warn", "fail"]
@@ -205,10 +206,7 @@ def _runs(folder: Path) -> Finding:
 
 def _hub_token() -> Finding:
     """Whether a Hub token is there; what it is goes nowhere."""
-    cache = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    file = Path(os.environ.get("HF_TOKEN_PATH") or cache / "token")
-    present = bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")) or file.is_file()
-    if present:
+    if has_token():
         return Finding("Hugging Face token", "ok", "present (not shown)")
     return Finding("Hugging Face token", "ok", "none: gated models and uploads need one, from `hf auth login`")
 

@@ -1,11 +1,13 @@
-"""Asks the Hugging Face Hub whether a repository can be read, and explains what it did not give."""
+"""Asks the Hugging Face Hub whether a repository can be read, explains what it did not give, and knows its folders."""
 
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from tuitune.paths import expanded
 from tuitune.text import one_line
 
 What = Literal["model", "dataset"]
@@ -14,6 +16,24 @@ _TIMEOUT_SECONDS = 5
 _CONNECT_SECONDS = 3
 _ASKED_AGAIN_SECONDS = 20
 """After a Hub was not reached, so long it is not asked again: each question would wait as long for nothing."""
+
+
+def hub_cache() -> Path:
+    """Where downloaded models lie, as huggingface_hub finds it, which takes a while to import."""
+    return _folder("HF_HUB_CACHE", "hub")
+
+
+def has_token() -> bool:
+    """Whether a Hub access token is set up, as huggingface_hub finds it; it is not read."""
+    named = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or ""
+    return bool(named.strip()) or _folder("HF_TOKEN_PATH", "token").is_file()
+
+
+def _folder(variable: str, name: str) -> Path:
+    """The place that an environment variable names, else `name` in the Hub's home."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
+    return expanded(os.path.expandvars(os.environ.get(variable) or os.path.join(home, name)))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The catalogue of models: what it says, what it finds on this machine, and how it asks the Hub."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -73,7 +74,8 @@ class _Hub(BaseHTTPRequestHandler):
         found = (
             [{"id": "owner/first", "downloads": 9}] if self.path.startswith("/api/models?") else answers.get(self.path)
         )
-        self.send_response(200 if found else 404)
+        words = re.search(r"search=status\+(\d+)", self.path)
+        self.send_response(int(words[1]) if words else 200 if found else 404)
         self.end_headers()
         self.wfile.write(json.dumps(found).encode())
 
@@ -101,6 +103,12 @@ def test_the_hub_is_asked() -> None:
     assert look_up("owner/nothing") is None
     evil = look_up("owner/evil")
     assert evil is not None and "\x1b" not in evil.name
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_hub_that_refuses_to_search_says_so(hub: None, status: int) -> None:
+    with pytest.raises(TuituneError, match=rf"refuses to search \(error {status}\): .*, or type a model's id\."):
+        search_hub(f"status {status}")
 
 
 def test_without_a_network_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,39 @@ def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert doctor._hub_token().text == "present (not shown)"
 
 
+WHERE = """
+import json
+from huggingface_hub import get_token
+from tuitune import doctor, hub
+print(json.dumps([get_token() is not None, hub.has_token(), "present" in doctor._hub_token().text]))
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"HUGGING_FACE_HUB_TOKEN": "hf_secret"},
+        {"XDG_CACHE_HOME": "{}"},
+        {"XDG_CACHE_HOME": "{}/none", "HF_HOME": "$PLACE/huggingface", "PLACE": "{}"},
+        {"HF_TOKEN_PATH": "~/huggingface/token", "HOME": "{}"},
+        {"HF_TOKEN": " ", "HF_HOME": "{}"},
+    ],
+)
+def test_a_token_is_looked_for_where_the_hubs_library_finds_it(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "huggingface").mkdir()
+    (tmp_path / "huggingface" / "token").write_text("hf_secret")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    given = {name: value.format(tmp_path) for name, value in environment.items()}
+    said = subprocess.run(
+        [sys.executable, "-c", WHERE],
+        env={**clean, "XDG_CACHE_HOME": "/none", **given},
+        capture_output=True,
+        check=True,
+    )
+    there = json.loads(said.stdout)
+    assert there == [environment.get("HF_TOKEN") is None] * 3
+
+
 def test_a_runs_folder_that_cannot_be_written_fails(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

@@ -1,13 +1,12 @@
 """Reads a model's weights into the page cache while the libraries that will load them are still being imported."""
 
-import os
 import threading
 from pathlib import Path
 
 import psutil
 
+from tuitune.hub import hub_cache
 from tuitune.model import is_folder
-from tuitune.paths import expanded
 from tuitune.recipe import ModelSection
 
 _BLOCK_BYTES = 8 * 2**20
@@ -44,9 +43,7 @@ def _folder(model: ModelSection) -> Path:
     """
     if is_folder(model.name):
         return Path(model.name)
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    cache = expanded(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    repository = cache / f"models--{model.name.replace('/', '--')}"
+    repository = hub_cache() / f"models--{model.name.replace('/', '--')}"
     revision = model.revision or "main"
     named = repository / "refs" / revision
     return repository / "snapshots" / (named.read_text().strip() if named.is_file() else revision)
