@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 # No names that a user may have given to something else in the folder.
@@ -38,6 +39,7 @@ def publish(staged: Path, final: Path) -> None:
     previous = final.with_name(_PREVIOUS + final.name)
     replaces_folder = final.is_dir()  # or a link to a folder that was moved to another disk: the link alone goes
     if replaces_folder:
+        remove(previous)  # a killed process may have left it
         os.replace(final, previous)
     try:
         os.replace(staged, final)
@@ -51,14 +53,18 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder, or a link to one, so that no half of it is ever seen under its name."""
-    if folder.is_symlink():
-        folder.unlink()
-        return
-    removing = folder.with_name(_REMOVING + folder.name)
-    shutil.rmtree(removing, ignore_errors=True)
-    os.replace(folder, removing)
-    shutil.rmtree(removing, ignore_errors=True)
+    """Delete a folder, or a link to one, so that no half of it is ever seen under its name.
+
+    What cannot be deleted stays: it costs room, and nothing else.
+    """
+    with suppress(OSError):
+        if folder.is_symlink():
+            folder.unlink()
+            return
+        removing = folder.with_name(_REMOVING + folder.name)
+        shutil.rmtree(removing, ignore_errors=True)
+        os.replace(folder, removing)
+        shutil.rmtree(removing, ignore_errors=True)
 
 
 def recover(folder: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from tuitune.atomic import publish, recover, remove, write_atomic
@@ -100,11 +101,15 @@ def require_whole_adapter(run: Run) -> None:
 
 
 def tidy(run: Run) -> None:
-    """Remove what was not saved whole, and finish what a killed session began. Only for who holds the run."""
+    """Remove what was not saved whole, and finish what a killed session began. Only for who holds the run.
+
+    What cannot be removed stays.
+    """
     shutil.rmtree(staged_checkpoints(run), ignore_errors=True)
     shutil.rmtree(run.folder / _STAGED_ADAPTER, ignore_errors=True)
     for folder in (run.folder, run.checkpoints):
-        recover(folder)
+        with suppress(OSError):
+            recover(folder)
 
 
 def _write_manifest(folder: Path) -> None:

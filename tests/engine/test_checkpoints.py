@@ -1,5 +1,6 @@
 """What was saved stays whole: rotation takes only its own, and nothing that is damaged is used again."""
 
+import errno
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from tests.engine.exporting import export
 from tests.engine.training import trained
-from tuitune.atomic import recover, remove
+from tuitune.atomic import publish, recover, remove
 from tuitune.checkpoints import MANIFEST, checkpoints_of, damage
 from tuitune.errors import UnusableInput
 from tuitune.events import Checkpoint, Event
@@ -73,6 +74,24 @@ def test_a_kill_while_a_folder_is_deleted_leaves_no_half_of_it_under_its_name(tm
     (folder / ".tuitune-removing-checkpoint-2").mkdir()
     recover(folder)
     assert not list(folder.iterdir())
+
+
+def test_what_cannot_be_deleted_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("final", "new", ".tuitune-previous-final"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "weights").write_text(name)
+    replace = os.replace
+
+    def busy(source: Any, target: Any) -> None:
+        if ".tuitune-removing-" in str(target) and refusals.pop():
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(target))
+        replace(source, target)
+
+    refusals = [True, False]  # of the two deletions the second one
+    monkeypatch.setattr(os, "replace", busy)
+    publish(tmp_path / "run" / "new", tmp_path / "run" / "final")
+    assert (tmp_path / "run" / "final" / "weights").read_text() == "new"
+    assert [path.name for path in sorted((tmp_path / "run").iterdir())] == [".tuitune-previous-final", "final"]
 
 
 def test_a_damaged_checkpoint_is_passed_over_when_memory_runs_out(
