@@ -33,7 +33,7 @@ def problems(found: dict[str, Any]) -> list[str]:
         if "error" in run or not run:
             wrong.append(f"{precision}: {run.get('error', 'no result')}")
             continue
-        if not run["holds"]:
+        if not run.get("holds"):
             wrong.append(f"{precision}: rows are not kept apart ({run['isolation']})")
         if not run["losses"][-1] < run["losses"][0]:
             wrong.append(f"{precision}: the loss does not fall ({run['losses']})")
@@ -106,14 +106,16 @@ def measure(architecture: str, folder: Path, *, in_4bit: bool, backend: str = "u
         "import_seconds": round(imported - began, 1),
         "first_step_seconds": round(imported - began + steps[0].at - started, 1),
     }
-    if not in_4bit:
-        rows = prepare(recipe, loaded.tokenizer).train
-        torch.save(_gradients(loaded, [rows[i] for i in range(4)]), folder / "gradients.pt")
-        found["merged"] = _merged(run, folder / "exports")
-    again = backends.load(recipe, lambda text: None)
-    again.backend.attach_saved(again, str(run.adapter))
-    again.compiled = loaded.compiled
-    found["reloaded_equal"] = reply(again, QUESTION, Sampling(max_new_tokens=12)).text == answer
+    try:
+        if not in_4bit:
+            rows = prepare(recipe, loaded.tokenizer).train
+            torch.save(_gradients(loaded, [rows[i] for i in range(4)]), folder / "gradients.pt")
+            found["merged"] = _merged(run, folder / "exports")
+        again = backends.load(recipe, lambda text: None)
+        again.backend.attach_saved(again, str(run.adapter))
+        found["reloaded_equal"] = reply(again, QUESTION, Sampling(max_new_tokens=12)).text == answer
+    except Exception as error:  # what was measured before stays worth knowing
+        found["error"] = f"{type(error).__name__}: {error}"[:600]
     found["peak_mib"] = torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None
     found["seconds"] = round(time.time() - began, 1)
     return found

@@ -296,6 +296,7 @@ def _trainer(loaded: LoadedModel, prepared: Prepared, run: Run, watcher: "_Watch
             warmup_steps=settings.warmup_steps,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
+            router_aux_loss_coef=0.0,  # it would count filling too, and is for routers, which stay frozen
             seed=settings.seed,
             optim=optimizer_name(loaded.recipe, trainable, total),
             use_cpu=not on_gpu,

@@ -9,6 +9,7 @@ _KERNELS = {
     "flash_attn_varlen_func": "flash-attn varlen",
     "xformers_attention": "xformers",
     "_sdpa_packed_segments": "sdpa, row by row",
+    "scaled_dot_product_attention": "sdpa",
 }
 """Functions of Unsloth's attention dispatch to what they are called for the user."""
 
@@ -56,12 +57,14 @@ def lay_end_to_end(model: Any) -> bool:
 @contextmanager
 def watched(model: Any) -> Iterator[list[str]]:
     """A list that holds, after the block, what the attention kernels that ran inside are called for the user."""
+    import torch
     from unsloth.utils import attention_dispatch as dispatch
     from unsloth.utils.hf_packed_attention import HF_PACKED_ATTENTION_STATS as counts
 
     ran: list[str] = []
     before = dict(counts)
-    functions = {name: getattr(dispatch, name, None) for name in _KERNELS}
+    places = [(dispatch, name) for name in _KERNELS] + [(torch.nn.functional, "scaled_dot_product_attention")]
+    functions = [(place, name, getattr(place, name, None)) for place, name in places]
 
     def noted(name: str, function: Any) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -70,26 +73,27 @@ def watched(model: Any) -> Iterator[list[str]]:
 
         return call
 
-    for name, function in functions.items():
+    for place, name, function in functions:
         if function is not None:
-            setattr(dispatch, name, noted(name, function))
+            setattr(place, name, noted(name, function))
     try:
         yield ran
     finally:
-        for name, function in functions.items():
-            setattr(dispatch, name, function)
+        for place, name, function in functions:
+            setattr(place, name, function)
     new = {name: counts[name] - before[name] for name in ("fast", "efficient", "fallback")}
-    if new["fast"] > new["efficient"]:
-        ran.append("torch flash varlen" if "flash-attn varlen" not in ran and "xformers" not in ran else ran[-1])
-    if new["efficient"]:
-        ran.append("torch memory-efficient varlen")
-    if new["fallback"]:
-        ran.append("sdpa with a block mask")
-    if not ran:
-        ran.append(getattr(model.config.get_text_config(), "_attn_implementation", None) or "sdpa")
+    varlen = new["fast"] > new["efficient"] and not {"flash-attn varlen", "xformers"} & {*ran}
+    names = ["torch flash varlen"] if varlen else []
+    names += ["torch memory-efficient varlen"] if new["efficient"] else []
+    names += ["sdpa with a block mask"] if new["fallback"] else []
+    # Rows alone go through plain sdpa; it is named only where no variable-length kernel took the batch.
+    names += [name for name in dict.fromkeys(ran) if name != "sdpa"]
+    if not names:
+        flex = str(getattr(model.config.get_text_config(), "_attn_implementation", None)).startswith("flex")
+        names = ["sdpa"] if ran else ["flex attention"] if flex else ["plain matrix products"]
     if getattr(model, "_unsloth_varlen_forward_wrapped", False):
-        ran.append("linear attention with row ends")
-    ran[:] = list(dict.fromkeys(ran))
+        names.append("linear attention with row ends")
+    ran[:] = names
 
 
 def flash_varlen(

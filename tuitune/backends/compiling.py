@@ -17,9 +17,15 @@ def compiles_in_seconds(model: Any) -> bool:
 
 
 def set_compiling(on: bool) -> None:
-    """Have functions that were given to torch.compile run compiled, or as they were written."""
-    import torch
+    """Have functions that were given to torch.compile run compiled, or as they were written.
 
+    Unsloth would set it back whenever it, or its trainer, switches a model between training and inference.
+    """
+    import torch
+    from unsloth.models import vision
+
+    if hasattr(vision, "torch_compiler_set_stance"):
+        vision.torch_compiler_set_stance = None
     torch.compiler.set_stance("default" if on else "force_eager")
 
 

@@ -1,5 +1,6 @@
 """The Unsloth backend: FastLanguageModel loads, attaches and switches, on NVIDIA GPUs."""
 
+import os
 from typing import Any
 
 from tuitune.backends import LoadedModel
@@ -55,7 +56,6 @@ class UnslothBackend:
         if (rotary or {}).get("factor") != (scaled or {}).get("factor"):
             raise TuituneError("Unsloth does not scale its positions for data.max_length as exports would.")
         kernel = varlen_kernel()
-        tune_less()
         wanted = recipe.train.compile
         compiled = compiles_in_seconds(model) if wanted == "auto" else wanted
         set_compiling(compiled)
@@ -96,33 +96,49 @@ class UnslothBackend:
             )
             if lora.init_lora_weights == "loftq":  # Unsloth's own would need the whole base in 16-bit
                 begin_with_loftq(loaded)
+            tune_less()  # whatever imported these kernels, before the first one runs
             loaded.padding_free = loaded.padding_free and lay_end_to_end(loaded.model)
 
     def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
         """Add the adapter saved in `folder`, frozen. Raises TuituneError, UnusableInput."""
-        fast = _fast_language_model(loaded.recipe)
+        fast = _class_of_model(loaded.recipe)
         from peft import PeftModel
 
         require_adapter(folder)
         with explained(loaded.recipe, "attaching the saved adapter to"):
             model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
-            loaded.model = fast.patch_peft_model(model, use_gradient_checkpointing=False)
+            tune_less()
+            patch = fast.patch_peft_model if hasattr(fast, "patch_peft_model") else fast.post_patch_model
+            loaded.model = patch(model, use_gradient_checkpointing=False)
 
     def for_training(self, loaded: LoadedModel) -> None:
-        set_compiling(loaded.compiled)
         checkpointing = "unsloth" if loaded.gradient_checkpointing else False
         # Unsloth's trainer goes back to what the adapter was attached with, unless it is changed here too.
         loaded.model._unsloth_gradient_checkpointing = checkpointing
-        _fast_language_model(loaded.recipe).for_training(loaded.model, use_gradient_checkpointing=checkpointing)
+        _class_of_model(loaded.recipe).for_training(loaded.model, use_gradient_checkpointing=checkpointing)
+        set_compiling(loaded.compiled)
 
     def for_inference(self, loaded: LoadedModel) -> None:
-        _fast_language_model(loaded.recipe).for_inference(loaded.model)
+        _class_of_model(loaded.recipe).for_inference(loaded.model)
 
 
 def _context_tokens(recipe: Recipe) -> int:
     """Unsloth cuts off what is longer, in chat too, where a conversation outgrows the rows it was trained on."""
     positions = getattr(load_config(recipe.model).get_text_config(), "max_position_embeddings", None) or 0
     return max(recipe.data.max_length, min(positions, _CHAT_TOKENS))
+
+
+def _class_of_model(recipe: Recipe) -> Any:
+    """What switches the modes of the model that was loaded last: its architecture may have kernels of its own or not.
+
+    Unsloth tells by this variable, which each of its loads sets.
+    """
+    fast = _fast_language_model(recipe)
+    if os.environ.get("UNSLOTH_USE_NEW_MODEL") != "1":
+        return fast
+    from unsloth.models.vision import FastBaseModel
+
+    return FastBaseModel
 
 
 def _fast_language_model(recipe: Recipe) -> Any:

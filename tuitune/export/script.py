@@ -135,6 +135,7 @@ trainer = SFTTrainer(
         warmup_steps=$warmup_steps,
         weight_decay=$weight_decay,
         max_grad_norm=$max_grad_norm,
+        router_aux_loss_coef=0.0,
         optim=$optim if on_gpu else "adamw_torch",
         seed=$seed,
         use_cpu=not on_gpu,
