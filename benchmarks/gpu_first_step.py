@@ -126,10 +126,18 @@ def main() -> None:
 
     from tests.architectures import build
 
+    result: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "jobs": arguments.jobs,
+        "architectures": {},
+    }
+    RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         data = make_chats(Path(scratch) / "chats.jsonl", 400)
 
-        def measured(name: str) -> tuple[str, dict[str, Any]]:
+        def measured(name: str) -> None:
             folder = Path(scratch) / name
             model, sizes = SIZES[name]
             sizes = {**_WIDE, **sizes, "num_hidden_layers": arguments.layers, "max_position_embeddings": 8192}
@@ -138,22 +146,14 @@ def main() -> None:
             found: dict[str, Any] = {"shape_of": model, "layers": arguments.layers}
             for kind in ("cold", "warm"):
                 found[kind] = first_step(base, data, folder, kind, folder / "caches")
-            print(name, found["cold"].get("first_step_seconds"), found["warm"].get("first_step_seconds"), flush=True)
             for file in base.glob("*.safetensors"):
                 file.unlink()
-            return name, found
+            print(name, json.dumps(found), flush=True)
+            result["architectures"][name] = found
+            (RESULTS / "gpu_first_step.json").write_text(json.dumps(result, indent=1) + "\n")
 
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            architectures = dict(pool.map(measured, arguments.names))
-    result = {
-        "date": datetime.date.today().isoformat(),
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "jobs": arguments.jobs,
-        "architectures": architectures,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "gpu_first_step.json").write_text(json.dumps(result, indent=1) + "\n")
+            list(pool.map(measured, arguments.names))
 
 
 if __name__ == "__main__":
