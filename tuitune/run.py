@@ -245,7 +245,8 @@ def _require_usable(name: str | None, runs_folder: Path) -> None:
 
 
 def _taken(name: str, runs_folder: Path) -> UnusableInput:
-    return UnusableInput(f"A run named {name} exists in {runs_folder}: choose another --name.")
+    what = "run" if _holds_run(runs_folder / name) else "file or folder"
+    return UnusableInput(f"A {what} named {name} exists in {runs_folder}: choose another --name.")
 
 
 def _named(folder: Path, name: str | None, stem: str) -> Path:

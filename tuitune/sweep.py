@@ -26,6 +26,6 @@ def sweep(runs_folder: Path) -> None:
             if free:
                 checkpoints.tidy(run)
         with suppress(OSError, TuituneError):  # an export may be going on
-            if run.exports.is_dir():
-                with place.held(run.exports):
+            if any(run.exports.glob(".tuitune-*")):
+                with place.held(run.exports):  # which tidies
                     pass

@@ -182,6 +182,9 @@ def test_a_run_without_its_recipe_is_listed_while_its_name_is_taken(tmp_path: Pa
     assert [run.name for run in all_runs(tmp_path)] == ["half"]
     with pytest.raises(UnusableInput, match="A run named half exists"):
         create_run(RECIPE, tmp_path, "half")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UnusableInput, match="A file or folder named mine exists"):
+        create_run(RECIPE, tmp_path, "mine")
 
 
 def test_two_readers_do_not_make_a_dead_run_look_live(tmp_path: Path) -> None:
