@@ -275,6 +275,24 @@ def test_a_run_records_the_commits_and_repeats_them_when_the_hub_has_moved_on(
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_a_large_dataset_is_not_downloaded_to_be_counted(tuitune: Tuitune, hub: Hub, tmp_path: Path) -> None:
+    """Its rows are estimated from the first file and the sizes of all."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    rows = [{"question": f"What is {n:03}?", "answer": "Words. " * 1000} for n in range(300)]
+    write(folder / "train-0.jsonl", rows)
+    for part in range(1, 20):
+        (folder / f"train-{part}.jsonl").symlink_to(folder / "train-0.jsonl")
+    hub.repositories["datasets/sea/large"] = {"main": folder}
+    hub.asked.clear()
+    (shown,) = tuitune(("inspect FILE --json", {"path": "hub:sea/large", "config": None}))
+    found = shown.answer()
+    assert (found["rows"], found["rows_estimated"]) == (6000, True)
+    assert {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path and "train" in path} == {
+        "train-0.jsonl"
+    }
+
+
 REFUSALS = """
 from tuitune.hub import refusal
 for name in ("sea/a", "sea/b", "sea/a"):

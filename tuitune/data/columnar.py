@@ -37,7 +37,20 @@ def columnar_records(container: "Container") -> "Iterator[Record]":
             child.kill()
 
 
-def _write_rows(kind: str, path: str, compression: str) -> None:
+def columnar_count(container: "Container") -> int | None:
+    """How many rows the file says it holds, without reading them; None where it cannot be read."""
+    command = [sys.executable, "-P", "-m", "tuitune.data.columnar", container.kind, str(container.path)]
+    child = subprocess.run(
+        [*command, container.compression or "", "count"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    return int(child.stdout) if child.returncode == 0 and child.stdout.strip().isdigit() else None
+
+
+def _write_rows(kind: str, path: str, compression: str, what: str = "rows") -> None:
+    """The rows as JSON lines, or their `count`, to standard output."""
     import pyarrow
     import pyarrow.ipc
     import pyarrow.parquet
@@ -46,17 +59,26 @@ def _write_rows(kind: str, path: str, compression: str) -> None:
     if compression:
         source = pyarrow.BufferReader(pyarrow.input_stream(path, compression=compression).read())
     batches: Any
+    count = -1
     if kind == "parquet":
-        batches = pyarrow.parquet.ParquetFile(source, memory_map=not compression).iter_batches(batch_size=256)
+        table = pyarrow.parquet.ParquetFile(source, memory_map=not compression)
+        batches, count = table.iter_batches(batch_size=256), table.metadata.num_rows
     else:
         mapped = source if compression else pyarrow.memory_map(path)
         try:
             file = pyarrow.ipc.open_file(mapped)
             batches = (file.get_batch(i) for i in range(file.num_record_batches))
+            if what == "count":
+                count = file.count_rows()
         except pyarrow.ArrowInvalid:
             mapped.seek(0)
             batches = pyarrow.ipc.open_stream(mapped)
-    _write(batches)
+            if what == "count":
+                count = sum(batch.num_rows for batch in batches)
+    if what == "count":
+        print(count)
+    else:
+        _write(batches)
 
 
 def _write(batches: Any) -> None:

@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuitune.data.files import Container, Record, look, records, stored_bytes
+from tuitune.data.files import Container, Record, count, look, records, stored_bytes, unpacked_bytes
 from tuitune.data.formats import Format, read, recognise
-from tuitune.data.hub import hub_files
+from tuitune.data.hub import HubFiles, hub_files
 from tuitune.data.split import split_name, split_rows
 from tuitune.errors import UnusableInput
 from tuitune.recipe import HUB, DataSection
@@ -18,6 +18,8 @@ from tuitune.text import one_line
 
 LOOKED_AT = 100
 """Rows from which a format is recognised."""
+_QUICK, _QUICK_PACKED, _QUICK_HUB = 200 * 2**20, 8 * 2**20, 20 * 2**20
+"""Bytes of a file, a compressed file and a Hub dataset whose rows are counted for a summary, not estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,22 @@ class Dataset:
     def __len__(self) -> int:
         """Rows, usable or not; the first call reads through the file."""
         if self._length is None:
-            self._length = sum(1 for _ in records(self.container, unread=True))
+            self._length = count(self.container)
         return self._length
+
+    def quick_rows(self) -> tuple[int, bool]:
+        """How many rows there are, and whether that is an estimate; no file is read or downloaded for long for it."""
+        estimate = None if self._is_quick() else self.estimated_rows()
+        return (len(self), False) if estimate is None else (estimate, True)
+
+    def _is_quick(self) -> bool:
+        """Whether the rows can be counted within a moment."""
+        container = self.container
+        if container.hub is not None:
+            return container.hub.rows is None and sum(container.hub.bytes or [_QUICK_HUB + 1]) <= _QUICK_HUB
+        if container.kind in ("parquet", "arrow"):
+            return True
+        return self.path.stat().st_size <= (_QUICK_PACKED if container.compression else _QUICK)
 
     def estimated_rows(self) -> int | None:
         """About how many rows there are, from the file's size and its first rows; None where that says nothing."""
@@ -75,11 +91,19 @@ class Dataset:
         return max(0, rows - first if stop is None else min(rows, stop) - first)
 
     def _estimated_whole(self) -> int | None:
-        if self.container.hub is not None:
-            return self.container.hub.rows
-        if self.container.compression or self.container.kind not in ("jsonl", "json", "csv", "tsv"):
-            return None
-        return round(self.path.stat().st_size / self._mean_bytes) if self._mean_bytes else None
+        container = self.container
+        if container.hub is not None:
+            return container.hub.rows or self._estimated_hub(container.hub)
+        if container.kind in ("parquet", "arrow"):
+            return _count(replace(container, part=(0, None)))
+        size = unpacked_bytes(container) if container.compression else self.path.stat().st_size
+        return round(size / self._mean_bytes) if self._mean_bytes else None
+
+    def _estimated_hub(self, hub: HubFiles) -> int:
+        """From the rows of the first file, which is here as the format was seen in it, and the sizes of all."""
+        first = Dataset(look(next(hub.paths())), self.format, self._mean_bytes)
+        times = sum(hub.bytes) / max(1, hub.bytes[0]) if hub.bytes else len(hub.files)
+        return round(first.quick_rows()[0] * times)
 
     def __iter__(self) -> Iterator[Row]:
         return self.rows()
@@ -156,7 +180,7 @@ def _count(container: Container) -> int:
 @lru_cache(maxsize=16)
 def _counted(container: Container, size: int, modified: int) -> int:
     """Rows of the whole file, read through once for each state (size in bytes, time in ns) that it is found in."""
-    return sum(1 for _ in records(container, unread=True))
+    return count(container)
 
 
 def _shown(path: Path) -> str:

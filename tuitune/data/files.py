@@ -230,6 +230,30 @@ def records(container: Container, *, start: int = 0, unread: bool = False) -> It
     return found if stop is None else islice(found, max(0, stop - first - start))
 
 
+def count(container: Container) -> int:
+    """Rows of the container's part, usable or not; a table says how many it holds, anything else is read through."""
+    first, stop = container.part
+    if container.kind in ("parquet", "arrow"):
+        from tuitune.data.columnar import columnar_count
+
+        if (total := columnar_count(container)) is not None:
+            return max(0, (total if stop is None else min(total, stop)) - first)
+    return sum(1 for _ in records(container, unread=True))
+
+
+def unpacked_bytes(container: Container) -> int:
+    """About how many bytes a file holds once it is unpacked, from its first ones."""
+    import pyarrow
+
+    size = container.path.stat().st_size
+    with (
+        pyarrow.OSFile(str(container.path)) as packed,
+        pyarrow.CompressedInputStream(packed, container.compression) as stream,
+    ):
+        unpacked, read = len(stream.read(4 * _CHUNK)), packed.tell()
+    return unpacked if read >= size else unpacked * size // max(1, read)
+
+
 def _records(container: Container, *, start: int, unread: bool) -> Iterator[Record]:
     if container.hub is not None:
         yield from islice(_hub(container.hub, unread=unread), start, None)

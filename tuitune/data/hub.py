@@ -22,16 +22,21 @@ _READABLE = ("json", "csv", "parquet", "arrow")
 """Builders of `datasets` whose files hold one row after another."""
 _MOST_CONFIGS = 200
 """More configurations than a person looks through."""
+_MOST_SIZES = 1000
+"""Files whose sizes are asked for."""
 
 
 @dataclass(frozen=True)
 class HubFiles:
-    """The files of one split at one commit. `rows` is their number where the dataset's page tells it."""
+    """The files of one split at one commit. `rows` is their number where the dataset's page tells it, `bytes` each
+    file's size where the Hub does.
+    """
 
     name: str
     commit: str
     files: tuple[str, ...]
     rows: int | None
+    bytes: tuple[int, ...] | None = None
 
     def paths(self) -> Iterator[Path]:
         """Each file, downloaded when its turn comes. Raises UnusableInput where the Hub does not give it."""
@@ -143,7 +148,8 @@ def _list(name: str, config: str, split: str, revision: str) -> HubFiles:
 def _remembered(name: str, config: str, split: str, revision: str) -> HubFiles | None:
     try:
         kept = json.loads(hub_listing(name, config, split, revision).read_text())
-        return HubFiles(**kept | {"files": tuple(kept["files"])})
+        sizes = kept.get("bytes")
+        return HubFiles(**kept | {"files": tuple(kept["files"]), "bytes": None if sizes is None else tuple(sizes)})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -179,4 +185,18 @@ def _ask(name: str, config: str, split: str, revision: str) -> HubFiles:
     matches = [match for match in found if match]
     counted = builder.info.splits or {}
     rows = counted[split].num_examples if split in counted else None
-    return HubFiles(name, matches[0][1], tuple(match[2] for match in matches), rows or None)
+    files, commit = tuple(match[2] for match in matches), matches[0][1]
+    return HubFiles(name, commit, files, rows or None, _sizes(name, commit, files))
+
+
+def _sizes(name: str, commit: str, files: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Bytes of each file; None where the Hub does not tell all."""
+    from huggingface_hub import HfApi
+
+    try:
+        told = HfApi().get_paths_info(name, list(files[:_MOST_SIZES]), repo_type="dataset", revision=commit)
+    except Exception:  # httpx and huggingface_hub raise kinds of their own; nothing but an estimate hangs on it
+        return None
+    sizes = {entry.path: getattr(entry, "size", None) for entry in told}
+    found = tuple(sizes.get(file) for file in files)
+    return None if None in found else found  # type: ignore[return-value]

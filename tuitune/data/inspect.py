@@ -14,9 +14,6 @@ from tuitune.model import load_tokenizer
 from tuitune.recipe import DataSection, ModelSection, Recipe
 from tuitune.text import one_line
 
-_COUNTED_BYTES = 200 * 2**20
-"""A larger file's rows are estimated, not counted."""
-
 
 def inspect_rows(recipe: Recipe, start: int, stop: int, source: int = 0) -> Iterator[dict[str, Any]]:
     """For each row `{"row", "tokens": [{"id", "text", "trained"}], "trained_tokens", "total_tokens"}`.
@@ -64,18 +61,18 @@ def summary(recipe: Recipe) -> dict[str, Any]:
     rows, weight and share of the rows drawn in training; the one that the loss is measured on comes last, with neither
     weight nor share. Raises UnusableInput.
     """
-    dataset = open_dataset(recipe.data)
-    size, rows, estimated = _size(dataset)
+    opened = [open_dataset(section) for section in _sources(recipe.data)]
+    dataset, parts = opened[0], _parts(recipe.data, opened)
     return {
         "file": str(dataset.path),
         "kind": dataset.container.text,
         "format": dataset.format.name,
         "reason": dataset.format.reason,
         "columns": {one_line(role): one_line(name) for role, name in dataset.format.columns.items()},
-        "rows": rows,
-        "rows_estimated": estimated,
-        "bytes": size,
-        "sources": _parts(recipe.data),
+        "rows": parts[0]["rows"],
+        "rows_estimated": parts[0]["rows_estimated"],
+        "bytes": None if dataset.container.hub else dataset.path.stat().st_size,
+        "sources": parts,
     }
 
 
@@ -85,26 +82,18 @@ def _sources(data: DataSection) -> list[DataSection]:
     return sections(data) + ([] if elsewhere is None else [elsewhere])
 
 
-def _parts(data: DataSection) -> list[dict[str, Any]]:
+def _parts(data: DataSection, datasets: list[Dataset]) -> list[dict[str, Any]]:
     trained = len(sections(data))
-    datasets = [open_dataset(section) for section in _sources(data)]
     names = told_apart([dataset.name for dataset in datasets[:trained]])
     parts: list[dict[str, Any]] = []
     for place, (section, dataset) in enumerate(zip(_sources(data), datasets, strict=True)):
-        _, rows, estimated = _size(dataset)
+        rows, estimated = dataset.quick_rows()
         name, weight = (names[place], section.weight) if place < trained else (dataset.name, None)
         parts.append({"name": name, "rows": rows, "rows_estimated": estimated, "weight": weight, "share": None})
     drawn = sum(part["rows"] * part["weight"] for part in parts[:trained])
     for part in parts[:trained]:
         part["share"] = part["rows"] * part["weight"] / max(1, drawn)
     return parts
-
-
-def _size(dataset: Dataset) -> tuple[int | None, int, bool]:
-    """Bytes where they are known, rows, and whether those are an estimate."""
-    size = None if dataset.container.hub else dataset.path.stat().st_size
-    estimate = dataset.estimated_rows() if size is None or size > _COUNTED_BYTES else None
-    return size, len(dataset) if estimate is None else estimate, estimate is not None
 
 
 def columns(recipe: Recipe) -> dict[str, Any]:
