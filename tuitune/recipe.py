@@ -203,7 +203,15 @@ class Recipe(_Section):
         """
         path = Path(path)
         try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise UnusableInput(f"The recipe {path} is a pipe, socket or device: save it in a file, and give that.")
+            with path.open(encoding="utf-8-sig") as file:
+                text = file.read(_MOST_CHARACTERS + 1)
+            if len(text) > _MOST_CHARACTERS:
+                raise UnusableInput(
+                    f"The recipe {path} is longer than a million characters: give the path of a recipe."
+                )
+            raw = yaml.safe_load(text)
         except FileNotFoundError:
             raise UnusableInput(f"There is no recipe at {path}: give the path of a .yaml file.") from None
         except IsADirectoryError:
@@ -231,6 +239,7 @@ class Recipe(_Section):
             target = raw.setdefault(section, {})
             if isinstance(target, dict):
                 target[field] = value
+        _require_few_values(raw, named)
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
@@ -259,6 +268,35 @@ class Recipe(_Section):
     def to_yaml(self) -> str:
         """The whole recipe, defaults included, as YAML that `load` reads back to an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+_MOST_CHARACTERS = 1_000_000
+_MOST_VALUES = 100_000
+
+
+def _require_few_values(raw: Any, named: str) -> None:
+    """Refuse data that YAML's aliases unfold to no end, before anything walks through it. Raises UnusableInput."""
+    try:
+        count = _unfolded(raw, {})
+    except RecursionError:
+        raise UnusableInput(f"The {named} is nested too deeply: write its fields as `name: value` pairs.") from None
+    if count > _MOST_VALUES:
+        raise UnusableInput(
+            f"The {named} holds more than {_MOST_VALUES:,} values once its aliases (*name) are unfolded: "
+            "write out what they stand for."
+        )
+
+
+def _unfolded(value: Any, counts: dict[int, int]) -> int:
+    """How many values there are, each alias unfolded; `counts` holds those of lists and dictionaries by their id."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in counts:
+        counts[id(value)] = 1  # as long as it is counted, for one that holds itself
+        counts[id(value)] = 1 + sum(
+            _unfolded(inner, counts) for inner in (value.values() if isinstance(value, dict) else value)
+        )
+    return counts[id(value)]
 
 
 _PLAINLY = {

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -167,6 +168,9 @@ def test_unusable_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
 
     assert "no dataset file" in refused("missing.jsonl", None)
     assert "is a folder" in refused("", None)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert "is a pipe, socket or device, which may never end" in refused("pipe.jsonl", None)
+    assert "is a pipe, socket or device" in refused("/dev/zero", None)
     assert "is empty" in refused("empty.jsonl", b"")
     assert "white space" in refused("blank.jsonl", b" \n\n")
     assert "UTF-16" in refused("wide.jsonl", '{"a": 1}'.encode("utf-16"))

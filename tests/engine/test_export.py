@@ -121,6 +121,20 @@ def test_the_exported_adapter_computes_what_the_runs_own_does(run: Run, exported
     assert str(DEMO) in (here / "README.md").read_text()
 
 
+def test_the_exported_adapter_holds_nothing_else_that_lay_in_its_folder(run: Run, tmp_path: Path) -> None:
+    littered = Run(tmp_path / run.name)
+    shutil.copytree(run.folder, littered.folder)
+    (littered.adapter / "letters").mkdir()
+    (littered.adapter / "letters" / "private.txt").write_text("mine")
+    (littered.adapter / ".env").write_text("HF_TOKEN=hf_secret")
+    (littered.adapter / "training_args.bin").write_bytes(b"a pickle")
+    (made,) = export(littered, ["adapter"], tmp_path / "out", quiet, yes, never)
+    assert {path.name for path in made.path.iterdir()} == {
+        *("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("chat_template.jinja", "README.md", "tuitune_export.json"),
+    }
+
+
 def test_the_merged_weights_are_the_base_plus_the_scaled_product(run: Run, exported: dict[str, Exported]) -> None:
     from safetensors.torch import load_file
 

@@ -1,5 +1,6 @@
 """A recipe is read with defaults, written back equal, and refused in one sentence that names the field."""
 
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,25 @@ def write(folder: Path, text: str) -> Path:
     file = folder / "recipe.yaml"
     file.write_text(text)
     return file
+
+
+NESTED = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'x'}]\n" for n in range(30))
+
+
+def test_what_never_ends_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """Pipes and devices, files without end, and aliases that unfold to 9 ** 29 values."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(UnusableInput, match="is a pipe, socket or device: save it in a file"):
+            Recipe.load(path)
+    with pytest.raises(UnusableInput, match="is longer than a million characters"):
+        Recipe.load(write(tmp_path, f"{MINIMAL}# {'x' * 1_000_000}"))
+    for text in (f"{NESTED}{MINIMAL}", f"{NESTED}model: {{name: *a29}}\ndata: {{path: x}}\n"):
+        with pytest.raises(UnusableInput, match=r"values once its aliases \(\*name\) are unfolded"):
+            Recipe.load(write(tmp_path, text))
+    flat = "{" + ", ".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'x'}]" for n in range(30)) + "}"
+    with pytest.raises(UnusableInput, match="are unfolded"):
+        Recipe.load(write(tmp_path, MINIMAL), [f"data.columns={flat}"])
 
 
 def test_two_fields_are_enough(tmp_path: Path) -> None:

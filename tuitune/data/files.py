@@ -77,6 +77,10 @@ def look(path: Path) -> Container:
     try:
         if path.is_dir():
             raise UnusableInput(f"{where} is a folder: give one dataset file inside it.")
+        if path.exists() and not path.is_file():
+            raise UnusableInput(
+                f"{where} is a pipe, socket or device, which may never end: save its rows in a file, and give that."
+            )
         with path.open("rb") as file:
             head = file.read(_PEEK)
     except FileNotFoundError:

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tuitune.checkpoints import MANIFEST
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
 from tuitune.run import Run
@@ -13,8 +12,13 @@ from tuitune.text import one_line
 
 
 def copy_adapter(run: Run, tokenizer: Any, made: Path) -> None:
-    """Copy the adapter into the new folder `made` with the tokenizer and a card, and prove it. Raises TuituneError."""
-    shutil.copytree(run.adapter, made, ignore=shutil.ignore_patterns(MANIFEST))
+    """Copy the adapter into the new folder `made` with the tokenizer and a card, and prove it. Raises TuituneError.
+
+    Only its two files: whatever else lies in the run's folder may be private.
+    """
+    made.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(run.adapter / name, made / name)
     tokenizer.save_pretrained(made)
     (made / "README.md").write_text(model_card(run, "adapter"), encoding="utf-8")
     mark(made, run, "adapter")
