@@ -24,7 +24,7 @@ _DECODER: dict[str, Any] = {
 _HEAD = {"head_dim": 64}
 _WINDOW = {**_HEAD, "sliding_window": 64}
 _GEMMA = {**_WINDOW, "query_pre_attn_scalar": 64}
-_GEMMA_4 = {**_WINDOW, "global_head_dim": 64, "hidden_size_per_layer_input": 64, "num_kv_shared_layers": 0}
+_GEMMA_4 = {**_WINDOW, "global_head_dim": 128, "hidden_size_per_layer_input": 64, "num_kv_shared_layers": 0}
 _GATED_DELTA = {
     **_HEAD,
     "linear_num_value_heads": 4,

@@ -204,12 +204,11 @@ def shape_of(recipe: Recipe) -> Shape:
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    heads = getattr(text, "num_attention_heads", 1)
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    layers = list(getattr(text, "per_layer_config", None) or [text])  # Gemma 4's layers differ in their heads
     return Shape(
         hidden=text.hidden_size,
-        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        key_value=head_size * (getattr(text, "num_key_value_heads", None) or heads),
+        intermediate=max(getattr(layer, "intermediate_size", None) or 4 * text.hidden_size for layer in layers),
+        key_value=max(map(_key_value, layers)),
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
         total_parameters=sum(p.numel() for p in model.parameters()),
@@ -217,6 +216,13 @@ def shape_of(recipe: Recipe) -> Shape:
         adapter_parameters=recipe.lora.r * sum(targets.features.values()),
         targets=targets,
     )
+
+
+def _key_value(layer: Any) -> int:
+    """Width of the keys, and of the values, in the config of one layer."""
+    heads = getattr(layer, "num_attention_heads", 1)
+    head_size: int = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+    return head_size * (getattr(layer, "num_key_value_heads", None) or heads)
 
 
 def empty_model(recipe: Recipe) -> Any:

@@ -234,3 +234,16 @@ def test_positions_that_cannot_be_scaled_refuse_a_longer_context(tmp_path: Path)
         training_config(Recipe.from_data(sections))
     sections["data"]["max_length"] = 2048
     assert training_config(Recipe.from_data(sections)).rope_parameters["factor"] == 2.0
+
+
+def test_a_model_whose_files_lack_a_weight_is_refused(tmp_path: Path) -> None:
+    """transformers would draw it at random, and the run would train on noise."""
+    from safetensors.torch import load_file, save_file
+
+    for file in (DEMO / "demo_model").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.0.self_attn.q_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TuituneError, match=r"do not hold 1 of the weights .*q_proj\.weight.*, which would be random"):
+        backends.load(recipe(model={"name": str(tmp_path)}), pytest.fail)

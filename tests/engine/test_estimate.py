@@ -161,3 +161,11 @@ def test_a_large_data_file_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
 def test_target_modules_of_another_architecture_are_refused_before_any_weight_is_read(llama_1b: Path) -> None:
     with pytest.raises(UnusableInput, match="no layer named query_key_value"):
         shape_of(recipe(llama_1b, lora={"target_modules": ["query_key_value"]}))
+
+
+def test_layers_that_differ_in_their_heads_count_with_the_largest(tmp_path: Path) -> None:
+    """Gemma 4's layers that see the whole text have wider heads than the others."""
+    from tests.architectures import build
+
+    shape = shape_of(Recipe.from_data({"model": {"name": str(build("gemma4_text", tmp_path))}, "data": {"path": "d"}}))
+    assert shape.key_value == 2 * 128

@@ -76,13 +76,13 @@ def load(
 
     That is where the choice was left to tuitune and Unsloth refuses the model. Raises TuituneError.
     """
-    from tuitune.backends.loading import MemoryRanOut
+    from tuitune.backends.loading import MemoryRanOut, whole
     from tuitune.backends.transformers import TransformersBackend
 
     backend = choose(recipe)
     download(recipe.model, progress)
     try:
-        with weights_loading(progress):
+        with weights_loading(progress), whole(recipe):
             return backend.load(recipe)
     except (MemoryRanOut, UnusableInput):
         raise
@@ -90,5 +90,5 @@ def load(
         if backend.name != "unsloth" or recipe.model.backend != "auto":
             raise
         tell(f"Unsloth does not take this model, so transformers trains it, more slowly. {error}")
-        with weights_loading(progress):
+        with weights_loading(progress), whole(recipe):
             return TransformersBackend().load(recipe)

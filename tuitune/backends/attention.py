@@ -35,10 +35,11 @@ def varlen_kernel() -> str | None:
     return "torch flash varlen"
 
 
-def lay_end_to_end(model: Any) -> bool:
+def lay_end_to_end(model: Any, *, compiled: bool) -> bool:
     """Make Unsloth keep padding-free rows apart in every layer of `model`, its adapter attached.
 
-    False for architectures whose attention Unsloth knows to run over the rows' ends. For the others a check on the
+    False for architectures whose attention Unsloth knows to run over the rows' ends, and for flex attention that is not
+    `compiled`, which would hold every pair of the batch's tokens in memory. For the others a check on the
     model itself has the last word: convolutions and linear attention get the rows' ends where Unsloth has a kernel for
     it.
     """
@@ -49,9 +50,15 @@ def lay_end_to_end(model: Any) -> bool:
     text = model.config.get_text_config()
     if {model.config.model_type, text.model_type} & PADDING_FREE_BLOCKLIST:
         return False
+    if _uses_flex(model) and not compiled:
+        return False
     enable_hf_packed_attention()
     patch_hybrid_linear_attention_varlen(model)
     return True
+
+
+def _uses_flex(model: Any) -> bool:
+    return str(getattr(model.config.get_text_config(), "_attn_implementation", None)).startswith("flex")
 
 
 @contextmanager
@@ -89,8 +96,7 @@ def watched(model: Any) -> Iterator[list[str]]:
     # Rows alone go through plain sdpa; it is named only where no variable-length kernel took the batch.
     names += [name for name in dict.fromkeys(ran) if name != "sdpa"]
     if not names:
-        flex = str(getattr(model.config.get_text_config(), "_attn_implementation", None)).startswith("flex")
-        names = ["sdpa"] if ran else ["flex attention"] if flex else ["plain matrix products"]
+        names = ["flex attention"] if _uses_flex(model) else ["sdpa"] if ran else ["plain matrix products"]
     if getattr(model, "_unsloth_varlen_forward_wrapped", False):
         names.append("linear attention with row ends")
     ran[:] = names

@@ -35,6 +35,8 @@ def prepare_environment() -> None:
         # Compiling whole decoder layers takes Unsloth minutes before the first step, and a compiled layer attends to
         # rows laid end to end through a dense mask instead of the variable-length kernel.
         "UNSLOTH_BLOCK_COMPILE": "0",
+        # Uncompiled, flex attention holds every pair of tokens in memory; heads of over 128 take sdpa instead.
+        "UNSLOTH_FLEX_ATTENTION_FOR_LARGE_HEAD_DIM": "0",
         # The matrix products of compiled parts are not tuned for each shape that comes.
         "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM_BACKENDS": "ATEN",
         "TOKENIZERS_PARALLELISM": "false",

@@ -35,6 +35,35 @@ def explained(recipe: Recipe, what: str) -> Iterator[None]:
         raise TuituneError(f"{what.capitalize()} {name} failed: {reason.rstrip('.')}.") from error
 
 
+@contextmanager
+def whole(recipe: Recipe) -> Iterator[None]:
+    """Refuse a model that was loaded inside with weights its files do not hold. Raises TuituneError.
+
+    transformers draws such weights at random and only logs it; Unsloth's layout of some mixtures in 4-bit asks for
+    weights that files in 16-bit do not have.
+    """
+    from transformers import modeling_utils
+
+    missing: set[str] = set()
+    report = modeling_utils.log_state_dict_report
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        missing.update(options["loading_info"].missing_keys)
+        return report(*arguments, **options)
+
+    modeling_utils.log_state_dict_report = noted
+    try:
+        yield
+    finally:
+        modeling_utils.log_state_dict_report = report
+    if missing:
+        raise TuituneError(
+            f"The files of {one_line(recipe.model.name, max_length=200)} do not hold {len(missing):,} of the weights "
+            f"that it would be loaded with ({one_line(min(missing), max_length=120)}), which would be random: "
+            "give the whole model, or load it in another precision."
+        )
+
+
 def out_of_memory(what: str, name: str, recipe: Recipe) -> str:
     """The sentence for memory that ran out, with the choices that would help this recipe."""
     choices = ["choose a smaller model"]

@@ -97,7 +97,7 @@ class UnslothBackend:
             if lora.init_lora_weights == "loftq":  # Unsloth's own would need the whole base in 16-bit
                 begin_with_loftq(loaded)
             tune_less()  # whatever imported these kernels, before the first one runs
-            loaded.padding_free = loaded.padding_free and lay_end_to_end(loaded.model)
+            loaded.padding_free = loaded.padding_free and lay_end_to_end(loaded.model, compiled=loaded.compiled)
 
     def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
         """Add the adapter saved in `folder`, frozen. Raises TuituneError, UnusableInput."""
