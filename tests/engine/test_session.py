@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Event, Failed, Finished, Notice, Reply, Step, to_json
+from tuitune.events import Checkpoint, Event, Failed, Finished, Notice, Reply, Step, to_json
 from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run
@@ -297,6 +297,34 @@ async def test_now_ends_the_run_without_a_checkpoint(tmp_path: Path, demo_recipe
     await session.close()
 
 
+async def test_a_run_that_waits_takes_no_stop_and_no_save_from_the_one_that_goes(
+    tmp_path: Path, demo_recipe: Recipe
+) -> None:
+    train = {**demo_recipe.train.model_dump(), "max_steps": 5000}
+    long = Recipe.from_data({**demo_recipe.model_dump(), "train": train})
+    session = await Session.start()
+    run, job = await start_run(session, long, tmp_path / "runs")
+    first: dict[str, asyncio.Event] = {Step.kind: asyncio.Event(), Checkpoint.kind: asyncio.Event()}
+
+    def add(event: Event) -> None:
+        if event.kind in first:
+            first[event.kind].set()
+
+    await session.follow(add)
+    await asyncio.wait_for(first[Step.kind].wait(), 120)
+    raw = demo_recipe.model_dump(mode="json")
+    waiting = asyncio.create_task(session.call("train", recipe=raw, runs=str(tmp_path / "runs"), name="second"))
+    await session.call("status")  # so that the session has the second one
+    await session.call("save")
+    await asyncio.wait_for(first[Checkpoint.kind].wait(), 60)
+    assert await session.call("stop") == {"stopping": "after this step"}
+    assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
+    assert run.history().step < 5000
+    assert await asyncio.wait_for(waiting, 120) == {"status": "done"}
+    assert await session.call("stop") == {"stopping": None}
+    await session.close()
+
+
 async def test_what_fails_in_a_caller_of_a_command_is_its_own(tmp_path: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()
 
@@ -356,6 +384,26 @@ async def test_a_terminated_session_begins_no_run_and_ends(tmp_path: Path, demo_
     await session.close()
     await ended(pid)
     assert not (tmp_path / "runs").exists()
+
+
+WAITS_FOR_CLIENTS = """
+import asyncio, asyncio.base_events
+async def wait_closed(self):
+    while self._active_count:
+        await asyncio.sleep(0.05)
+asyncio.base_events.Server.wait_closed = wait_closed
+"""
+
+
+async def test_a_terminated_session_ends_though_clients_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WAITS_FOR_CLIENTS)  # as Python does since 3.12.1
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    session = await Session.start()
+    pid = (await session.call("status"))["pid"]
+    os.kill(pid, signal.SIGTERM)
+    await asyncio.wait_for(session.lost.wait(), 20)
+    await ended(pid)
+    await session.close()
 
 
 def test_an_error_lets_go_of_what_its_job_held_before_the_next_job() -> None:

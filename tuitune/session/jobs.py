@@ -25,7 +25,6 @@ from tuitune.run import Run, RunWriter, create_run, default_runs_folder
 from tuitune.session.worker import Job, Result
 from tuitune.sweep import sweep
 from tuitune.text import one_line
-from tuitune.train import Control
 
 if TYPE_CHECKING:
     from tuitune.export import Exported
@@ -37,7 +36,6 @@ class Jobs:
     """The commands that need the libraries. All but `work`, `emit`, `abandon` and `close` run in the worker thread."""
 
     def __init__(self, socket_path: Path, on_event: Callable[[], None]) -> None:
-        self.control = Control()
         self.run: Run | None = None
         self._socket_path = socket_path
         self._on_event = on_event
@@ -73,7 +71,6 @@ class Jobs:
         if "run" in prepared:
             prepared["run"] = Run(Path(prepared["run"]))
         if command == "train":
-            self.control = Control()  # here, so that a stop is heeded from now on, whatever is still done before
             read_ahead(prepared["recipe"].model)
         return lambda job: commands[command](job, **prepared)
 
@@ -147,7 +144,7 @@ class Jobs:
             self.emit(Started(run=writer.run.name, attempt=1, pid=os.getpid()))
             job.part(run=str(writer.run.folder))
             with printed(lambda line: self.emit(Output(text=line))):
-                loaded = train(recipe, writer.run, self.control, self.emit)
+                loaded = train(recipe, writer.run, job.control, self.emit)
         except BaseException as error:
             if not isinstance(error, TuituneError):
                 log.error("training failed", exc_info=error)

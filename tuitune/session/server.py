@@ -61,7 +61,8 @@ class Server:
         self.worker = Worker()
         self.ended = asyncio.Event()
         self.loop = asyncio.get_running_loop()
-        self.lasting: set[Job] = set()
+        self.lasting: list[Job] = []
+        """Unfinished jobs that outlive their client, the oldest first."""
         self.jobs = Jobs(socket_path, on_event=self._from_worker(self._wake_followers))
         self.ready = False
         self.leaving = False
@@ -80,8 +81,8 @@ class Server:
         self.worker.submit(warm_up)
         self._spawn(self._sample())
         self.loop.call_later(FIRST_CLIENT_SECONDS, self._end_if_idle)
-        async with server:
-            await self.ended.wait()
+        await self.ended.wait()
+        server.close()  # and not waited for: since Python 3.12.1 that takes until every client has gone
         self.jobs.close()
 
     def _spawn(self, work: Any) -> None:
@@ -141,7 +142,7 @@ class Server:
         )
         client.jobs[int(number or 0)] = job
         if command in _OUTLIVE_THEIR_CLIENT:
-            self.lasting.add(job)
+            self.lasting.append(job)
         self.worker.submit(job)
 
     def _answer(self, client: Client, command: Any, arguments: dict[str, Any]) -> Result | None:
@@ -161,7 +162,8 @@ class Server:
             case "now":
                 return {"stopping": self._stop(now=True)}
             case "save":
-                self.jobs.control.save.set()
+                if job := self._training():
+                    job.control.save.set()
                 return {}
             case "cancel":
                 if job := client.jobs.get(arguments.get("job", 0)):
@@ -175,7 +177,8 @@ class Server:
         return None
 
     def _finish(self, client: Client, number: Any, job: Job, end: Result | BaseException) -> None:
-        self.lasting.discard(job)
+        if job in self.lasting:
+            self.lasting.remove(job)
         client.jobs.pop(int(number or 0), None)
         if isinstance(end, BaseException):
             if not isinstance(end, TuituneError | Cancelled):
@@ -228,20 +231,26 @@ class Server:
 
     # --- the end -----------------------------------------------------------------------------------------------
 
-    def _stop(self, *, now: bool = False) -> str:
-        """Stop after this step, however often and by however many it is asked; only `now` gives the step up."""
-        control = self.jobs.control
-        control.stop.set()
-        if now and not control.now.is_set():
-            control.now.set()
-            self._spawn(self._end_now())
-        return "now" if control.now.is_set() else "after this step"
+    def _training(self) -> Job | None:
+        """The run that is going; before it has begun, the first that will."""
+        return next((job for job in self.lasting if job.command == "train"), None)
 
-    async def _end_now(self) -> None:
+    def _stop(self, *, now: bool = False) -> str | None:
+        """Stop after this step, however often and by however many it is asked; only `now` gives the step up."""
+        job = self._training()
+        if job is None:
+            return None
+        job.control.stop.set()
+        if now and not job.control.now.is_set():
+            job.control.now.set()
+            self._spawn(self._end_now(job))
+        return "now" if job.control.now.is_set() else "after this step"
+
+    async def _end_now(self, job: Job) -> None:
         """A step that does not notice `now` in time is ended with the process."""
         for _ in range(int(STOP_NOW_SECONDS / 0.1)):
             await asyncio.sleep(0.1)
-            if not self.jobs.is_training:
+            if job not in self.lasting:
                 return
         log.warning("the step did not end within %s s of being asked to: ending the process", STOP_NOW_SECONDS)
         try:
@@ -252,8 +261,8 @@ class Server:
     def _terminate(self) -> None:
         """SIGTERM stops a run as `stop` does, and an export: the process ends with it, at once where there is none."""
         self.leaving = True
-        self._stop()
         for job in self.lasting:
+            job.control.stop.set()
             job.cancelled.set()
         self._end_if_idle()
 

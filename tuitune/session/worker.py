@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuitune.train import Control
+
 Result = dict[str, Any]
 
 
@@ -17,7 +19,8 @@ class Cancelled(Exception):
 class Job:
     """Work for the worker thread; the callbacks are called in that thread.
 
-    `part` sends something on the way; `cancelled` is set from outside and read by the work.
+    `part` sends something on the way; `cancelled`, and what a run is asked through `control`, are set from outside and
+    read by the work.
     """
 
     command: str
@@ -25,6 +28,7 @@ class Job:
     on_part: Callable[[dict[str, Any]], None]
     on_end: Callable[[Result | BaseException], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
+    control: Control = field(default_factory=Control)
 
     def part(self, **content: Any) -> None:
         self.on_part(content)
