@@ -80,6 +80,8 @@ class Step(Event):
     learning_rate: float | None = None
     tokens: int | None = None
     tokens_per_second: float | None = None
+    elapsed_s: float | None = None
+    """Seconds since its attempt began to train, by a clock that is never set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,11 +87,15 @@ class History:
     @property
     def seconds_left(self) -> float | None:
         """Time to the last step at the pace of the latest 20 steps; None until two steps are done or once ended."""
-        recent = self.steps[-20:]
+        recent = [step for step in self.steps[-20:] if step.attempt == self.steps[-1].attempt]
         if self.ended is not None or len(recent) < 2:
             return None
-        pace = (recent[-1].at - recent[0].at) / (recent[-1].step - recent[0].step)
-        return max(0.0, pace * (self.total_steps - self.step))
+        first, last = recent[0], recent[-1]
+        if first.elapsed_s is not None and last.elapsed_s is not None:
+            seconds = last.elapsed_s - first.elapsed_s
+        else:
+            seconds = last.at - first.at
+        return max(0.0, seconds / (last.step - first.step) * (self.total_steps - self.step))
 
     def smoothed_losses(self, decay: float = 0.9) -> list[float]:
         """Bias-corrected exponential moving average of the step losses (Kingma & Ba 2015, section 3)."""

@@ -379,6 +379,7 @@ class _Watcher:
         self.emit = emit
         self.attempt = attempt
         self.steps_done = 0
+        self._began = time.monotonic()
         self._step_began = 0.0
         self._tokens = 0
 
@@ -447,6 +448,7 @@ class _Watcher:
                 learning_rate=float(logs["learning_rate"]) if "learning_rate" in logs else None,
                 tokens=tokens,
                 tokens_per_second=tokens / seconds,
+                elapsed_s=time.monotonic() - self._began,
             )
         )
 

@@ -257,6 +257,17 @@ def test_a_history_tells_before_and_after() -> None:
     assert history.seconds_left is None
 
 
+def test_a_clock_that_is_set_changes_no_time_left() -> None:
+    done = [
+        Step(attempt=1, step=step, total_steps=10, epoch=0.1, loss=1.0, at=at, elapsed_s=float(step))
+        for step, at in ((1, 100.0), (2, 101.0), (3, 90_000.0))
+    ]
+    assert History.of(done).seconds_left == pytest.approx(7.0)
+    resumed = Step(attempt=2, step=4, total_steps=10, epoch=0.1, loss=1.0, at=200_000.0, elapsed_s=2.0)
+    following = Step(attempt=2, step=5, total_steps=10, epoch=0.1, loss=1.0, at=200_004.0, elapsed_s=6.0)
+    assert History.of([*done, resumed, following]).seconds_left == pytest.approx(20.0)
+
+
 def test_smoothing_of_a_constant_is_that_constant() -> None:
     assert History.of(steps(2, 2, 2)).smoothed_losses() == pytest.approx([2, 2, 2])
 
