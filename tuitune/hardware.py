@@ -166,7 +166,10 @@ def _gpu_sample(pid: int) -> dict[str, Any]:
     nvml, card = _connected(), chosen_gpu()
     if nvml is None or card is None:
         return {}
-    handle = nvml.nvmlDeviceGetHandleByIndex(card.index)
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(card.index)
+    except nvml.NVMLError:
+        return {}
 
     def read(call: Any) -> Any:
         try:

@@ -115,6 +115,22 @@ def test_a_card_is_chosen_by_its_number(nvml: FakeNvml, monkeypatch: pytest.Monk
         hardware.choose_gpu(7)
 
 
+def test_a_card_that_is_lost_between_two_readings_ends_no_sampling(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter(range(100))
+
+    def handle(index: int) -> int:
+        if next(asked) == 2:  # both cards are there when they are counted
+            raise FakeNvml.NVMLError("GPU is lost")
+        return index
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetHandleByIndex", handle)
+    lost = hardware.sample()
+    assert lost.host_total_bytes and lost.gpu_used_bytes is None
+    assert hardware.sample().gpu_used_bytes == 2 * GIB
+
+
 def test_a_sample_tells_this_process_apart(nvml: FakeNvml) -> None:
     sample = hardware.sample()
     assert (sample.gpu_process_bytes, sample.gpu_used_bytes) == (GIB, 2 * GIB)
