@@ -274,7 +274,7 @@ class TuituneApp(App[int]):
         """Say that the session was lost, unless the dashboard or who waited for its answer does."""
         on_dashboard = message.training and getattr(self.step_screen, "STEP", None) == "train"
         if not on_dashboard and (message.training or not message.told):
-            self.notify_problem("The session process has ended unexpectedly; a new one is being started.")
+            self.notify_problem(f"{message.ending}; a new one is being started.")
 
     @on(RunLink.RunEnded)
     def _call_user(self, message: RunLink.RunEnded) -> None:

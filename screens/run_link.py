@@ -37,11 +37,13 @@ class RunLink:
     class Lost(Message):
         """The session has ended unexpectedly and another one is started.
 
-        `training`: a run was going in it. `told`: whoever waited for an answer says so.
+        `ending`: how, as the beginning of a sentence. `training`: a run was going in it. `told`: whoever waited for an
+        answer says so.
         """
 
-        def __init__(self, *, training: bool, told: bool) -> None:
+        def __init__(self, ending: str, *, training: bool, told: bool) -> None:
             super().__init__()
+            self.ending = ending
             self.training = training
             self.told = told
 
@@ -127,7 +129,8 @@ class RunLink:
         """Leave this session, which goes on if it trains and else ends, for the one of the run on show."""
         self._keeper.cancel()
         await self.close()
-        self._session = asyncio.get_running_loop().create_future()
+        if self._session.done():  # else who waits for it gets the new one
+            self._session = asyncio.get_running_loop().create_future()
         self._set_state("starting…")
         self._start()
 
@@ -155,9 +158,9 @@ class RunLink:
         await session.lost.wait()
         self._set_state("session lost")
         self._session = asyncio.get_running_loop().create_future()
-        self._app.post_message(self.Lost(training=self.is_training, told=self._asking > 0))
+        self._app.post_message(self.Lost(session.ending, training=self.is_training, told=self._asking > 0))
         if self.is_training:
-            self.problem = f"The session process has ended unexpectedly. {self.what_is_saved()} {AGAIN}"
+            self.problem = f"{session.ending}. {self.what_is_saved()} {AGAIN}"
             self._app.post_message(self.RunChanged())
         self._app.call_later(self._start)
 
@@ -177,7 +180,11 @@ class RunLink:
             self._live = False
             raise
         session.on_silence = self._tell_silence
-        await session.follow(self._receive)
+        try:
+            await session.follow(self._receive)
+        except BaseException:  # also where another run is chosen meanwhile: nobody else knows this connection
+            await session.close()
+            raise
         return session
 
     def _set_state(self, state: str) -> None:

@@ -45,7 +45,7 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
         status = await app.link.call("status")
         os.kill(status["pid"], signal.SIGKILL)
         told = (
-            "ended unexpectedly",
+            "was killed by signal 9 (often: memory ran out).",
             "No checkpoint had been saved",
             "Enter on the settings trains again.",
             "Esc: back to the settings",
@@ -112,6 +112,14 @@ async def test_another_run_of_the_same_session_is_not_shown_as_the_run_on_show(a
         assert app.link.history.started is not None
         assert app.link.history.started.run == app.link.run.name
         await other.close()
+
+
+async def test_who_waits_for_a_session_is_served_by_the_one_that_replaces_it(app: TuituneApp) -> None:
+    async with app.run_test(size=SIZE) as pilot:
+        asked = asyncio.create_task(app.link.call("status"))
+        await pilot.pause()
+        await app.link.change_session()
+        assert (await asyncio.wait_for(asked, 60))["pid"]
 
 
 async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, runs_folder: Path) -> None:

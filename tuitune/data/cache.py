@@ -3,6 +3,7 @@
 Where the disk takes no more, the same rows go on in memory, and are not found again.
 """
 
+import atexit
 import fcntl
 import hashlib
 import json
@@ -111,6 +112,7 @@ class RowsWriter:
         try:
             cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder = _new_folder(self.rows)
+            _unfinished.add(self._folder)
             self.rows.file = self._folder / "rows.arrow"
             self._file = pyarrow.OSFile(str(self.rows.file), "wb")
             self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
@@ -178,9 +180,6 @@ class RowsWriter:
                 self._file.close()
                 if keep:
                     return self._publish()
-                import atexit
-
-                atexit.register(self.discard)
             except OSError as error:
                 self._go_on_in_memory(error)
         if self.rows.file is None:
@@ -190,6 +189,7 @@ class RowsWriter:
     def discard(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+            _unfinished.discard(self._folder)
 
     def _publish(self) -> Rows:
         assert self._folder is not None
@@ -211,6 +211,7 @@ class RowsWriter:
                 raise
             _hold(self.rows, final)  # another session was first
             self.discard()
+        _unfinished.discard(self._folder)
         self.rows.file = final / "rows.arrow"
         with suppress(OSError):  # another session prunes at the same time
             _prune()
@@ -258,6 +259,19 @@ def key_of(*parts: Any) -> str:
         else:
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+_unfinished: set[Path] = set()
+"""Folders of this process with rows that are not to be found again, or not yet."""
+
+
+def discard_unfinished() -> None:
+    """Remove what this process has not finished, or not kept. Called at the interpreter's end."""
+    for folder in list(_unfinished):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+atexit.register(discard_unfinished)
 
 
 def sweep() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Event, from_data
+from tuitune.events import Event, Failed, Finished, from_data
 from tuitune.hardware import choose_gpu
 from tuitune.run import Run
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, new_socket_path, peer
@@ -32,9 +33,18 @@ class Session:
     All methods belong to the event loop that made the connection. Callbacks are called in that loop.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log_file: Path | None) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        log_file: Path,
+        process: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        """`process` is the session's where this process started it: it tells how the session ended."""
         self._reader = reader
         self._writer = writer
+        self._process = process
+        self._own_log = log_file
         self._log_file = log_file
         self._ids = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[dict[str, Any]], Callable[[Part], None] | None]] = {}
@@ -64,15 +74,17 @@ class Session:
                 if process.poll() is not None:
                     break
                 with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                    return await cls._connect(socket, log_file)
+                    return await cls._connect(socket, process)
                 await asyncio.sleep(0.02)
         except asyncio.CancelledError:  # nobody waits for it any more
             process.kill()
             socket.unlink(missing_ok=True)
             log_file.unlink(missing_ok=True)
             raise
+        code = process.poll()
         process.kill()
-        raise TuituneError(f"The session process did not start: its log is {log_file}.")
+        how = "does not answer" if code is None else _ended(code)
+        raise TuituneError(f"The session process {how} before it could be used: its log is {log_file}.")
 
     @classmethod
     async def attach(cls, run: Run) -> Self:
@@ -81,14 +93,16 @@ class Session:
         try:
             if socket is None:
                 raise FileNotFoundError
-            return await cls._connect(socket, run.log_file)
+            session = await cls._connect(socket)
         except OSError:
             raise TuituneError(f"Run {one_line(run.name)} has no live session.") from None
+        session._log_file = run.log_file
+        return session
 
     @classmethod
-    async def _connect(cls, socket: Path, log_file: Path) -> Self:
+    async def _connect(cls, socket: Path, process: subprocess.Popen[bytes] | None = None) -> Self:
         reader, writer = await asyncio.open_unix_connection(socket, limit=MAX_LINE_BYTES)
-        return cls(reader, writer, log_file)
+        return cls(reader, writer, socket.with_suffix(".log"), process)
 
     async def call(
         self, command: str, on_part: Callable[[Part], None] | None = None, **arguments: Any
@@ -164,8 +178,9 @@ class Session:
         except ValueError as error:  # a line that is too long
             self.ending = f"The session sent what cannot be read ({one_line(error, max_length=80)})"
             self._remedy = "a run that is going goes on: come back to it with `tuitune attach`."
+            await self._learn_how_it_ended()
         except OSError:
-            pass
+            await self._learn_how_it_ended()
         finally:
             self._writer.close()
             self.lost.set()
@@ -173,12 +188,24 @@ class Session:
                 if not future.done():
                     future.set_exception(self._lost())
 
+    async def _learn_how_it_ended(self) -> None:
+        """Wait a moment for the process to be gone, and tell what killed it."""
+        for _ in range(20):
+            if self._process is None:
+                return
+            if (code := self._process.poll()) is not None:
+                self.ending = f"The session process {_ended(code)}"
+                return
+            await asyncio.sleep(0.05)
+
     def _receive(self, message: dict[str, Any]) -> None:
         if "lost" in message:
             self.ending, self._remedy = message["lost"], "a run that is going goes on."
             return
         if isinstance(message.get("event"), dict):
             event = from_data(message["event"])
+            if isinstance(event, Finished | Failed):
+                self._log_file = self._own_log  # the run's log ends with it
             if event is not None and self._on_event is not None:
                 try:
                     self._on_event(event)
@@ -204,8 +231,14 @@ class Session:
             future.set_result(message.get("result") or {})
 
     def _lost(self) -> SessionLost:
-        where = f"; its log is {self._log_file}" if self._log_file else ""
-        return SessionLost(f"{self.ending}{where}; {self._remedy}")
+        return SessionLost(f"{self.ending}; its log is {self._log_file}; {self._remedy}")
+
+
+def _ended(code: int) -> str:
+    """How a process with this exit code ended."""
+    if code == -signal.SIGKILL:
+        return "was killed by signal 9 (often: memory ran out)"
+    return f"was ended by signal {-code}" if code < 0 else "has ended unexpectedly"
 
 
 def _spawn(socket: Path, log_file: Path) -> subprocess.Popen[bytes]:

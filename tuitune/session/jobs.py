@@ -18,6 +18,7 @@ from tuitune.backends.environment import warm_up
 from tuitune.backends.output import printed
 from tuitune.backends.read_ahead import read_ahead
 from tuitune.checkpoints import require_whole_adapter
+from tuitune.data import cache
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.events import Event, Failed, Finished, Notice, Output, Started
 from tuitune.recipe import Recipe
@@ -78,6 +79,7 @@ class Jobs:
         """Import the heavy libraries while the user is still choosing, and tidy what killed sessions left."""
         warm_up()
         sweep(default_runs_folder())
+        cache.sweep()
         return {}
 
     def summary(self, job: Job, recipe: Recipe) -> Result:
@@ -153,6 +155,7 @@ class Jobs:
             raise TuituneError(_failure(error, writer.run)) if not isinstance(error, TuituneError) else error from None
         finally:
             self._close_run()
+            _log_to(self._socket_path.with_suffix(".log"))  # what comes later is no matter of this run
         if loaded is not None:
             self._loaded = (writer.run, loaded)
         return {"status": writer.run.status()}
@@ -243,7 +246,9 @@ class Jobs:
         self._close_run()
 
     def close(self) -> None:
+        """Leave nothing half made; the process ends after this, without the interpreter's own end."""
         self._close_run()
+        cache.discard_unfinished()
 
     def _close_run(self) -> None:
         with self._writing:
@@ -305,8 +310,11 @@ def _failure(error: BaseException, run: Run) -> str:
 
 
 def _log_to(file: Path) -> None:
-    """Send everything this process prints, C libraries included, to a run's log."""
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    """Send everything this process prints, C libraries included, to a log, if it can be written."""
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:
+        return
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(handle, 1)
