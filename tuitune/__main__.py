@@ -4,9 +4,11 @@ import sys
 
 
 def main() -> int:
+    from tuitune.paths import keep_others_out
     from tuitune.streams import settle_streams
 
     settle_streams()
+    keep_others_out()
     from tuitune.cli import run_command
 
     return run_command(sys.argv[1:])

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from tuitune import __version__
 from tuitune.errors import TuituneError, UnusableInput, explain
-from tuitune.paths import expanded
+from tuitune.paths import expanded, require_home
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
 
@@ -86,16 +86,17 @@ def _dispatch(arguments: list[str]) -> int:
         add_arguments, work = commands[arguments[0]]
         parser = _Parser(prog=f"tuitune {arguments[0]}", description=work.__doc__)
         add_arguments(parser)
-        return _with_gpu(work, parser.parse_args(arguments[1:]))
+        return _do(work, parser.parse_args(arguments[1:]))
     parser = _Parser(prog="tuitune", description=_OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="a recipe to start from (YAML)")
     _app_options(parser)
     parser.add_argument("--version", action="version", version=f"tuitune {__version__}")
-    return _with_gpu(_app, parser.parse_args(arguments))
+    return _do(_app, parser.parse_args(arguments))
 
 
-def _with_gpu(work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Do `work` on the card that was asked for."""
+def _do(work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Do `work`, on the card that was asked for."""
+    require_home()
     if getattr(arguments, "gpu", None) is not None:
         from tuitune.hardware import choose_gpu
 

@@ -1,9 +1,55 @@
-"""Paths as people write them."""
+"""Paths as people write them, and the folders that are this user's alone."""
 
 import os
+import stat
+import tempfile
 from pathlib import Path
+
+from tuitune.errors import TuituneError, UnusableInput, explain
 
 
 def expanded(path: str | Path) -> Path:
     """The path with `~` as its user's home; as it is where there is no such user, so that it is said not to exist."""
     return Path(os.path.expanduser(path))
+
+
+def require_home() -> None:
+    """Refuse where no home folder is known, as in a container: libraries would make a folder named `~`."""
+    try:
+        Path.home()
+    except RuntimeError:
+        raise UnusableInput(
+            "There is no home folder: HOME is not set, and this user is unknown to the system. Set HOME to a folder "
+            "that can be written."
+        ) from None
+
+
+def keep_others_out() -> None:
+    """Where everybody may write what this process makes, as in many containers, let only its owner do so."""
+    mask = os.umask(0o077)
+    os.umask(mask if mask & 0o002 else mask | 0o022)
+
+
+def own_folder(folder: Path) -> Path:
+    """The folder, made if it is not there, with nobody else let in. Raises TuituneError, also if it is not ours."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise TuituneError(
+                f"{folder} belongs to someone else: remove it, or set XDG_RUNTIME_DIR to a folder of yours."
+            )
+        folder.chmod(0o700)
+    except OSError as error:
+        raise TuituneError(
+            f"{folder} cannot be made ({explain(error)}): set XDG_RUNTIME_DIR to a folder of yours."
+        ) from None
+    return folder
+
+
+def temporary_folder() -> Path:
+    """Where this user's sessions may leave what a restart of the machine may take. Raises TuituneError."""
+    try:
+        return own_folder(Path(tempfile.gettempdir()) / f"tuitune-{os.getuid()}")
+    except FileNotFoundError:
+        raise TuituneError("There is no folder for temporary files: set TMPDIR to one.") from None

@@ -150,6 +150,8 @@ class Run:
         if not self.is_live():
             return None
         try:
+            if not self.socket_file.is_file():  # reading a pipe would not end
+                return None
             return Path(json.loads(self.socket_file.read_text())["socket"])
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -31,7 +31,10 @@ class _Output(io.FileIO):
 
 
 def settle_streams() -> None:
-    """Open what was closed, as /dev/null, and let no character fail to be printed. Call it before anything else."""
+    """Open what was closed, as /dev/null, and let no character fail to be printed. Call it before anything else.
+
+    A terminal's size of 0 in the environment, as some tools leave it, is forgotten.
+    """
     for number in (0, 1, 2):  # a file opened later would get the number of a closed one, and what is printed
         try:
             os.fstat(number)
@@ -44,3 +47,6 @@ def settle_streams() -> None:
         sys.stderr = io.TextIOWrapper(io.BufferedWriter(io.FileIO(2, "w", closefd=False)), encoding, "backslashreplace")
     output = io.BufferedWriter(_Output(1, "w", closefd=False))
     sys.stdout = io.TextIOWrapper(output, encoding, "replace", line_buffering=os.isatty(1))
+    for name in ("COLUMNS", "LINES"):
+        if not os.environ.get(name, "1").isdecimal() or int(os.environ.get(name, "1")) == 0:
+            del os.environ[name]
