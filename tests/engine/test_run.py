@@ -268,6 +268,13 @@ def test_a_clock_that_is_set_changes_no_time_left() -> None:
     assert History.of([*done, resumed, following]).seconds_left == pytest.approx(20.0)
 
 
+def test_a_pipe_in_place_of_the_sockets_name_holds_nobody_up(tmp_path: Path) -> None:
+    writer = create_run(RECIPE, tmp_path, "one")
+    os.mkfifo(writer.run.socket_file)
+    assert writer.run.is_live() and writer.run.session_socket() is None
+    writer.close()
+
+
 def test_smoothing_of_a_constant_is_that_constant() -> None:
     assert History.of(steps(2, 2, 2)).smoothed_losses() == pytest.approx([2, 2, 2])
 

@@ -5,7 +5,9 @@ import gc
 import json
 import os
 import signal
+import socket
 import stat
+import tempfile
 import threading
 import weakref
 from pathlib import Path
@@ -20,6 +22,7 @@ from tuitune.history import History
 from tuitune.recipe import Recipe
 from tuitune.run import Run
 from tuitune.session.client import Session, SessionLost
+from tuitune.session.protocol import runtime_folder
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 
 
@@ -105,7 +108,7 @@ async def test_a_killed_session_is_told_in_one_sentence() -> None:
     )
     await asyncio.sleep(0)
     os.kill(status["pid"], signal.SIGKILL)
-    with pytest.raises(SessionLost, match="ended unexpectedly"):
+    with pytest.raises(SessionLost, match=r"was killed by signal 9 \(often: memory ran out\); its log is "):
         await waiting
     with pytest.raises(SessionLost):
         await session.call("status")
@@ -120,10 +123,78 @@ async def test_what_a_killed_session_left_is_cleared_away() -> None:
     folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune"
     (left,) = folder.glob("*.sock")
     os.utime(left, (0, 0))
+    (folder / "old.log").touch()
+    os.utime(folder / "old.log", (0, 0))
     following = await Session.start()
-    assert left not in folder.iterdir() and left.with_suffix(".log") not in folder.iterdir()
+    assert not left.exists() and not (folder / "old.log").exists()
+    assert left.with_suffix(".log").exists()  # for a day: who was told of it may look
     assert (await following.call("status"))["pid"]
     await following.close()
+
+
+@pytest.mark.parametrize("base", ["file", "relative", "missing"])
+def test_a_runtime_folder_that_cannot_be_one_is_not_used(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "relative").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", base if base == "relative" else str(tmp_path / base))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = runtime_folder()
+    assert folder == tmp_path / f"tuitune-{os.getuid()}" and stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+async def test_who_does_not_read_the_answers_is_not_read_either() -> None:
+    session = await Session.start()
+    (path,) = (Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune").glob("*.sock")
+    request = json.dumps({"id": "x" * 2**20, "command": "status"}).encode() + b"\n"  # as long as its answer
+
+    def flood() -> None:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.settimeout(5)
+            for _ in range(400):
+                client.sendall(request)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(flood)
+    assert await session.call("status")
+    await session.close()
+
+
+async def test_a_client_has_a_bounded_number_of_commands_waiting(demo_recipe: Recipe) -> None:
+    session = await Session.start()
+    raw = demo_recipe.model_dump(mode="json")
+    calls = [session.call("columns", recipe=raw) for _ in range(65)]  # the first waits for the libraries' import
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [str(answer) for answer in answers if isinstance(answer, Exception)] == [
+        "64 commands of this client wait already: let some end first."
+    ]
+    await session.close()
+
+
+async def test_a_session_that_ends_in_the_middle_of_tokenising_leaves_no_rows(
+    tmp_path: Path, demo_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    row = {"prompt": "Count.", "completion": " ".join(str(number) for number in range(500))}
+    (tmp_path / "many.jsonl").write_text((json.dumps(row) + "\n") * 50_000)
+    raw = demo_recipe.model_dump(mode="json")
+    raw["data"] |= {"path": str(tmp_path / "many.jsonl"), "max_length": 4096}
+    session = await Session.start()
+    pid = (await session.call("status"))["pid"]
+    audit = asyncio.create_task(session.call("audit", recipe=raw))
+    tokenised = tmp_path / "cache" / "tuitune" / "tokenised"
+    for _ in range(1200):
+        if any(tokenised.glob(".making-*")):
+            break
+        await asyncio.sleep(0.05)
+    assert any(tokenised.glob(".making-*")) and not audit.done()
+    await session.close()
+    await asyncio.gather(audit, return_exceptions=True)
+    await ended(pid)
+    assert list(tokenised.iterdir()) == []
 
 
 async def test_a_run_outlives_its_client_and_is_found_again(tmp_path: Path, demo_recipe: Recipe) -> None:
@@ -278,6 +349,18 @@ async def test_stop_is_asked_by_two_and_still_saves_everything(tmp_path: Path, d
     assert (run.checkpoints / f"checkpoint-{step}" / "manifest.json").is_file()
     assert (run.adapter / "adapter_model.safetensors").is_file()
     await viewer.close()
+    await session.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a file descriptor points to is told on Linux")
+async def test_a_run_has_its_log_to_itself(tmp_path: Path, demo_recipe: Recipe) -> None:
+    session = await Session.start()
+    output = f"/proc/{(await session.call('status'))['pid']}/fd/1"
+    before = os.readlink(output)
+    run, job = await start_run(session, demo_recipe, tmp_path / "runs")
+    assert os.readlink(output) == str(run.log_file)
+    await job
+    assert os.readlink(output) == before
     await session.close()
 
 

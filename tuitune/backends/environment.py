@@ -4,10 +4,12 @@ import gc
 import importlib.util
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tuitune.backends.quick_import import OneTrainer, keep_bytecode
 from tuitune.hardware import choose_gpu, gpus
+from tuitune.paths import own_folder, temporary_folder
 
 
 def prepare_environment() -> None:
@@ -17,12 +19,10 @@ def prepare_environment() -> None:
     """
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuitune"
     compiled = caches / "unsloth_compiled"
-    try:
+    with suppress(OSError):
         compiled.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:  # a home that cannot be written: the session's own temporary folder will do
-        import tempfile
-
-        compiled = Path(tempfile.mkdtemp(prefix="tuitune-unsloth-"))
+    if not os.access(compiled, os.W_OK | os.X_OK):  # a home that cannot be written
+        compiled = own_folder(temporary_folder() / "unsloth_compiled")
     settings = {
         # Unsloth puts this folder first on sys.path, so it must be one that only this user can write.
         "UNSLOTH_COMPILE_LOCATION": str(compiled),

@@ -1,21 +1,22 @@
 """Messages between client and session, and where their socket lies."""
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
 import socket
-import stat
 import struct
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
+from tuitune.paths import own_folder, temporary_folder
 
 MAX_LINE_BYTES = 32 * 2**20
 _YOUNG_SECONDS = 60
+_LOG_KEPT_SECONDS = 86_400
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -43,18 +44,11 @@ def peer(writer: asyncio.StreamWriter) -> tuple[int | None, int | None]:
 
 
 def runtime_folder() -> Path:
-    """A folder only this user can enter, for sockets and start-up logs. Raises TuituneError if it is not ours."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if base and os.access(base, os.W_OK):
-        folder = Path(base) / "tuitune"
-    else:
-        folder = Path(tempfile.gettempdir()) / f"tuitune-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise TuituneError(f"{folder} belongs to someone else: remove it, or set XDG_RUNTIME_DIR to a folder of yours.")
-    folder.chmod(0o700)
-    return folder
+    """A folder only this user can enter, for sockets and the sessions' own logs. Raises TuituneError."""
+    base = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if base.is_absolute() and base.is_dir() and os.access(base, os.W_OK | os.X_OK):
+        return own_folder(base / "tuitune")
+    return temporary_folder()
 
 
 def new_socket_path() -> Path:
@@ -66,7 +60,7 @@ def new_socket_path() -> Path:
 
 
 def forget_dead_sessions() -> None:
-    """Remove the sockets, and their start-up logs, of sessions that were killed before they could do it themselves."""
+    """Remove the sockets of sessions that were killed, and the logs that sessions left longer ago than a day."""
     for path in runtime_folder().glob("*.sock"):
         with socket.socket(socket.AF_UNIX) as probe:
             try:
@@ -75,6 +69,9 @@ def forget_dead_sessions() -> None:
                 probe.connect(str(path))
             except ConnectionRefusedError:
                 path.unlink(missing_ok=True)
-                path.with_suffix(".log").unlink(missing_ok=True)
             except OSError:  # gone by itself, or not ours to judge
                 continue
+    for log in runtime_folder().glob("*.log"):
+        with contextlib.suppress(OSError):
+            if not log.with_suffix(".sock").exists() and time.time() - log.stat().st_mtime > _LOG_KEPT_SECONDS:
+                log.unlink()

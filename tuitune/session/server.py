@@ -1,7 +1,7 @@
 """The session's main thread: accepts clients, answers at once, hands jobs to the worker thread."""
 
 import asyncio
-import contextlib
+import io
 import logging
 import os
 import signal
@@ -27,6 +27,7 @@ FIRST_CLIENT_SECONDS = 30.0
 STOP_NOW_SECONDS = 10.0
 SAMPLE_SECONDS = 1.0
 _CHUNK_BYTES = 2**20
+_MOST_JOBS = 64
 _OUTLIVE_THEIR_CLIENT = ("train", "export")
 
 
@@ -110,6 +111,7 @@ class Server:
         try:
             while line := await reader.readline():
                 self._receive(client, decode(line))
+                await writer.drain()  # who does not read the answers is not asked for more
         except (OSError, ValueError) as error:
             log.warning("a client's connection ended: %s", error)
         finally:
@@ -131,6 +133,8 @@ class Server:
                 client.send({"id": number, "result": answer})
                 return
             work = self.jobs.work(str(command), arguments)
+            if len(client.jobs) >= _MOST_JOBS:
+                raise TuituneError(f"{_MOST_JOBS} commands of this client wait already: let some end first.")
         except Exception as error:
             client.send({"id": number, **_error(error)})
             return
@@ -209,7 +213,7 @@ class Server:
                     if record is not None:
                         record.close()
                     run = self.jobs.run
-                    record = run.events_file.open("rb")
+                    record = run.open_events()
                 while record is not None and (lines := _whole_lines(record)):
                     for line in lines:
                         client.writer.write(_as_message(line))
@@ -222,12 +226,19 @@ class Server:
                 record.close()
 
     async def _sample(self) -> None:
+        """Record the machine's state once a second; one that cannot be read or written is left out."""
+        problem = ""
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
-            if self.jobs.is_training:
-                with contextlib.suppress(OSError):  # a full disk ends the run, and may have room again for the next
-                    self.jobs.keep_folder()
-                    self.jobs.emit(sample(folder=self.jobs.run.folder if self.jobs.run else None))
+            if not self.jobs.is_training:
+                continue
+            try:
+                self.jobs.keep_folder()
+                self.jobs.emit(sample(folder=self.jobs.run.folder if self.jobs.run else None))
+            except Exception as error:  # a full disk ends the run, and may have room again for the next
+                if explain(error) != problem:
+                    problem = explain(error)
+                    log.warning("the machine's state is not recorded: %s", problem)
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -296,6 +307,9 @@ def _error(error: BaseException) -> dict[str, Any]:
 
 def serve(socket_path: Path) -> int:
     """Run a session until it ends; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a log file: no library fails for what it prints there
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     prepare_environment()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
