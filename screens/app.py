@@ -320,7 +320,7 @@ def run_app(
     app = TuituneApp(recipe, runs_folder=runs_folder, attach=attach, settings=settings)
     result = app.run()
     if (run := app.link.run) is not None and app.link.is_training:
-        from tuitune.headless import own_command
+        from tuitune.viewer import own_command
 
         back = own_command("attach", run.folder)
         print(f"Run {one_line(run.name)} goes on. Come back to it with: {back}")  # wrapped by nothing

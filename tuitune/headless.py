@@ -3,35 +3,27 @@
 import asyncio
 import contextlib
 import json
-import math
-import shlex
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from tuitune.chat import loading_text
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Evaluation, Event, Failed, Finished, Notice, Phase, Plan, Started, Step, finite, to_json
-from tuitune.history import History
+from tuitune.events import finite
 from tuitune.recipe import Recipe
 from tuitune.run import Run
 from tuitune.session.client import Session, SessionLost
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
+from tuitune.viewer import Viewer, own_command, plain_console, viewer_for
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 # --- a run ---------------------------------------------------------------------------------------------------------
@@ -39,15 +31,15 @@ def _console() -> Console:
 
 def run_recipe(recipe: Recipe, runs_folder: Path, *, name: str | None, as_json: bool) -> int:
     """Train a recipe in a session of its own, show it as it goes, and end with a report."""
-    return asyncio.run(_run_recipe(recipe, runs_folder, name, _viewer(as_json)))
+    return asyncio.run(_run_recipe(recipe, runs_folder, name, viewer_for(as_json)))
 
 
 def follow_run(run: Run) -> int:
     """Show a run from its first event to its end; one that has ended is shown from its record."""
-    return asyncio.run(_follow_run(run, _viewer(as_json=False)))
+    return asyncio.run(_follow_run(run, viewer_for(as_json=False)))
 
 
-async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewer: "_Viewer") -> int:
+async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewer: Viewer) -> int:
     session = await Session.start()
     session.on_silence = viewer.tell_silence
     interrupted = _stop_on_signals(session, viewer)
@@ -67,7 +59,7 @@ async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewe
     return INTERRUPTED if interrupted.is_set() else DONE
 
 
-async def _train(session: Session, viewer: "_Viewer", recipe: Recipe, runs_folder: Path, name: str | None) -> None:
+async def _train(session: Session, viewer: Viewer, recipe: Recipe, runs_folder: Path, name: str | None) -> None:
     """Train, and give every event to the viewer. Raises TuituneError."""
     begun = asyncio.Event()
 
@@ -87,7 +79,7 @@ async def _train(session: Session, viewer: "_Viewer", recipe: Recipe, runs_folde
     await _first(viewer.ended.wait(), session.lost.wait())
 
 
-async def _follow_run(run: Run, viewer: "_Viewer") -> int:
+async def _follow_run(run: Run, viewer: Viewer) -> int:
     viewer.run = run
     try:
         session = await Session.attach(run)
@@ -108,14 +100,14 @@ async def _follow_run(run: Run, viewer: "_Viewer") -> int:
     return DONE if run.status() in ("done", "stopped") else FAILED
 
 
-async def _follow(session: Session, viewer: "_Viewer") -> None:
+async def _follow(session: Session, viewer: Viewer) -> None:
     """Give every event to the viewer until the run or its session has ended."""
     with contextlib.suppress(SessionLost):  # the report says how the run stands
         await session.follow(viewer.add)
     await _first(viewer.ended.wait(), session.lost.wait())
 
 
-async def _while_seen(session: Session, viewer: "_Viewer", work: Coroutine[Any, Any, None]) -> None:
+async def _while_seen(session: Session, viewer: Viewer, work: Coroutine[Any, Any, None]) -> None:
     """Do the work for as long as the viewer can show it. Raises TuituneError, also where a run goes on unseen."""
     if isinstance(viewer.problem, OutputLost):
         work.close()
@@ -141,7 +133,7 @@ async def _first(*ends: Awaitable[Any]) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _stop_on_signals(session: Session, viewer: "_Viewer") -> asyncio.Event:
+def _stop_on_signals(session: Session, viewer: Viewer) -> asyncio.Event:
     """Ctrl+C asks the session to stop, a second one to stop now. Returns what is set once a stop was asked for.
 
     A third one leaves, as does the first where the session does not answer. SIGTERM only ever asks to stop: who sends
@@ -173,197 +165,6 @@ def _stop_on_signals(session: Session, viewer: "_Viewer") -> asyncio.Event:
     loop.add_signal_handler(signal.SIGINT, interrupt)
     loop.add_signal_handler(signal.SIGTERM, lambda: ask("stop"))
     return interrupted
-
-
-class _Viewer:
-    """Shows a run's events as they come; a subclass chooses the form."""
-
-    def __init__(self) -> None:
-        self.run: Run | None = None
-        self.history = History()
-        self.ended = asyncio.Event()
-        self.left = asyncio.Event()
-        """Set once nothing more is to be shown, because of `problem`."""
-        self.problem: Exception | None = None
-        self._silent = False
-
-    def add(self, event: Event) -> None:
-        self.history.add(event)
-        self._show(lambda: self.show(event))
-        if isinstance(event, Finished | Failed):
-            self.ended.set()
-
-    def status(self, text: str) -> None:
-        self._show(lambda: self.show_status(text))
-
-    def _show(self, show: Callable[[], None]) -> None:
-        if self.problem is not None:
-            return
-        try:
-            show()
-        except Exception as error:  # the reader of a pipe has gone, a disk is full: no matter for the run
-            self.leave(error)
-
-    def leave(self, problem: Exception) -> None:
-        self.problem = problem
-        self.left.set()
-
-    def tell_silence(self, silent_s: int) -> None:
-        """Say that the session has not answered for so long, or with 0 that it answers again."""
-        text = f"The session has not answered for {duration(silent_s)}; Ctrl+C leaves it"
-        self._show(lambda: self.show_silence(text if silent_s else "The session answers again", bool(silent_s)))
-
-    def show_silence(self, text: str, silent: bool) -> None:
-        """By default on standard error, when it begins and when it ends."""
-        if silent != self._silent:
-            print(f"tuitune: {text}.", file=sys.stderr, flush=True)
-        self._silent = silent
-
-    def show(self, event: Event) -> None:
-        raise NotImplementedError
-
-    def show_status(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-    def report(self) -> None: ...
-
-
-def _viewer(as_json: bool) -> _Viewer:
-    return _JsonViewer() if as_json else _TextViewer()
-
-
-class _JsonViewer(_Viewer):
-    def show(self, event: Event) -> None:
-        print(to_json(event), flush=True)
-
-
-class _TextViewer(_Viewer):
-    """Rich progress on a terminal; on anything else a line a phase and about twenty for the steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.console = _console()
-        self._phase = ""
-        self._next_line = 0
-        self._progress: Progress | None = None
-        if self.console.is_terminal:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-            self._progress = Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True)
-            self._task = self._progress.add_task("", total=None)
-            self._progress.start()
-
-    def show_status(self, text: str) -> None:
-        if self._progress:
-            self._progress.update(self._task, description=text, total=None)
-        else:
-            self.console.print(Text(text))
-
-    def show_silence(self, text: str, silent: bool) -> None:
-        self.show_status(text) if self._progress else super().show_silence(text, silent)
-
-    def show(self, event: Event) -> None:
-        match event:
-            case Started():
-                self.console.print(
-                    Text(f"run {one_line(event.run)}" + (f", attempt {event.attempt}" if event.attempt > 1 else ""))
-                )
-            case Phase():
-                if self._progress:
-                    text, total = safe_text(event.text), event.total
-                    self._progress.update(self._task, description=text, completed=event.done or 0, total=total)
-                elif event.text != self._phase:
-                    self.console.print(Text(safe_text(event.text)))
-                self._phase = event.text
-            case Plan():
-                self.console.print(Text(plan_text(event)))
-            case Step():
-                self._step(event)
-            case Evaluation():
-                loss = f"{event.loss:.3f}" if math.isfinite(event.loss) else "is not a number"
-                self.console.print(Text(f"held-out loss {loss} at step {event.step}"))
-            case Notice():
-                self.console.print(Text(f"! {safe_text(event.text)}"))
-            case _:
-                pass
-
-    def _step(self, event: Step) -> None:
-        line = f"step {event.step}/{event.total_steps}  loss {event.loss:.3f}"
-        if event.tokens_per_second:
-            line += f"  {event.tokens_per_second:,.0f} tokens/s"
-        if (left := self.history.seconds_left) is not None:
-            line += f"  {duration(left)} left"
-        if self._progress:
-            self._progress.update(self._task, description=line, completed=event.step, total=event.total_steps)
-        elif event.step >= self._next_line or event.step == event.total_steps:
-            self._next_line = event.step + max(1, event.total_steps // 20)
-            self.console.print(Text(line))
-
-    def close(self) -> None:
-        if self._progress:
-            self._progress.stop()
-            self._progress = None
-
-    def report(self) -> None:
-        if self.run is not None:
-            print_report(self.run, self.history, self.console)
-
-
-def plan_text(plan: Plan) -> str:
-    """One line on what will be trained."""
-    share = plan.trainable_parameters / max(1, plan.total_parameters)
-    held_out = f" ({plan.eval_rows} more held out)" if plan.eval_rows else ""
-    return (
-        f"{plan.rows} rows{held_out}, {plan.trained_tokens:,} of {plan.tokens:,} tokens trained; "
-        f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.2%}); "
-        f"{plan.total_steps} steps on {one_line(plan.device)} with {one_line(plan.backend)}"
-    )
-
-
-def print_report(run: Run, history: History, console: Console | None = None) -> None:
-    """What came out of a run: loss and replies before and after, and where everything is."""
-    console = console or _console()
-    status = run.status(history)
-    lines = ["", f"Run {one_line(run.name)}: {_STATUS_TEXT[status]}"]
-    if isinstance(history.ended, Failed):
-        lines.append(f"  {safe_text(history.ended.message)}")
-    if (losses := history.loss_before_and_after()) is not None:
-        what = "held-out loss" if len(history.evaluations) >= 2 else "training loss"
-        lines.append(f"  {what} {losses[0]:.3f} → {losses[1]:.3f} over {history.step} steps")
-    if isinstance(history.ended, Finished):
-        lines.append(f"  took {duration(history.ended.seconds)}")
-    for prompt, before, after in history.replies_before_and_after():
-        lines += ["", f"  prompt  {one_line(prompt, max_length=300)}"]
-        lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []
-        lines += [f"  after   {one_line(after, max_length=600)}"] if after is not None else []
-    lines += ["", f"  everything is in {one_line(run.folder)}"]
-    if run.adapter.is_dir():
-        lines += [f"  adapter {one_line(run.adapter)}", f"  talk to it: {own_command('chat', run.folder)}"]
-        lines += [f"  take it home: {own_command('export', run.folder, '--to', 'gguf:q8_0')}"]
-    console.print(Text("\n".join(lines)))
-
-
-def own_command(*arguments: object) -> str:
-    """A tuitune command to paste into this machine's shell, with the program's path where it is not on PATH."""
-    program = "tuitune" if shutil.which("tuitune") else str(Path(sys.executable).with_name("tuitune"))
-    return safe_text(shlex.join([program, *map(str, arguments)]))
-
-
-_STATUS_TEXT = {
-    "live": "training",
-    "done": "done",
-    "stopped": "stopped when asked to",
-    "failed": "failed",
-    "interrupted": "its session ended before the run did",
-}
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its two largest units: `1 h 04 min`, `2 min 05 s`, `9 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
 
 
 # --- chat ----------------------------------------------------------------------------------------------------------
@@ -540,7 +341,7 @@ def print_runs(runs: Iterable[Run], folder: Path, *, as_json: bool) -> None:
 
 def print_masks(rows: Iterable[dict[str, Any]]) -> None:
     """Rows with their trained tokens underlined and between ⟦ ⟧, so that no colour is needed to tell them."""
-    console = _console()
+    console = plain_console()
     for row in rows:
         if "error" in row:
             console.print(Text(f"row {row['row']}: {safe_text(row['error'])}\n"))
