@@ -58,7 +58,7 @@ class ExportScreen(StepScreen):
         yield made
 
     def on_mount(self) -> None:
-        self.query_one("#progress").display = False
+        self._hide_progress()
         self.query_one("#made").display = False
 
     def on_screen_resume(self) -> None:
@@ -82,20 +82,22 @@ class ExportScreen(StepScreen):
         except TuituneError as error:
             self.show_problem(error)
             return
-        self._looked_at = folder
-        self.show_found(**found)
+        if folder != self._looked_at:
+            self._looked_at = folder
+            self._made, self._failed = {}, {}
+            self._earlier = {export["path"]: export for export in found["exports"]}
+            self._show_made()
+        self._show_kinds(found["kinds"])
 
-    def show_found(self, kinds: list[dict[str, Any]], exports: list[dict[str, Any]]) -> None:
-        """Show what a `preflight` found."""
-        self._made, self._failed = {}, {}
-        self._earlier = {export["path"]: export for export in exports}
-        self._show_made()
+    def _show_kinds(self, kinds: list[dict[str, Any]]) -> None:
+        """Show what can be made now; what was chosen and where the cursor was stays."""
+        choice = self.query_one("#kinds", TickList)
+        cursor, ticked = (choice.highlighted or 0, choice.ticked) if self.kinds else (0, {"adapter"})
         self.kinds = {kind["kind"]: kind for kind in kinds}
         lines = [Line(kind["kind"], _line(kind), kind["ready"]) for kind in kinds]
-        choice = self.query_one("#kinds", TickList)
-        choice.show(lines, [line.name for line in lines if line.name == "adapter" and line.ready])
+        choice.show(lines, [line.name for line in lines if line.name in ticked and line.ready])
         choice.border_title = "What to make (space chooses)"
-        choice.highlighted = 0
+        choice.highlighted = cursor
         self._show_about()
 
     @on(OptionList.OptionHighlighted, "#kinds")
@@ -132,9 +134,26 @@ class ExportScreen(StepScreen):
         self.set_class(made.has_focus, "-made")
         made.border_subtitle = "Tab: make others" if made.has_focus else ""
 
+    @on(Input.Changed, "#out")
+    def _folder_changed(self) -> None:
+        self.query_one("#kinds").border_subtitle = ""
+        self.show_problem(None)
+
     @on(Input.Submitted, "#out")
-    async def _folder_given(self) -> None:
-        await self.run_action("screen.export_now")
+    def _folder_given(self) -> None:
+        """Show where the exports would go; making them is another Enter, on the kinds."""
+        out = self._out()
+        if out is not None and out.exists() and not out.is_dir():
+            self.show_problem(f"{one_line(out, max_length=200)} is not a folder: choose another one.")
+            return
+        kinds = self.query_one("#kinds")
+        kinds.border_subtitle = Content(f"Enter makes them in {one_line(out or 'the run folder', max_length=50)}")
+        kinds.focus()
+
+    def _out(self) -> Path | None:
+        """The folder that was given, seen from where the app was started; None for the run's own."""
+        given = self.query_one("#out", Input).value.strip()
+        return expanded(given).absolute() if given else None
 
     @work(exclusive=True, group="export", exit_on_error=False)
     async def action_export_now(self) -> None:
@@ -147,10 +166,9 @@ class ExportScreen(StepScreen):
         question = next((self.kinds[kind]["question"] for kind in chosen if self.kinds[kind].get("question")), None)
         if question and not await self.app.push_screen_wait(ConfirmScreen(question, "Download", "Not now")):
             return
-        progress = self.query_one("#progress")
-        progress.display = True
+        self.query_one("#progress").display = True
         self._show_progress({"kind": chosen[0], "text": "Waiting for the session"})
-        out = self.query_one("#out", Input).value.strip()
+        out = self._out()
         self._earlier, self._made, self._failed = {**self._made, **self._earlier}, {}, {}
         self._show_made()
         try:
@@ -159,15 +177,19 @@ class ExportScreen(StepScreen):
                 self.show_part,
                 run=str(run.folder),
                 kinds=chosen,
-                out=str(expanded(out).absolute()) if out else None,
+                out=str(out) if out else None,
                 allow_download=bool(question),
             )
+            self.show_all_made()
         except TuituneError as error:
             self.show_problem(error)
-            return
         finally:
-            progress.display = False
-        self.show_all_made()
+            self._hide_progress()
+        self._look(run.folder)  # llama.cpp may be here now, and the disk be fuller
+
+    def _hide_progress(self) -> None:
+        self.query_one("#progress").display = False
+        self.query_one("#bar", ProgressBar).update(total=1)  # one that waits moves all the time, unseen too
 
     def _show_progress(self, content: dict[str, Any]) -> None:
         done, total = content.get("done"), content.get("total")
@@ -246,4 +268,4 @@ def _line(kind: dict[str, Any]) -> Content:
     takes = f"{size(kind['bytes']):>10}" if kind["bytes"] else " " * 10
     if not kind["ready"]:
         return Content.assemble(name, takes, ("  ✘ not here, see below", "$text-error"))
-    return Content.assemble((name, "bold"), takes, ("  ✔ ready", "$text-success"))
+    return Content.assemble((name, "bold"), takes, "  can be made")

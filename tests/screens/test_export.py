@@ -11,8 +11,9 @@ from textual.widgets import Input
 
 from screens.app import TuituneApp
 from screens.export import ExportScreen
+from screens.widgets.tick import TickList
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
-from tuitune.export import export
+from tuitune.export import export, llama_cpp
 from tuitune.run import Run
 
 
@@ -80,6 +81,30 @@ async def test_one_that_fails_is_said_beside_what_was_made_and_both_are_told_fro
         assert "✔ adapter · " in words(pilot) and "made earlier" not in words(pilot)
         await screen.action_export_now().wait()
         assert len(screen._made) == 1 and not screen._earlier, "the same place is not listed twice"
+
+
+async def test_what_can_be_made_is_looked_at_anew_after_an_export_and_a_folder_is_shown_before_it_is_used(
+    attached: TuituneApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(llama_cpp.VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    async with attached.run_test(size=SIZE) as pilot:
+        screen = await export_of(pilot)
+        assert "✔ ready" not in words(pilot) and "can be made" in words(pilot)
+        screen.query_one("#out", Input).focus()
+        await pilot.press(*str(tmp_path / "out"), "enter")
+        await until(pilot, lambda: screen.query_one("#kinds").has_focus, seconds=10, what="the kinds")
+        assert f"Enter makes them in {tmp_path}"[:40] in words(pilot) and not screen.exporting
+        await pilot.press("end", "up", "up")
+        await until(pilot, lambda: "you will be asked before it is downloaded" in words(pilot), what="the question")
+        for name in ("conversion", "gguf-py/gguf"):  # as the export of another app on this machine may leave it
+            (llama_cpp.cache_folder() / name).mkdir(parents=True)
+        (llama_cpp.cache_folder() / "convert_hf_to_gguf.py").touch()
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
+        await until(pilot, lambda: not screen.kinds["gguf:q8_0"].get("question"), what="no question any more")
+        assert screen.query_one(TickList).ticked == {"adapter"}
+        assert (tmp_path / "out" / "adapter").is_dir()
 
 
 async def test_what_was_made_earlier_is_there_when_the_screen_opens_and_says_whether_it_still_holds(
