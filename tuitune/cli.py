@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,6 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
         "attach": (_attach_arguments, _attach),
         "doctor": (_json_option, _doctor),
     }
+    arguments = _command_first(arguments, commands)
     if arguments and arguments[0] in commands:
         add_arguments, work = commands[arguments[0]]
         parser = _Parser(prog=f"tuitune {arguments[0]}", description=work.__doc__)
@@ -92,6 +93,16 @@ def _dispatch(arguments: list[str]) -> int:
     _app_options(parser)
     parser.add_argument("--version", action="version", version=f"tuitune {__version__}")
     return _do(_app, parser.parse_args(arguments))
+
+
+def _command_first(arguments: list[str], commands: Container[str]) -> list[str]:
+    """The arguments with the command before the options that stand in front of it: `--runs DIR runs` is meant, too."""
+    place = 0
+    while place < len(arguments) and arguments[place].partition("=")[0] in _APP_OPTIONS:
+        place += 2 if arguments[place] in ("--runs", "--gpu") else 1
+    if place < len(arguments) and arguments[place] in commands:
+        return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
+    return arguments
 
 
 def _do(work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
@@ -113,6 +124,9 @@ def _runs_option(parser: argparse.ArgumentParser) -> None:
 
 def _gpu_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use (default: the one with most free memory)")
+
+
+_APP_OPTIONS = ("--runs", "--gpu", "--ascii", "--reduced-motion")
 
 
 def _app_options(parser: argparse.ArgumentParser) -> None:
@@ -191,7 +205,7 @@ def _runs_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _attach_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", nargs="?", metavar="RUN", help="a run's name or folder (default: the live or newest one)"
+        "run", nargs="?", metavar="RUN", help="a run's name or folder (default: the one that is live, else the newest)"
     )
     _app_options(parser)
 
@@ -329,7 +343,13 @@ def _attach(arguments: argparse.Namespace) -> int:
         runs = all_runs(folder)
         if not runs:
             raise UnusableInput(f"There is no run in {folder}: start one with `tuitune` or `tuitune run RECIPE`.")
-        run = next((each for each in runs if each.is_live()), runs[0])
+        live = [run for run in runs if run.is_live()]
+        if len(live) > 1:
+            names = ", ".join(one_line(run.name, max_length=40) for run in live[:5])
+            raise UnusableInput(
+                f"{len(live)} runs are live in {folder}: say which, as in `tuitune attach RUN` ({names})."
+            )
+        run = live[0] if live else runs[0]
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return follow_run(run)
     from screens.app import run_app

@@ -247,6 +247,9 @@ async def _reply(
 
 
 def _ask(who: str) -> str | None:
+    """What the user says; a paste of several lines is one message, where Python has readline."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (input() uses it from here on)
     try:
         return input(f"{who}> ")
     except (EOFError, KeyboardInterrupt):

@@ -321,6 +321,21 @@ def test_data_that_cannot_be_trained_is_one_sentence(
     assert says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_options_may_stand_before_the_command_and_of_several_live_runs_none_is_taken(
+    tmp_path: Path, demo_recipe: Recipe
+) -> None:
+    runs = tmp_path / "elsewhere"
+    writers = [create_run(demo_recipe, runs, name) for name in ("one", "two")]
+    listed = tuitune("--runs", runs, "runs")
+    assert listed.returncode == 0 and "one" in listed.stdout and "two" in listed.stdout
+    refused = tuitune("attach", "--runs", runs)
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert "2 runs are live" in refused.stderr and "tuitune attach RUN" in refused.stderr
+    for writer in writers:
+        writer.close()
+    assert "Run one: " in tuitune("--ascii", f"--runs={runs}", "attach", "one").stdout
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
