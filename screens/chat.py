@@ -167,7 +167,6 @@ class ChatScreen(StepScreen):
         finally:
             if not turn.replies and turn in self.turns:
                 self.turns.remove(turn)
-            self.refresh_bindings()
             self.query_one("#prompt").focus()
 
     async def begin(self, turn: Turn) -> dict[Who, Markdown]:
@@ -301,6 +300,7 @@ class ChatScreen(StepScreen):
         self.query_one("#speed", Static).update("")
         await self.query_one("#turns").remove_children()
         self._show_talk(empty=True)
+        self.refresh_bindings()
 
 
 def _hint(run: Run | None, prompts: list[str]) -> Content:

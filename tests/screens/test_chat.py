@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,8 +62,9 @@ def test_a_transcript_holds_nothing_a_terminal_obeys() -> None:
 
 
 async def test_a_conversation_with_an_older_run(
-    attached: TuituneApp, trained: Run, monkeypatch: pytest.MonkeyPatch
+    attached: TuituneApp, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # what is copied is written there too
     async with attached.run_test(size=SIZE) as pilot:
         chat = await chat_of(pilot)
         await until(pilot, lambda: "Who are you?" in screen_text(pilot), seconds=10, what="the run's sample prompt")
@@ -76,6 +78,8 @@ async def test_a_conversation_with_an_older_run(
         assert "Paris" in chat.turns[0].replies["base"]
         assert "base model" in screen_text(pilot)
 
+        await pilot.press(*"and", "ctrl+z", "ctrl+y")
+        assert attached.clipboard == "\n\n".join(chat.turns[0].replies.values())
         await pilot.press("ctrl+s")
         await settled(pilot)
         (saved,) = (trained.folder / "chats").glob("*.md")
