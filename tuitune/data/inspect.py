@@ -5,11 +5,11 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
-from tuitune.data.dataset import Dataset, container_of, eval_section, open_dataset, sections, told_apart
+from tuitune.data.dataset import Dataset, Row, container_of, eval_section, open_dataset, sections, told_apart
 from tuitune.data.files import records
 from tuitune.data.formats import MAPPABLE
 from tuitune.data.lengths import fitted
-from tuitune.masking import IGNORED, Masker, UnusableRow, token_texts
+from tuitune.masking import IGNORED, Masked, Masker, UnusableRow, token_texts
 from tuitune.model import load_tokenizer
 from tuitune.recipe import DataSection, ModelSection, Recipe
 from tuitune.text import one_line
@@ -26,13 +26,9 @@ def inspect_rows(recipe: Recipe, start: int, stop: int, source: int = 0) -> Iter
     data = recipe.data
     tokenizer, masker = _masker(recipe.model, data.train_on, data.max_length)
     for row in dataset.rows(start, stop):
-        if row.sample is None:
-            yield {"row": row.index, "error": row.error}
-            continue
-        (result,) = masker.encode_batch([row.sample])
-        parts = fitted(masker, row.sample, result, data.over_length)
-        if isinstance(parts, UnusableRow):
-            yield {"row": row.index, "error": str(parts)}
+        parts = _masked(row, masker, data.over_length)
+        if isinstance(parts, str):
+            yield {"row": row.index, "error": parts}
             continue
         for masked in parts:
             texts = token_texts(tokenizer, masked.input_ids)
@@ -45,6 +41,30 @@ def inspect_rows(recipe: Recipe, start: int, stop: int, source: int = 0) -> Iter
                 "trained_tokens": masked.trained_tokens,
                 "total_tokens": len(masked.input_ids),
             }
+
+
+def unusable_rows(recipe: Recipe, among: int) -> dict[str, Any]:
+    """`unusable`: of the first `among` rows of each dataset those that cannot be used, `{"source", "row", "error"}`;
+    `looked_at`: how many rows that were. `source` is a place in `summary`'s `sources`. Raises UnusableInput.
+    """
+    data = recipe.data
+    _, masker = _masker(recipe.model, data.train_on, data.max_length)
+    looked_at, unusable = 0, []
+    for source, section in enumerate(_sources(data)):
+        for row in open_dataset(section).rows(0, among):
+            looked_at += 1
+            if isinstance(error := _masked(row, masker, data.over_length), str):
+                unusable.append({"source": source, "row": row.index, "error": error})
+    return {"looked_at": looked_at, "unusable": unusable}
+
+
+def _masked(row: Row, masker: Masker, over_length: Literal["cut", "drop", "split"]) -> list[Masked] | str:
+    """The row as the trainer gets it, in one part or several; or why it cannot be used."""
+    if row.sample is None:
+        return str(row.error)
+    (result,) = masker.encode_batch([row.sample])
+    parts = fitted(masker, row.sample, result, over_length)
+    return str(parts) if isinstance(parts, UnusableRow) else parts
 
 
 @lru_cache(maxsize=1)

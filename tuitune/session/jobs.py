@@ -54,6 +54,7 @@ class Jobs:
         commands: dict[str, Callable[..., Result]] = {
             "summary": self.summary,
             "rows": self.rows,
+            "unusable": self.unusable,
             "columns": self.columns,
             "search_datasets": self.search_datasets,
             "dataset_splits": self.dataset_splits,
@@ -91,6 +92,11 @@ class Jobs:
         from tuitune.data.inspect import inspect_rows
 
         return {"rows": list(inspect_rows(recipe, start, stop, source))}
+
+    def unusable(self, job: Job, recipe: Recipe, among: int) -> Result:
+        from tuitune.data.inspect import unusable_rows
+
+        return unusable_rows(recipe, among)
 
     def audit(self, job: Job, recipe: Recipe) -> Result:
         """Every problem in the data; parts of the answer tell how many rows are done."""
