@@ -22,6 +22,7 @@ PHASES = {
     "after": "Measure it again",
 }
 _BAR_WIDTH = 10
+_NEEDED_LEAST = ("rows", "trained", "grad norm", "learning rate")
 _LITTLE_DISK_BYTES = 2 * 2**30  # a checkpoint with its optimizer state may need as much
 MUTED = "$foreground 60%"
 
@@ -55,6 +56,16 @@ def headline(
         spent = f" · {duration(max(0.0, time.time() - history.started.at))} so far"
     name = one_line(run.name, max_length=40) if run else "New run"
     return Content.assemble((name, "bold"), "  ", (one_line(state, max_length=200), style), spent)
+
+
+def live_line(history: History, run: Run, *, is_training: bool, problem: str | None, width: int) -> Content:
+    """The run in one line of `width` characters: step, loss and time left while it trains, else as the headline."""
+    if not (is_training and history.steps):
+        return headline(history, run, is_training=is_training, problem=problem)
+    told = f" · step {history.step:,} of {history.total_steps:,} · loss {history.steps[-1].loss:.4f}"
+    if (left := history.seconds_left) is not None:
+        told += f" · {duration(left)} left"
+    return Content.assemble((one_line(run.name, max_length=max(8, width - len(told))), "bold"), told)
 
 
 def pace(history: History, *, problem: str | None = None) -> Content:
@@ -93,8 +104,11 @@ def phases(history: History) -> Content:
     return Content("\n").join(lines)
 
 
-def numbers(history: History) -> Content:
-    """The column beside the curve: the last step, then the machine."""
+def numbers(history: History, height: int = 0) -> Content:
+    """The column beside the curve: the last step, then the machine; in `height` lines, where that is not 0.
+
+    No line is longer than 28 characters, for all amounts below 10,000 GiB.
+    """
     rows: list[tuple[str, str]] = []
     if history.steps:
         last = history.steps[-1]
@@ -111,10 +125,11 @@ def numbers(history: History) -> Content:
         share = plan.trainable_parameters / max(1, plan.total_parameters)
         rows.append(("trained", f"{count(plan.trainable_parameters)} ({share:.2%})"))
         rows.append(("rows", f"{plan.rows:,}"))
-    lines = [Content.assemble((f"{name:<14}", MUTED), value) for name, value in rows]
-    if history.sample:
-        lines += _machine(history.sample, history.peak_gpu_bytes)
-    return Content("\n").join(lines)
+    machine = _machine(history.sample, history.peak_gpu_bytes) if history.sample else []
+    too_many = len(rows) + len(machine) - (height or 99)
+    left_out = _NEEDED_LEAST[: max(0, too_many)]
+    lines = [Content.assemble((f"{name:<14}", MUTED), value) for name, value in rows if name not in left_out]
+    return Content("\n").join(lines + machine)
 
 
 def _machine(sample: Sample, peak_gpu_bytes: int) -> list[Content]:
@@ -122,7 +137,7 @@ def _machine(sample: Sample, peak_gpu_bytes: int) -> list[Content]:
     if sample.gpu_total_bytes:
         used = sample.gpu_used_bytes or 0
         lines.append(_memory("GPU", used, sample.gpu_total_bytes))
-        lines.append(Content(f"  run {gib(sample.gpu_process_bytes or 0)}, peak {gib(peak_gpu_bytes)}"))
+        lines.append(Content(f"  run {_gib(sample.gpu_process_bytes or 0)}, peak {_gib(peak_gpu_bytes)} GiB"))
         readings = [
             f"{sample.gpu_percent:.0f} %" if sample.gpu_percent is not None else "",
             f"{sample.gpu_celsius:.0f} °C" if sample.gpu_celsius is not None else "",
@@ -143,10 +158,15 @@ def _disk(free_bytes: int) -> Content:
     return Content.assemble(("Disk", MUTED), f" {gib(free_bytes)} free")
 
 
+def _gib(amount: float) -> str:
+    """Bytes in GiB, without the unit, in at most four characters below 10,000."""
+    return f"{amount / 2**30:.1f}" if amount < 99.95 * 2**30 else f"{amount / 2**30:.0f}"
+
+
 def _memory(name: str, used: int, total: int) -> Content:
     share = used / max(1, total)
     style = "$error" if share > 0.95 else "$warning" if share > 0.85 else "$success"
-    amount = f" {used / 2**30:.1f}/{total / 2**30:.0f} GiB"
+    amount = f" {_gib(used)}/{total / 2**30:.0f} GiB"
     return Content.assemble((f"{name} ", MUTED), (bar(share, _BAR_WIDTH), style), amount)
 
 

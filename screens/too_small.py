@@ -1,11 +1,20 @@
 """What is shown instead of everything else in a terminal that is too small to show it well."""
 
+from typing import TYPE_CHECKING, cast
+
+from textual import on
 from textual.app import ComposeResult
 from textual.geometry import Size
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-COLUMNS, LINES = 80, 24
+from screens.dashboard import live_line
+from screens.run_link import RunLink
+
+if TYPE_CHECKING:
+    from screens.app import TuituneApp
+
+COLUMNS, LINES = 80, 20
 
 
 def fits(size: Size) -> bool:
@@ -13,14 +22,16 @@ def fits(size: Size) -> bool:
 
 
 class TooSmall(ModalScreen[None]):
-    """Says what size is needed and goes away by itself once the terminal has it."""
+    """One line on the run on show, and what size is needed; goes away by itself once the terminal has it."""
 
     DEFAULT_CSS = """
     TooSmall { align: center middle; background: $background; }
-    TooSmall Static { width: auto; max-width: 100%; text-align: center; }
+    TooSmall Static { width: 100%; text-align: center; }
+    TooSmall #live { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     def compose(self) -> ComposeResult:
+        yield Static(id="live")
         yield Static(id="size")
 
     def on_mount(self) -> None:
@@ -29,8 +40,14 @@ class TooSmall(ModalScreen[None]):
     def on_resize(self) -> None:
         self._show()
 
+    @on(RunLink.RunChanged)
     def _show(self) -> None:
-        size = self.app.size
+        size, link = self.app.size, cast("TuituneApp", self.app).link
+        live = self.query_one("#live", Static)
+        live.display = link.run is not None
+        if link.run is not None:
+            is_training, problem = link.is_training, link.problem
+            live.update(live_line(link.history, link.run, is_training=is_training, problem=problem, width=size.width))
         self.query_one("#size", Static).update(
             f"tuitune needs {COLUMNS}×{LINES} characters.\nThis terminal has {size.width}×{size.height}.\n\n"
             "Enlarge it to go on. A run that is going goes on meanwhile.\n^q leaves."

@@ -7,10 +7,12 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
+from textual.events import Resize
 from textual.message import Message
 from textual.widgets import ContentSwitcher, ProgressBar, Static
 
 from screens.actions import bind
+from screens.confirm import ConfirmScreen
 from screens.dashboard import headline, messages, numbers, pace, phases, samples
 from screens.run_link import AGAIN, RunLink
 from screens.step_screen import StepScreen
@@ -21,6 +23,10 @@ from tuitune.run import Run
 from tuitune.text import safe_text
 
 _PANES = {"messages": "Messages", "samples": "Sample replies", "log": "Log"}
+_STOP_QUESTIONS = {
+    "stop": "Stop the run after this step? A checkpoint and the adapter are saved.",
+    "now": "Stop the run at once? The step under way is given up, and no adapter is saved.",
+}
 _LOG_BYTES = 16_384
 
 
@@ -67,6 +73,10 @@ class TrainScreen(StepScreen):
         super().on_screen_resume()
         self.draw()
 
+    @on(Resize)
+    def _redraw_numbers(self) -> None:
+        self.call_after_refresh(self.draw)
+
     @on(RunLink.RunChanged)
     def _changed(self) -> None:
         self.draw()
@@ -112,7 +122,7 @@ class TrainScreen(StepScreen):
             plot.show(history)
         else:
             self._put("phases", phases(history))
-        self._put("numbers", numbers(history))
+        self._put("numbers", numbers(history, self.query_one("#numbers").size.height))
         self._put("messages-text", messages(history), layout=True)
         self._put("samples-text", samples(history), layout=True)
         state = (link.run, link.is_training, bool(history.steps), history.ended, link.problem)
@@ -167,13 +177,18 @@ class TrainScreen(StepScreen):
         others = " · ".join(title for name, title in _PANES.items() if name != switcher.current)
         switcher.border_subtitle = Content(f"l: {others}")
 
-    @work(exit_on_error=False)  # a session that does not answer holds up no key
+    @work(exclusive=True, group="stop", exit_on_error=False)  # a session that does not answer holds up no key
     async def action_start_stop(self) -> None:
+        link = self.tuitune.link
         # Only who has asked for a stop and asks again means `now`: two viewers may ask once each.
-        answer = await self._command("now" if self.tuitune.link.run in self._stopping else "stop")
-        if answer and self.tuitune.link.is_training:
+        command = "now" if link.run in self._stopping else "stop"
+        question = ConfirmScreen(_STOP_QUESTIONS[command], "Stop", "Go on training")
+        if not await self.app.push_screen_wait(question) or not link.is_training:
+            return
+        answer = await self._command(command)
+        if answer and link.is_training:
             when = str(answer["stopping"])
-            self._stopping[self.tuitune.link.run] = when if when == "now" else f"{when}; once more stops now"
+            self._stopping[link.run] = when if when == "now" else f"{when}; s again: now"
             self._draw_headline()
 
     @work(exit_on_error=False)

@@ -223,8 +223,8 @@ def _terminal() -> Finding:
         return Finding("Terminal", "fail", text, "Set TERM, for example to xterm-256color.")
     if encoding != "utf8":
         return Finding("Terminal", "warn", text, "Set a UTF-8 locale, for example LANG=C.UTF-8.")
-    if size.columns < 80 or size.lines < 24:
-        return Finding("Terminal", "warn", text, "Make the window at least 80×24.")
+    if size.columns < 80 or size.lines < 20:
+        return Finding("Terminal", "warn", text, "Make the window at least 80×20.")
     return Finding("Terminal", "ok", text)
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pexpect
 import pyte
 
+ENTER, ESC, TAB, UP, DOWN = "\r", "\x1b", "\t", "\x1b[A", "\x1b[B"
+CTRL_C, CTRL_E, CTRL_N, CTRL_Q, CTRL_T, CTRL_Y = "\x03", "\x05", "\x0e", "\x11", "\x14", "\x19"
+
 
 class Terminal:
     """`tuitune` with `arguments` on a pty of `columns`×`rows`."""
@@ -75,6 +78,13 @@ class Terminal:
 
     def close(self) -> None:
         self.child.close(force=True)
+
+
+def started(terminals: list[Terminal], *arguments: str, columns: int = 80, rows: int = 24) -> Terminal:
+    """A terminal that is closed with the others of the test."""
+    terminal = Terminal(*arguments, columns=columns, rows=rows)
+    terminals.append(terminal)
+    return terminal
 
 
 def write_recipe(folder: Path, text: str) -> str:

@@ -1,38 +1,22 @@
 """The whole walk in a real terminal, with keys alone, and what happens when that terminal goes away."""
 
 import os
+import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.terminal.terminal import Terminal, write_recipe
+from tests.terminal.terminal import CTRL_C, CTRL_E, CTRL_N, CTRL_Q, ENTER, ESC, Terminal, started, write_recipe
 from tuitune.recipe import Recipe
 from tuitune.run import Run, all_runs
-
-ENTER, ESC, CTRL_C, CTRL_E, CTRL_N, CTRL_Q, F1 = "\r", "\x1b", "\x03", "\x05", "\x0e", "\x11", "\x1bOP"
-
-
-@pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    opened: list[Terminal] = []
-    yield opened
-    for terminal in opened:
-        terminal.close()
 
 
 def only_run(folder: Path) -> Run:
     (run,) = all_runs(folder)
     return run
-
-
-def started(terminals: list[Terminal], *arguments: str) -> Terminal:
-    terminal = Terminal(*arguments)
-    terminals.append(terminal)
-    return terminal
 
 
 def long_run(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> tuple[Terminal, Run]:
@@ -130,6 +114,8 @@ def test_the_app_goes_straight_back_to_a_live_run(
     again.until(run.name)
     again.until("of 30", 60)
     again.press("s")
+    again.until("Stop the run after this step?")
+    again.press("y")
     until_ended(run)
     again.until("topped", 60)
     again.press(CTRL_Q)
@@ -150,6 +136,23 @@ def test_a_small_terminal_is_told_what_it_lacks_and_may_grow(terminals: list[Ter
     assert terminal.exit_status() == 0
 
 
+def test_a_run_is_seen_in_any_terminal(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> None:
+    terminal, run = long_run(tmp_path, demo_recipe, terminals)
+    terminal.resize(60, 15)
+    live = re.compile(rf"{run.name} · step (\d+) of 30 · loss \d+\.\d+ · .* left")
+
+    def step() -> int:
+        shown = live.search(terminal.text)
+        return int(shown[1]) if shown else 0
+
+    terminal.until(lambda _: step() > 0)
+    first = step()
+    terminal.until(lambda _: step() > first)
+    terminal.resize(80, 20)
+    terminal.until("Disk")
+    assert "^q Quit" in terminal.text
+
+
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
@@ -167,7 +170,7 @@ def test_a_conversation_on_the_command_line(tmp_path: Path, demo_recipe: Recipe,
     recipe = write_recipe(tmp_path, demo_recipe.to_yaml())
     run = started(terminals, "run", recipe, "--name", "talk")
     run.exit_status(120)
-    chat = started(terminals, "chat", "talk")
+    chat = started(terminals, "chat", "talk", rows=60)
     chat.until("adapter>")
     chat.press("/base" + ENTER)
     chat.until("base>")
@@ -177,6 +180,11 @@ def test_a_conversation_on_the_command_line(tmp_path: Path, demo_recipe: Recipe,
     chat.until("Stopped; this turn is forgotten.")
     chat.press("What is the capital of France?" + ENTER)
     chat.until("Paris")
+    chat.until(lambda text: text.rstrip().endswith("base>"))
+    asked = chat.text.count("base>")
+    chat.press("\x1b[200~What is\nthe capital\nof Italy?\x1b[201~" + ENTER)
+    chat.until(lambda text: "of Italy?" in text and text.rstrip().endswith("base>"))
+    assert chat.text.count("base>") == asked + 1, "three lines that are pasted are one message"
     chat.press("/dance" + ENTER)
     chat.until("There is no /dance")
     chat.press(CTRL_C)
