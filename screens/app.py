@@ -22,7 +22,7 @@ from textual.theme import Theme
 from textual.worker import Worker, WorkerState
 
 from screens import attention
-from screens.actions import ActionProvider, bind, name_of
+from screens.actions import ACTIONS, ActionProvider, bind, key_name, name_of
 from screens.appearance import HARMLESS, SAFE_DARK, SAFE_LIGHT, Ascii, Plain
 from screens.draft import Draft
 from screens.run_link import RunLink
@@ -94,13 +94,20 @@ class TuituneApp(App[int]):
     def action_leave(self) -> None:
         self.exit(0)
 
+    def action_help_quit(self) -> None:
+        """Ctrl+C where nothing is selected that it could copy."""
+        leaves = f"Ctrl+C copies what is selected and ends nothing. {key_name(ACTIONS['leave'])} leaves the app"
+        stop = key_name(ACTIONS["start_stop"])
+        goes_on = f"; the run goes on then. {stop} on its dashboard stops it." if self.link.is_training else "."
+        self.notify(leaves + goes_on, markup=False)
+
     def notify_problem(self, error: BaseException | str) -> None:
         text = explain(error) if isinstance(error, BaseException) else error
         self.notify(text, severity="error", markup=False, timeout=10)
 
     @on(Worker.StateChanged)
-    def _worker_failed(self, event: Worker.StateChanged) -> None:
-        """What no screen took care of is said, and never shown as a traceback."""
+    def tell_of_failure(self, event: Worker.StateChanged) -> None:
+        """Say what a worker that failed has left to nobody else; it is never shown as a traceback."""
         if event.state is WorkerState.ERROR and event.worker.error is not None:
             self.log.error(event.worker.error)
             self.notify_problem(event.worker.error)
@@ -262,8 +269,9 @@ class TuituneApp(App[int]):
 
     @on(RunLink.RunChanged)
     def _pass_on(self) -> None:
-        if screen := self.step_screen:
-            screen.post_message(RunLink.RunChanged())
+        for screen in (self.step_screen, self.screen if isinstance(self.screen, TooSmall) else None):
+            if screen:
+                screen.post_message(RunLink.RunChanged())
 
     @on(RunLink.NotReached)
     def _tell_why(self, message: RunLink.NotReached) -> None:

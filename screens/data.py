@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.widgets import ContentSwitcher, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from screens.actions import bind
+from screens.actions import ACTIONS, bind, key_name
 from screens.columns import ColumnsScreen
 from screens.step_screen import StepScreen
 from screens.units import gib, size
@@ -23,6 +23,8 @@ from tuitune.text import one_line, safe_text
 
 IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _BAR_WIDTH = 36
+_LOOKED_AT = 100
+"""Rows of each dataset that are tried before an audit."""
 _MUTED = "$foreground 60%"
 
 
@@ -42,6 +44,9 @@ class DataScreen(StepScreen):
         self.source = 0
         self.sources: list[dict[str, Any]] = []
         self._shown_for: dict[str, Any] | None = None
+        self._unseen = False
+        """Whether another dataset was chosen, or none could be read, and no row was shown since."""
+        self._summary = Content("")
         self._examples: dict[str, list[tuple[int, int]]] = {}
         self._from_finding = False
 
@@ -84,23 +89,45 @@ class DataScreen(StepScreen):
     # --- the dataset ------------------------------------------------------------------------------------------
 
     @on(Input.Changed, "#path")
-    def _path_changed(self, event: Input.Changed) -> None:
-        if event.value.strip() != one_line(self.tuitune.link.draft.get("data.path") or ""):
-            self._choose(event.value.strip())
-        self.show_problem(None)
+    def _take_path(self) -> None:
+        path = self.query_one("#path", Input).value.strip()
+        if path != one_line(self.tuitune.link.draft.get("data.path") or ""):
+            self._choose(path)
 
     def _choose(self, path: str, **fields: str | None) -> None:
         """Another dataset: what was said of the one before does not hold for it."""
         unsaid = {"columns": None, "config": None, "split": "train", "revision": None}
         for name, value in {"path": path, **unsaid, **fields}.items():
             self.tuitune.link.draft.set(f"data.{name}", value)
+        self._clear()
+
+    def _clear(self) -> None:
+        """The dataset, or what is made of it, has changed: what was shown of the one before does not belong to it."""
+        for group in ("rows", "audit", "columns"):
+            self.workers.cancel_group(self, group)
+        self._unseen = True
+        self._show_nothing()
+        self.show_problem(None)
+
+    def _show_nothing(self, waiting: str = "") -> None:
+        """No summary, no row and no audit; `waiting` says what is waited for."""
+        self.workers.cancel_group(self, "unusable")
+        self.row, self.source, self.sources = 0, 0, []
+        self._shown_for, self._from_finding = None, False
+        self._summarise(Content(waiting))
+        self._show_row(None)
+        self.query_one("#views", ContentSwitcher).current = "row"
+        self.refresh_bindings()
+
+    def _summarise(self, summary: Content) -> None:
+        self._summary = summary
+        self.query_one("#summary", Static).update(summary)
 
     def _show_chosen_dataset(self, path: str, **fields: str | None) -> None:
         """Take a dataset that was chosen elsewhere than in the field."""
         with self.prevent(Input.Changed):
             self.query_one("#path", Input).value = one_line(path)
         self._choose(path, **fields)
-        self.show_problem(None)
         self.load()
 
     @on(Input.Submitted, "#path")
@@ -127,25 +154,43 @@ class DataScreen(StepScreen):
     @work(exclusive=True, group="rows", exit_on_error=False)
     async def load(self) -> None:
         """Have the session look at the data, and show the first row."""
-        summary = self.query_one("#summary", Static)
         try:
             recipe = self.tuitune.link.draft.as_data()
             if recipe == self._shown_for:
                 return
-            self.row, self.source, self.sources = 0, 0, []
-            waiting = "" if self.tuitune.link.state == "ready" else " as soon as the libraries are loaded"
-            summary.update(f"Read{waiting}…")
-            self._show_row(None)
+            self.show_problem(None)
+            self._show_nothing(
+                "Read…" if self.tuitune.link.state == "ready" else "Read as soon as the libraries are loaded…"
+            )
             found = await self.tuitune.link.call("summary", recipe=recipe)
             self.sources = found["sources"]
-            summary.update(_summary(found))
-            self.query_one("#views", ContentSwitcher).current = "row"
+            self._summarise(_summary(found))
             await self._ask_row(recipe)
-            self._shown_for = recipe
+            self._shown_for, self._unseen = recipe, False
+            self._tell_unusable(recipe)
         except TuituneError as error:
-            summary.update("")
-            self._show_row(None)
-            self.show_problem(error)
+            self._unseen = True
+            self._show_nothing()
+            about_columns = "data.columns" in str(error)
+            self.show_problem(f"{error} {key_name(ACTIONS['map_columns'])} sets them here." if about_columns else error)
+
+    @work(exclusive=True, group="unusable", exit_on_error=False)
+    async def _tell_unusable(self, recipe: dict[str, Any]) -> None:
+        """Say at once where rows among the first cannot be used, which else the audit alone would show."""
+        try:
+            found = await self.tuitune.link.call("unusable", recipe=recipe, among=_LOOKED_AT)
+        except TuituneError:  # the session was lost, which is said elsewhere; the rows are shown all the same
+            return
+        if unusable := found["unusable"]:
+            first, looks = unusable[0], f"{key_name(ACTIONS['audit'])} looks at all"
+            name = (
+                f" of {one_line(self.sources[first['source']]['name'], max_length=24)}" if len(self.sources) > 1 else ""
+            )
+            told = (
+                f"! {len(unusable)} of the first {found['looked_at']} rows cannot be used; {looks}. "
+                f"Row {first['row']:,}{name}: {one_line(first['error'], max_length=160)}"
+            )
+            self._summarise(Content.assemble(self._summary, "\n", (told, "$text-warning")))
 
     # --- its rows ---------------------------------------------------------------------------------------------
 
@@ -225,7 +270,7 @@ class DataScreen(StepScreen):
         answer = await self.app.push_screen_wait(ColumnsScreen(found["columns"], found["mappable"], chosen))
         if answer is not None:
             self.tuitune.link.draft.set("data.columns", answer or None)
-            self.show_problem(None)
+            self._unseen = True
             self.load()
 
     # --- what is wrong with it --------------------------------------------------------------------------------
@@ -234,7 +279,6 @@ class DataScreen(StepScreen):
     async def action_audit(self) -> None:
         """Look at every row; leaving the screen ends it."""
         summary = self.query_one("#summary", Static)
-        before = summary.content
 
         def part(content: dict[str, Any]) -> None:
             total = content.get("total")
@@ -247,7 +291,7 @@ class DataScreen(StepScreen):
             self.show_problem(error)
             return
         finally:
-            summary.update(before)
+            summary.update(self._summary)
         self._show_audit(found)
 
     def _show_audit(self, found: dict[str, Any]) -> None:
@@ -284,6 +328,7 @@ class DataScreen(StepScreen):
         chosen = str(event.option.id)
         if chosen.startswith("length-"):
             self.tuitune.link.draft.set("data.max_length", int(chosen.removeprefix("length-")))
+            self.load()
             self.action_audit()
             return
         examples = self._examples[chosen]
@@ -308,10 +353,14 @@ class DataScreen(StepScreen):
         return super().why_not(action)
 
     async def action_go_on(self) -> None:
+        """Go on from a dataset that was shown; show first one that was given since."""
+        self._take_path()  # the last letters may not have been told of yet
         if not self.tuitune.link.draft.get("data.path"):
             self.show_problem("Which data? Give the path of a dataset file.")
-            return
-        await super().action_go_on()
+        elif not self._unseen:
+            await super().action_go_on()
+        elif not any(worker.group == "rows" and not worker.is_finished for worker in self.workers):
+            self.load()
 
 
 def _summary(found: dict[str, Any]) -> Content:

@@ -14,6 +14,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
+from textual.worker import Worker
 
 import tuitune
 from screens.actions import bind
@@ -185,6 +186,10 @@ class HomeScreen(Screen[None]):
             await self.tuitune.new_run(Recipe.load(path))
         except TuituneError as error:
             show_problem(self, error)
+
+    @on(Worker.StateChanged)
+    def _worker_changed(self, event: Worker.StateChanged) -> None:
+        self.tuitune.tell_of_failure(event)
 
     @on(StepTab.Chosen)
     async def _show_step(self, message: StepTab.Chosen) -> None:

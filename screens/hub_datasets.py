@@ -96,6 +96,13 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
 
     # --- words ------------------------------------------------------------------------------------------------
 
+    @on(Input.Changed, "#words")
+    def _words_changed(self) -> None:
+        """What was found belongs to other words."""
+        self.workers.cancel_group(self, "hub")
+        self.query_one("#found", OptionList).clear_options()
+        self._say("")
+
     @on(Input.Submitted, "#words")
     def _submitted(self, event: Input.Submitted) -> None:
         if words := event.value.strip().removeprefix(HUB):
@@ -135,6 +142,13 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
 
     # --- configuration and split ------------------------------------------------------------------------------
 
+    @on(Input.Changed, "#revision")
+    def _revision_changed(self) -> None:
+        """What is listed belongs to another revision."""
+        self.workers.cancel_group(self, "hub")
+        self.query_one("#splits", OptionList).clear_options()
+        self._say("")
+
     @on(Input.Submitted, "#revision")
     def _revised(self, event: Input.Submitted) -> None:
         self._look(event.value.strip())
@@ -161,9 +175,6 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
 
     @on(OptionList.OptionSelected, "#splits")
     def _taken(self, event: OptionList.OptionSelected) -> None:
-        if (revision := self.query_one("#revision", Input).value.strip()) != self._revision:
-            self._look(revision)  # what is listed belongs to another revision than the one that is written
-            return
         config, split = self._parts[event.option_index]
         self.dismiss(
             {"path": f"{HUB}{self._name}", "config": config, "split": split, "revision": self._revision or None}

@@ -1,6 +1,7 @@
 """Step 3: the adapter and how long it is trained; by goal, field by field, or as YAML."""
 
 from asyncio import to_thread
+from copy import deepcopy
 from typing import Any
 
 import yaml
@@ -14,6 +15,7 @@ from textual.widgets import ContentSwitcher, OptionList, Static, TextArea
 from textual.widgets.option_list import Option
 
 from screens.actions import ACTIONS, bind, key_name
+from screens.confirm import ConfirmScreen
 from screens.consequences import consequences
 from screens.step_screen import StepScreen
 from screens.widgets.fields import FieldLine
@@ -23,7 +25,7 @@ from tuitune.advice import USUAL
 from tuitune.errors import TuituneError
 from tuitune.glance import measured_speed
 from tuitune.recipe import Recipe
-from tuitune.text import safe_text
+from tuitune.text import one_line, safe_text
 
 _SHORT_RUN = {"train.num_train_epochs": 1.0, "lora.r": 16, "lora.lora_alpha": 16.0}
 GOALS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,6 +57,10 @@ class LoraScreen(StepScreen):
     def __init__(self) -> None:
         super().__init__()
         self._settling: Timer | None = None
+        self._yaml = ""
+        """The YAML as it was shown, before the user edited it."""
+        self._yaml_of: dict[str, Any] = {}
+        """The draft that the YAML was written from, or last taken over to."""
         self._goals: list[str] = []
 
     def body(self) -> ComposeResult:
@@ -66,7 +72,7 @@ class LoraScreen(StepScreen):
                 with VerticalScroll(id="lines", can_focus=False):
                     yield from self._field_lines()
                 yield Static(id="meaning")
-            text = YamlArea("", id="yaml", compact=True, tab_behavior="indent")
+            text = YamlArea("", id="yaml", compact=True)
             text.tooltip = "The whole recipe; what you write is taken over as soon as it is valid."
             yield text
         with VerticalScroll(id="means", can_focus=False) as means:
@@ -115,16 +121,11 @@ class LoraScreen(StepScreen):
                 line.show(draft.get(line.field))
             self._mark_fields()
         else:
-            try:
-                text = draft.recipe().to_yaml()
-            except TuituneError:
-                text = yaml.safe_dump(draft.data, sort_keys=False, allow_unicode=True)
-            area = self.query_one("#yaml", TextArea)
-            with self.prevent(TextArea.Changed):
-                area.load_text(safe_text(text))
-            self._check_yaml()
+            self._show_yaml()
 
     def action_next_view(self) -> None:
+        if not self._take_view():
+            return
         views = list(_VIEWS)
         switcher = self.query_one("#views", ContentSwitcher)
         switcher.current = views[(views.index(self.view) + 1) % len(views)]
@@ -180,12 +181,42 @@ class LoraScreen(StepScreen):
         usual = f" Usual: {USUAL[line.field]}." if line.field in USUAL else ""
         self.query_one("#meaning", Static).update(Content(f"{line.info.description or ''}{usual}"))
 
+    def _show_yaml(self) -> None:
+        """Show the draft as YAML; an edit that cannot be used stays, unless the draft has changed since."""
+        draft, area = self.tuitune.link.draft, self.query_one("#yaml", YamlArea)
+        pending = area.wrong and area.text != self._yaml
+        if pending and draft.data == self._yaml_of:
+            self._take_yaml()
+            return
+        try:
+            text = draft.recipe().to_yaml()
+        except TuituneError:
+            text = yaml.safe_dump(draft.data, sort_keys=False, allow_unicode=True)
+        with self.prevent(TextArea.Changed):
+            if pending:
+                area.replace(safe_text(text), (0, 0), area.document.end)
+                self.notify("The recipe was changed on another screen; ^z brings back what stood here.")
+            else:
+                area.load_text(safe_text(text))
+        self._yaml, self._yaml_of = area.text, deepcopy(draft.data)
+        self._check_yaml()
+
     @on(TextArea.Changed, "#yaml")
-    def _yaml_changed(self) -> None:
+    def _take_yaml(self) -> bool:
+        """Take the YAML over as the draft; False, and the wrong lines marked, where it cannot be used."""
         recipe = self._check_yaml()
-        if recipe is not None:
-            self.tuitune.link.draft.data = recipe.model_dump(mode="json")
+        if recipe is None:
+            self._forget_meaning()
+            return False
+        draft, data = self.tuitune.link.draft, recipe.model_dump(mode="json")
+        try:
+            same = draft.as_data() == data
+        except TuituneError:
+            same = False
+        if not same:
+            draft.data, self._yaml_of = data, deepcopy(data)
             self._changed()
+        return True
 
     def _check_yaml(self) -> Recipe | None:
         """The recipe as it is written; None, and the wrong lines marked, where it cannot be used."""
@@ -196,23 +227,47 @@ class LoraScreen(StepScreen):
         self.show_problem(f"Line {problems[0][0] + 1}: {problems[0][1]}{more}" if problems else None)
         return found
 
+    def _take_view(self) -> bool:
+        """Take over what this view says, also what was typed too lately to have been told; False where it cannot be."""
+        if self.view == "yaml":
+            return self.query_one("#yaml", TextArea).text == self._yaml or self._take_yaml()
+        if self.view == "fields":
+            for line in self.query(FieldLine):
+                if line.value != self.tuitune.link.draft.get(line.field):
+                    self.tuitune.link.draft.set(line.field, line.value)
+        return True
+
     # --- what it means -----------------------------------------------------------------------------------------
 
     def _changed(self) -> None:
-        """Ask again what the settings mean, once they have not changed for a moment."""
+        """Show no more what other settings meant; ask what these mean, once they have not changed for a moment."""
+        self._forget_meaning()
+        self._show_settings()
+        self._settling = self.set_timer(_SETTLE_SECONDS, self._look_ahead)
+
+    def _forget_meaning(self) -> None:
+        self.workers.cancel_group(self, "estimate")
         if self._settling is not None:
             self._settling.stop()
-        self._settling = self.set_timer(_SETTLE_SECONDS, self._look_ahead)
+        self.query_one("#consequences", Static).update("")
+
+    def _show_settings(self) -> Recipe | None:
+        """Show what is known of the settings at once, and nothing of wrong ones; gives the recipe that they make."""
+        draft = self.tuitune.link.draft
+        try:
+            recipe = draft.recipe()
+        except TuituneError as error:
+            self.query_one("#consequences", Static).update("")
+            self.show_problem(next(iter(draft.errors().values()), str(error)))
+            return None
+        self.query_one("#consequences", Static).update(consequences(recipe, None))
+        return recipe
 
     @work(exclusive=True, group="estimate", exit_on_error=False)
     async def _look_ahead(self) -> None:
-        shown = self.query_one("#consequences", Static)
-        try:
-            recipe = self.tuitune.link.draft.recipe()
-        except TuituneError as error:
-            self.show_problem(next(iter(self.tuitune.link.draft.errors().values()), str(error)))
+        shown, recipe = self.query_one("#consequences", Static), self._show_settings()
+        if recipe is None:
             return
-        shown.update(consequences(recipe, None))
         try:
             found = await self.tuitune.link.call("estimate", recipe=recipe.model_dump(mode="json"))
         except TuituneError as error:
@@ -228,12 +283,23 @@ class LoraScreen(StepScreen):
     # --- on -----------------------------------------------------------------------------------------------------
 
     async def action_go_on(self) -> None:
-        if not self.tuitune.link.is_training:
-            try:
-                await self.tuitune.start_run()
-            except TuituneError as error:
-                self.show_problem(error)
-                return
+        if self.tuitune.link.is_training:
+            await super().action_go_on()
+        elif self._take_view():
+            self._train_draft()
+
+    @work(exclusive=True, group="start", exit_on_error=False)
+    async def _train_draft(self) -> None:
+        """Train the draft; one that the run on show has trained already only when that is wanted."""
+        try:
+            if run := self.tuitune.link.finished_with_draft():
+                question = f"{one_line(run.name)} has finished with these settings. Train them once more, as a new run?"
+                if not await self.app.push_screen_wait(ConfirmScreen(question, "Train again", "Not now")):
+                    return
+            await self.tuitune.start_run()
+        except TuituneError as error:
+            self.show_problem(error)
+            return
         await self.tuitune.show_step("train")
 
 

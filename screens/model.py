@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widgets import Checkbox, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from screens.actions import bind
+from screens.actions import ACTIONS, bind, key_name
 from screens.step_screen import StepScreen
 from screens.units import count, gib
 from screens.widgets.tick import Tick
@@ -67,8 +67,9 @@ class ModelScreen(StepScreen):
     class Searched(Message):
         """What the Hub found, or why it was not asked."""
 
-        def __init__(self, found: list[Found], problem: str | None) -> None:
+        def __init__(self, words: str, found: list[Found], problem: str | None) -> None:
             super().__init__()
+            self.words = words
             self.found = found
             self.problem = problem
 
@@ -87,6 +88,8 @@ class ModelScreen(StepScreen):
         self.device = ""
         self._shown: list[Choice] = []
         self._on_hub: list[Choice] = []
+        self._unseen = False
+        """Whether a name was typed since it was last shown what it is."""
 
     def body(self) -> ComposeResult:
         draft = self.tuitune.link.draft
@@ -216,12 +219,14 @@ class ModelScreen(StepScreen):
     @work(thread=True, exclusive=True, group="hub", exit_on_error=False)
     def _search(self, words: str) -> None:
         try:
-            self.post_message(self.Searched(catalogue.search_hub(words), None))
+            self.post_message(self.Searched(words, catalogue.search_hub(words), None))
         except TuituneError as error:
-            self.post_message(self.Searched([], str(error)))
+            self.post_message(self.Searched(words, [], str(error)))
 
     @on(Searched)
     def _use_search(self, message: Searched) -> None:
+        if message.words != self.query_one("#name", Input).value.strip():
+            return  # other words stand there now
         if message.problem or not message.found:
             self.show_problem(message.problem or "The Hub found no such model.")
         self._on_hub = [
@@ -246,6 +251,14 @@ class ModelScreen(StepScreen):
             return
         self.show_problem(message.problem)
         if message.problem is None:
+            await self._go_on_with("This model is here, or can be downloaded")
+
+    async def _go_on_with(self, what: str) -> None:
+        """Go on from a name that was chosen; of one that was typed, say first what it is."""
+        if self._unseen:
+            self._unseen = False
+            self.query_one("#detail", Static).update(Content(f"✔ {what}: {key_name(ACTIONS['go_on'])} goes on."))
+        else:
             await super().action_go_on()
 
     # --- choosing ---------------------------------------------------------------------------------------------
@@ -254,6 +267,7 @@ class ModelScreen(StepScreen):
     def _name_changed(self, event: Input.Changed) -> None:
         if event.value.strip() != one_line(self.tuitune.link.draft.get("model.name") or ""):
             self.tuitune.link.draft.set("model.name", event.value.strip())
+            self._unseen = True
         self.show_problem(None)
         if self.choices:
             self._show_matching()
@@ -276,6 +290,7 @@ class ModelScreen(StepScreen):
         with self.prevent(Input.Changed):
             self.query_one("#name", Input).value = one_line(name)
         self.tuitune.link.draft.set("model.name", name)
+        self._unseen = False
 
     @on(Input.Submitted)
     async def _submitted(self) -> None:
@@ -304,7 +319,7 @@ class ModelScreen(StepScreen):
             self.show_problem(problem)
             return
         if is_folder(name):
-            await super().action_go_on()
+            await self._go_on_with("This folder holds a whole model")
             return
         self.show_problem("Asking whether this model can be had…")
         self._look_up(name)

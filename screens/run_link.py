@@ -91,10 +91,11 @@ class RunLink:
     # --- the session ------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Choose the run to show first; the session is reached by `begin`."""
+        """Find the run to show first, the one that is live; the session is reached by `begin`."""
         self._session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         if self._find_live:
-            self.run = next((run for run in all_runs(self.runs_folder)[:20] if run.is_live()), None)
+            live = [run for run in all_runs(self.runs_folder)[:20] if run.is_live()]
+            self.run = live[0] if len(live) == 1 else None  # of several, the user chooses
 
     def begin(self) -> None:
         """Take the first run's recipe for the draft, and start or reach a session."""
@@ -241,6 +242,16 @@ class RunLink:
     def _begun(self, part: dict[str, Any]) -> None:
         self.run = Run(Path(part["run"]))
         self._app.run_worker(self._session.result().follow(self._receive), name="follow", exit_on_error=False)
+
+    def finished_with_draft(self) -> Run | None:
+        """The run on show where it has finished with the very recipe that the draft is. Raises UnusableInput."""
+        recipe = self.draft.recipe()
+        if self.run is None or not isinstance(self.history.ended, Finished):
+            return None
+        try:
+            return self.run if self.run.recipe() == recipe else None
+        except TuituneError:  # its recipe cannot be read: nobody knows
+            return None
 
     def what_is_saved(self) -> str:
         """What of the run on show is on disk, in one sentence."""

@@ -8,6 +8,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
+from textual.worker import Worker
 
 from screens.actions import bind
 from screens.steps import STEP, STEP_NAMES, StepName
@@ -67,6 +68,12 @@ class StepScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return None if self.why_not(action) else True
+
+    @on(Worker.StateChanged)
+    def _worker_changed(self, event: Worker.StateChanged) -> None:
+        """What can be done now may be something else; what nobody took care of is said."""
+        self.refresh_bindings()
+        self.tuitune.tell_of_failure(event)
 
     @on(StepTab.Chosen)
     async def _show_chosen(self, message: StepTab.Chosen) -> None:

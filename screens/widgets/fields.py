@@ -81,12 +81,22 @@ class FieldLine(Horizontal):
         self.query_one(".field-mark", Static).update("✘" if problem else "")
         self.set_class(problem is not None, "-wrong")
 
+    @property
+    def value(self) -> Any:
+        """What the field says now; text for numbers, which pydantic parses."""
+        if not is_editable(self.info.annotation):
+            return self._value
+        entry = self.query_one("Input, Checkbox, Select")
+        if isinstance(entry, Input):
+            # Text may say less than the value (two spaces, a control character in a path): as it was, it means it.
+            return self._value if entry.value == as_text(self._value) else as_value(self.info, entry.value)
+        assert isinstance(entry, Checkbox | Select)
+        return entry.value
+
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
         event.stop()
-        # Text may say less than the value (two spaces, a control character in a path): as it was, it means the value.
-        same = event.value == as_text(self._value)
-        self.post_message(self.Changed(self, self._value if same else as_value(self.info, event.value)))
+        self.post_message(self.Changed(self, self.value))
 
     @on(Checkbox.Changed)
     def _ticked(self, event: Checkbox.Changed) -> None:

@@ -82,6 +82,10 @@ class PickPath(ModalScreen[Path | None]):
             yield _Tree(self._folder, self._suits)
             yield Static(id="picked")
 
+    @on(Input.Changed)
+    def _typed(self) -> None:
+        self.query_one("#picked", Static).update("")
+
     @on(Input.Submitted)
     def _given(self, event: Input.Submitted) -> None:
         path = expanded(event.value.strip())

@@ -6,11 +6,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 from rich.text import Text
+from textual import on
+from textual.events import Key
 from textual.widgets import TextArea
 
 from tuitune.errors import TuituneError, explain
 from tuitune.recipe import Recipe, field_errors
 from tuitune.text import one_line
+
+_INDENT = 2
 
 Problem = tuple[int, str]
 """A line, from 0, and what is wrong there."""
@@ -21,6 +25,11 @@ class YamlArea(TextArea):
 
     _wrong: frozenset[int] = frozenset()
 
+    @property
+    def wrong(self) -> bool:
+        """Whether a line is marked, so that the text cannot be used."""
+        return bool(self._wrong)
+
     def mark(self, lines: Iterable[int]) -> None:
         wrong = frozenset(lines)
         if wrong != self._wrong:
@@ -29,7 +38,15 @@ class YamlArea(TextArea):
             self.refresh()
 
     def check_consume_key(self, key: str, character: str | None = None) -> bool:
-        return key == "enter" or super().check_consume_key(key, character)
+        return key in ("enter", "tab") or super().check_consume_key(key, character)
+
+    @on(Key)
+    def _indent(self, event: Key) -> None:
+        """Tab indents; a text area that indents by itself would keep Esc, too, which goes back as everywhere."""
+        if event.key == "tab":
+            event.prevent_default()
+            event.stop()
+            self.insert(" " * (_INDENT - self.cursor_location[1] % _INDENT))
 
     def get_line(self, line_index: int) -> Text:
         line = super().get_line(line_index)

@@ -20,12 +20,13 @@ from screens.settings import Settings
 from screens.too_small import TooSmall
 from screens.train import TrainScreen
 from screens.widgets.step_bar import StepTab
+from tests.conftest import DEMO
 from tests.screens import histories
-from tests.screens.conftest import SIZE, screen_text, settled, until
+from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.errors import UnusableInput
 from tuitune.events import Step, to_json
 from tuitune.recipe import Recipe
-from tuitune.run import Run, all_runs
+from tuitune.run import Run, all_runs, create_run
 from tuitune.session.client import Session
 
 
@@ -83,6 +84,16 @@ async def test_the_draft_outlives_the_session_while_an_older_run_is_on_show(
 
 
 @pytest.mark.usefixtures("still")
+async def test_of_several_live_runs_none_is_shown_unasked(recipe: Recipe, runs_folder: Path) -> None:
+    writers = [create_run(recipe, runs_folder, name) for name in ("one", "two")]
+    async with TuituneApp(None, runs_folder=runs_folder).run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "one" in screen_text(pilot) and "two" in screen_text(pilot), what="both runs")
+        assert isinstance(pilot.app.screen, HomeScreen)
+    for writer in writers:
+        writer.close()
+
+
+@pytest.mark.usefixtures("still")
 async def test_a_record_that_is_read_late_is_not_shown_as_another_runs(trained: Run, tmp_path: Path) -> None:
     for name in ("long", "short"):
         shutil.copytree(trained.folder, tmp_path / "runs" / name)
@@ -125,13 +136,22 @@ async def test_who_waits_for_a_session_is_served_by_the_one_that_replaces_it(app
 async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, runs_folder: Path) -> None:
     train = recipe.train.model_copy(update={"max_steps": 500})
     app = TuituneApp(recipe.model_copy(update={"train": train}), runs_folder=runs_folder)
-    async with app.run_test(size=SIZE) as pilot:
+    async with app.run_test(size=SIZE, notifications=True) as pilot:
         await app.start_run()
         await app.show_step("train")
         await until(pilot, lambda: len(app.link.history.steps) >= 2, what="two steps")
         await pilot.press("ctrl+c")
-        assert app.link.is_training, "Ctrl+C ends no run"
+        await until(
+            pilot, lambda: "ends nothing. ^q leaves the app; the run goes on" in words(pilot), what="how to leave"
+        )
         await pilot.press("s")
+        await until(pilot, lambda: "Stop the run after this step?" in words(pilot), what="the question")
+        await pilot.press("escape")
+        steps = len(app.link.history.steps)
+        await until(pilot, lambda: len(app.link.history.steps) > steps + 1, what="the run goes on")
+        await pilot.press("s")
+        await until(pilot, lambda: "Stop the run after this step?" in words(pilot), what="the question again")
+        await pilot.press("y")
         await until(pilot, lambda: "✔ Stopped after" in screen_text(pilot), what="the run has stopped")
         assert "Enter: chat with it" in screen_text(pilot) and "Sample replies" in screen_text(pilot)
         assert app.link.run is not None
@@ -148,7 +168,7 @@ async def test_a_small_terminal_is_told_the_size_and_nothing_is_lost(
     async with app.run_test(size=SIZE) as pilot:
         await pilot.resize_terminal(60, 20)
         await until(pilot, lambda: isinstance(app.screen, TooSmall), seconds=5)
-        assert "80×24" in screen_text(pilot) and "60×20" in screen_text(pilot)
+        assert "80×20" in screen_text(pilot) and "60×20" in screen_text(pilot)
         await pilot.resize_terminal(100, 30)
         await until(pilot, lambda: isinstance(app.screen, ModelScreen), seconds=5)
         assert app.focused is not None and app.focused.id == "name"
@@ -272,6 +292,24 @@ async def test_another_gpu_is_chosen_with_a_new_session(runs_folder: Path, monke
         await until(pilot, lambda: os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb", what="the second card")
         assert (await app.link.call("status"))["pid"] != first
         await until(pilot, lambda: "in use here" in screen_text(pilot), what="the mark")
+
+
+@pytest.mark.usefixtures("still")
+async def test_a_typed_model_is_told_of_before_it_is_gone_on_from(runs_folder: Path) -> None:
+    app = TuituneApp(None, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("model")
+        await pilot.press(*str(DEMO / "demo_model"), "enter")
+        await until(pilot, lambda: "holds a whole model: Enter goes on" in words(pilot), what="what it is")
+        assert isinstance(app.screen, ModelScreen)
+        await pilot.press("x")
+        await until(pilot, lambda: "holds a whole model" not in words(pilot), what="nothing on another name")
+        await pilot.press("enter")
+        await until(pilot, lambda: "demo_modelx does not exist" in words(pilot), what="why not")
+        await pilot.press("backspace", "enter")
+        await until(pilot, lambda: "holds a whole model: Enter goes on" in words(pilot), what="what it is")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, DataScreen), what="the data")
 
 
 @pytest.mark.usefixtures("still")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
 from screens.app import TuituneApp
 from screens.columns import ColumnsScreen
@@ -32,8 +33,9 @@ async def test_columns_are_mapped_rows_browsed_and_findings_lead_to_rows(
         screen = app.screen
         assert isinstance(screen, DataScreen)
         await until(
-            pilot, lambda: "no known format" in screen_text(pilot), seconds=30, what="the sentence on the format"
+            pilot, lambda: "no known format" in screen_text(pilot), seconds=60, what="the sentence on the format"
         )
+        assert "^o sets them here." in words(pilot)
 
         await pilot.press("ctrl+o")
         await until(pilot, lambda: isinstance(app.screen, ColumnsScreen), seconds=30, what="the columns")
@@ -160,6 +162,36 @@ async def test_each_dataset_of_a_mix_is_shown_and_its_findings_lead_to_its_rows(
             seconds=30,
             what="the repeated row",
         )
+
+
+async def test_rows_that_cannot_be_used_are_told_beside_the_first_row_and_nothing_is_kept_from_another_dataset(
+    recipe: Recipe, tmp_path: Path, runs_folder: Path
+) -> None:
+    rows = [{"question": f"{n}?", "answer": f"It is {n}." if n != 7 else None} for n in range(20)]
+    (tmp_path / "gaps.jsonl").write_text("\n".join(map(json.dumps, [*rows, rows[0]])))
+    data = recipe.data.model_copy(update={"path": str(tmp_path / "gaps.jsonl")})
+    app = TuituneApp(recipe.model_copy(update={"data": data}), runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("data")
+        await until(pilot, lambda: "1 of the first 21 rows cannot be used; ^t looks at all. Row 7: " in words(pilot))
+        assert "Row 0 of 21" in screen_text(pilot)
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: "20 of 21 rows are used" in words(pilot), what="the audit")
+        path = app.screen.query_one("#path", Input)
+        path.focus()
+        await pilot.press("end", "x")
+        shown = words(pilot)
+        assert "rows are used" not in shown and "Row 0" not in shown and "cannot be used" not in shown
+        await pilot.press("enter")
+        await until(pilot, lambda: "There is no dataset file" in words(pilot), what="no such file")
+        await pilot.press("enter")
+        await until(pilot, lambda: "There is no dataset file" in words(pilot), what="no such file, still")
+        assert isinstance(app.screen, DataScreen)
+        await pilot.press("backspace")
+        assert "There is no dataset file" not in words(pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Row 0 of 21" in screen_text(pilot), what="the first row")
+        assert isinstance(app.screen, DataScreen), "Enter has shown it first"
 
 
 async def test_the_audit_offers_a_max_length_and_enter_takes_it(app: TuituneApp) -> None:
