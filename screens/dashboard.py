@@ -23,6 +23,8 @@ PHASES = {
 }
 _BAR_WIDTH = 10
 _NEEDED_LEAST = ("rows", "trained", "grad norm", "learning rate")
+# What cannot be counted shows how long it has taken, from here on.
+_LONG_SECONDS = 5.0
 _LITTLE_DISK_BYTES = 2 * 2**30  # a checkpoint with its optimizer state may need as much
 MUTED = "$foreground 60%"
 
@@ -99,6 +101,8 @@ def phases(history: History) -> Content:
             done, total = history.phase.done, history.phase.total
             if done is not None and total:
                 lines.append(Content(f"  {bar(done / total, 20)} {count(done)} of {count(total)}"))
+            elif history.ended is None and (spent := time.time() - history.phase.at) >= _LONG_SECONDS:
+                lines.append(Content.styled(f"  {duration(spent)} so far", MUTED))
         else:
             lines.append(Content.styled(f"· {PHASES[name]}", MUTED))
     return Content("\n").join(lines)

@@ -12,9 +12,12 @@ from tuitune import backends
 from tuitune.backends import LoadedModel
 from tuitune.batching import IGNORED
 from tuitune.data.prepare import prepare
+from tuitune.events import Plan
+from tuitune.export.card import model_card
 from tuitune.isolation import Isolation, prove_isolation, settle_batches
 from tuitune.model import load_tokenizer
 from tuitune.recipe import Recipe
+from tuitune.run import create_run
 
 HOLDS = Isolation(
     rows=3,
@@ -115,3 +118,31 @@ def test_what_is_measured_is_held_against_rounding(measured: dict[str, float], p
     isolation = replace(HOLDS, **measured)  # type: ignore[arg-type]
     assert isolation.problem == problem
     assert isolation.holds == (problem is None)
+
+
+@pytest.mark.parametrize(("batches", "leak"), [("end to end", 0.0), ("padded", 2e-6)])
+def test_the_model_card_tells_what_was_measured(demo_recipe: Recipe, tmp_path: Path, batches: str, leak: float) -> None:
+    writer = create_run(demo_recipe, tmp_path / "runs", "run")
+    isolation = replace(HOLDS, leak=leak).as_dict()
+    plan = Plan(
+        backend="unsloth",
+        device="NVIDIA H200",
+        rows=300,
+        eval_rows=0,
+        dropped_rows=0,
+        tokens=90_000,
+        trained_tokens=30_000,
+        trainable_parameters=1,
+        total_parameters=2,
+        total_steps=60,
+        batches=batches,
+        attention="torch flash varlen",
+        isolation=isolation,
+    )
+    writer.append(plan)
+    writer.close()
+    assert writer.run.history().plan == plan
+    card = " ".join(model_card(writer.run, "adapter").split())
+    assert f"{batches} (attention: torch flash varlen)" in card
+    assert ("left the loss of the others as it was, to the last bit" in card) == (leak == 0)
+    assert "had a cosine of 0.99990 with that of its rows alone" in card

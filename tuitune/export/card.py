@@ -93,6 +93,7 @@ def model_card(run: Run, kind: str) -> str:
             "",
             textwrap.indent(safe_text(use), "    "),
             *_adapted(run),
+            *_batched(run),
             "## Recipe",
             "",
             textwrap.indent(safe_text(recipe.to_yaml()), "    "),
@@ -114,6 +115,25 @@ def _auto_class(recipe: Recipe) -> str:
         return str(auto_class(load_config(recipe.model)).__name__)
     except UnusableInput:  # the base can no longer be read here
         return "AutoModelForCausalLM"
+
+
+def _batched(run: Run) -> list[str]:
+    """How rows were put into batches and what was measured of it before the first step, where the record tells."""
+    plan = run.history().plan
+    if plan is None or not plan.batches or not plan.isolation:
+        return []
+    measured = plan.isolation
+    leak = abs(measured.get("leak", 0.0))
+    apart = (
+        "left the loss of the others as it was, to the last bit" if not leak else f"changed the others' by {leak:.2g}"
+    )
+    text = (
+        f"Rows were {'laid ' if plan.batches == 'end to end' else ''}{plan.batches} "
+        f"(attention: {one_line(plan.attention)}). Checked on this model and its own rows before the first step: "
+        f"changing one row {apart}; the gradient of a batch had a cosine of "
+        f"{measured.get('gradient_cosine', float('nan')):.5f} with that of its rows alone."
+    )
+    return ["## Batches", "", *textwrap.wrap(text, 110), ""]
 
 
 def _longer_context(recipe: Recipe) -> str:
