@@ -25,6 +25,7 @@ from tuitune.hardware import Gpu, chosen_gpu
 from tuitune.hub import has_token
 from tuitune.model import is_folder
 from tuitune.paths import expanded
+from tuitune.proven import Proof, proof
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 
@@ -45,6 +46,7 @@ class Choice:
     known: Known | None = None
     memory_4bit: Memory | None = None
     memory_16bit: Memory | None = None
+    proven: Proof | None = None
     note: str = ""
 
 
@@ -151,7 +153,7 @@ class ModelScreen(StepScreen):
                 heading = choice.heading
                 models.add_option(Option(Content.styled(heading, "bold $text-accent"), disabled=True))
             models.add_option(Option(self._line(choice), id=choice.name))
-        heads = f"  {'':<{self._name_width}}{'size':>6} {'tokens':>6} {'4-bit':<8} 16-bit"
+        heads = f"  {'':<{self._name_width}}{'size':>6} {'tokens':>6} {'4-bit':<8} {'16-bit':<8} proven"
         self.query_one("#heads", Static).update(Content(heads))
         models.border_title = Content(f"{len(self._shown)} models · {gib(self.available_bytes)} free on {self.device}")
         selected = next((choice.name for choice in self._shown if choice.name == text), None)
@@ -163,7 +165,7 @@ class ModelScreen(StepScreen):
 
     @property
     def _name_width(self) -> int:
-        return max(39, min(60, self.size.width - 41))
+        return max(35, min(60, self.size.width - 48))
 
     def _line(self, choice: Choice) -> Content:
         width, shown = self._name_width, one_line(choice.name, max_length=400)
@@ -177,6 +179,7 @@ class ModelScreen(StepScreen):
         for memory in (choice.memory_4bit, choice.memory_16bit):
             word, style = _VERDICTS[verdict(memory.total_bytes, self.available_bytes)]
             parts.append((f"  {word:<7}", style))
+        parts.append(("  yes" if choice.proven else "  no", "$text-success" if choice.proven else "$foreground 60%"))
         return Content.assemble(*parts)
 
     def _highlighted(self) -> Choice | None:
@@ -191,13 +194,18 @@ class ModelScreen(StepScreen):
             return
         kind = "base model (not taught to converse)" if choice.known.base else "instruct model"
         gated = " · gated: needs an access token" if choice.known.gated else ""
+        unchecked = " · sizes not checked against a second source" if choice.known.unchecked else ""
+        if choice.proven:
+            proven = f"proven: {choice.proven.as_text()}"
+        else:
+            proven = f"not proven: nobody has tried {choice.known.architecture} here from loading to export"
         in_4bit = bool(self.tuitune.link.draft.get("model.load_in_4bit"))
         memory = choice.memory_4bit if in_4bit else choice.memory_16bit
         parts = ", ".join(f"{part} {getattr(memory, f'{part}_bytes') / 2**30:.1f}" for part in _PARTS)
         detail.update(
             Content(
-                f"{kind} · {choice.known.licence} licence{gated}\n"
-                f"{'4' if in_4bit else '16'}-bit: about {gib(memory.total_bytes)} at the peak ({parts})"
+                f"{kind} · {choice.known.licence} licence{gated}{unchecked}\n"
+                f"{'4' if in_4bit else '16'}-bit: about {gib(memory.total_bytes)} at the peak ({parts})\n{proven}"
             )
         )
 
@@ -328,6 +336,7 @@ class ModelScreen(StepScreen):
 def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
     """Everything to choose from: the recipe's own folder is whatever stands in the field."""
     known = {each.name: each for each in catalogue.known_models()}
+    backend = catalogue.backend_for(recipe, card)
 
     def described(name: str, heading: str) -> Choice:
         each = known.get(name)
@@ -339,7 +348,7 @@ def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
             )
             for held in (True, False)
         )
-        return Choice(name, heading, each, in_4bit, in_16bit)
+        return Choice(name, heading, each, in_4bit, in_16bit, proof(each.architecture, backend))
 
     here = Path.cwd()
     for folder in catalogue.model_folders(here, here / "models", Path.home() / "models"):

@@ -79,12 +79,17 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "glm4": ("Glm4Config", _HEAD, None),
     "falcon_h1": (
         "FalconH1Config",
-        {"mamba_d_ssm": 256, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16},
+        {"mamba_d_ssm": 256, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16, "mamba_chunk_size": 64},
         None,
     ),
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"] * 2}, None),
 }
 ARCHITECTURES: tuple[str, ...] = tuple(_CONFIGS)
+
+
+def architecture(name: str) -> str:
+    """The `model_type` of the tiny model `name`, by which tuitune/proven.yaml and tuitune/models.yaml call it."""
+    return name.removesuffix("_window")
 
 
 def build(name: str, folder: Path, *, seed: int = 0, sizes: dict[str, Any] | None = None, device: str = "cpu") -> Path:

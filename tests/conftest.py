@@ -42,11 +42,17 @@ def _is_session(process: psutil.Process) -> bool:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of a tiny model of each architecture, by name."""
-    from tests.architectures import ARCHITECTURES, build
+    """The folder of a tiny model of each architecture, by name; made when it is first asked for."""
+    from tests.architectures import build
 
     root = tmp_path_factory.mktemp("architectures")
-    return {name: build(name, root / name) for name in ARCHITECTURES}
+
+    class Folders(dict[str, Path]):
+        def __missing__(self, name: str) -> Path:
+            self[name] = build(name, root / name)
+            return self[name]
+
+    return Folders()
 
 
 @pytest.fixture

@@ -34,6 +34,10 @@ class Known:
     licence: str
     gated: bool
     base: bool
+    architecture: str
+    """`model_type` in its config.json."""
+    unchecked: bool
+    """Whether its sizes are from one source only."""
     shape: Shape
 
 
@@ -69,6 +73,8 @@ def _known(family: dict[str, Any], model: dict[str, Any]) -> Known:
         licence=model.get("licence", family["licence"]),
         gated=model.get("gated", False),
         base=model.get("base", False),
+        architecture=model.get("architecture", family["architecture"]),
+        unchecked=model.get("unchecked", False),
         shape=Shape(
             hidden=hidden,
             intermediate=intermediate,
@@ -91,9 +97,14 @@ def _adapter_parameters(r: int, hidden: int, intermediate: int, layers: int, key
 def memory_for(known: Known, recipe: Recipe, card: Gpu | None) -> Memory:
     """What training this model with the recipe's settings takes at its peak, from its shape alone."""
     shape = replace(known.shape, adapter_parameters=recipe.lora.r * known.shape.adapter_parameters)
-    backend = "unsloth" if card is not None and recipe.model.backend != "transformers" else "transformers"
+    backend = backend_for(recipe, card)
     tokens = recipe.train.per_device_train_batch_size * min(recipe.data.max_length, known.context)
     return memory_of(recipe, shape, tokens, backend=backend, card_bytes=card.total_bytes if card else None)
+
+
+def backend_for(recipe: Recipe, card: Gpu | None) -> str:
+    """The backend that a recipe would be trained with on this card, where its libraries are installed."""
+    return "unsloth" if card is not None and recipe.model.backend != "transformers" else "transformers"
 
 
 def cached_models() -> list[str]:

@@ -5,27 +5,14 @@ from typing import Any
 
 import pytest
 
-from tests.architectures import ARCHITECTURES
+from tests.architectures import ARCHITECTURES, architecture
 from tests.conftest import DEMO
 from tuitune import backends
 from tuitune.errors import UnusableInput
 from tuitune.estimate import empty_model, shape_of
+from tuitune.proven import proof
 from tuitune.recipe import Recipe
 from tuitune.targets import Targets, resolve
-
-ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
-SEVEN = ATTENTION | {"gate_proj", "up_proj", "down_proj"}
-LINEAR_ATTENTION = {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"}
-USUAL = {
-    "qwen3_moe": ATTENTION,
-    "gpt_oss": ATTENTION,
-    "qwen3_5_text": SEVEN | LINEAR_ATTENTION,
-    "qwen3_5": SEVEN | LINEAR_ATTENTION,
-    "phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
-    "glm4": ATTENTION | {"gate_up_proj", "down_proj"},
-    "falcon_h1": SEVEN | {"in_proj"},
-    "lfm2": {"q_proj", "k_proj", "v_proj", "in_proj", "out_proj", "w1", "w2", "w3"},
-}
 
 
 def recipe(folder: Path, targets: Any = "auto") -> Recipe:
@@ -45,7 +32,8 @@ def targets_of(folder: Path, targets: Any = "auto") -> Targets:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_auto_is_what_is_usual_for_the_architecture(name: str, folders: dict[str, Path]) -> None:
-    assert set(targets_of(folders[name]).names) == USUAL.get(name, SEVEN)
+    proven = proof(architecture(name), "transformers")
+    assert proven is not None and targets_of(folders[name]).names == proven.targets
 
 
 @pytest.mark.parametrize(
@@ -109,7 +97,7 @@ def test_the_backend_remembers_what_it_adapted(folders: dict[str, Path]) -> None
     backend = backends.choose(used)
     loaded = backend.load(used)
     backend.attach(loaded)
-    assert loaded.targets is not None and set(loaded.targets.names) == USUAL["phi3"]
+    assert loaded.targets is not None and loaded.targets.names == ("o_proj", "qkv_proj", "gate_up_proj", "down_proj")
     trained = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
     assert trained == sum(loaded.targets.parameters(8).values())
 
