@@ -78,7 +78,7 @@ def reply(
     tokenizer, model = loaded.tokenizer, loaded.model
     prompt = prompt_ids(loaded, messages)
     length = len(prompt)
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - length)
     if room < 1:
         raise TuituneError(f"The prompt fills the model's {limit} tokens: shorten it, or clear the history.")

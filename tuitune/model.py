@@ -1,5 +1,6 @@
 """What a model is before its weights are loaded: its config, its tokenizer, and where they come from."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from tuitune.errors import UnusableInput
 from tuitune.hub import explained, refusal
 from tuitune.recipe import ModelSection, Recipe
 from tuitune.text import one_line
+
+_TOWER = re.compile(r"vision|visual|audio|image|speech|multi_modal|projector")
 
 
 def is_folder(name: str) -> bool:
@@ -51,6 +54,11 @@ def auto_class(config: Any) -> Any:
 
     multimodal = config.get_text_config() is not config and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+
+
+def reads_other_than_text(name: str) -> bool:
+    """Whether a module or weight of a multimodal model is, by its name, of a vision or audio tower or its projector."""
+    return _TOWER.search(name) is not None
 
 
 def load_tokenizer(model: ModelSection) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuitune.errors import UnusableInput
+from tuitune.model import reads_other_than_text
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 
@@ -17,7 +18,6 @@ _PER_LAYER = {"per_layer_input_gate", "per_layer_projection", "per_layer_model_p
 # Mamba's kernels read the weights of these themselves, past any adapter on them.
 _READ_BY_MAMBA = {"out_proj", "dt_proj"}
 _MAMBA_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
-_TOWER = re.compile(r"vision|visual|audio|image|speech|multi_modal|projector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def linear_layers(model: Any) -> dict[str, int]:
     inside = {id(module) for module in decoder.modules()}
     found: dict[str, int] = {}
     for name, module in model.named_modules():
-        if module is head or id(module) not in inside or _TOWER.search(name):
+        if module is head or id(module) not in inside or reads_other_than_text(name):
             continue
         if isinstance(module, torch.nn.Linear):
             found[name] = module.in_features + module.out_features

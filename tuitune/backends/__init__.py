@@ -72,10 +72,17 @@ def choose(recipe: Recipe) -> Backend:
 def load(
     recipe: Recipe, tell: Callable[[str], None], progress: Progress = lambda text, done, total: None
 ) -> LoadedModel:
-    """The base model through the recipe's backend; `tell` gets a sentence where transformers has to stand in.
+    """The base model through the recipe's backend; `tell` gets a sentence for what is slower than it could be.
 
-    That is where the choice was left to tuitune and Unsloth refuses the model. Raises TuituneError.
+    Where the choice was left to tuitune and Unsloth refuses the model, transformers stands in. Raises TuituneError.
     """
+    loaded = _loaded(recipe, tell, progress)
+    if loaded.attention == "eager":
+        tell("No fast attention kernel here can do what this architecture does, so long rows are slow.")
+    return loaded
+
+
+def _loaded(recipe: Recipe, tell: Callable[[str], None], progress: Progress) -> LoadedModel:
     from tuitune.backends.loading import MemoryRanOut, whole
     from tuitune.backends.transformers import TransformersBackend
 

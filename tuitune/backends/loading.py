@@ -78,7 +78,7 @@ def weights_folder(model: ModelSection) -> Path:
         return Path(model.name)
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.safetensors*"]
+    patterns = ["*.safetensors*", "tokenizer.model"]
     return Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns, local_files_only=True))
 
 
@@ -91,6 +91,25 @@ def require_adapter(folder: str) -> None:
         raise UnusableInput(
             f"{one_line(folder)} holds no adapter (adapter_config.json and adapter_model.safetensors): "
             "choose a run whose training has saved one."
+        )
+
+
+def require_all_attached(model: Any, folder: str) -> None:
+    """Refuse an adapter with weights for layers that the model does not have: peft would leave these out silently.
+
+    Raises UnusableInput.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
+        saved = set(file.keys())
+    lacking = sorted(saved - set(get_peft_model_state_dict(model, save_embedding_layers=False)))
+    lora = [name for name in lacking if ".lora_" in name]
+    if lora:
+        raise UnusableInput(
+            f"The adapter in {one_line(folder)} is for other layers than the model's "
+            f"({one_line(lora[0], max_length=200)}): give the model that it was trained on."
         )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tuitune.backends import LoadedModel
-from tuitune.backends.loading import explained, freeze, require_adapter
+from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
 from tuitune.model import auto_class, load_tokenizer, require_weights, training_config
 from tuitune.recipe import Recipe
@@ -27,13 +27,14 @@ class TransformersBackend:
         config = training_config(recipe)
         prequantized = getattr(config, "quantization_config", None) is not None
         with explained(recipe, "loading"):
+            attention = _attention_of(config)
             model = auto_class(config).from_pretrained(
                 recipe.model.name,
                 config=config,
                 revision=recipe.model.revision or "main",
                 dtype=compute_dtype(load_in_4bit=recipe.model.load_in_4bit),
                 device_map={"": device()},
-                attn_implementation="sdpa",
+                attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=False,
                 # A model saved in 4-bit is taken as it is; even None would hide its own configuration.
@@ -52,7 +53,7 @@ class TransformersBackend:
         text = model.config.get_text_config()
         if text.pad_token_id is None:
             text.pad_token_id = tokenizer.pad_token_id
-        return LoadedModel(model, tokenizer, self, recipe, gradient_checkpointing=checkpointing)
+        return LoadedModel(model, tokenizer, self, recipe, gradient_checkpointing=checkpointing, attention=attention)
 
     def attach(self, loaded: LoadedModel) -> None:
         """Add the recipe's LoRA adapter, its first values drawn from the recipe's seed. Raises UnusableInput."""
@@ -74,6 +75,7 @@ class TransformersBackend:
         require_adapter(folder)
         with explained(loaded.recipe, "attaching the saved adapter to"):
             loaded.model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
+            require_all_attached(loaded.model, folder)
 
     def for_training(self, loaded: LoadedModel) -> None:
         model = loaded.model
@@ -89,6 +91,12 @@ class TransformersBackend:
         model.gradient_checkpointing_disable()
         model.config.use_cache = True
         model.eval()
+
+
+def _attention_of(config: Any) -> str:
+    """torch's own kernels, or plain matrix products where they cannot do what the architecture does (gpt-oss)."""
+    architecture = auto_class(config)._model_mapping[type(config)]
+    return "sdpa" if architecture._supports_sdpa else "eager"
 
 
 def device() -> str:

@@ -7,7 +7,7 @@ from tuitune.backends import LoadedModel
 from tuitune.backends.attention import lay_end_to_end, varlen_kernel
 from tuitune.backends.compiling import compiles_in_seconds, set_compiling, tune_less
 from tuitune.backends.environment import prepare_environment
-from tuitune.backends.loading import explained, freeze, require_adapter
+from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
 from tuitune.errors import TuituneError
 from tuitune.model import load_config, load_tokenizer, require_weights, training_config
@@ -107,6 +107,7 @@ class UnslothBackend:
         require_adapter(folder)
         with explained(loaded.recipe, "attaching the saved adapter to"):
             model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
+            require_all_attached(model, folder)
             tune_less()
             patch = fast.patch_peft_model if hasattr(fast, "patch_peft_model") else fast.post_patch_model
             loaded.model = patch(model, use_gradient_checkpointing=False)

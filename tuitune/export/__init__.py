@@ -233,16 +233,18 @@ class _Making:
         return (*self._merge_notices, *self._exported_tokenizer[1])
 
     def _make_gguf(self, kind: Kind, made: Path) -> tuple[str, ...]:
-        from tuitune.export.gguf import convert
+        from tuitune.export.gguf import convert, left_out
 
         assert self._llama_cpp is not None and kind.gguf is not None
+        merged = self._merged_model(kind)
+        notices = (*self._merge_notices, *left_out(merged))
         if kind.gguf in self._ggufs:
             with contextlib.suppress(OSError):  # a file system without hard links
                 os.link(self._ggufs[kind.gguf], made)
-                return self._merge_notices
+                return notices
         self._progress(kind.name, "Converting to GGUF", None, None)
         convert(
-            self._merged_model(kind),
+            merged,
             made,
             kind.gguf,
             llama_cpp=self._llama_cpp,
@@ -251,7 +253,7 @@ class _Making:
             progress=lambda done, total: self._progress(kind.name, "Converting to GGUF", done, total),
             cancelled=self._cancelled,
         )
-        return self._merge_notices
+        return notices
 
     def _make_ollama(self, kind: Kind, made: Path) -> tuple[str, ...]:
         from tuitune.export.ollama import GGUF_NAME, write_modelfile

@@ -91,7 +91,9 @@ def main(argv: list[str]) -> int:
     sys.path.insert(0, llama_cpp)
     sys.path.insert(0, str(Path(llama_cpp) / "gguf-py"))
     converter: Any = importlib.import_module("convert_hf_to_gguf")
-    TextModel: Any = importlib.import_module("conversion.base").TextModel
+    base: Any = importlib.import_module("conversion.base")
+    TextModel: Any = base.TextModel
+    base.ModelBase.no_mtp = True  # transformers loads no layers that predict further tokens, so a merged model has none
     known, prepare = TextModel.get_vocab_base_pre, TextModel.prepare_metadata
 
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from tuitune.errors import TuituneError
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.convert import REFUSED
+from tuitune.model import reads_other_than_text
 from tuitune.text import one_line
 from tuitune.turns import end_of_turn_id, template_starts_with_bos
 
@@ -108,6 +109,7 @@ def _field(reader: Any, key: str) -> Any:
 
 
 def _weights(folder: Path) -> int:
+    """The number of the text model's weights."""
     from math import prod
 
     from safetensors import safe_open
@@ -115,8 +117,20 @@ def _weights(folder: Path) -> int:
     total = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="np") as file:
-            total += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+            text = [name for name in file.keys() if not reads_other_than_text(name)]  # noqa: SIM118
+            total += sum(prod(file.get_slice(name).get_shape()) for name in text)
     return total
+
+
+def left_out(merged: Path) -> tuple[str, ...]:
+    """What the merged model in a folder has and its GGUF has not, for the user."""
+    from safetensors import safe_open
+
+    for path in merged.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            if any(map(reads_other_than_text, file.keys())):
+                return ("The GGUF holds the text model alone: what reads images or sound is only in merged_16bit.",)
+    return ()
 
 
 def _template(tokenizer: Any) -> Any:

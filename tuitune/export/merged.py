@@ -1,12 +1,14 @@
 """Export the merged model: the base in 16-bit with the adapter added to its weights."""
 
 import contextlib
+import re
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tuitune.backends.loading import explained, weights_folder
+from tuitune.backends.loading import explained, require_all_attached, weights_folder
 from tuitune.backends.loftq import base_in_4bit
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
@@ -47,14 +49,21 @@ def merge(
     with explained(recipe, "saving the merged model of"), _quiet():
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
+        _copy_sentencepiece(recipe.model, made)
     tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
     del model
     _stop_if(cancelled)
     progress("Checking every weight")
     with explained(recipe, "reopening the merged model of"), _quiet():
-        _prove(made, before, after, _base_keys(recipe.model), tied)
+        unread = _prove(made, before, after, _base_keys(recipe.model), tied)
     (made / "README.md").write_text(model_card(run, "merged_16bit"), encoding="utf-8")
     mark(made, run, "merged_16bit")
+    if unread:
+        first = one_line(sorted(unread)[0])
+        notices += (
+            f"{len(unread)} weights of the base ({first}, …) are left out: replies do not use them, and transformers "
+            "does not load them.",
+        )
     return notices
 
 
@@ -97,6 +106,7 @@ def _merged(base: Any, adapter: Path) -> tuple[Any, dict[str, int]]:
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
+    require_all_attached(model, str(adapter))
     before = {}
     for name, module in model.get_base_model().named_modules():
         lora_b = getattr(module, "lora_B", None)
@@ -116,10 +126,13 @@ def _end_where_the_template_ends(model: Any, tokenizer: Any) -> None:
         config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
 
 
-def _prove(folder: Path, before: dict[str, int], after: dict[str, int], base_keys: set[str], tied: set[str]) -> None:
+def _prove(
+    folder: Path, before: dict[str, int], after: dict[str, int], base_keys: set[str], tied: set[str]
+) -> set[str]:
     """Reopen what was saved: whole, finite, as merged, and changed wherever the adapter says so.
 
-    `before` and `after` are checksums of weights before and after the merge. Raises TuituneError.
+    `before` and `after` are checksums of weights before and after the merge. Gives the weights among `base_keys` that
+    transformers does not load, such as layers that predict further tokens. Raises TuituneError.
     """
     from transformers import AutoConfig
 
@@ -127,7 +140,14 @@ def _prove(folder: Path, before: dict[str, int], after: dict[str, int], base_key
     saved, loading = auto_class(config).from_pretrained(
         folder, dtype="auto", device_map="cpu", use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
-    odd = {str(name) for names in loading.values() for name in names} | ((_stored_keys(folder) ^ base_keys) - tied)
+    patterns = [
+        pattern
+        for module in saved.modules()
+        for pattern in getattr(module, "_keys_to_ignore_on_load_unexpected", ()) or ()
+    ]
+    stored = _stored_keys(folder)
+    unread = {key for key in base_keys - stored if any(re.search(pattern, key) for pattern in patterns)}
+    odd = {str(name) for names in loading.values() for name in names} | ((stored ^ base_keys) - tied - unread)
     if odd:
         raise TuituneError(
             f"The merged model and its base differ in what weights they have ({one_line(', '.join(sorted(odd)[:3]))}): "
@@ -147,6 +167,14 @@ def _prove(folder: Path, before: dict[str, int], after: dict[str, int], base_key
                 f"The merge left {one_line(name)} as it was, since the adapter's change is too small for "
                 "16-bit weights: export the adapter instead, or train longer."
             )
+    return unread
+
+
+def _copy_sentencepiece(model: ModelSection, made: Path) -> None:
+    """Put the base's tokenizer.model beside the merged model: llama.cpp's converter asks for it, and only it."""
+    source = weights_folder(model) / "tokenizer.model"
+    if source.is_file():
+        shutil.copyfile(source, made / source.name)
 
 
 def _base_keys(model: ModelSection) -> set[str]:
