@@ -1,7 +1,6 @@
 """The errors a user sees: one sentence saying what is wrong, where, and what to do."""
 
 import errno
-import shutil
 
 # What a full disk is in the words of whichever library was writing. torch tells no reason for a write that failed.
 _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded", "enforce fail at inline_container.cc")
@@ -26,9 +25,6 @@ def explain(error: BaseException) -> str:
     """One sentence for any exception: its own words if written for the user, else its type and first line."""
     if isinstance(error, TuituneError):
         return str(error)
-    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        _, target, reason = error.args[0][0]  # a file for each that could not be copied
-        return f"{target}: {reason}"
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"

@@ -92,7 +92,7 @@ def test_a_full_disk_and_a_used_up_quota_are_known_in_the_words_of_every_library
     assert not disk_is_full(OSError(errno.EIO, os.strerror(errno.EIO)))
 
 
-def test_a_copy_that_does_not_fit_is_told_in_words_and_not_as_a_list(tmp_path: Path) -> None:
+def test_an_export_that_does_not_fit_is_told_in_words(tmp_path: Path) -> None:
     recipe = Recipe.from_data({"model": {"name": str(DEMO / "demo_model")}, "data": {"path": "d"}})
     writer = create_run(recipe, tmp_path / "runs", "large")
     writer.close()
