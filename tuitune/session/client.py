@@ -175,10 +175,10 @@ class Session:
                 self._quiet_s = 0
                 with contextlib.suppress(ValueError):  # a line of the record that something else wrote there
                     self._receive(decode(line))
+            await self._learn_how_it_ended()
         except ValueError as error:  # a line that is too long
             self.ending = f"The session sent what cannot be read ({one_line(error, max_length=80)})"
             self._remedy = "a run that is going goes on: come back to it with `tuitune attach`."
-            await self._learn_how_it_ended()
         except OSError:
             await self._learn_how_it_ended()
         finally:
