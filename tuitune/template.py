@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
 from tuitune.errors import TuituneError
-from tuitune.sandbox import sandboxed
 from tuitune.text import one_line
 
 
@@ -96,6 +95,8 @@ class ChatTemplate:
     """A tokenizer's chat template. Not safe for use from several threads at once."""
 
     def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
+        from tuitune.sandbox import sandboxed
+
         self.source: str = chat_template or tokenizer.get_chat_template()
         self._tool_source: str = chat_template or tokenizer.get_chat_template(tools=[{}])
         self._render_jinja = sandboxed(self.source)
@@ -190,7 +191,7 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             reason = one_line(error, max_length=200)
             raise UnusableRow(f"the chat template refuses it ({reason})", "change its turns accordingly") from None
-        except (TypeError, ValueError, AttributeError, KeyError, IndexError, RecursionError) as error:
+        except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, RecursionError) as error:
             reason = one_line(error, max_length=200)
             raise UnusableRow(f"the chat template fails on it ({reason})", "correct its tools and tool calls") from None
         return str(rendered[0])
