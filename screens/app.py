@@ -269,8 +269,8 @@ class TuituneApp(App[int]):
 
     @on(RunLink.RunChanged)
     def _pass_on(self) -> None:
-        for screen in (self.step_screen, self.screen if isinstance(self.screen, TooSmall) else None):
-            if screen:
+        for screen in self.screen_stack:  # of which there is none while the app ends
+            if screen is self.step_screen or isinstance(screen, TooSmall):
                 screen.post_message(RunLink.RunChanged())
 
     @on(RunLink.NotReached)

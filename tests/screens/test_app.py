@@ -141,9 +141,9 @@ async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, r
         await app.show_step("train")
         await until(pilot, lambda: len(app.link.history.steps) >= 2, what="two steps")
         await pilot.press("ctrl+c")
-        await until(
-            pilot, lambda: "ends nothing. ^q leaves the app; the run goes on" in words(pilot), what="how to leave"
-        )
+        await until(pilot, lambda: "Ctrl+C copies what is" in screen_text(pilot), what="how to leave")
+        (said,) = (notification.message for notification in app._notifications)
+        assert "^q leaves the app; the run goes on then. s on its dashboard stops it." in said
         await pilot.press("s")
         await until(pilot, lambda: "Stop the run after this step?" in words(pilot), what="the question")
         await pilot.press("escape")

@@ -72,7 +72,7 @@ def test_yaml_that_cannot_be_used_starts_no_run_and_is_kept(
     terminal.until("Done after 3 steps", 120)
 
 
-def test_what_is_typed_at_once_with_going_on_is_what_is_trained(
+def test_what_is_typed_at_once_with_going_on_is_what_is_trained_and_once_only(
     tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
 ) -> None:
     terminal = on_data(tmp_path, demo_recipe, terminals)
@@ -85,3 +85,13 @@ def test_what_is_typed_at_once_with_going_on_is_what_is_trained(
     terminal.until("Done after 3 steps", 120)
     (run,) = all_runs(tmp_path / "runs")
     assert run.recipe().lora.r == 5
+
+    terminal.press(ESC)
+    terminal.until("every field")
+    terminal.press(CTRL_N)
+    terminal.until("has finished with these settings")
+    terminal.press("n")
+    terminal.until(lambda text: "has finished with these settings" not in text)
+    terminal.press(CTRL_N)
+    terminal.until("has finished with these settings")
+    assert all_runs(tmp_path / "runs") == [run]
