@@ -7,6 +7,7 @@ from typing import Any, Literal
 from tuitune.advice import offer_of_16bit, warnings
 from tuitune.fit import optimizer_name
 from tuitune.hardware import chosen_gpu
+from tuitune.proven import proof
 from tuitune.recipe import HUB, Recipe
 from tuitune.targets import Targets, resolve
 
@@ -156,8 +157,7 @@ def estimate(recipe: Recipe) -> Estimate:
     shape = shape_of(recipe)
     rows = _rows_of(recipe)
     card, backend = chosen_gpu(), backends.choose(recipe).name
-    free = backend == "unsloth" and recipe.train.padding_free is not False
-    longest = longest_batch_tokens(recipe, rows, padding_free=free)
+    longest = longest_batch_tokens(recipe, rows, padding_free=_lays_end_to_end(recipe, backend))
     memory = memory_of(recipe, shape, longest, backend=backend, card_bytes=card.total_bytes if card else None)
     available = card.free_bytes if card else psutil.virtual_memory().available
     in_16bit = _bytes_in_16bit(recipe, shape, longest, backend, card.total_bytes) if card else None
@@ -180,6 +180,15 @@ def estimate(recipe: Recipe) -> Estimate:
         left_out=shape.targets.left_out if shape.targets else (),
         bytes_in_16bit=in_16bit if in_16bit and verdict(in_16bit, available) == "fits" else None,
     )
+
+
+def _lays_end_to_end(recipe: Recipe, backend: str) -> bool:
+    """Whether the run will lay rows end to end, as far as that is known before its own check."""
+    from tuitune.model import load_config
+
+    proven = proof(load_config(recipe.model).model_type, backend)
+    padded = proven is not None and proven.rows == "padded"
+    return backend == "unsloth" and recipe.train.padding_free is not False and not padded
 
 
 def _bytes_in_16bit(recipe: Recipe, shape: Shape, batch_tokens: int, backend: str, card_bytes: int) -> int | None:
