@@ -165,7 +165,7 @@ class ModelScreen(StepScreen):
 
     @property
     def _name_width(self) -> int:
-        return max(35, min(60, self.size.width - 48))
+        return max(33, min(60, self.size.width - 48))
 
     def _line(self, choice: Choice) -> Content:
         width, shown = self._name_width, one_line(choice.name, max_length=400)
