@@ -88,18 +88,18 @@ def settle_batches(loaded: LoadedModel, rows: Any, progress: Callable[[str], Non
 
     loaded.backend.for_training(loaded)
     problem = None
-    if loaded.padding_free:
-        try:
-            isolation, attention = _proven(loaded, rows, progress)
-            problem = isolation.problem
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # a kernel that refuses the rows' ends raises whatever it likes
-            problem = f"this model refuses them ({one_line(explain(error), max_length=200)})"
-        if problem is None:
-            return Batches("end to end", attention, isolation, None)
-        loaded.padding_free = False
     with explained(loaded.recipe, "running a first pass of"):
+        if loaded.padding_free:
+            try:
+                isolation, attention = _proven(loaded, rows, progress)
+                problem = isolation.problem
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # a kernel that refuses the rows' ends raises whatever it likes
+                problem = f"this model refuses them ({one_line(explain(error), max_length=200)})"
+            if problem is None:
+                return Batches("end to end", attention, isolation, None)
+            loaded.padding_free = False
         isolation, attention = _proven(loaded, rows, progress)
     loaded.attention = attention
     notice = None
