@@ -100,8 +100,9 @@ def test_a_session_that_is_killed_is_told_in_one_sentence(recipe_file: str, tmp_
     run = find_run("dead", tmp_path / "runs")
     os.kill(json.loads(run.socket_file.read_text())["pid"], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and len(said.splitlines()) == 1
-    assert "was killed by signal 9 (often: memory ran out); its log is " in said and str(run.log_file) in said
+    assert process.returncode == 1 and "Traceback" not in said
+    (ending,) = (line for line in said.splitlines() if "answer" not in line)  # which a busy machine may delay
+    assert "was killed by signal 9 (often: memory ran out); its log is " in ending and str(run.log_file) in ending
     shown = tuitune("attach", "dead")
     assert shown.returncode == 1 and shown.stderr == ""
     assert "Run dead: its session ended before the run did" in shown.stdout

@@ -20,7 +20,7 @@ from tuitune.text import one_line
 
 Part = dict[str, Any]
 _START_SECONDS = 30.0
-_SILENT_SECONDS = 5
+_SILENT_SECONDS = 15
 
 
 class SessionLost(TuituneError):
@@ -55,7 +55,7 @@ class Session:
         """Why it has ended, as the beginning of a sentence."""
         self._remedy = "what it had saved is in the run folder: start again."
         self.silent_s = 0
-        """For how many seconds the session has not answered; 0 while it answers, and until that takes 5 s."""
+        """For how many seconds the session has not answered; 0 while it answers, and until that takes 15 s."""
         self.on_silence: Callable[[int], None] | None = None
         """Called with `silent_s` whenever it has changed."""
         self._quiet_s = 0
