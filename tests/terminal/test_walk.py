@@ -30,7 +30,7 @@ def long_run(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal], ste
         terminal.press(ENTER)
         terminal.until(step)
     terminal.press(ENTER)
-    terminal.until(f"step 2 of {steps}", 300)
+    terminal.until(lambda text: re.search(rf"step ([2-9]|\d\d+) of {steps}", text) is not None, 300)
     return terminal, only_run(tmp_path / "runs")
 
 
