@@ -97,8 +97,10 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
     # --- words ------------------------------------------------------------------------------------------------
 
     @on(Input.Changed, "#words")
-    def _words_changed(self) -> None:
-        """What was found belongs to other words."""
+    def _words_changed(self, event: Input.Changed) -> None:
+        """What was found belongs to other words; a field also tells of the words it begins with."""
+        if event.value.strip().removeprefix(HUB) == self._words:
+            return
         self.workers.cancel_group(self, "hub")
         self.query_one("#found", OptionList).clear_options()
         self._say("")
@@ -106,6 +108,7 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
     @on(Input.Submitted, "#words")
     def _submitted(self, event: Input.Submitted) -> None:
         if words := event.value.strip().removeprefix(HUB):
+            self._words = words
             self._search(words)
         else:
             self._say("Search for what? Type a few words first.")

@@ -116,10 +116,15 @@ async def test_a_new_run_begins_a_new_conversation(attached: TuituneApp, recipe:
 async def test_escape_stops_a_reply_and_the_next_one_is_answered(attached: TuituneApp) -> None:
     async with attached.run_test(size=SIZE) as pilot:
         chat = await chat_of(pilot)
-        await pilot.press(*"Hi", "enter")
-        await until(pilot, lambda: "Loading" in screen_text(pilot), what="the model loads")
-        await pilot.press("escape")
-        await until(pilot, lambda: not chat.replying, seconds=10)
+        pid = (await attached.link.call("status"))["pid"]
+        os.kill(pid, signal.SIGSTOP)  # so that it cannot have answered before it is stopped
+        try:
+            await pilot.press(*"Hi", "enter")
+            await until(pilot, lambda: "Waiting for the first word" in screen_text(pilot), what="the reply is awaited")
+            await pilot.press("escape")
+            await until(pilot, lambda: not chat.replying, what="the reply is given up")
+        finally:
+            os.kill(pid, signal.SIGCONT)
         assert chat.is_current and "Stopped." in screen_text(pilot)
         await pilot.press("ctrl+l", *"Hi", "enter")
         await answered(pilot, chat, 1)
@@ -135,12 +140,12 @@ async def test_a_session_killed_during_a_reply_is_said_and_replaced(attached: Tu
         await until(pilot, lambda: "Waiting for the first word" in screen_text(pilot), seconds=10)
         await pilot.resize_terminal(120, 40)
         os.kill(pid, signal.SIGKILL)
-        await until(pilot, lambda: "ended unexpectedly" in screen_text(pilot), seconds=10, what="what happened")
+        await until(pilot, lambda: "killed by signal 9" in screen_text(pilot), seconds=10, what="what happened")
         assert not chat.turns and not chat.replying
         assert "Hi" in chat.query_one("#prompt").text, "what was asked can be asked again"  # type: ignore[attr-defined]
         await pilot.press("enter")
         await answered(pilot, chat, 1)
-        assert "ended unexpectedly" not in str(chat.query_one("#problem", Static).render())
+        assert "killed by signal 9" not in str(chat.query_one("#problem", Static).render())
 
 
 async def test_ctrl_c_ends_nothing(attached: TuituneApp) -> None:

@@ -137,7 +137,7 @@ async def test_a_session_killed_during_an_export_is_said_and_replaced(attached: 
         await pilot.press("enter")
         await until(pilot, lambda: "Waiting for the session" in screen_text(pilot), seconds=10)
         os.kill(pid, signal.SIGKILL)
-        await until(pilot, lambda: "ended unexpectedly" in screen_text(pilot), seconds=10, what="what happened")
+        await until(pilot, lambda: "killed by signal 9" in screen_text(pilot), seconds=10, what="what happened")
         assert not screen.exporting
         await pilot.press("enter")
         await until(pilot, lambda: "✔ adapter" in screen_text(pilot), what="the adapter")
