@@ -116,6 +116,7 @@ async def test_what_was_made_earlier_is_there_when_the_screen_opens_and_says_whe
     assert len(made) == 2
     config = run.adapter / "adapter_config.json"
     config.write_text(config.read_text() + "\n")
+    (run.adapter / "manifest.json").unlink()  # as one is told to who changed it
     async with TuituneApp(None, runs_folder=run.folder.parent, attach=run).run_test(size=(100, 60)) as pilot:
         screen = await export_of(pilot)
         await settled(pilot)
