@@ -291,7 +291,9 @@ def test_chat(size: tuple[int, int], snap_compare: Any) -> None:
         await pressing(FINISHED, *to_both)(pilot)
         screen = pilot.app.screen
         assert isinstance(screen, ChatScreen)
-        views = await screen.begin(Turn("What is the capital of France?"))
+        turn = Turn("What is the capital of France?")
+        screen.turns.append(turn)  # or the record, read meanwhile, would show the empty chat again
+        views = await screen.begin(turn)
         await views["adapter"].update("Arr! **Paris**, matey:\n\n- on the Seine\n- in `France`")
         await views["base"].update("Paris is the capital of France.")
         await still(pilot, "on the Seine", "Paris is")
