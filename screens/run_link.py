@@ -54,8 +54,11 @@ class RunLink:
             super().__init__()
             self.error = error
 
-    class RunChanged(Message):
-        """New events of the run on show, or another run."""
+    class RunChanged(Message, bubble=False):
+        """New events of the run on show, or another run.
+
+        The app passes it down to its screens, from where it must not come back to be passed down again.
+        """
 
     class RunEnded(Message):
         """The run on show has ended while its session was followed; `run` is its name where it is known."""

@@ -60,9 +60,9 @@ class Walk(Terminal):
         self.press(keys)
         self.see(*words)
 
-    def leave(self, word: str) -> None:
-        """Esc, which ends that the word is shown."""
-        self.press(ESC)
+    def leave(self, word: str, key: str = ESC) -> None:
+        """Press a key, which ends that the word is shown."""
+        self.press(key)
         self.until(lambda text: word not in text, SECONDS)
 
     def focus(self, key: str) -> None:
@@ -151,8 +151,8 @@ def whole_walk(place: Place, walk: Walk) -> None:
     walk.go(ctrl("f"), "Which dataset?", "modelfolder", "datafile", "alsofile", "pairsfile")
     walk.focus(TAB)
     walk.go(DOWN * 4 + ENTER, "paircolumn")
-    walk.go(ctrl("n"), "Settings: by goal", "Enter Go on", "paircolumn")
-    walk.leave("Settings: by goal")
+    walk.go(ctrl("o"), "Which column is which?", "paircolumn")
+    walk.leave("Which column is which?")
     walk.go(ESC, "Model folders here", "modelend")
     walk.go("sea" + ctrl("f"), "hubmodel")
     walk.go(DOWN + ENTER, "The Hub shows no model sea/hubmodel")
@@ -188,12 +188,11 @@ def whole_walk(place: Place, walk: Walk) -> None:
     walk.go(ENTER, "tokens/s", "replyend")
     walk.go(ENTER, "gguf:q8_0")
     walk.go(ctrl("e"), "Made", "renamedrun", "Tab: make others")
-    walk.focus(BACK_TAB)
+    walk.leave("Tab: make others", BACK_TAB)
     walk.go(paste(place.name("exportfolder")) + ENTER, "Enter makes them in")
     walk.go(ENTER, "made earlier", "Tab: make others", "exportfolder")
-    walk.focus(BACK_TAB)
-    walk.go(paste(place.name("refusedfolder")) + ENTER, "refusedfolder", "Enter makes them in")
-    walk.go(ENTER, "The export folder")
+    walk.leave("Tab: make others", BACK_TAB)
+    walk.go(paste(place.name("refusedfolder")) + ENTER, "refusedfolder", "is not a folder")
     walk.go(ESC, "The adapter answers")
     walk.go(ctrl("s"), "Saved as")
     walk.press(ctrl("q"))

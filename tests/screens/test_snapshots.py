@@ -128,7 +128,7 @@ def held_by_a_session(runs: list[Run], place: Path) -> Iterator[None]:
 
 
 def export_and_change(run: Run, data: Path) -> None:
-    """Make a script of the run, then change its adapter, take away its data, and put a file in an export's way."""
+    """Make a script of the run, then change its adapter as its user may, take away its data, and put a file in an export's way."""
 
     async def export() -> None:
         session = await Session.attach(run)
@@ -138,6 +138,7 @@ def export_and_change(run: Run, data: Path) -> None:
     asyncio.run(export())
     config = run.adapter / "adapter_config.json"
     config.write_text(config.read_text() + "\n")
+    (run.adapter / "manifest.json").unlink()
     data.unlink()
     (run.exports / "merged_16bit").touch()
 
@@ -321,7 +322,11 @@ def test_help(snap_compare: Any) -> None:
 
 
 def test_too_small(snap_compare: Any) -> None:
-    assert snap_compare(app_on("pirate-4"), terminal_size=(60, 20), run_before=lambda pilot: seen(pilot, "Enlarge it"))
+    async def read(pilot: Pilot[int]) -> None:
+        await seen(pilot, "step 40 of 60", "Enlarge it")
+        await settled(pilot)
+
+    assert snap_compare(app_on("pirate-4"), terminal_size=(60, 20), run_before=read)
 
 
 def test_trained_tokens_are_told_apart_without_colour() -> None:
