@@ -129,6 +129,11 @@ class RunLink:
         finally:
             self._asking -= 1
 
+    async def stop(self, *, now: bool) -> dict[str, Any]:
+        """Ask the run that is going to stop, as `Session.stop` does. Raises TuituneError."""
+        session = await asyncio.shield(self._session)
+        return await session.stop(now=now)
+
     async def change_session(self) -> None:
         """Leave this session, which goes on if it trains and else ends, for the one of the run on show."""
         self._keeper.cancel()

@@ -185,23 +185,24 @@ class TrainScreen(StepScreen):
         question = ConfirmScreen(_STOP_QUESTIONS[command], "Stop", "Go on training")
         if not await self.app.push_screen_wait(question) or not link.is_training:
             return
-        answer = await self._command(command)
-        if answer and link.is_training:
+        try:
+            answer = await link.stop(now=command == "now")
+        except TuituneError as error:
+            self.show_problem(error)
+            return
+        if link.is_training:
             when = str(answer["stopping"])
             self._stopping[link.run] = when if when == "now" else f"{when}; s again: now"
             self._draw_headline()
 
     @work(exit_on_error=False)
     async def action_save_checkpoint(self) -> None:
-        if await self._command("save") is not None:
-            self.notify("A checkpoint is saved after this step.")
-
-    async def _command(self, command: str) -> dict[str, object] | None:
         try:
-            return await self.tuitune.link.call(command)
+            await self.tuitune.link.call("save")
         except TuituneError as error:
             self.show_problem(error)
-            return None
+        else:
+            self.notify("A checkpoint is saved after this step.")
 
     # --- the log ----------------------------------------------------------------------------------------------
 

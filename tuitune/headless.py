@@ -146,7 +146,7 @@ def _stop_on_signals(session: Session, viewer: Viewer) -> asyncio.Event:
     def ask(command: str) -> None:
         viewer.status("Stopping now" if command == "now" else "Stopping after this step; Ctrl+C once more stops now")
         interrupted.set()
-        asked[command] = asyncio.create_task(session.call(command))
+        asked[command] = asyncio.create_task(session.stop(now=command == "now"))
         asked[command].add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
         if session.silent_s:
             leave()

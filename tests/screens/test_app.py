@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from textual.message import Message
 from textual.widgets import OptionList
 
 from screens.actions import available
@@ -60,6 +61,23 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
         await until(pilot, lambda: app.link.state == "ready", what="a new session")
         assert (await app.link.call("status"))["pid"] != status["pid"]
     assert all_runs(runs_folder)[0].status() == "interrupted"
+
+
+@pytest.mark.parametrize("size", [SIZE, (60, 15)], ids=["dashboard", "too small"])
+async def test_a_change_of_the_run_is_shown_once(size: tuple[int, int], attached: TuituneApp) -> None:
+    changes = []
+
+    def count(message: Message) -> None:
+        if isinstance(message, RunLink.RunChanged):
+            changes.append(message)
+
+    async with attached.run_test(size=size, message_hook=count) as pilot:
+        await until(pilot, lambda: attached.link.history.ended is not None, what="the record")
+        await settled(pilot)
+        changes.clear()
+        attached.post_message(RunLink.RunChanged())
+        await settled(pilot)
+    assert 1 < len(changes) < 10  # the app and one screen, or two, handle it, and each that it is passed to
 
 
 async def test_the_draft_outlives_the_session_while_an_older_run_is_on_show(

@@ -160,8 +160,7 @@ def test_a_run_is_seen_in_any_terminal(tmp_path: Path, demo_recipe: Recipe, term
     first = step()
     terminal.until(lambda _: step() > first)
     terminal.resize(80, 20)
-    terminal.until("Disk")
-    assert "^q Quit" in terminal.text
+    terminal.until(lambda text: "Disk" in text and "^q Quit" in text)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,16 @@ class Session:
         self._on_event = on_event
         await self.call("follow")
 
+    async def stop(self, *, now: bool = False) -> dict[str, Any]:
+        """Ask the run to stop after its step, or `now`, and return what the session answers.
+
+        A session that does not answer gets SIGTERM too, which asks the same: the system keeps it until the session
+        runs again, also where this connection, and with it what was sent, is gone by then.
+        """
+        if self.silent_s and self.pid is not None:
+            os.kill(self.pid, signal.SIGTERM)
+        return await self.call("now" if now else "stop")
+
     @property
     def pid(self) -> int | None:
         """The session's process, where the platform tells it."""
