@@ -32,9 +32,9 @@ import math, sys, time
 from pathlib import Path
 from screens.app import TuituneApp
 from screens.run_link import RunLink
-from tuitune.events import Phase, Plan, Started, Step
-from tuitune.history import History
-from tuitune.run import Run
+from tuitune.runs.events import Phase, Plan, Started, Step
+from tuitune.runs.history import History
+from tuitune.runs.folder import Run
 
 steps, rate, streaming = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 

@@ -112,7 +112,7 @@ def measure(path: Path) -> dict[str, Any]:
     import sample_data
     from tuitune.data import open_dataset
     from tuitune.data.prepare import prepare
-    from tuitune.model import load_tokenizer
+    from tuitune.model.config import load_tokenizer
     from tuitune.recipe import Recipe
 
     model = {"name": str(Path(sample_data.__file__).parent / "demo_model")}

@@ -34,7 +34,7 @@ One().run()
 # The command as a user runs it, with a list of what it had imported written when it ends.
 TUITUNE = """
 import json, sys
-from tuitune.cli import run_command
+from tuitune.commands.parser import run_command
 run_command([])
 with open(sys.argv[1], "w") as file:
     json.dump(sorted(sys.modules), file)

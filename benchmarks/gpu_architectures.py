@@ -56,7 +56,7 @@ def problems(found: dict[str, Any]) -> list[str]:
 def measure(architecture: str, folder: Path, *, in_4bit: bool, backend: str = "unsloth") -> dict[str, Any]:
     """One whole run in this process, which has imported nothing heavy yet; `folder` gets what `compare` needs."""
     began = time.time()
-    from tuitune.backends.environment import warm_up
+    from tuitune.machine.environment import warm_up
 
     warm_up()
     imported = time.time()
@@ -64,11 +64,11 @@ def measure(architecture: str, folder: Path, *, in_4bit: bool, backend: str = "u
 
     from tests.architectures import build
     from tuitune import backends
-    from tuitune.chat import Sampling, reply
+    from tuitune.chat.reply import Sampling, reply
     from tuitune.data.prepare import prepare
     from tuitune.recipe import Recipe
-    from tuitune.run import create_run
-    from tuitune.train import Control, train
+    from tuitune.runs.folder import create_run
+    from tuitune.train.run import Control, train
 
     base = folder / "base"
     if not base.is_dir():
@@ -123,8 +123,8 @@ def measure(architecture: str, folder: Path, *, in_4bit: bool, backend: str = "u
 
 def _gradients(loaded: Any, rows: list[Any]) -> dict[str, Any]:
     """The adapter's gradients of the rows in the run's own kind of batch, and of each row alone, as fp32 on the CPU."""
-    from tuitune.batching import IGNORED, Padded, collator
-    from tuitune.isolation import loss_of
+    from tuitune.train.batching import IGNORED, Padded, collator
+    from tuitune.train.isolation import loss_of
 
     rows = [{name: list(row[name]) for name in ("input_ids", "labels")} for row in rows]
     trained = sum(label != IGNORED for row in rows for label in row["labels"][1:])
@@ -155,7 +155,7 @@ def compare(folder: Path) -> dict[str, Any]:
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    from tuitune.batching import IGNORED
+    from tuitune.train.batching import IGNORED
 
     kept = torch.load(folder / "gradients.pt", weights_only=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"

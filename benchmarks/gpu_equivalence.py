@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.backends import LoadedModel
-from tuitune.batching import Padded, PaddingFree, Row
 from tuitune.recipe import Recipe
+from tuitune.train.batching import Padded, PaddingFree, Row
 
 SAMPLE_DATA = Path(__file__).parents[1] / "sample_data"
 RESULTS = Path(__file__).parent / "results"

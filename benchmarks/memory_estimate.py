@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapes import SAMPLE_DATA, make_config, make_model
-from tuitune.estimate import Memory, memory_of, shape_of
+from tuitune.plan.estimate import Memory, memory_of, shape_of
 from tuitune.recipe import Recipe
 
 RESULT = Path(__file__).parent / "results" / "memory_estimate.json"
@@ -76,9 +76,9 @@ def measure(model: Path, *, in_4bit: bool, rank: int) -> list[Row]:
     """Load once, then run each setting of this rank."""
     import torch
 
-    from tuitune import hardware
     from tuitune.backends.unsloth import UnslothBackend
-    from tuitune.batching import Padded, PaddingFree
+    from tuitune.machine import hardware
+    from tuitune.train.batching import Padded, PaddingFree
 
     gc.collect()
     torch.cuda.empty_cache()
@@ -175,7 +175,7 @@ def main() -> None:
 
 
 def measured(folder: Path, shapes: list[str]) -> dict[str, Any]:
-    from tuitune.backends.environment import prepare_environment
+    from tuitune.machine.environment import prepare_environment
 
     prepare_environment()
     import unsloth  # noqa: F401  (before transformers, which makes the models)

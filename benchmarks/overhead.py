@@ -27,8 +27,8 @@ import pexpect
 import psutil
 
 from benchmarks.shapes import SAMPLE_DATA
-from tuitune.events import Event
 from tuitune.recipe import Recipe
+from tuitune.runs.events import Event
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,9 +45,9 @@ def block(loaded: Any, prepared: Any, *, watched: bool) -> Block:
     """Train `max_steps` steps from where the adapter stands; the first two and the last, which saves, do not count."""
     from transformers import TrainerCallback
 
-    from tuitune import train
-    from tuitune.hardware import sample
-    from tuitune.run import create_run
+    from tuitune.machine.hardware import sample
+    from tuitune.runs.folder import create_run
+    from tuitune.train import run as train
 
     marks: list[tuple[float, float]] = []
 
@@ -88,12 +88,12 @@ def block(loaded: Any, prepared: Any, *, watched: bool) -> Block:
 
 def in_pairs(recipe: Recipe, pairs: int) -> list[tuple[Block, Block]]:
     """Watched and bare blocks in turn, each first in every second pair."""
-    from tuitune.backends.environment import warm_up
+    from tuitune.machine.environment import warm_up
 
     warm_up()
     from tuitune import backends
     from tuitune.data.prepare import prepare
-    from tuitune.model import load_tokenizer
+    from tuitune.model.config import load_tokenizer
 
     prepared = prepare(recipe, load_tokenizer(recipe.model))
     loaded = backends.load(recipe, print)

@@ -30,8 +30,8 @@ from screens.settings import Settings, settings_file
 from screens.steps import StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import explain
-from tuitune.events import Failed
-from tuitune.run import Run
+from tuitune.runs.events import Failed
+from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ def run_app(
     app = TuituneApp(recipe, runs_folder=runs_folder, attach=attach, settings=settings)
     result = app.run()
     if (run := app.link.run) is not None and app.link.is_training:
-        from tuitune.viewer import own_command
+        from tuitune.commands.viewer import own_command
 
         back = own_command("attach", run.folder)
         print(f"Run {one_line(run.name)} goes on. Come back to it with: {back}")  # wrapped by nothing

@@ -23,10 +23,10 @@ from screens.widgets.bars import bar
 from screens.widgets.fields import FieldLine
 from screens.widgets.prompt import Prompt
 from tuitune.atomic import write_atomic
-from tuitune.chat import Sampling, loading_text
+from tuitune.chat.reply import Sampling, loading_text
 from tuitune.errors import TuituneError
 from tuitune.recipe import field_errors
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 from tuitune.text import one_line, safe_text
 
 Who = Literal["adapter", "base"]

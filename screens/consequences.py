@@ -6,9 +6,9 @@ from textual.content import Content
 
 from screens.units import about, count, gib, size
 from screens.widgets.bars import bar
-from tuitune.advice import offer_of_16bit, passes_over_data, training_seconds, warnings
-from tuitune.glance import Speed
+from tuitune.plan.advice import offer_of_16bit, passes_over_data, training_seconds, warnings
 from tuitune.recipe import Recipe
+from tuitune.runs.glance import Speed
 from tuitune.text import one_line
 
 _MUTED = "$foreground 60%"

@@ -6,9 +6,9 @@ from textual.content import Content
 
 from screens.units import count, duration, gib, size
 from screens.widgets.bars import bar
-from tuitune.events import Failed, Finished, Sample
-from tuitune.history import History
-from tuitune.run import Run
+from tuitune.runs.events import Failed, Finished, Sample
+from tuitune.runs.folder import Run
+from tuitune.runs.history import History
 from tuitune.text import one_line
 
 PHASES = {

@@ -11,7 +11,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from screens.units import gib
-from tuitune.hardware import Gpu
+from tuitune.machine.hardware import Gpu
 from tuitune.text import one_line
 
 

@@ -25,9 +25,9 @@ from screens.widgets.bars import sparkline
 from screens.widgets.paths import PickPath, has_suffix
 from screens.widgets.step_bar import StepBar, StepTab
 from tuitune.errors import TuituneError
-from tuitune.glance import Glance, glance
-from tuitune.hardware import Gpu, choose_gpu, chosen_gpu, gpus
-from tuitune.run import all_runs
+from tuitune.machine.hardware import Gpu, choose_gpu, chosen_gpu, gpus
+from tuitune.runs.folder import all_runs
+from tuitune.runs.glance import Glance, glance
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class HomeScreen(Screen[None]):
 
     @work(thread=True, exclusive=True, group="examine", exit_on_error=False)
     def _examine(self) -> None:
-        from tuitune.doctor import examine
+        from tuitune.machine.doctor import examine
 
         found = examine(self.tuitune.link.runs_folder)
         wrong = [each for each in found if each.status != "ok"]

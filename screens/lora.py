@@ -21,10 +21,10 @@ from screens.step_screen import StepScreen
 from screens.widgets.fields import FieldLine
 from screens.widgets.tick import ChoiceList
 from screens.widgets.yaml_area import YamlArea, read_recipe
-from tuitune.advice import USUAL
 from tuitune.errors import TuituneError
-from tuitune.glance import measured_speed
+from tuitune.plan.advice import USUAL
 from tuitune.recipe import Recipe
+from tuitune.runs.glance import measured_speed
 from tuitune.text import one_line, safe_text
 
 _SHORT_RUN = {"train.num_train_epochs": 1.0, "lora.r": 16, "lora.lora_alpha": 16.0}

@@ -17,15 +17,15 @@ from screens.actions import ACTIONS, bind, key_name
 from screens.step_screen import StepScreen
 from screens.units import count, gib
 from screens.widgets.tick import Tick
-from tuitune import catalogue
-from tuitune.catalogue import Found, Known
 from tuitune.errors import TuituneError
-from tuitune.estimate import Memory, verdict
-from tuitune.hardware import Gpu, chosen_gpu
-from tuitune.hub import has_token
-from tuitune.model import is_folder
+from tuitune.hub.reach import has_token
+from tuitune.machine.hardware import Gpu, chosen_gpu
+from tuitune.model.config import is_folder
 from tuitune.paths import expanded
-from tuitune.proven import Proof, proof
+from tuitune.plan import catalogue
+from tuitune.plan.catalogue import Found, Known
+from tuitune.plan.estimate import Memory, verdict
+from tuitune.plan.proven import Proof, proof
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 

@@ -12,9 +12,9 @@ from textual.message import Message
 
 from screens.draft import Draft
 from tuitune.errors import TuituneError
-from tuitune.events import Event, Failed, Finished, Started
-from tuitune.history import History
-from tuitune.run import Run, all_runs
+from tuitune.runs.events import Event, Failed, Finished, Started
+from tuitune.runs.folder import Run, all_runs
+from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
 
 if TYPE_CHECKING:

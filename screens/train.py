@@ -18,8 +18,8 @@ from screens.run_link import AGAIN, RunLink
 from screens.step_screen import StepScreen
 from screens.widgets.metric_plot import MetricPlot
 from tuitune.errors import TuituneError
-from tuitune.events import Failed, Finished
-from tuitune.run import Run
+from tuitune.runs.events import Failed, Finished
+from tuitune.runs.folder import Run
 from tuitune.text import safe_text
 
 _PANES = {"messages": "Messages", "samples": "Sample replies", "log": "Log"}

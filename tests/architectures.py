@@ -88,7 +88,7 @@ ARCHITECTURES: tuple[str, ...] = tuple(_CONFIGS)
 
 
 def architecture(name: str) -> str:
-    """The `model_type` of the tiny model `name`, by which tuitune/proven.yaml and tuitune/models.yaml call it."""
+    """The `model_type` of the tiny model `name`, by which proven.yaml and models.yaml in tuitune/plan call it."""
     return name.removesuffix("_window")
 
 

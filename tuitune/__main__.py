@@ -9,7 +9,7 @@ def main() -> int:
 
     settle_streams()
     keep_others_out()
-    from tuitune.cli import run_command
+    from tuitune.commands.parser import run_command
 
     return run_command(sys.argv[1:])
 

@@ -10,9 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tuitune.chat_templates import require_template
+from tuitune.chat_template.named import require_template
+from tuitune.chat_template.template import ChatTemplate, Rendered, Turn
+from tuitune.conversation import Conversation, Message, Sample, UnusableRow
 from tuitune.errors import UnusableInput
-from tuitune.template import ChatTemplate, Conversation, Message, Rendered, Sample, Turn, UnusableRow
 
 __all__ = ["Conversation", "Masked", "Masker", "Message", "Sample", "UnusableRow", "token_texts"]
 

@@ -1,9 +1,12 @@
 """Paths as people write them, and the folders that are this user's alone."""
 
+import hashlib
+import json
 import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tuitune.errors import TuituneError, UnusableInput, explain
 
@@ -53,3 +56,22 @@ def temporary_folder() -> Path:
         return own_folder(Path(tempfile.gettempdir()) / f"tuitune-{os.getuid()}")
     except FileNotFoundError:
         raise TuituneError("There is no folder for temporary files: set TMPDIR to one.") from None
+
+
+def cache_folder(name: str) -> Path:
+    """Where what can be made or downloaded again is kept; not made here."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("tuitune")) / name
+
+
+def key_of(*parts: Any) -> str:
+    """A file name for what these parts make; a Path stands for its file's content."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return digest.hexdigest()

@@ -10,8 +10,8 @@ from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tuitune.events import Step
-from tuitune.history import History
+from tuitune.runs.events import Step
+from tuitune.runs.history import History
 
 Floats = NDArray[np.float64]
 MetricName = Literal["loss", "learning_rate", "grad_norm", "tokens_per_second"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tuitune import export as engine
 from tuitune.export import Exported
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 
 
 def export(

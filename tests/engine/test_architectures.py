@@ -14,17 +14,17 @@ from tests.conftest import DEMO
 from tests.engine.exporting import export
 from tuitune import backends
 from tuitune.backends import LoadedModel
-from tuitune.batching import IGNORED, Padded
-from tuitune.chat import Sampling, reply
+from tuitune.chat.reply import Sampling, reply
 from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Event, Notice, Step
 from tuitune.export import Exported, llama_cpp
-from tuitune.model import reads_other_than_text
-from tuitune.proven import proof
+from tuitune.model.config import reads_other_than_text
+from tuitune.plan.proven import proof
 from tuitune.recipe import Recipe
-from tuitune.run import Run, create_run
-from tuitune.train import Control, train
+from tuitune.runs.events import Event, Notice, Step
+from tuitune.runs.folder import Run, create_run
+from tuitune.train.batching import IGNORED, Padded
+from tuitune.train.run import Control, train
 
 MULTIMODAL = {"gemma3", "mistral3", "qwen3_5"}
 

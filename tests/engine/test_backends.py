@@ -8,9 +8,9 @@ import pytest
 from tests.conftest import DEMO
 from tuitune import backends
 from tuitune.backends import LoadedModel
-from tuitune.backends.environment import prepare_environment
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.model import load_tokenizer, training_config
+from tuitune.machine.environment import prepare_environment
+from tuitune.model.config import load_tokenizer, training_config
 from tuitune.recipe import ModelSection, Recipe
 
 LINEARS = 7 * 5  # seven projections in five layers

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tuitune.batching import ALIGNED, Padded, PaddingFree
+from tuitune.train.batching import ALIGNED, Padded, PaddingFree
 
 ROWS = [
     {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEMO
-from tuitune.catalogue import cached_models, known_models, look_up, memory_for, model_folders, search_hub
 from tuitune.errors import TuituneError
-from tuitune.estimate import verdict
-from tuitune.hardware import Gpu
+from tuitune.machine.hardware import Gpu
+from tuitune.plan.catalogue import cached_models, known_models, look_up, memory_for, model_folders, search_hub
+from tuitune.plan.estimate import verdict
 from tuitune.recipe import Recipe
 
 GIB = 2**30

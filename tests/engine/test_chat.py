@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import DEMO
 from tuitune.backends import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
-from tuitune.chat import Sampling, prompt_ids, reply
+from tuitune.chat.reply import Sampling, prompt_ids, reply
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 

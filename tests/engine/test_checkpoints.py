@@ -14,13 +14,13 @@ import pytest
 from tests.engine.exporting import export
 from tests.engine.training import trained
 from tuitune.atomic import publish, recover, remove
-from tuitune.checkpoints import MANIFEST, checkpoints_of, damage
 from tuitune.errors import UnusableInput
-from tuitune.events import Checkpoint, Event
 from tuitune.recipe import Recipe
+from tuitune.runs.events import Checkpoint, Event
 from tuitune.session.jobs import Jobs
 from tuitune.session.worker import Job
-from tuitune.train import Control
+from tuitune.train.checkpoints import MANIFEST, checkpoints_of, damage
+from tuitune.train.run import Control
 
 
 def with_train(recipe: Recipe, **settings: Any) -> Recipe:

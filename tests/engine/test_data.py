@@ -19,7 +19,7 @@ from tuitune.data.files import MAX_ROW_BYTES
 from tuitune.data.inspect import inspect_rows, summary
 from tuitune.data.prepare import prepare
 from tuitune.errors import UnusableInput
-from tuitune.model import load_tokenizer
+from tuitune.model.config import load_tokenizer
 from tuitune.recipe import DataSection, Recipe
 
 ASKED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]

@@ -22,15 +22,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import DEMO
-from tuitune.chat_templates import TEMPLATES
+from tuitune.audit.scan import Audit, audit
+from tuitune.chat_template.named import TEMPLATES
 from tuitune.data import content
-from tuitune.data.audit import Audit, audit
 from tuitune.data.digest import among, digest, repeats
 from tuitune.data.inspect import summary
 from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.masking import IGNORED, Masker, Message, Sample
-from tuitune.model import load_tokenizer
+from tuitune.model.config import load_tokenizer
 from tuitune.recipe import ModelSection, Recipe
 
 

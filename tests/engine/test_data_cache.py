@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from tests.conftest import DEMO
-from tuitune.data.audit import audit
+from tuitune.audit.scan import audit
 from tuitune.data.cache import KEPT
 from tuitune.data.prepare import prepare
-from tuitune.model import load_tokenizer
+from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
 
 PREPARE = """
 import os, signal, sys
 from tuitune.data.prepare import prepare
-from tuitune.model import load_tokenizer
+from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
 
 def in_the_middle(done, total):

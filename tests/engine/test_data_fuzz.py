@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from tuitune.conversation import UnusableRow
 from tuitune.data import open_dataset
 from tuitune.data.files import parse
 from tuitune.data.formats import Format, read
 from tuitune.errors import UnusableInput
 from tuitune.recipe import DataSection
-from tuitune.template import UnusableRow
 
 INPUTS = int(os.environ.get("TUITUNE_FUZZ_INPUTS", "25000"))
 """Files read by the test; four times as many rows are read beside them."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tuitune import doctor
-from tuitune.doctor import Finding
-from tuitune.hardware import Gpu, gpus
+from tuitune.machine import doctor
+from tuitune.machine.doctor import Finding
+from tuitune.machine.hardware import Gpu, gpus
 
 GIB = 2**30
 
@@ -52,7 +52,8 @@ def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 WHERE = """
 import json
 from huggingface_hub import get_token
-from tuitune import doctor, hub
+from tuitune.machine import doctor
+from tuitune.hub import reach as hub
 print(json.dumps([get_token() is not None, hub.has_token(), "present" in doctor._hub_token().text]))
 """
 

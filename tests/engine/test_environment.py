@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 PREPARE = (
-    "import os; from tuitune.backends.environment import prepare_environment; prepare_environment(); "
+    "import os; from tuitune.machine.environment import prepare_environment; prepare_environment(); "
     "print(os.environ['UNSLOTH_COMPILE_LOCATION'])"
 )
 

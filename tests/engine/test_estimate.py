@@ -10,8 +10,8 @@ import pytest
 from benchmarks import memory_estimate
 from tests.conftest import DEMO
 from tuitune.errors import UnusableInput
-from tuitune.estimate import Rows, Shape, estimate, longest_batch_tokens, memory_of, shape_of, steps_of, verdict
-from tuitune.hardware import Gpu
+from tuitune.machine.hardware import Gpu
+from tuitune.plan.estimate import Rows, Shape, estimate, longest_batch_tokens, memory_of, shape_of, steps_of, verdict
 from tuitune.recipe import Recipe
 
 GIB = 2**30
@@ -134,7 +134,7 @@ def test_more_of_anything_never_takes_less() -> None:
 
 def test_16_bit_is_offered_with_its_peak_where_it_fits_on_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Gpu(0, "NVIDIA H200", "GPU-a", 140 * GIB, 0, "580", (9, 0))
-    monkeypatch.setattr("tuitune.estimate.chosen_gpu", lambda: card)
+    monkeypatch.setattr("tuitune.plan.estimate.chosen_gpu", lambda: card)
     found = estimate(recipe(DEMO / "demo_model"))
     assert found.bytes_in_16bit is not None
     assert found.bytes_in_16bit > found.memory.total_bytes - 100 * 2**20
@@ -142,7 +142,7 @@ def test_16_bit_is_offered_with_its_peak_where_it_fits_on_the_card(monkeypatch: 
     whole = recipe(DEMO / "demo_model")
     in_16bit = whole.model_copy(update={"model": whole.model.model_copy(update={"load_in_4bit": False})})
     assert estimate(in_16bit).bytes_in_16bit is None
-    monkeypatch.setattr("tuitune.estimate.chosen_gpu", lambda: None)
+    monkeypatch.setattr("tuitune.plan.estimate.chosen_gpu", lambda: None)
     assert estimate(recipe(DEMO / "demo_model")).bytes_in_16bit is None
 
 
@@ -152,7 +152,7 @@ def test_the_verdict_leaves_a_margin(needed: int, word: str) -> None:
 
 
 def test_a_large_data_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuitune.estimate._READ_UP_TO_BYTES", 100)
+    monkeypatch.setattr("tuitune.plan.estimate._READ_UP_TO_BYTES", 100)
     found = estimate(recipe(DEMO / "demo_model", train={"max_steps": -1}))
     assert (found.rows, found.steps, found.longest_batch_tokens) == (None, None, 2 * 2048)
     assert "known once the data is read" in found.as_text()

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.engine.training import trained
-from tuitune.events import Event, Finished, Phase
 from tuitune.recipe import Recipe
-from tuitune.train import Control
+from tuitune.runs.events import Event, Finished, Phase
+from tuitune.train.run import Control
 
 
 @pytest.mark.parametrize(("phase", "status", "step"), [("before", "stopped", 0), ("after", "done", 3)])

@@ -17,12 +17,12 @@ import torch
 
 from tests.engine.exporting import export
 from tuitune import export as engine
+from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import KINDS, Cancelled, Exported, NotExported, llama_cpp
 from tuitune.export.ollama import pieces, prompts_of
 from tuitune.recipe import Recipe
-from tuitune.run import Run, create_run
-from tuitune.template import Conversation
+from tuitune.runs.folder import Run, create_run
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "sample_data" / "demo_model"
@@ -472,8 +472,8 @@ def test_a_context_longer_than_the_models_own_is_exported_as_it_was_trained(tmp_
     from transformers import AutoConfig
 
     from tuitune.export.card import model_card
-    from tuitune.model import training_config
-    from tuitune.train import Control, train
+    from tuitune.model.config import training_config
+    from tuitune.train.run import Control, train
 
     recipe = Recipe.from_data(
         {

@@ -15,7 +15,7 @@ from tuitune.atomic import publish
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import llama_cpp, place, preflight
 from tuitune.recipe import Recipe
-from tuitune.run import Run, create_run
+from tuitune.runs.folder import Run, create_run
 
 DEMO = Path(__file__).parents[2] / "sample_data" / "demo_model"
 

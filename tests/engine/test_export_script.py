@@ -15,7 +15,7 @@ from sample_data import __file__ as sample_data
 from tests.engine.exporting import export
 from tuitune.export.script import requirements, script
 from tuitune.recipe import Recipe
-from tuitune.run import Run, create_run
+from tuitune.runs.folder import Run, create_run
 
 SAMPLES = Path(sample_data).parent
 
@@ -24,7 +24,7 @@ SAMPLES = Path(sample_data).parent
 def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, model: dict[str, Any]) -> None:
     from safetensors.torch import load_file
 
-    from tuitune.train import Control, train
+    from tuitune.train.run import Control, train
 
     # The template of a tokenizer that has none comes from the recipe.
     base = tmp_path / "base"

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from tuitune.errors import TuituneError
-from tuitune.fit import Candidate, Trial, best, candidates, halved, optimizer_name, seconds_of
-from tuitune.history import History
+from tuitune.plan.optimizer import optimizer_name
 from tuitune.recipe import Recipe
-from tuitune.run import Run, create_run
+from tuitune.runs.folder import Run, create_run
+from tuitune.runs.history import History
+from tuitune.train.autotune import Candidate, Trial, best, candidates, halved, seconds_of
 
 GIB = 2**30
 
@@ -25,7 +26,7 @@ def test_a_step_is_timed_again_unless_it_was_long(
 ) -> None:
     now = 100.0
     taken: list[float] = []
-    monkeypatch.setattr("tuitune.fit.time.perf_counter", lambda: now)
+    monkeypatch.setattr("tuitune.train.autotune.time.perf_counter", lambda: now)
 
     def step() -> None:
         nonlocal now
@@ -107,7 +108,7 @@ def test_a_run_goes_on_in_smaller_passes_after_memory_ran_out(
     import torch
     from transformers import LlamaModel
 
-    from tuitune.train import Control, train
+    from tuitune.train.run import Control, train
 
     def run(name: str, **changes: Any) -> tuple[Run, History]:
         settings = {"max_steps": 4, "save_steps": save_steps, "gradient_accumulation_steps": 1, **changes}

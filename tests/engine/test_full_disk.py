@@ -16,10 +16,10 @@ import pytest
 from tests.conftest import DEMO
 from tuitune.atomic import publish
 from tuitune.errors import TuituneError, disk_is_full
-from tuitune.events import Notice
 from tuitune.export import NotExported, export
 from tuitune.recipe import Recipe
-from tuitune.run import all_runs, create_run
+from tuitune.runs.events import Notice
+from tuitune.runs.folder import all_runs, create_run
 from tuitune.session.jobs import Jobs
 from tuitune.session.worker import Job
 

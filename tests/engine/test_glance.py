@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tuitune.advice import training_seconds
-from tuitune.events import Event, Notice, Plan, Sample, Step
-from tuitune.glance import Speed, glance, measured_speed
+from tuitune.plan.advice import training_seconds
 from tuitune.recipe import Recipe
-from tuitune.run import all_runs, create_run
+from tuitune.runs.events import Event, Notice, Plan, Sample, Step
+from tuitune.runs.folder import all_runs, create_run
+from tuitune.runs.glance import Speed, glance, measured_speed
 
 
 def recipe(model: str, **train: float) -> Recipe:

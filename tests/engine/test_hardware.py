@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tuitune import hardware
 from tuitune.errors import UnusableInput
+from tuitune.machine import hardware
 
 GIB = 2**30
 

@@ -17,7 +17,7 @@ import yaml
 from tests.conftest import DEMO
 from tests.engine.hub_server import Hub, commit, hub_server
 from tuitune.export.card import model_card
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 
 DATASET = "sea/shanties"
 TOKEN = "hf_" + "notASecret" * 4
@@ -61,7 +61,7 @@ def write(path: Path, rows: list[dict[str, Any]], *lines: str) -> None:
 
 COMMANDS = """
 import contextlib, io, json, sys
-from tuitune.cli import run_command
+from tuitune.commands.parser import run_command
 for arguments in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -168,7 +168,7 @@ def test_what_is_not_there_or_may_not_be_read_is_refused_in_one_sentence(tuitune
 
 SEARCHES = """
 import json, sys
-from tuitune.data.hub import dataset_splits, search_datasets
+from tuitune.hub.datasets import dataset_splits, search_datasets
 from tuitune.errors import TuituneError
 for asked in json.loads(sys.argv[1]):
     try:
@@ -294,7 +294,7 @@ def test_a_large_dataset_is_not_downloaded_to_be_counted(tuitune: Tuitune, hub: 
 
 
 REFUSALS = """
-from tuitune.hub import refusal
+from tuitune.hub.reach import refusal
 for name in ("sea/a", "sea/b", "sea/a"):
     for what in ("model", "dataset"):
         assert "timed out" in str(refusal(name, what)), refusal(name, what)

@@ -10,14 +10,14 @@ from tests.architectures import build
 from tests.conftest import DEMO
 from tuitune import backends
 from tuitune.backends import LoadedModel
-from tuitune.batching import IGNORED
 from tuitune.data.prepare import prepare
-from tuitune.events import Plan
 from tuitune.export.card import model_card
-from tuitune.isolation import Isolation, prove_isolation, settle_batches
-from tuitune.model import load_tokenizer
+from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
-from tuitune.run import create_run
+from tuitune.runs.events import Plan
+from tuitune.runs.folder import create_run
+from tuitune.train.batching import IGNORED
+from tuitune.train.isolation import Isolation, prove_isolation, settle_batches
 
 HOLDS = Isolation(
     rows=3,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import DEMO
-from tuitune.data.audit import audit, histogram
+from tuitune.audit.scan import audit, histogram
 from tuitune.recipe import Recipe
 
 

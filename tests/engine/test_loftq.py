@@ -10,8 +10,8 @@ from tuitune import backends
 from tuitune.backends import LoadedModel
 from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
-from tuitune.run import create_run
-from tuitune.train import check
+from tuitune.runs.folder import create_run
+from tuitune.train.run import check
 
 IDS = [[5, 900, 17, 2000, 31, 77, 1200, 8]]
 

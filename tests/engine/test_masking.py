@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import DEMO
 from tests.engine.llama_cpp_models import templates, tokenizer
+from tuitune.chat_template.template import ChatTemplate
 from tuitune.masking import IGNORED, Conversation, Masked, Masker, Sample, UnusableRow, token_texts
-from tuitune.template import ChatTemplate
 
 CHAT: Conversation = [
     {"role": "system", "content": "Be kind."},

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.engine.llama_cpp_models import CHAT_VOCABULARIES, templates, tokenizer
+from tuitune.chat_template.template import ChatTemplate
 from tuitune.masking import Conversation, Masked, Masker, UnusableRow
-from tuitune.template import ChatTemplate
 
 PLAIN: Conversation = [
     {"role": "user", "content": "Where is the river, and why?"},

@@ -4,7 +4,7 @@ import io
 import sys
 from contextlib import redirect_stdout
 
-from tuitune.backends.output import printed
+from tuitune.session.output import printed
 
 
 def test_whole_lines_are_told_and_passed_on_and_progress_bars_are_not_told() -> None:

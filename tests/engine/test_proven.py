@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.architectures import ARCHITECTURES, architecture
-from tuitune.catalogue import known_models
-from tuitune.proven import architectures, proof, table
+from tuitune.plan.catalogue import known_models
+from tuitune.plan.proven import architectures, proof, table
 
 
 def test_the_page_is_made_from_the_record() -> None:
     page = Path(__file__).parents[2] / "docs" / "models.md"
-    assert page.read_text(encoding="utf-8") == table(), "run python -m tuitune.proven > docs/models.md"
+    assert page.read_text(encoding="utf-8") == table(), "run python -m tuitune.plan.proven > docs/models.md"
 
 
 def test_what_is_said_to_be_proven_is_tested() -> None:

@@ -34,7 +34,7 @@ def package(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-ONE = "import sys; from tuitune.backends.quick_import import OneTrainer; sys.meta_path.insert(0, OneTrainer())\n"
+ONE = "import sys; from tuitune.machine.quick_import import OneTrainer; sys.meta_path.insert(0, OneTrainer())\n"
 
 
 def test_only_the_trainer_in_use_is_rewritten(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_an_unsloth_that_is_made_otherwise_is_left_alone(tmp_path: Path) -> None
 
 
 KEEP = (
-    "import sys; from pathlib import Path; from tuitune.backends.quick_import import keep_bytecode\n"
+    "import sys; from pathlib import Path; from tuitune.machine.quick_import import keep_bytecode\n"
     "keep_bytecode(Path({folder!r})); import transformers; print(sys.pycache_prefix)"
 )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEMO
-from tuitune.backends.read_ahead import read_ahead
+from tuitune.model.read_ahead import read_ahead
 from tuitune.recipe import ModelSection
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is in its page cache")
@@ -78,6 +78,6 @@ def test_a_model_that_is_not_here_is_no_concern(tmp_path: Path, monkeypatch: pyt
 
 
 def test_nothing_heavy_is_imported_for_it() -> None:
-    code = "import sys, tuitune.backends.read_ahead; print(*sys.modules)"
+    code = "import sys, tuitune.model.read_ahead; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "huggingface_hub", "unsloth"} & set(done.stdout.split())

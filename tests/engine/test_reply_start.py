@@ -11,10 +11,11 @@ import pytest
 from tests.engine.exporting import export
 from tests.engine.llama_cpp_models import templates, tokenizer
 from tests.engine.test_export import DEMO, never, quiet, serve, yes
+from tuitune.chat_template.reply_start import begin_as_trained, prompt_as_trained
+from tuitune.chat_template.template import ChatTemplate
+from tuitune.conversation import Conversation, UnusableRow
 from tuitune.recipe import Recipe
-from tuitune.reply_start import begin_as_trained, prompt_as_trained
-from tuitune.run import create_run
-from tuitune.template import ChatTemplate, Conversation, UnusableRow
+from tuitune.runs.folder import create_run
 
 CHANGED = {
     *("GLM-4.6", "GLM-4.7-Flash", "Kimi-K2-Thinking", "MiniMax-M3", "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"),
@@ -78,7 +79,7 @@ def llama_cpps_prompt(gguf: Path) -> str:
 def test_an_export_of_a_run_begins_where_its_data_did(reply: str, ending: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from tuitune.train import Control, train
+    from tuitune.train.run import Control, train
 
     model, rows = tmp_path / "qwen-like", tmp_path / "rows.jsonl"
     shutil.copytree(DEMO, model)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import (
+from tuitune.recipe import Recipe
+from tuitune.runs.events import (
     Evaluation,
     Event,
     Failed,
@@ -28,10 +29,9 @@ from tuitune.events import (
     from_json,
     to_json,
 )
-from tuitune.history import History
-from tuitune.recipe import Recipe
-from tuitune.run import Run, RunWriter, all_runs, create_run, find_run
-from tuitune.sweep import sweep
+from tuitune.runs.folder import Run, RunWriter, all_runs, create_run, find_run
+from tuitune.runs.history import History
+from tuitune.session.sweep import sweep
 
 RECIPE = Recipe.from_data({"model": {"name": "some/model"}, "data": {"path": "/data/my chats.jsonl"}})
 
@@ -135,8 +135,8 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
 
 def test_a_killed_writer_leaves_a_record_that_reads(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tuitune.run import create_run; "
-        "from tuitune.recipe import Recipe; from tuitune.events import Notice; "
+        "import sys, time; from pathlib import Path; from tuitune.runs.folder import create_run; "
+        "from tuitune.recipe import Recipe; from tuitune.runs.events import Notice; "
         "recipe = Recipe.from_data({'model': {'name': 'm'}, 'data': {'path': 'd'}}); "
         "w = create_run(recipe, Path(sys.argv[1]), 'killed'); "
         "w.append(Notice(text='before')); print('ready', flush=True); time.sleep(60)"
@@ -156,7 +156,7 @@ def test_a_killed_writer_leaves_a_record_that_reads(tmp_path: Path) -> None:
 
 def test_a_kill_while_a_run_is_made_takes_no_name(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from tuitune.run import create_run\n"
+        "import os, signal, sys; from pathlib import Path; from tuitune.runs.folder import create_run\n"
         "from tuitune.recipe import Recipe\n"
         "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"  # as the recipe gets its name
         "recipe = Recipe.from_data({'model': {'name': 'm'}, 'data': {'path': 'd'}})\n"

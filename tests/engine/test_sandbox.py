@@ -10,11 +10,11 @@ import pytest
 
 from tests.conftest import DEMO
 from tests.engine.llama_cpp_models import templates
+from tuitune.chat_template.sandbox import sandboxed
 from tuitune.errors import UnusableInput
 from tuitune.masking import Masker
-from tuitune.model import load_tokenizer
+from tuitune.model.config import load_tokenizer
 from tuitune.recipe import ModelSection
-from tuitune.sandbox import sandboxed
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Checkpoint, Event, Failed, Finished, Notice, Reply, Step, to_json
-from tuitune.history import History
 from tuitune.recipe import Recipe
-from tuitune.run import Run
+from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Notice, Reply, Step, to_json
+from tuitune.runs.folder import Run
+from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
 from tuitune.session.protocol import runtime_folder
 from tuitune.session.worker import Cancelled, Job, Result, Worker

@@ -9,10 +9,10 @@ from tests.architectures import ARCHITECTURES, architecture
 from tests.conftest import DEMO
 from tuitune import backends
 from tuitune.errors import UnusableInput
-from tuitune.estimate import empty_model, shape_of
-from tuitune.proven import proof
+from tuitune.model.targets import Targets, resolve
+from tuitune.plan.estimate import empty_model, shape_of
+from tuitune.plan.proven import proof
 from tuitune.recipe import Recipe
-from tuitune.targets import Targets, resolve
 
 
 def recipe(folder: Path, targets: Any = "auto") -> Recipe:

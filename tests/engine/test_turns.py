@@ -7,10 +7,10 @@ import pytest
 
 from tests.engine.llama_cpp_models import templates, tokenizer
 from tests.engine.test_masking_conformance import NEVER_ENDED
+from tuitune.chat_template.turn_end import end_of_turn, end_of_turn_id
 from tuitune.errors import TuituneError
 from tuitune.export.ollama import modelfile, prompts_of
 from tuitune.masking import Conversation, Masker, UnusableRow
-from tuitune.turns import end_of_turn, end_of_turn_id
 
 MARKERS = re.compile(
     r"<[|｜][^<>{}']{1,40}[|｜]>|<\w+_of_turn>|\[/?[A-Z_]{3,}\]|<seed:\w+>|<SPECIAL_\d+>|\[e~\[|<turn\|>|</s>"

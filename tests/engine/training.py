@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tuitune.events import Event
-from tuitune.history import History
 from tuitune.recipe import Recipe
-from tuitune.run import Run, create_run
-from tuitune.train import Control, train
+from tuitune.runs.events import Event
+from tuitune.runs.folder import Run, create_run
+from tuitune.runs.history import History
+from tuitune.train.run import Control, train
 
 
 def trained(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tuitune.backends.environment import warm_up
+from tuitune.machine.environment import warm_up
 from tuitune.recipe import Recipe
 
 pytestmark = pytest.mark.gpu
@@ -94,9 +94,9 @@ def test_the_varlen_kernel_computes_attention(heads: tuple[int, int], window: tu
 def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
     """The demo recipe's data for 60 steps: fitted, loss falls, adapter saved and answering in its style."""
     from tuitune import backends
-    from tuitune.chat import Sampling, reply
-    from tuitune.cli import run_command
-    from tuitune.run import find_run
+    from tuitune.chat.reply import Sampling, reply
+    from tuitune.commands.parser import run_command
+    from tuitune.runs.folder import find_run
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -136,8 +136,8 @@ def recipe_of(**changes: Any) -> Recipe:
 
 def events_of(recipe: Recipe, folder: Path) -> list[Any]:
     """Train in this process; everything that was told."""
-    from tuitune.run import create_run
-    from tuitune.train import Control, train
+    from tuitune.runs.folder import create_run
+    from tuitune.train.run import Control, train
 
     told: list[Any] = []
     writer = create_run(recipe, folder, "run")
@@ -200,7 +200,7 @@ def test_memory_that_runs_out_halves_the_pass_and_the_run_goes_on(tmp_path: Path
 _LOGITS = """
 import sys, torch
 from transformers import AutoModelForCausalLM
-from tuitune.model import training_config
+from tuitune.model.config import training_config
 from tuitune.recipe import Recipe
 recipe = Recipe.load(sys.argv[1])
 model = AutoModelForCausalLM.from_pretrained(recipe.model.name, config=training_config(recipe), dtype=torch.float32)

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from screens.app import TuituneApp
 from tests.conftest import DEMO
 from tuitune.recipe import Recipe
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 from tuitune.session.client import Session
 
 SIZE = (80, 24)

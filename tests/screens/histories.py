@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuitune.events import (
+from tuitune.recipe import Recipe
+from tuitune.runs.events import (
     Checkpoint,
     Evaluation,
     Event,
@@ -19,9 +20,8 @@ from tuitune.events import (
     Started,
     Step,
 )
-from tuitune.history import History
-from tuitune.recipe import Recipe
-from tuitune.run import Run, create_run
+from tuitune.runs.folder import Run, create_run
+from tuitune.runs.history import History
 
 AT = 1_900_000_000.0
 NOW = AT + 95

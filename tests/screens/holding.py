@@ -10,8 +10,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tuitune.backends.environment import prepare_environment
-from tuitune.run import Run, RunWriter
+from tuitune.machine.environment import prepare_environment
+from tuitune.runs.folder import Run, RunWriter
 from tuitune.session.client import Session
 from tuitune.session.protocol import new_socket_path
 from tuitune.session.server import Server

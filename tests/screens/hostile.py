@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tests.engine.hub_server import Hub
-from tuitune.events import Checkpoint, Event, Failed, Notice, Output, Phase, Reply, Started
 from tuitune.recipe import Recipe, SourceSection
-from tuitune.run import create_run
+from tuitune.runs.events import Checkpoint, Event, Failed, Notice, Output, Phase, Reply, Started
+from tuitune.runs.folder import create_run
 
 KINDS = {
     "short": "[/b]\x9b2J\u202e\x1b]77;EVIL\x07\x1b[?7777h",

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.screens import histories
-from tuitune import hardware
+from tuitune.machine import hardware
 
 GIB = 2**30
 NAME = "NVIDIA RTX 4090"

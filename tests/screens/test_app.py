@@ -25,9 +25,9 @@ from tests.conftest import DEMO
 from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.errors import UnusableInput
-from tuitune.events import Step, to_json
 from tuitune.recipe import Recipe
-from tuitune.run import Run, all_runs, create_run
+from tuitune.runs.events import Step, to_json
+from tuitune.runs.folder import Run, all_runs, create_run
 from tuitune.session.client import Session
 
 
@@ -296,7 +296,7 @@ async def test_a_chosen_theme_is_kept(recipe: Recipe, tmp_path: Path, still: Non
 async def test_another_gpu_is_chosen_with_a_new_session(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cards are made up, at NVML's edge; the session is real."""
     from tests.engine.test_hardware import FakeNvml
-    from tuitune import hardware
+    from tuitune.machine import hardware
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(hardware, "_connected", FakeNvml)

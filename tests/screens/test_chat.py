@@ -14,9 +14,9 @@ from screens.app import TuituneApp
 from screens.chat import ChatScreen, Turn, messages_for, transcript
 from screens.draft import Draft
 from tests.screens.conftest import SIZE, screen_text, settled, until
-from tuitune.events import Finished
 from tuitune.recipe import Recipe
-from tuitune.run import Run
+from tuitune.runs.events import Finished
+from tuitune.runs.folder import Run
 
 
 async def chat_of(pilot: Pilot[int]) -> ChatScreen:

@@ -7,9 +7,9 @@ import pytest
 
 from screens.dashboard import numbers
 from tests.screens import histories
-from tuitune.events import Sample
-from tuitune.hardware import sample
-from tuitune.history import History
+from tuitune.machine.hardware import sample
+from tuitune.runs.events import Sample
+from tuitune.runs.history import History
 
 MIB = 2**20
 

@@ -14,7 +14,7 @@ from screens.export import ExportScreen
 from screens.widgets.tick import TickList
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.export import export, llama_cpp
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 
 
 async def export_of(pilot: Pilot[int]) -> ExportScreen:
@@ -98,8 +98,8 @@ async def test_what_can_be_made_is_looked_at_anew_after_an_export_and_a_folder_i
         await pilot.press("end", "up", "up")
         await until(pilot, lambda: "you will be asked before it is downloaded" in words(pilot), what="the question")
         for name in ("conversion", "gguf-py/gguf"):  # as the export of another app on this machine may leave it
-            (llama_cpp.cache_folder() / name).mkdir(parents=True)
-        (llama_cpp.cache_folder() / "convert_hf_to_gguf.py").touch()
+            (llama_cpp.converter_folder() / name).mkdir(parents=True)
+        (llama_cpp.converter_folder() / "convert_hf_to_gguf.py").touch()
         await pilot.press("enter")
         await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
         await until(pilot, lambda: not screen.kinds["gguf:q8_0"].get("question"), what="no question any more")

@@ -14,7 +14,7 @@ import pytest
 from tests.engine.hub_server import hub_server
 from tests.screens.hostile import KINDS, LONG_WORD, Place, make, pasted, put_on_hub, write_nvml
 from tests.terminal.terminal import Terminal
-from tuitune.run import all_runs
+from tuitune.runs.folder import all_runs
 
 # What a terminal would obey: sequences that carry our payload, 8-bit controls, bidirectional controls.
 OBEYED = re.compile(

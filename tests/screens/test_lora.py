@@ -9,10 +9,10 @@ from screens.units import about
 from screens.widgets.yaml_area import YamlArea, read_recipe
 from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune import backends
-from tuitune.events import Plan, Step
-from tuitune.hardware import chosen_gpu
+from tuitune.machine.hardware import chosen_gpu
 from tuitune.recipe import Recipe
-from tuitune.run import create_run
+from tuitune.runs.events import Plan, Step
+from tuitune.runs.folder import create_run
 
 
 def measured_run(recipe: Recipe, runs_folder: Path, tokens_per_second: float) -> None:

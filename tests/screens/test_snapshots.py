@@ -29,7 +29,7 @@ from tests.screens import histories
 from tests.screens.conftest import settled, until, words
 from tests.screens.machine import be_the_machine, see_libraries, write_libraries, write_nvml
 from tuitune.recipe import Recipe
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 from tuitune.session.client import Session
 
 SIZES = [(80, 24), (120, 40)]
@@ -128,7 +128,7 @@ def held_by_a_session(runs: list[Run], place: Path) -> Iterator[None]:
 
 
 def export_and_change(run: Run, data: Path) -> None:
-    """Make a script of the run, then change its adapter as its user may, take away its data, and put a file in an export's way."""
+    """Make a script of the run; change its adapter as a user may, take its data away, put a file in an export's way."""
 
     async def export() -> None:
         session = await Session.attach(run)

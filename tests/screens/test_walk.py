@@ -8,7 +8,7 @@ from screens.app import TuituneApp
 from screens.chat import ChatScreen
 from screens.export import ExportScreen
 from tests.screens.conftest import SIZE, screen_text, until
-from tuitune.run import all_runs
+from tuitune.runs.folder import all_runs
 
 
 def grey(app: TuituneApp) -> dict[str, bool]:

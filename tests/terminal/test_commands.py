@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.terminal.terminal import Terminal, write_recipe
-from tuitune.events import Evaluation, Finished, Plan, Started, Step
 from tuitune.recipe import Recipe
-from tuitune.run import create_run, find_run
+from tuitune.runs.events import Evaluation, Finished, Plan, Started, Step
+from tuitune.runs.folder import create_run, find_run
 
 
 def tuitune(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -35,7 +35,7 @@ def recipe_file(tmp_path: Path, demo_recipe: Recipe) -> str:
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"], ["export", "--help"]])
 def test_version_and_help_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom tuitune.cli import run_command\n"
+        "import sys\nfrom tuitune.commands.parser import run_command\n"
         f"try: run_command({arguments!r})\nexcept SystemExit as end: assert not end.code\n"
         "assert not {'torch', 'transformers', 'datasets', 'textual'} & set(sys.modules)"
     )

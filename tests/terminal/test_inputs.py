@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.terminal.terminal import CTRL_N, CTRL_T, ENTER, ESC, Terminal, started, write_recipe
 from tuitune.recipe import Recipe
-from tuitune.run import all_runs
+from tuitune.runs.folder import all_runs
 
 
 def on_data(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> Terminal:

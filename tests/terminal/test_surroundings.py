@@ -12,7 +12,7 @@ import pytest
 
 from tests.terminal.terminal import Terminal, write_recipe
 from tuitune.recipe import Recipe
-from tuitune.run import find_run
+from tuitune.runs.folder import find_run
 
 
 def tuitune(*arguments: str, redirected: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.terminal.terminal import CTRL_C, CTRL_E, CTRL_N, CTRL_Q, ENTER, ESC, Terminal, started, write_recipe
 from tuitune.recipe import Recipe
-from tuitune.run import Run, all_runs
+from tuitune.runs.folder import Run, all_runs
 
 
 def only_run(folder: Path) -> Run:

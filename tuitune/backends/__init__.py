@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tuitune.backends.environment import unsloth_is_usable
 from tuitune.backends.progress import Progress, download, weights_loading
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.machine.environment import unsloth_is_usable
+from tuitune.model.targets import Targets
 from tuitune.recipe import Recipe
-from tuitune.targets import Targets
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.model import is_folder
+from tuitune.model.config import is_folder
 from tuitune.recipe import ModelSection, Recipe
 from tuitune.text import one_line
 

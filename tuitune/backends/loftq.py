@@ -6,7 +6,7 @@ from typing import Any
 from tuitune.backends import LoadedModel
 from tuitune.backends.loading import weights_folder
 from tuitune.errors import UnusableInput
-from tuitune.model import load_config
+from tuitune.model.config import load_config
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tuitune.hub import refusal
-from tuitune.model import is_folder
+from tuitune.hub.reach import refusal
+from tuitune.model.config import is_folder
 from tuitune.recipe import ModelSection
 
 Progress = Callable[[str, int, int], None]

@@ -5,9 +5,9 @@ from typing import Any
 from tuitune.backends import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
-from tuitune.model import auto_class, load_tokenizer, require_weights, training_config
+from tuitune.model.config import auto_class, load_tokenizer, require_weights, training_config
+from tuitune.model.targets import Targets, resolve
 from tuitune.recipe import Recipe
-from tuitune.targets import Targets, resolve
 
 # Below this a CPU holds every activation easily, and recomputing them would only cost time.
 _CHECKPOINTING_FROM_PARAMETERS = 500_000_000

@@ -6,13 +6,13 @@ from typing import Any
 from tuitune.backends import LoadedModel
 from tuitune.backends.attention import lay_end_to_end, varlen_kernel
 from tuitune.backends.compiling import compiles_in_seconds, set_compiling, tune_less
-from tuitune.backends.environment import prepare_environment
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
 from tuitune.errors import TuituneError
-from tuitune.model import load_config, load_tokenizer, require_weights, training_config
+from tuitune.machine.environment import prepare_environment
+from tuitune.model.config import load_config, load_tokenizer, require_weights, training_config
+from tuitune.model.targets import resolve
 from tuitune.recipe import Recipe
-from tuitune.targets import resolve
 
 _CHAT_TOKENS = 8192
 

@@ -5,7 +5,6 @@ Where the disk takes no more, the same rows go on in memory, and are not found a
 
 import atexit
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -15,10 +14,12 @@ from array import array
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
+from tuitune.paths import cache_folder, key_of
 from tuitune.text import one_line
 
 KEPT = 6
@@ -30,15 +31,8 @@ _MAKING = ".making-"
 _BATCH_TOKENS = 4_000_000
 
 
-def cache_folder() -> Path:
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("tuitune")) / "tokenised"
-
-
-def hub_listing(*dataset: str) -> Path:
-    """Where the files of a Hub dataset are remembered, to be found without a connection."""
-    return cache_folder().with_name("hub") / f"{key_of(*dataset)}.json"
+def rows_folder() -> Path:
+    return cache_folder("tokenised")
 
 
 @dataclass
@@ -110,7 +104,7 @@ class RowsWriter:
         self._waiting_tokens = 0
         self.rows = Rows(None)
         try:
-            cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+            rows_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder = _new_folder(self.rows)
             _unfinished.add(self._folder)
             self.rows.file = self._folder / "rows.arrow"
@@ -149,7 +143,7 @@ class RowsWriter:
         """Take what was written back into memory, and give its room on the disk back."""
         import pyarrow
 
-        where, reason = one_line(cache_folder()), os.strerror(error.errno) if error.errno else one_line(error)
+        where, reason = one_line(rows_folder()), os.strerror(error.errno) if error.errno else one_line(error)
         self._problem = f"The tokenised rows cannot be written to {where} ({reason})"
         self.rows.unkept = f"{self._problem} and are kept in memory for this run alone; {_REMEDY}"
         if self.rows.file is not None and self._written:
@@ -203,7 +197,7 @@ class RowsWriter:
             "bytes": (self._folder / "rows.arrow").stat().st_size,
         }
         (self._folder / "counts.json").write_text(json.dumps(counts))
-        final = cache_folder() / self._key
+        final = rows_folder() / self._key
         try:
             self._folder.rename(final)
         except OSError:
@@ -220,7 +214,7 @@ class RowsWriter:
 
 def find(key: str) -> Rows | None:
     """The rows made from the same content before, if they are still whole."""
-    folder = cache_folder() / key
+    folder = rows_folder() / key
     try:
         rows = Rows(folder / "rows.arrow")
         _hold(rows, folder)
@@ -241,24 +235,20 @@ def find(key: str) -> Rows | None:
     return rows
 
 
+_DECIDING = ("conversation", "masking", "data", "chat_template", "hub.split")
+"""The modules and packages of tuitune that decide what a row becomes."""
+
+
 @cache
 def code_identity() -> str:
     """A digest of the modules that decide what a row becomes: another version of them makes other rows."""
-    package = Path(__file__).parent
-    sources = sorted([*package.glob("*.py"), *(package.parent / name for name in ("template.py", "masking.py"))])
+    sources: list[Path] = []
+    for name in _DECIDING:
+        found = find_spec(f"tuitune.{name}")
+        assert found is not None and found.origin is not None
+        origin = Path(found.origin)
+        sources += sorted(origin.parent.glob("*.py")) if found.submodule_search_locations else [origin]
     return key_of(*sources)
-
-
-def key_of(*parts: Any) -> str:
-    """A name for what these parts make; a Path stands for its file's content."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, Path):
-            with part.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
-        else:
-            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
 
 
 _unfinished: set[Path] = set()
@@ -276,12 +266,12 @@ atexit.register(discard_unfinished)
 
 def sweep() -> None:
     """Remove what killed processes left unfinished."""
-    for folder in cache_folder().glob(f"{_MAKING}*"):
+    for folder in rows_folder().glob(f"{_MAKING}*"):
         _remove(folder)
 
 
 def _prune() -> None:
-    entries = [entry for entry in cache_folder().iterdir() if not entry.name.startswith(".")]
+    entries = [entry for entry in rows_folder().iterdir() if not entry.name.startswith(".")]
     for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime)[KEPT:]:
         _remove(entry)
 
@@ -289,7 +279,7 @@ def _prune() -> None:
 def _new_folder(rows: Rows) -> Path:
     """A folder for unfinished rows; another process's sweep may remove it until it is held."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=cache_folder()))
+        folder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=rows_folder()))
         with suppress(FileNotFoundError):
             _hold(rows, folder)
             if folder.is_dir():

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tuitune.template import Conversation, Message, Sample
+from tuitune.conversation import Conversation, Message, Sample
 
 _SECRETS = {
     "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",

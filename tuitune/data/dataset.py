@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tuitune.conversation import THINKING, Conversation, Sample, UnusableRow
 from tuitune.data.files import Container, Record, count, look, records, stored_bytes, unpacked_bytes
 from tuitune.data.formats import Format, read, recognise
-from tuitune.data.hub import HubFiles, hub_files
-from tuitune.data.split import split_name, split_rows
 from tuitune.errors import UnusableInput
+from tuitune.hub.datasets import HubFiles, hub_files
+from tuitune.hub.split import split_name, split_rows
 from tuitune.recipe import HUB, DataSection
-from tuitune.template import THINKING, Conversation, Sample, UnusableRow
 from tuitune.text import one_line
 
 LOOKED_AT = 100

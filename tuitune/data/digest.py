@@ -7,7 +7,7 @@ import zlib
 from functools import cache
 from typing import Any
 
-from tuitune.template import Sample
+from tuitune.conversation import Sample
 
 # Signs but common punctuation are words of their own: 3+5 is not 3-5, nor one emoji another.
 _WORDS = re.compile(r"[^\W_]+|[^\w\s.,;:!?'\"()]")

@@ -16,7 +16,7 @@ from tuitune.errors import UnusableInput
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
-    from tuitune.data.hub import HubFiles
+    from tuitune.hub.datasets import HubFiles
 
 Kind = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "hub"]
 Compression = Literal["gzip", "zstd"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tuitune.conversation import REASONING_FIELDS, Conversation, Message, Sample, UnusableRow
 from tuitune.errors import UnusableInput
-from tuitune.template import REASONING_FIELDS, Conversation, Message, Sample, UnusableRow
 from tuitune.text import one_line
 
 FormatName = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "columns", "preference", "text"]

@@ -10,7 +10,7 @@ from tuitune.data.files import records
 from tuitune.data.formats import MAPPABLE
 from tuitune.data.lengths import fitted
 from tuitune.masking import IGNORED, Masked, Masker, UnusableRow, token_texts
-from tuitune.model import load_tokenizer
+from tuitune.model.config import load_tokenizer
 from tuitune.recipe import DataSection, ModelSection, Recipe
 from tuitune.text import one_line
 

@@ -15,6 +15,7 @@ from tuitune.data.digest import among, digest
 from tuitune.data.lengths import fitted
 from tuitune.errors import UnusableInput
 from tuitune.masking import Conversation, Masker, UnusableRow
+from tuitune.paths import key_of
 from tuitune.recipe import HUB, DataSection, Recipe
 
 BATCH = 256
@@ -165,7 +166,7 @@ def prepare(
 
 def _reply_starts(masker: Masker, dataset: Dataset) -> list[str]:
     """Where replies begin, if that is not where the chat template's prompt for a reply ends."""
-    from tuitune.reply_start import difference, shown
+    from tuitune.chat_template.reply_start import difference, shown
 
     conversations = any(row.messages for row in dataset.rows(stop=EXAMPLES))
     differing = difference(masker.template) if conversations else None
@@ -181,7 +182,7 @@ def _reply_starts(masker: Masker, dataset: Dataset) -> list[str]:
 def _tokenised(
     dataset: Dataset, masker: Masker, data: DataSection, progress: Progress, cancelled: Callable[[], bool]
 ) -> Rows:
-    key = cache.key_of(
+    key = key_of(
         cache.code_identity(),
         *dataset.identity,
         dataset.format.columns,

@@ -11,7 +11,6 @@ from typing import Any
 
 from tuitune.atomic import publish
 from tuitune.backends.loading import explained, require_adapter
-from tuitune.checkpoints import require_whole_adapter
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import fingerprint, is_ours, mark, marked
@@ -19,8 +18,9 @@ from tuitune.export.commands import commands_for
 from tuitune.export.kinds import KINDS, Cancelled, Command, Exported, Kind, NotExported, require_known
 from tuitune.export.needs import Readiness, bytes_of, earlier_merged, preflight, require_room
 from tuitune.paths import expanded
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 from tuitune.text import one_line
+from tuitune.train.checkpoints import require_whole_adapter
 
 __all__ = [
     "KINDS",
@@ -186,7 +186,7 @@ class _Making:
         """The run's tokenizer with replies beginning as in its training, and notices for the user."""
         from transformers import AutoTokenizer
 
-        from tuitune.reply_start import begin_as_trained
+        from tuitune.chat_template.reply_start import begin_as_trained
 
         with explained(self._run.recipe(), "opening the tokenizer of the run of"):
             tokenizer = AutoTokenizer.from_pretrained(self._run.adapter, trust_remote_code=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
 

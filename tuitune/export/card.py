@@ -8,9 +8,9 @@ from typing import Any
 
 from tuitune.atomic import write_atomic
 from tuitune.errors import UnusableInput
-from tuitune.model import auto_class, load_config, training_config
+from tuitune.model.config import auto_class, load_config, training_config
 from tuitune.recipe import Recipe
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 from tuitune.text import one_line, safe_text
 
 MARK = "tuitune_export.json"

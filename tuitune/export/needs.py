@@ -10,9 +10,9 @@ from tuitune.export import llama_cpp, place
 from tuitune.export.card import fingerprint, marked
 from tuitune.export.kinds import KINDS, Kind
 from tuitune.export.script import require_repeatable
-from tuitune.model import require_weights
+from tuitune.model.config import require_weights
 from tuitune.recipe import HUB, Recipe
-from tuitune.run import Run, default_runs_folder
+from tuitune.runs.folder import Run, default_runs_folder
 from tuitune.text import one_line
 
 
@@ -79,7 +79,7 @@ def _looked_at(kind: Kind, run: Run | None, out: Path, sizes: dict[str, int], un
 
 def bytes_of(recipe: Recipe, run: Run | None) -> dict[str, int]:
     """About what each kind takes on disk. Raises UnusableInput where the model's config cannot be read."""
-    from tuitune.estimate import shape_of
+    from tuitune.plan.estimate import shape_of
 
     shape = shape_of(recipe)
     models = {kind.name: int(kind.bytes_per_weight * shape.total_parameters) for kind in KINDS}

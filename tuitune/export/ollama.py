@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuitune.chat_template.reply_start import prompt_as_trained
+from tuitune.chat_template.template import ChatTemplate, common_prefix
+from tuitune.chat_template.turn_end import end_of_turn
+from tuitune.conversation import Conversation, Message
 from tuitune.errors import TuituneError
-from tuitune.reply_start import prompt_as_trained
-from tuitune.run import Run
-from tuitune.template import ChatTemplate, Conversation, Message, common_prefix
-from tuitune.turns import end_of_turn
+from tuitune.runs.folder import Run
 
 Prompt = Callable[[Conversation], str]
 """Makes the prompt for a reply to the messages."""

@@ -7,7 +7,7 @@ from string import Template
 
 from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
-from tuitune.run import Run
+from tuitune.runs.folder import Run
 from tuitune.text import safe_text
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
@@ -166,7 +166,7 @@ def write_script(run: Run, made: Path) -> None:
     Raises UnusableInput where the data or the tokenizer can no longer be read.
     """
     from tuitune.data.prepare import prepare
-    from tuitune.model import load_tokenizer
+    from tuitune.model.config import load_tokenizer
 
     recipe = run.recipe()
     require_repeatable(recipe)
@@ -184,7 +184,7 @@ def require_repeatable(recipe: Recipe) -> None:
         raise UnusableInput(
             "A script cannot repeat a run with lora.init_lora_weights: loftq; `tuitune run` with its recipe can."
         )
-    from tuitune.model import load_config, training_config
+    from tuitune.model.config import load_config, training_config
 
     own, trained = (each.get_text_config().to_dict() for each in (load_config(recipe.model), training_config(recipe)))
     if own != trained:
@@ -197,10 +197,10 @@ def require_repeatable(recipe: Recipe) -> None:
 def script(recipe: Recipe, title: str) -> str:
     """The text of train.py; values are written as Python literals, so that none of them is ever run as code."""
     from tuitune.backends.transformers import uses_checkpointing
-    from tuitune.chat_templates import TEMPLATES
-    from tuitune.estimate import empty_model
-    from tuitune.model import auto_class, load_config
-    from tuitune.targets import resolve
+    from tuitune.chat_template.named import TEMPLATES
+    from tuitune.model.config import auto_class, load_config
+    from tuitune.model.targets import resolve
+    from tuitune.plan.estimate import empty_model
 
     model, lora, train = recipe.model, recipe.lora, recipe.train
     empty = empty_model(recipe)

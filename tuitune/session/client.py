@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.events import Event, Failed, Finished, from_data
-from tuitune.hardware import choose_gpu
-from tuitune.run import Run
+from tuitune.machine.hardware import choose_gpu
+from tuitune.runs.events import Event, Failed, Finished, from_data
+from tuitune.runs.folder import Run
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, new_socket_path, peer
 from tuitune.text import one_line
 

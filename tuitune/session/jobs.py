@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 from tuitune import backends
 from tuitune.atomic import write_atomic
 from tuitune.backends import LoadedModel
-from tuitune.backends.environment import warm_up
-from tuitune.backends.output import printed
-from tuitune.backends.read_ahead import read_ahead
-from tuitune.checkpoints import require_whole_adapter
 from tuitune.data import cache
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
-from tuitune.events import Event, Failed, Finished, Notice, Output, Started
+from tuitune.machine.environment import warm_up
+from tuitune.model.read_ahead import read_ahead
 from tuitune.recipe import Recipe
-from tuitune.run import Run, RunWriter, create_run, default_runs_folder
+from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Started
+from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
+from tuitune.session.output import printed
+from tuitune.session.sweep import sweep
 from tuitune.session.worker import Job, Result
-from tuitune.sweep import sweep
 from tuitune.text import one_line
+from tuitune.train.checkpoints import require_whole_adapter
 
 if TYPE_CHECKING:
     from tuitune.export import Exported
@@ -100,7 +100,7 @@ class Jobs:
 
     def audit(self, job: Job, recipe: Recipe) -> Result:
         """Every problem in the data; parts of the answer tell how many rows are done."""
-        from tuitune.data.audit import audit
+        from tuitune.audit.scan import audit
 
         found = audit(
             recipe,
@@ -118,26 +118,26 @@ class Jobs:
 
     def search_datasets(self, job: Job, words: str) -> Result:
         """Datasets of the Hub: `found`, each with name, gated and downloads."""
-        from tuitune.data.hub import search_datasets
+        from tuitune.hub.datasets import search_datasets
 
         return {"found": [dataclasses.asdict(each) for each in search_datasets(words)]}
 
     def dataset_splits(self, job: Job, name: str, revision: str = "") -> Result:
         """`configs`: each configuration of a Hub dataset to its splits."""
-        from tuitune.data.hub import dataset_splits
+        from tuitune.hub.datasets import dataset_splits
 
         return {"configs": dataset_splits(name, revision)}
 
     def estimate(self, job: Job, recipe: Recipe) -> Result:
-        from tuitune.estimate import estimate
+        from tuitune.plan.estimate import estimate
 
         return estimate(recipe).as_dict()
 
     def train(self, job: Job, recipe: Recipe, runs: str | None = None, name: str | None = None) -> Result:
         """Train in a new run folder, which is sent as a part as soon as it exists."""
-        from tuitune.hardware import machine
-        from tuitune.pinning import pinned
-        from tuitune.train import check, train
+        from tuitune.machine.hardware import machine
+        from tuitune.train.pinning import pinned
+        from tuitune.train.run import check, train
 
         check(recipe)
         recipe = pinned(recipe)
@@ -175,7 +175,7 @@ class Jobs:
         sampling: dict[str, Any] | None = None,
     ) -> Result:
         """The next message. Parts are `text` as it comes; before, `loading` with `done` of `total`, and `notice`."""
-        from tuitune.chat import Sampling, reply
+        from tuitune.chat.reply import Sampling, reply
 
         settings = Sampling.parse(sampling or {})
         loaded = self._model_of(run, job)

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tuitune.backends.environment import prepare_environment
 from tuitune.errors import TuituneError, explain
-from tuitune.events import Notice, to_json
-from tuitune.hardware import sample
-from tuitune.run import Run
+from tuitune.machine.environment import prepare_environment
+from tuitune.machine.hardware import sample
+from tuitune.runs.events import Notice, to_json
+from tuitune.runs.folder import Run
 from tuitune.session.jobs import Jobs
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions, peer
 from tuitune.session.worker import Cancelled, Job, Result, Worker

@@ -1,0 +1,269 @@
+"""Names every problem in a recipe's data before the first step: counts with example rows, over the whole set."""
+
+from array import array
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from tuitune.audit.findings import Example, Finding, Gathered
+from tuitune.data.dataset import open_dataset
+from tuitune.data.prepare import Prepared, Source, first_parts, prepare
+from tuitune.masking import IGNORED, Masker, UnusableRow
+from tuitune.model.config import load_tokenizer
+from tuitune.recipe import Recipe
+
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99, 100)
+_BUCKETS = 7
+
+
+@dataclass(frozen=True)
+class Length:
+    """A max_length that keeps `share` of the rows whole, and the memory a batch of it needs, where that is known."""
+
+    share: float
+    max_length: int
+    memory_bytes: int | None
+
+    def as_text(self) -> str:
+        needed = "" if self.memory_bytes is None else f" (about {self.memory_bytes / 2**30:.1f} GiB)"
+        return f"max_length {self.max_length:,} keeps {self.share:.0%}{needed}"
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """One dataset's part in the training data; token counts are after max_length and before `weight`."""
+
+    name: str
+    rows: int
+    used: int
+    held_out: int
+    dropped: int
+    tokens: int
+    trained_tokens: int
+    weight: float
+    share: float = 1.0
+    """Of all trained tokens, by weight."""
+
+    def as_text(self) -> str:
+        held = f", {self.held_out:,} of them held out" if self.held_out else ""
+        return (
+            f"{self.name}: {self.used:,} of {self.rows:,} rows{held}, {self.trained_tokens:,} trained tokens, "
+            f"taken {self.weight:g} times: {self.share:.0%} of the training"
+        )
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What training on a recipe's data would see. Token counts are before max_length, unless said otherwise."""
+
+    rows: int
+    used: int
+    sources: list[SourceCounts]
+    """Each dataset's part, in the recipe's order."""
+    names: list[str]
+    """Of all datasets by their place, the evaluation's last: what `examples` are told by."""
+    dropped: dict[str, dict[str, Any]]
+    """Reason to `count`, `examples` (like a finding's) and `first` (the first row's own words)."""
+    tokens: int
+    """Tokens that are trained on, after max_length."""
+    trained_tokens: int
+    trained_share: float
+    token_percentiles: dict[int, int]
+    length_histogram: list[tuple[int, int]]
+    """Buckets of rows by length: the most tokens a row in it has, and how many rows. Where rows are cut, max_length is
+    the end of a bucket; the last bucket holds all that are longer than usual."""
+    trained_percentiles: dict[int, int]
+    """Of trained tokens a row, after max_length."""
+    truncated: int
+    """Rows longer than max_length."""
+    losing_end: int
+    """Rows that lose the end of their last reply to max_length."""
+    lengths: list[Length]
+    findings: list[Finding]
+    """Only what was found, the commonest first."""
+    notices: list[str]
+    """What the user should know of where replies begin and how the rows are kept, one sentence each."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """For a person, several lines."""
+        lines = [
+            f"{self.used:,} of {self.rows:,} rows are used: {self.tokens:,} tokens, "
+            f"{self.trained_tokens:,} trained ({self.trained_share:.0%})",
+            "tokens a row: " + ", ".join(f"{value:,} ({at}%)" for at, value in self.token_percentiles.items()),
+        ]
+        if len(self.sources) > 1:
+            lines += [each.as_text() for each in self.sources]
+        if self.truncated:
+            lines.append(
+                f"{self.truncated:,} rows are longer than max_length, {self.losing_end:,} lose the end of the reply; "
+                + ", ".join(each.as_text() for each in self.lengths)
+            )
+        for reason, entry in self.dropped.items():
+            lines.append(f"{entry['count']:,} rows are left out: {reason} ({self._listed(entry['examples'])})")
+        for finding in self.findings:
+            lines.append(f"{finding.count:,} rows: {finding.text} ({self._listed(finding.examples)})")
+        return "\n".join([*lines, *self.notices])
+
+    def _listed(self, examples: list[Example]) -> str:
+        rows: dict[int, list[str]] = {}
+        for example in sorted(examples):
+            rows.setdefault(example.source, []).append(str(example.row))
+        return "; ".join(
+            f"{f'{self.names[source]}: ' if source else ''}rows {', '.join(numbers)}"
+            for source, numbers in rows.items()
+        )
+
+
+def audit(
+    recipe: Recipe,
+    tokenizer: Any = None,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Audit:
+    """Look at every row of the recipe's datasets. Raises UnusableInput where no row of them can be trained on.
+
+    `progress` gets rows done, first of tokenising and then of looking, and where known their number. When `cancelled`
+    turns true the findings so far are returned.
+    """
+    import numpy
+
+    data = recipe.data.model_copy(update={"bad_rows": "skip"})
+    recipe = recipe.model_copy(update={"data": data})
+    open_dataset(data)  # what cannot be read is told before the tokenizer is loaded, which takes seconds
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
+    prepared = prepare(recipe, tokenizer, progress, cancelled)
+    masker = Masker(tokenizer, data.train_on, data.max_length)
+    gathered = Gathered(masker)
+    lengths = array("I")
+    sources: list[SourceCounts] = []
+    losing_end = 0
+    for source in prepared.sources:
+        gathered.begin(source.dataset)
+        rows, place, seen = source.rows, 0, 0
+        expected = source.dataset.estimated_rows()
+        for row in source.dataset:
+            if cancelled():
+                break
+            seen += 1
+            first = place
+            while place < len(rows) and rows.numbers[place] == row.index:
+                place += 1
+            gathered.look(row, used=place > first)
+            if place == first + 1 and rows.lengths[first] < data.max_length:
+                lengths.append(rows.lengths[first])
+            elif row.sample is not None:
+                # Cut, split or left out: only these are tokenised once more, whole.
+                try:
+                    labels = masker.whole(row.sample).labels
+                except UnusableRow:
+                    continue
+                lengths.append(len(labels))
+                losing_end += any(label != IGNORED for label in labels[data.max_length :])
+            if seen % 1000 == 0:
+                progress(seen, expected)
+        progress(seen, seen)
+        sources.append(_counts(source, seen))
+    tokens, trained_tokens = sum(each.tokens for each in sources), sum(each.trained_tokens for each in sources)
+    findings = gathered.all(prepared, data.max_length)
+    del gathered  # of millions of rows the largest part
+    whole = numpy.sort(numpy.frombuffer(lengths, dtype=numpy.uint32))
+    trained = numpy.concatenate([numpy.frombuffer(each.rows.trained, dtype=numpy.uint32) for each in prepared.sources])
+    weighted = [each.weight * each.trained_tokens for each in sources]
+    longer = len(whole) - int(numpy.searchsorted(whole, data.max_length, side="right"))
+    return Audit(
+        rows=sum(each.rows for each in sources),
+        used=sum(each.used for each in sources),
+        sources=[
+            replace(each, share=part / max(1, sum(weighted))) for each, part in zip(sources, weighted, strict=True)
+        ],
+        names=prepared.names,
+        dropped=_dropped(prepared),
+        tokens=tokens,
+        trained_tokens=trained_tokens,
+        trained_share=trained_tokens / max(1, tokens),
+        token_percentiles=_percentiles(whole),
+        length_histogram=histogram(whole, data.max_length),
+        trained_percentiles=_percentiles(numpy.sort(trained)),
+        truncated=longer,
+        losing_end=losing_end,
+        lengths=_wanted_lengths(recipe, whole) if longer else [],
+        findings=findings,
+        notices=prepared.notices,
+    )
+
+
+def _counts(source: Source, seen: int) -> SourceCounts:
+    import numpy
+
+    rows = source.rows
+    return SourceCounts(
+        name=source.name,
+        rows=seen,
+        used=int(numpy.count_nonzero(first_parts(rows))),
+        held_out=len(source.held),
+        dropped=sum(entry.count for entry in rows.dropped.values()),
+        tokens=sum(rows.lengths),
+        trained_tokens=sum(rows.trained),
+        weight=source.weight,
+    )
+
+
+def _dropped(prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """By reason, over all datasets."""
+    found: dict[str, dict[str, Any]] = {}
+    for place, source in enumerate(prepared.sources):
+        for reason, entry in source.rows.dropped.items():
+            known = found.setdefault(reason, {"count": 0, "examples": [], "first": entry.first})
+            known["count"] += entry.count
+            known["examples"] += [Example(place, row) for row in entry.examples]
+    return found
+
+
+def _percentiles(ordered: Any) -> dict[int, int]:
+    return {at: int(ordered[min(len(ordered) - 1, len(ordered) * at // 100)]) for at in PERCENTILES if len(ordered)}
+
+
+def histogram(ordered: Any, max_length: int) -> list[tuple[int, int]]:
+    """Even buckets of a sorted array up to its 99th percentile, then one to the longest: a few long rows do not
+    flatten the rest.
+    """
+    import numpy
+
+    if not len(ordered):
+        return []
+    usual, longest = int(ordered[len(ordered) * 99 // 100]), int(ordered[-1])
+    end, parts = usual, _BUCKETS
+    if max_length < longest:
+        end, parts = max_length, max(1, _BUCKETS * max_length // max(usual, max_length))
+    edges = sorted({edge for part in range(1, _BUCKETS + 1) if (edge := -(-end * part // parts)) < longest} | {longest})
+    counts = numpy.diff(numpy.searchsorted(ordered, edges, side="right"), prepend=0)
+    return list(zip(edges, counts.tolist(), strict=True))
+
+
+def _wanted_lengths(recipe: Recipe, ordered: Any) -> list[Length]:
+    found = []
+    for share in (0.95, 0.99, 1.0):
+        wanted = int(ordered[min(len(ordered) - 1, -(-len(ordered) * round(share * 100) // 100) - 1)])
+        found.append(Length(share, wanted, _memory(recipe, wanted)))
+    return found
+
+
+def _memory(recipe: Recipe, max_length: int) -> int | None:
+    """What training on batches of rows this long needs, by tuitune.plan.estimate."""
+    from tuitune.backends import choose
+    from tuitune.errors import TuituneError
+    from tuitune.machine.hardware import chosen_gpu
+    from tuitune.plan.estimate import memory_of, shape_of
+
+    tokens = max_length * recipe.train.per_device_train_batch_size
+    try:
+        card, backend = chosen_gpu(), choose(recipe).name
+        needed = memory_of(
+            recipe, shape_of(recipe), tokens, backend=backend, card_bytes=card.total_bytes if card else None
+        )
+        return needed.total_bytes
+    except TuituneError:
+        return None

@@ -1,0 +1,412 @@
+"""The command line: each command is a few lines over a module of the engine."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tuitune import __version__
+from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.paths import expanded, require_home
+from tuitune.streams import OutputLost
+from tuitune.text import one_line, safe_text
+
+DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+_OVERVIEW = """\
+Walks you through one LLM fine-tuning run: model, data, LoRA settings, training, chat, export.
+
+  tuitune [RECIPE]              the app, in this terminal
+  tuitune demo                  the app on the demo that comes with tuitune
+  tuitune run RECIPE            the same run without the app
+  tuitune inspect RECIPE        what is in the data and which tokens are trained
+  tuitune audit RECIPE          every problem in the data, row by row
+  tuitune estimate RECIPE       what will be trained, steps, memory
+  tuitune chat RUN              talk to a run's adapter
+  tuitune export RUN --to KIND  take the result home
+  tuitune runs                  every run so far
+  tuitune attach [RUN]          back to a live run
+  tuitune doctor                is this machine ready?
+
+`tuitune COMMAND --help` explains a command. Exit status: 0 done, 1 failed, 2 unusable arguments or recipe,
+130 interrupted."""
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line and return its exit status; every failure is one sentence on stderr."""
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except OutputLost as error:
+        if isinstance(error.reason, BrokenPipeError):
+            return DONE  # as of `head`, which has seen enough
+        return _fail(str(error), FAILED)
+    except TuituneError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("TUITUNE_DEBUG"):
+            raise
+        message = one_line(explain(error), max_length=300)
+        return _fail(f"{message} (this is a bug; TUITUNE_DEBUG=1 shows where).", FAILED)
+
+
+def _fail(message: str, status: int) -> int:
+    with suppress(OSError, OutputLost):  # nobody to tell it to
+        sys.stdout.flush()
+        print(f"tuitune: {safe_text(message)}", file=sys.stderr, flush=True)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UnusableInput(f"{one_line(message, max_length=300)}: `{self.prog} --help` shows the usage.")
+
+
+def _dispatch(arguments: list[str]) -> int:
+    commands: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+        "demo": (_app_options, _demo),
+        "run": (_run_arguments, _run),
+        "inspect": (_inspect_arguments, _inspect),
+        "audit": (_recipe_arguments, _audit),
+        "estimate": (_recipe_arguments, _estimate),
+        "chat": (_chat_arguments, _chat),
+        "export": (_export_arguments, _export),
+        "runs": (_runs_arguments, _runs),
+        "attach": (_attach_arguments, _attach),
+        "doctor": (_json_option, _doctor),
+    }
+    arguments = _command_first(arguments, commands)
+    if arguments and arguments[0] in commands:
+        add_arguments, work = commands[arguments[0]]
+        parser = _Parser(prog=f"tuitune {arguments[0]}", description=work.__doc__)
+        add_arguments(parser)
+        return _do(work, parser.parse_args(arguments[1:]))
+    parser = _Parser(prog="tuitune", description=_OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="a recipe to start from (YAML)")
+    _app_options(parser)
+    parser.add_argument("--version", action="version", version=f"tuitune {__version__}")
+    return _do(_app, parser.parse_args(arguments))
+
+
+def _command_first(arguments: list[str], commands: Container[str]) -> list[str]:
+    """The arguments with the command before the options that stand in front of it: `--runs DIR runs` is meant, too."""
+    place = 0
+    while place < len(arguments) and arguments[place].partition("=")[0] in _APP_OPTIONS:
+        place += 2 if arguments[place] in ("--runs", "--gpu") else 1
+    if place < len(arguments) and arguments[place] in commands:
+        return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
+    return arguments
+
+
+def _do(work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Do `work`, on the card that was asked for."""
+    require_home()
+    if getattr(arguments, "gpu", None) is not None:
+        from tuitune.machine.hardware import choose_gpu
+
+        choose_gpu(arguments.gpu)
+    return work(arguments)
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+def _runs_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="where runs are kept ($TUITUNE_RUNS, ~/tuitune-runs)")
+
+
+def _gpu_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use (default: the one with most free memory)")
+
+
+_APP_OPTIONS = ("--runs", "--gpu", "--ascii", "--reduced-motion")
+
+
+def _app_options(parser: argparse.ArgumentParser) -> None:
+    _runs_option(parser)
+    _gpu_option(parser)
+    parser.add_argument("--ascii", action="store_true", help="draw the app with ASCII characters only")
+    parser.add_argument("--reduced-motion", action="store_true", help="animate nothing in the app")
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="write only JSON on stdout")
+
+
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe (YAML)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes", help="change a recipe field"
+    )
+    _json_option(parser)
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    _recipe_arguments(parser)
+    parser.add_argument("--name", metavar="N", help="the run's name (default: the data's name and a number)")
+    _gpu_option(parser)
+    _runs_option(parser)
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    _recipe_arguments(parser)
+    parser.add_argument("--rows", metavar="A:B", type=_row_range, help="show the masks of rows A to B-1, from 0")
+
+
+def _row_range(text: str) -> tuple[int, int]:
+    start, colon, stop = text.partition(":")
+    try:
+        first = int(start or 0)
+        last = int(stop) if colon and stop else first + (1 if not colon else 10)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B, as in 0:2") from None
+    if first < 0 or last < first:
+        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B with 0 <= A <= B")
+    return first, last
+
+
+def _chat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("--prompt", metavar="TEXT", help="ask this and print one reply")
+    parser.add_argument("--base", action="store_true", help="let the base model answer, without the adapter")
+    _json_option(parser)
+    _gpu_option(parser)
+    _runs_option(parser)
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument(
+        "--to", action="append", required=True, metavar="KIND", dest="kinds", help=_kinds_help(), default=[]
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the run's exports folder)")
+    parser.add_argument("--yes", action="store_true", help="allow a needed download without asking")
+    _json_option(parser)
+    _runs_option(parser)
+
+
+def _kinds_help() -> str:
+    from tuitune.export.kinds import KINDS
+
+    return f"repeatable: {', '.join(kind.name for kind in KINDS)}"
+
+
+def _runs_arguments(parser: argparse.ArgumentParser) -> None:
+    _json_option(parser)
+    _runs_option(parser)
+
+
+def _attach_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN", help="a run's name or folder (default: the one that is live, else the newest)"
+    )
+    _app_options(parser)
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def _app(arguments: argparse.Namespace) -> int:
+    recipe = None
+    if arguments.recipe:
+        from tuitune.recipe import Recipe  # pydantic: a third of the app's start, and not needed without a recipe
+
+        recipe = Recipe.load(arguments.recipe)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UnusableInput("The app needs a terminal: use `tuitune run RECIPE` without one.")
+    from screens.app import run_app
+
+    return run_app(
+        recipe=recipe,
+        runs_folder=_runs_folder(arguments),
+        attach=None,
+        ascii_only=arguments.ascii,
+        reduced_motion=arguments.reduced_motion,
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    """Fine-tune the little model that comes with tuitune: the app in a terminal, else a run and its report."""
+    import sample_data
+
+    arguments.recipe = Path(sample_data.__file__).parent / "demo.yaml"
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return _app(arguments)
+    arguments.changes, arguments.name, arguments.json = [], None, False
+    return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Train a recipe without the app. Ctrl+C stops after the step and saves, twice at once; a third one leaves."""
+    from tuitune.commands.headless import run_recipe
+    from tuitune.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, arguments.changes)
+    return run_recipe(recipe, _runs_folder(arguments), name=arguments.name, as_json=arguments.json)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    """Show what is in the data and which tokens are trained; needs no model weights."""
+    from tuitune.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, arguments.changes)
+    with _quiet_stdout():
+        from tuitune.data.inspect import inspect_rows, summary
+
+    if arguments.rows is None:
+        with _quiet_stdout():
+            found = summary(recipe)
+        _print_json(found) if arguments.json else _print_table(found)
+        return DONE
+    rows = inspect_rows(recipe, *arguments.rows)
+    if arguments.json:
+        for row in rows:
+            _print_json(row)
+    else:
+        from tuitune.commands.headless import print_masks
+
+        print_masks(rows)
+    return DONE
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    """Look for problems in every row of the data: duplicates, cut or empty replies, secrets, and more."""
+    from tuitune.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, arguments.changes)
+    with _quiet_stdout():
+        from tuitune.audit.scan import audit
+
+        found = audit(recipe)
+    _print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
+    return DONE
+
+
+def _estimate(arguments: argparse.Namespace) -> int:
+    """Say what a recipe will train, in how many steps and how much memory; needs no model weights."""
+    from tuitune.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, arguments.changes)
+    with _quiet_stdout():
+        from tuitune.plan.estimate import estimate
+
+        found = estimate(recipe)
+    _print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
+    return DONE
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    """Talk to a run's adapter: one reply with --prompt, else a conversation."""
+    from tuitune.commands.headless import chat
+    from tuitune.runs.folder import find_run
+
+    run = find_run(arguments.run, _runs_folder(arguments))
+    return chat(run, prompt=arguments.prompt, adapter=not arguments.base, as_json=arguments.json)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Write a run's result in one or more forms, each opened again before it is called done."""
+    from tuitune.commands.headless import export_run
+    from tuitune.runs.folder import find_run
+
+    run = find_run(arguments.run, _runs_folder(arguments))
+    out = expanded(arguments.out).resolve() if arguments.out else None
+    return export_run(run, arguments.kinds, out, allow_download=arguments.yes, as_json=arguments.json)
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    """List every run, the newest first."""
+    from tuitune.commands.headless import print_runs
+    from tuitune.runs.folder import all_runs
+
+    folder = _runs_folder(arguments)
+    print_runs(all_runs(folder), folder, as_json=arguments.json)
+    return DONE
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    """Go back to a run: live with its whole history, or the record of one that has ended."""
+    from tuitune.commands.headless import follow_run
+    from tuitune.runs.folder import all_runs, find_run
+
+    folder = _runs_folder(arguments)
+    if arguments.run:
+        run = find_run(arguments.run, folder)
+    else:
+        runs = all_runs(folder)
+        if not runs:
+            raise UnusableInput(f"There is no run in {folder}: start one with `tuitune` or `tuitune run RECIPE`.")
+        live = [run for run in runs if run.is_live()]
+        if len(live) > 1:
+            names = ", ".join(one_line(run.name, max_length=40) for run in live[:5])
+            raise UnusableInput(
+                f"{len(live)} runs are live in {folder}: say which, as in `tuitune attach RUN` ({names})."
+            )
+        run = live[0] if live else runs[0]
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return follow_run(run)
+    from screens.app import run_app
+
+    return run_app(
+        recipe=None,
+        runs_folder=folder,
+        attach=run,
+        ascii_only=arguments.ascii,
+        reduced_motion=arguments.reduced_motion,
+    )
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    """Check that this machine can train, and say what to do where it cannot."""
+    from tuitune.commands.headless import print_findings
+    from tuitune.machine.doctor import examine
+
+    with _quiet_stdout():
+        findings = examine()
+    if arguments.json:
+        _print_json({"findings": [each.as_dict() for each in findings]})
+    else:
+        print_findings(findings)
+    return FAILED if any(each.status == "fail" for each in findings) else DONE
+
+
+# --- output ------------------------------------------------------------------------------------------------------
+
+
+def _runs_folder(arguments: argparse.Namespace) -> Path:
+    from tuitune.runs.folder import default_runs_folder
+
+    return expanded(arguments.runs or default_runs_folder()).resolve()
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Send what libraries print, C code included, to stderr, so that stdout carries the answer alone."""
+    from tuitune.machine.environment import prepare_environment
+
+    prepare_environment()
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, ensure_ascii=True), flush=True)
+
+
+def _print_table(data: dict[str, Any]) -> None:
+    for name, value in data.items():
+        print(f"{name.replace('_', ' ')}: {one_line(value, max_length=400)}")

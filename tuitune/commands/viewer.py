@@ -1,0 +1,218 @@
+"""Shows a run on plain output: each event as it comes, and at its end what came of it."""
+
+import asyncio
+import math
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from tuitune.runs.events import Evaluation, Event, Failed, Finished, Notice, Phase, Plan, Started, Step, to_json
+from tuitune.runs.folder import Run
+from tuitune.runs.history import History
+from tuitune.text import one_line, safe_text
+
+
+def plain_console() -> Console:
+    """A rich console that takes no text for markup, and breaks no line."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class Viewer:
+    """Shows a run's events as they come; a subclass chooses the form."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.history = History()
+        self.ended = asyncio.Event()
+        self.left = asyncio.Event()
+        """Set once nothing more is to be shown, because of `problem`."""
+        self.problem: Exception | None = None
+        self._silent = False
+
+    def add(self, event: Event) -> None:
+        """Take in the run's next event, and show it."""
+        self.history.add(event)
+        self._show(lambda: self.show(event))
+        if isinstance(event, Finished | Failed):
+            self.ended.set()
+
+    def status(self, text: str) -> None:
+        """Say what goes on where no event does."""
+        self._show(lambda: self.show_status(text))
+
+    def _show(self, show: Callable[[], None]) -> None:
+        if self.problem is not None:
+            return
+        try:
+            show()
+        except Exception as error:  # the reader of a pipe has gone, a disk is full: no matter for the run
+            self.leave(error)
+
+    def leave(self, problem: Exception) -> None:
+        """Show nothing more, because of `problem`."""
+        self.problem = problem
+        self.left.set()
+
+    def tell_silence(self, silent_s: int) -> None:
+        """Say that the session has not answered for so long, or with 0 that it answers again."""
+        text = f"The session has not answered for {duration(silent_s)}; Ctrl+C leaves it"
+        self._show(lambda: self.show_silence(text if silent_s else "The session answers again", bool(silent_s)))
+
+    def show_silence(self, text: str, silent: bool) -> None:
+        """By default on standard error, when it begins and when it ends."""
+        if silent != self._silent:
+            print(f"tuitune: {text}.", file=sys.stderr, flush=True)
+        self._silent = silent
+
+    def show(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def show_status(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+    def report(self) -> None: ...
+
+
+def viewer_for(as_json: bool) -> Viewer:
+    """A viewer that writes events as JSON lines, or lines and progress for people."""
+    return _JsonViewer() if as_json else _TextViewer()
+
+
+class _JsonViewer(Viewer):
+    def show(self, event: Event) -> None:
+        print(to_json(event), flush=True)
+
+
+class _TextViewer(Viewer):
+    """Rich progress on a terminal; on anything else a line a phase and about twenty for the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = plain_console()
+        self._phase = ""
+        self._next_line = 0
+        self._progress: Progress | None = None
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+            self._progress = Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True)
+            self._task = self._progress.add_task("", total=None)
+            self._progress.start()
+
+    def show_status(self, text: str) -> None:
+        if self._progress:
+            self._progress.update(self._task, description=text, total=None)
+        else:
+            self.console.print(Text(text))
+
+    def show_silence(self, text: str, silent: bool) -> None:
+        self.show_status(text) if self._progress else super().show_silence(text, silent)
+
+    def show(self, event: Event) -> None:
+        match event:
+            case Started():
+                self.console.print(
+                    Text(f"run {one_line(event.run)}" + (f", attempt {event.attempt}" if event.attempt > 1 else ""))
+                )
+            case Phase():
+                if self._progress:
+                    text, total = safe_text(event.text), event.total
+                    self._progress.update(self._task, description=text, completed=event.done or 0, total=total)
+                elif event.text != self._phase:
+                    self.console.print(Text(safe_text(event.text)))
+                self._phase = event.text
+            case Plan():
+                self.console.print(Text(plan_text(event)))
+            case Step():
+                self._step(event)
+            case Evaluation():
+                loss = f"{event.loss:.3f}" if math.isfinite(event.loss) else "is not a number"
+                self.console.print(Text(f"held-out loss {loss} at step {event.step}"))
+            case Notice():
+                self.console.print(Text(f"! {safe_text(event.text)}"))
+            case _:
+                pass
+
+    def _step(self, event: Step) -> None:
+        line = f"step {event.step}/{event.total_steps}  loss {event.loss:.3f}"
+        if event.tokens_per_second:
+            line += f"  {event.tokens_per_second:,.0f} tokens/s"
+        if (left := self.history.seconds_left) is not None:
+            line += f"  {duration(left)} left"
+        if self._progress:
+            self._progress.update(self._task, description=line, completed=event.step, total=event.total_steps)
+        elif event.step >= self._next_line or event.step == event.total_steps:
+            self._next_line = event.step + max(1, event.total_steps // 20)
+            self.console.print(Text(line))
+
+    def close(self) -> None:
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def report(self) -> None:
+        if self.run is not None:
+            print_report(self.run, self.history, self.console)
+
+
+def plan_text(plan: Plan) -> str:
+    """One line on what will be trained."""
+    share = plan.trainable_parameters / max(1, plan.total_parameters)
+    held_out = f" ({plan.eval_rows} more held out)" if plan.eval_rows else ""
+    return (
+        f"{plan.rows} rows{held_out}, {plan.trained_tokens:,} of {plan.tokens:,} tokens trained; "
+        f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.2%}); "
+        f"{plan.total_steps} steps on {one_line(plan.device)} with {one_line(plan.backend)}"
+    )
+
+
+def print_report(run: Run, history: History, console: Console | None = None) -> None:
+    """What came out of a run: loss and replies before and after, and where everything is."""
+    console = console or plain_console()
+    status = run.status(history)
+    lines = ["", f"Run {one_line(run.name)}: {_STATUS_TEXT[status]}"]
+    if isinstance(history.ended, Failed):
+        lines.append(f"  {safe_text(history.ended.message)}")
+    if (losses := history.loss_before_and_after()) is not None:
+        what = "held-out loss" if len(history.evaluations) >= 2 else "training loss"
+        lines.append(f"  {what} {losses[0]:.3f} → {losses[1]:.3f} over {history.step} steps")
+    if isinstance(history.ended, Finished):
+        lines.append(f"  took {duration(history.ended.seconds)}")
+    for prompt, before, after in history.replies_before_and_after():
+        lines += ["", f"  prompt  {one_line(prompt, max_length=300)}"]
+        lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []
+        lines += [f"  after   {one_line(after, max_length=600)}"] if after is not None else []
+    lines += ["", f"  everything is in {one_line(run.folder)}"]
+    if run.adapter.is_dir():
+        lines += [f"  adapter {one_line(run.adapter)}", f"  talk to it: {own_command('chat', run.folder)}"]
+        lines += [f"  take it home: {own_command('export', run.folder, '--to', 'gguf:q8_0')}"]
+    console.print(Text("\n".join(lines)))
+
+
+def own_command(*arguments: object) -> str:
+    """A tuitune command to paste into this machine's shell, with the program's path where it is not on PATH."""
+    program = "tuitune" if shutil.which("tuitune") else str(Path(sys.executable).with_name("tuitune"))
+    return safe_text(shlex.join([program, *map(str, arguments)]))
+
+
+_STATUS_TEXT = {
+    "live": "training",
+    "done": "done",
+    "stopped": "stopped when asked to",
+    "failed": "failed",
+    "interrupted": "its session ended before the run did",
+}
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units: `1 h 04 min`, `2 min 05 s`, `9 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

@@ -1,0 +1,1 @@
+"""The machine: its GPUs and memory, its libraries, and how they are made ready."""

@@ -1,0 +1,255 @@
+"""Whether this machine can train: each check with what was found, and what to do where something is missing."""
+
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from packaging.requirements import Requirement
+
+from tuitune.hub.reach import has_token
+from tuitune.machine.hardware import Gpu, disk_free_bytes, gpus
+from tuitune.text import one_line
+
+Status = Literal["ok", "warn", "fail"]
+GIB = 2**30
+# CUDA 13 builds of torch need this driver or a newer one (NVIDIA, CUDA 13.0 release notes, table 3).
+_OLDEST_DRIVER = 580
+
+# Runs in a process of its own: importing torch takes seconds, and a broken build may take the process down.
+_PROBE = """
+import json, sys
+found = {}
+try:
+    import torch
+    found["torch"] = torch.__version__
+    found["cuda"] = torch.version.cuda
+    found["cuda_available"] = torch.cuda.is_available()
+    if found["cuda_available"]:
+        torch.ones(8, device="cuda").sum().item()
+        found["device"] = torch.cuda.get_device_name()
+except BaseException as error:
+    found["error"] = f"{type(error).__name__}: {error}"
+if "bitsandbytes" in sys.argv:
+    try:
+        import torch, bitsandbytes
+        from bitsandbytes.functional import quantize_4bit
+        quantize_4bit(torch.ones(64, 64, device="cuda" if found.get("device") else "cpu"), quant_type="nf4")
+        found["nf4"] = bitsandbytes.__version__
+    except BaseException as error:
+        found["nf4_error"] = f"{type(error).__name__}: {error}"
+print("\\n" + json.dumps(found))
+"""
+_UNSLOTH_PROBE = """
+import json
+try:
+    import unsloth
+    found = {"unsloth": unsloth.__version__}
+except BaseException as error:
+    found = {"error": f"{type(error).__name__}: {error}"}
+print("\\n" + json.dumps(found))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check. `remedy` says what to do where `status` is not `ok`."""
+
+    name: str
+    status: Status
+    text: str
+    remedy: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(runs_folder: Path | None = None) -> list[Finding]:
+    """Every check, in reading order; takes some seconds, as libraries are imported in processes of their own."""
+    from tuitune.runs.folder import default_runs_folder
+
+    cards = gpus()
+    probe = _probe(_PROBE, "bitsandbytes")
+    return [
+        Finding("Python", "ok", platform.python_version()),
+        _versions(),
+        *_gpu(cards),
+        _torch(probe, cards),
+        _four_bit(probe),
+        _unsloth(cards),
+        _memory(),
+        _disk(runs_folder or default_runs_folder()),
+        _runs(runs_folder or default_runs_folder()),
+        _hub_token(),
+        _terminal(),
+    ]
+
+
+def _versions() -> Finding:
+    """Installed libraries against what this version of tuitune asks for."""
+    wrong = []
+    try:
+        wanted = [Requirement(each) for each in requires("tuitune") or []]
+    except PackageNotFoundError:
+        return Finding("Libraries", "warn", "tuitune is not installed as a package", "Install it with pip.")
+    for requirement in wanted:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
+    if wrong:
+        return Finding("Libraries", "fail", "; ".join(wrong), "pip install --upgrade --force-reinstall tuitune")
+    names = ("torch", "transformers", "trl", "peft", "datasets")
+    return Finding("Libraries", "ok", ", ".join(f"{name} {version(name)}" for name in names))
+
+
+def _gpu(cards: list[Gpu]) -> list[Finding]:
+    if not cards:
+        return [
+            Finding(
+                "GPU",
+                "warn",
+                "no NVIDIA GPU is visible: training runs on the CPU, which suits small models only",
+                "On a GPU machine, check that `nvidia-smi` works and that CUDA_VISIBLE_DEVICES is not empty.",
+            )
+        ]
+    found = []
+    for card in cards:
+        free = f"{card.free_bytes / GIB:.1f} of {card.total_bytes / GIB:.1f} GiB free"
+        busy = card.used_bytes > 0.1 * card.total_bytes
+        found.append(
+            Finding(
+                f"GPU {card.index}",
+                "warn" if busy else "ok",
+                f"{card.name}, {free}, {'bf16' if card.has_bf16 else 'fp16 only'}",
+                "Another program holds memory on it: `nvidia-smi` shows which." if busy else None,
+            )
+        )
+    driver = cards[0].driver
+    old = driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < _OLDEST_DRIVER
+    remedy = (
+        f"torch builds for CUDA 13 need {_OLDEST_DRIVER} or newer: update it, or install a cu12 torch." if old else None
+    )
+    return [*found, Finding("NVIDIA driver", "warn" if old else "ok", driver, remedy)]
+
+
+def _torch(probe: dict[str, Any], cards: list[Gpu]) -> Finding:
+    if "torch" not in probe or "error" in probe:
+        text = one_line(probe.get("error", "torch did not start"), max_length=200)
+        return Finding("PyTorch", "fail", text, "Install it again: pip install --force-reinstall torch")
+    if probe.get("device"):
+        return Finding("PyTorch", "ok", f"{probe['torch']} computes on {one_line(probe['device'], max_length=80)}")
+    if cards:
+        why = "is a CPU build" if probe.get("cuda") is None else f"(CUDA {probe['cuda']}) cannot use the GPU"
+        remedy = "Install a CUDA build of torch that fits the driver: https://pytorch.org/get-started/locally"
+        return Finding("PyTorch", "fail", f"{probe['torch']} {why}", remedy)
+    return Finding("PyTorch", "ok", f"{probe['torch']} computes on the CPU")
+
+
+def _four_bit(probe: dict[str, Any]) -> Finding:
+    if "nf4" in probe:
+        return Finding("4-bit weights", "ok", f"bitsandbytes {probe['nf4']} quantises to nf4")
+    text = one_line(probe.get("nf4_error", "bitsandbytes did not start"), max_length=200)
+    return Finding("4-bit weights", "warn", text, "Set model.load_in_4bit: false, or reinstall bitsandbytes.")
+
+
+def _unsloth(cards: list[Gpu]) -> Finding:
+    installed = importlib.util.find_spec("unsloth") is not None
+    if not cards:
+        text = "not used without an NVIDIA GPU: the transformers backend trains instead"
+        return Finding("Unsloth", "warn" if installed else "ok", text, "pip uninstall unsloth" if installed else None)
+    if not installed:
+        text = "not installed: the transformers backend trains instead, several times slower"
+        return Finding("Unsloth", "warn", text, "pip install 'tuitune[gpu]'")
+    probe = _probe(_UNSLOTH_PROBE)
+    if "unsloth" in probe:
+        return Finding("Unsloth", "ok", one_line(probe["unsloth"], max_length=40))
+    text = one_line(probe.get("error", "it did not start"), max_length=200)
+    return Finding("Unsloth", "fail", text, "pip install --force-reinstall 'tuitune[gpu]'")
+
+
+def _memory() -> Finding:
+    memory = psutil.virtual_memory()
+    low = memory.available < 4 * GIB
+    text = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available"
+    remedy = "Close other programs: merging and exporting hold a whole model in memory." if low else None
+    return Finding("Memory", "warn" if low else "ok", text, remedy)
+
+
+def _disk(folder: Path) -> Finding:
+    free = disk_free_bytes(folder)
+    low = free < 20 * GIB
+    remedy = "A merged 8B model takes 16 GiB and its GGUF as much again: free some, or use --runs." if low else None
+    return Finding("Disk", "warn" if low else "ok", f"{free / GIB:.1f} GiB free for {one_line(folder)}", remedy)
+
+
+def _runs(folder: Path) -> Finding:
+    """Whether runs can be written, found out without leaving anything behind."""
+    at = next(each for each in (folder, *folder.parents) if each.exists())
+    if at.is_dir() and os.access(at, os.W_OK | os.X_OK):
+        return Finding("Runs folder", "ok", one_line(folder))
+    remedy = "Choose another with --runs, or set TUITUNE_RUNS."
+    return Finding("Runs folder", "fail", f"{one_line(folder)} cannot be written", remedy)
+
+
+def _hub_token() -> Finding:
+    """Whether a Hub token is there; what it is goes nowhere."""
+    if has_token():
+        return Finding("Hugging Face token", "ok", "present (not shown)")
+    return Finding("Hugging Face token", "ok", "none: gated models and uploads need one, from `hf auth login`")
+
+
+def _terminal() -> Finding:
+    kind = os.environ.get("TERM", "")
+    stdout = sys.__stdout__  # the app captures sys.stdout
+    if stdout is None or not stdout.isatty():
+        return Finding("Terminal", "ok", "standard output is not a terminal: `tuitune run` works, the app does not")
+    size = os.get_terminal_size(stdout.fileno())
+    encoding = (stdout.encoding or "").lower().replace("-", "")
+    text = f"{kind or 'unknown'}, {size.columns}×{size.lines}, {encoding or 'unknown encoding'}"
+    if kind in ("", "dumb"):
+        return Finding("Terminal", "fail", text, "Set TERM, for example to xterm-256color.")
+    if encoding != "utf8":
+        return Finding("Terminal", "warn", text, "Set a UTF-8 locale, for example LANG=C.UTF-8.")
+    if size.columns < 80 or size.lines < 20:
+        return Finding("Terminal", "warn", text, "Make the window at least 80×20.")
+    return Finding("Terminal", "ok", text)
+
+
+def _probe(code: str, *arguments: str) -> dict[str, Any]:
+    """What the code's last line says, as JSON; an `error` where the process was killed or did not end."""
+    from tuitune.machine.environment import prepare_environment
+
+    prepare_environment()
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-c", code, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": str(error), "nf4_error": str(error)}
+    lines = ended.stdout.strip().splitlines()
+    try:
+        found = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    message = f"it ended with status {ended.returncode}"
+    return {"error": message, "nf4_error": message}

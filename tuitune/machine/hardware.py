@@ -1,0 +1,256 @@
+"""The machine: GPUs through NVML, memory and disk through psutil, library versions; never slow, never raising."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tuitune.errors import UnusableInput
+from tuitune.runs.events import Sample
+from tuitune.text import one_line
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "unsloth", "unsloth_zoo", "triton")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA card as NVML reports it. Memory in bytes; `compute_capability` like (9, 0)."""
+
+    index: int
+    name: str
+    uuid: str
+    total_bytes: int
+    used_bytes: int
+    driver: str
+    compute_capability: tuple[int, int]
+
+    @property
+    def free_bytes(self) -> int:
+        return self.total_bytes - self.used_bytes
+
+    @property
+    def has_bf16(self) -> bool:
+        """Ampere and later."""
+        return self.compute_capability[0] >= 8
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a run is made on. Sizes in bytes; `libraries` are installed versions, without those that are absent."""
+
+    system: str
+    processor: str
+    cpu_cores: int
+    ram_bytes: int
+    ram_available_bytes: int
+    disk_free_bytes: int
+    python: str
+    libraries: dict[str, str]
+    gpus: tuple[Gpu, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_nvml: Any = None
+_nvml_lock = threading.Lock()
+
+
+def _connected() -> Any:
+    """The pynvml module, initialised once; None where there is no driver."""
+    global _nvml  # noqa: PLW0603  (one connection for the process, as NVML itself keeps one)
+    with _nvml_lock:
+        if _nvml is None:
+            try:
+                import pynvml
+
+                pynvml.nvmlInit()
+                _nvml = pynvml
+            except Exception:  # no package, no driver, or a driver that does not match
+                return None
+        return _nvml
+
+
+def gpus() -> list[Gpu]:
+    """The NVIDIA cards of this machine, in NVML's order; empty without one. A card that cannot be read is left out."""
+    nvml = _connected()
+    if nvml is None:
+        return []
+    found = []
+    try:
+        driver = _text(nvml.nvmlSystemGetDriverVersion())
+        count = nvml.nvmlDeviceGetCount()
+    except nvml.NVMLError:
+        return []
+    for index in range(count):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+            found.append(
+                Gpu(
+                    index=index,
+                    name=_text(nvml.nvmlDeviceGetName(handle)),
+                    uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+                    total_bytes=int(memory.total),
+                    used_bytes=int(memory.used),
+                    driver=driver,
+                    compute_capability=(int(capability[0]), int(capability[1])),
+                )
+            )
+        except nvml.NVMLError:
+            continue
+    return found
+
+
+def chosen_gpu() -> Gpu | None:
+    """The card that CUDA would use in this process: the first in CUDA_VISIBLE_DEVICES, else the first; or None."""
+    cards = gpus()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not cards:
+        return cards[0] if cards else None
+    first = visible.split(",")[0].strip()
+    return next((each for each in cards if str(each.index) == first or (first and each.uuid.startswith(first))), None)
+
+
+def choose_gpu(index: int | None = None) -> None:
+    """Show CUDA one card alone, in this process and those it starts: `index`, or the emptiest if the user chose none.
+
+    Seeing several, transformers' trainer would spread every batch over all of them. Call it before CUDA starts. Raises
+    UnusableInput for a card that is not there.
+    """
+    if index is None and "CUDA_VISIBLE_DEVICES" in os.environ:
+        return
+    cards = gpus()
+    if index is not None:
+        chosen = next((card for card in cards if card.index == index), None)
+        if chosen is None:
+            there = f"has {', '.join(str(card.index) for card in cards)}" if cards else "has none"
+            raise UnusableInput(f"There is no GPU {index}: this machine {there}; `nvidia-smi` lists them.")
+    elif len(cards) > 1:
+        chosen = max(cards, key=lambda card: card.free_bytes)
+    else:
+        return
+    os.environ["CUDA_VISIBLE_DEVICES"] = chosen.uuid
+
+
+def sample(pid: int | None = None, folder: Path | None = None) -> Sample:
+    """The machine now, and the process `pid` (this one by default) with its GPU memory where NVML tells it.
+
+    The free disk space is that of the file system `folder` is on; without a folder it is left out.
+    """
+    pid = pid or os.getpid()
+    host = psutil.virtual_memory()
+    try:
+        process_bytes = psutil.Process(pid).memory_info().rss
+    except psutil.Error:
+        process_bytes = 0
+    return Sample(
+        process_bytes=process_bytes,
+        host_used_bytes=host.total - host.available,
+        host_total_bytes=host.total,
+        disk_free_bytes=disk_free_bytes(folder) if folder else None,
+        cpu_percent=psutil.cpu_percent(),
+        **_gpu_sample(pid),
+    )
+
+
+def _gpu_sample(pid: int) -> dict[str, Any]:
+    nvml, card = _connected(), chosen_gpu()
+    if nvml is None or card is None:
+        return {}
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(card.index)
+    except nvml.NVMLError:
+        return {}
+
+    def read(call: Any) -> Any:
+        try:
+            return call()
+        except (nvml.NVMLError, TypeError, ValueError):  # a reading that this card or driver does not give
+            return None
+
+    running = read(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+    mine = [each.usedGpuMemory for each in running if each.pid == pid and each.usedGpuMemory is not None]
+    utilization = read(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
+    milliwatts = read(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    return {
+        "gpu_index": card.index,
+        "gpu_used_bytes": card.used_bytes,
+        "gpu_total_bytes": card.total_bytes,
+        "gpu_process_bytes": sum(mine) if mine else _held_by_torch(pid),
+        "gpu_percent": float(utilization.gpu) if utilization else None,
+        "gpu_celsius": read(lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
+        "gpu_watts": milliwatts / 1000 if milliwatts is not None else None,
+    }
+
+
+def _held_by_torch(pid: int) -> int | None:
+    """GPU memory of this process by torch's own count, for containers, where NVML knows it under another pid."""
+    torch = sys.modules.get("torch")
+    if pid != os.getpid() or torch is None or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.memory_reserved())
+
+
+def machine(folder: Path | None = None) -> Machine:
+    """A summary of this machine without its name; the disk is the one that `folder` (the home by default) is on."""
+    memory = psutil.virtual_memory()
+    return Machine(
+        system=f"{platform.system()} {platform.release()}",
+        processor=_processor(),
+        cpu_cores=usable_cores(),
+        ram_bytes=memory.total,
+        ram_available_bytes=memory.available,
+        disk_free_bytes=disk_free_bytes(folder or Path.home()),
+        python=platform.python_version(),
+        libraries=installed_versions(),
+        gpus=tuple(gpus()),
+    )
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def disk_free_bytes(folder: Path) -> int:
+    """Free bytes where `folder` is or would be made; 0 where that cannot be told."""
+    for each in (folder, *folder.parents):
+        try:
+            return shutil.disk_usage(each).free
+        except OSError:
+            continue
+    return 0
+
+
+def installed_versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
+    """Installed versions by distribution name, read from their metadata; absent ones are left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return one_line(line.partition(":")[2], max_length=80)
+    except OSError:
+        pass
+    return one_line(platform.processor() or platform.machine(), max_length=80)
+
+
+def _text(value: str | bytes) -> str:
+    return one_line(value.decode(errors="replace") if isinstance(value, bytes) else value, max_length=80)

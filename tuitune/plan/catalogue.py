@@ -1,0 +1,199 @@
+"""The models to choose from: known ones, those on this machine, those the Hub finds; and whether they fit."""
+
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tuitune.errors import TuituneError
+from tuitune.hub.reach import hub_cache
+from tuitune.machine.hardware import Gpu
+from tuitune.plan.estimate import Memory, Shape, memory_of
+from tuitune.recipe import Recipe
+from tuitune.text import one_line
+
+_TIMEOUT_SECONDS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A model of `models.yaml`. `parameters` is a count, `context` in tokens."""
+
+    name: str
+    family: str
+    parameters: int
+    context: int
+    licence: str
+    gated: bool
+    base: bool
+    architecture: str
+    """`model_type` in its config.json."""
+    unchecked: bool
+    """Whether its sizes are from one source only."""
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model on the Hub, as its API describes it."""
+
+    name: str
+    gated: bool
+    downloads: int
+
+
+@cache
+def known_models() -> tuple[Known, ...]:
+    """The catalogue, family by family."""
+    text = (Path(__file__).parent / "models.yaml").read_text(encoding="utf-8")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    families = yaml.load(text, Loader=loader)
+    return tuple(_known(family, model) for family in families for model in family["models"])
+
+
+def _known(family: dict[str, Any], model: dict[str, Any]) -> Known:
+    hidden, intermediate, layers, key_value, vocabulary = model["shape"]
+    parameters = int(model["size"] * 1e9)
+    embeddings = vocabulary * hidden * (1 if model.get("tied") else 2)
+    if "embeddings" in model:
+        embeddings = int(model["embeddings"] * 1e9)
+    return Known(
+        name=model["name"],
+        family=family["family"],
+        parameters=parameters,
+        context=model["context"],
+        licence=model.get("licence", family["licence"]),
+        gated=model.get("gated", False),
+        base=model.get("base", False),
+        architecture=model.get("architecture", family["architecture"]),
+        unchecked=model.get("unchecked", False),
+        shape=Shape(
+            hidden=hidden,
+            intermediate=intermediate,
+            key_value=key_value,
+            layers=layers,
+            vocabulary=vocabulary,
+            total_parameters=parameters,
+            linear_parameters=max(0, parameters - embeddings),
+            adapter_parameters=_adapter_parameters(1, hidden, intermediate, layers, key_value),
+        ),
+    )
+
+
+def _adapter_parameters(r: int, hidden: int, intermediate: int, layers: int, key_value: int) -> int:
+    """Of LoRA on all seven projections of each layer (Hu et al. 2021): r (inputs + outputs) each."""
+    attention = 2 * (hidden + hidden) + 2 * (hidden + key_value)
+    return r * layers * (attention + 3 * (hidden + intermediate))
+
+
+def memory_for(known: Known, recipe: Recipe, card: Gpu | None) -> Memory:
+    """What training this model with the recipe's settings takes at its peak, from its shape alone."""
+    shape = replace(known.shape, adapter_parameters=recipe.lora.r * known.shape.adapter_parameters)
+    backend = backend_for(recipe, card)
+    tokens = recipe.train.per_device_train_batch_size * min(recipe.data.max_length, known.context)
+    return memory_of(recipe, shape, tokens, backend=backend, card_bytes=card.total_bytes if card else None)
+
+
+def backend_for(recipe: Recipe, card: Gpu | None) -> str:
+    """The backend that a recipe would be trained with on this card, where its libraries are installed."""
+    return "unsloth" if card is not None and recipe.model.backend != "transformers" else "transformers"
+
+
+def cached_models() -> list[str]:
+    """Hub ids of the models in the cache that have a config and weights; newest first."""
+    return [name for _, name in sorted(_in_cache(hub_cache()), reverse=True)]
+
+
+def _in_cache(folder: Path) -> Iterator[tuple[float, str]]:
+    for each in folder.glob("models--*--*"):
+        snapshots = each / "snapshots"
+        if any(snapshots.glob("*/config.json")) and any(snapshots.glob("*/*.safetensors")):
+            owner, _, name = each.name.removeprefix("models--").partition("--")
+            yield each.stat().st_mtime, f"{owner}/{name}"
+
+
+def model_folders(*places: Path) -> list[Path]:
+    """Model folders directly inside the places, and the places themselves where they are one."""
+    found = []
+    for place in places:
+        try:
+            inside = sorted(each for each in place.iterdir() if each.is_dir())[:500]
+        except OSError:
+            continue
+        found += [each for each in (place, *inside) if is_model_folder(each)]
+    return list(dict.fromkeys(found))
+
+
+def is_model_folder(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def is_offline_by_choice() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def search_hub(words: str, limit: int = 20) -> list[Found]:
+    """Text-generation models that the Hub finds, most downloaded first. Raises TuituneError when it is not reached."""
+    query = urllib.parse.urlencode(
+        {"search": words, "pipeline_tag": "text-generation", "sort": "downloads", "direction": -1, "limit": limit}
+    )
+    try:
+        answer = _ask(f"/api/models?{query}")
+    except _Refused as refused:
+        remedy = "check HF_ENDPOINT" if refused.status == 404 else "try again later"
+        raise TuituneError(
+            f"The Hugging Face Hub refuses to search (error {refused.status}): {remedy}, or type a model's id."
+        ) from None
+    return [_found(model) for model in answer if isinstance(model, dict)] if isinstance(answer, list) else []
+
+
+def look_up(name: str) -> Found | None:
+    """The Hub's model of this id, None where there is none. Raises TuituneError when the Hub is not reached."""
+    try:
+        answer = _ask(f"/api/models/{urllib.parse.quote(name)}")
+    except _Refused:
+        return None
+    return _found(answer) if isinstance(answer, dict) else None
+
+
+class _Refused(Exception):
+    """The Hub answered that it has no such thing, or none that may be seen (HTTP status 401, 403 or 404)."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def _found(raw: dict[str, Any]) -> Found:
+    downloads = raw.get("downloads")
+    return Found(
+        name=one_line(raw.get("id", ""), max_length=120),
+        gated=bool(raw.get("gated")),
+        downloads=downloads if isinstance(downloads, int) else 0,
+    )
+
+
+def _ask(path: str) -> Any:
+    if is_offline_by_choice():
+        raise TuituneError("HF_HUB_OFFLINE is set: the Hugging Face Hub is not asked.")
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if not endpoint.startswith(("https://", "http://")):
+        raise TuituneError(f"HF_ENDPOINT is {one_line(endpoint, max_length=80)}: give an https address.")
+    try:
+        with urllib.request.urlopen(endpoint.rstrip("/") + path, timeout=_TIMEOUT_SECONDS) as answer:
+            return json.loads(answer.read(4 * 2**20))
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403, 404):
+            raise _Refused(error.code) from None
+        raise TuituneError(f"The Hugging Face Hub answered with error {error.code}: try again later.") from None
+    except (OSError, ValueError) as error:
+        reason = one_line(getattr(error, "reason", error), max_length=120)
+        raise TuituneError(f"The Hugging Face Hub cannot be reached ({reason}).") from None

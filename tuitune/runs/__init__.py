@@ -1,0 +1,1 @@
+"""Runs on disk: their folders, their events, and what those add up to."""

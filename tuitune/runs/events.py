@@ -1,0 +1,254 @@
+"""Typed events: what happened in a run, one JSON line each, in the order it happened."""
+
+import dataclasses
+import json
+import math
+import time
+import types
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened at `at` (seconds since the epoch)."""
+
+    kind: ClassVar[str] = ""
+    at: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    """A session began (`attempt` 1) or resumed (2, …) the run."""
+
+    kind: ClassVar[str] = "started"
+    run: str
+    attempt: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase(Event):
+    """The run entered a phase, or got further in it: `done` of `total` units, where they can be counted."""
+
+    kind: ClassVar[str] = "phase"
+    name: Literal["importing", "data", "model", "adapter", "before", "training", "saving", "after"]
+    text: str
+    done: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Event):
+    """What will be trained, known once data and model are loaded."""
+
+    kind: ClassVar[str] = "plan"
+    backend: str
+    device: str
+    rows: int
+    eval_rows: int
+    dropped_rows: int
+    tokens: int
+    trained_tokens: int
+    trainable_parameters: int
+    total_parameters: int
+    total_steps: int
+    thinking: bool = False
+    """Whether the data brings thinking of its own before replies."""
+    target_modules: tuple[str, ...] = ()
+    """Names of the layers that get an adapter; empty in records that do not tell."""
+    batches: str = ""
+    """How rows are put into batches: `end to end` or `padded`."""
+    attention: str = ""
+    """The attention kernels that ran, in words for the user."""
+    isolation: dict[str, float] = field(default_factory=dict)
+    """What `tuitune.train.isolation` measured before the first step: rows of a batch against the same rows alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(Event):
+    """One optimizer step. `loss` is the mean over the step's trained tokens; `tokens` counts non-padding input."""
+
+    kind: ClassVar[str] = "step"
+    attempt: int
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    tokens: int | None = None
+    tokens_per_second: float | None = None
+    elapsed_s: float | None = None
+    """Seconds since its attempt began to train, by a clock that is never set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Event):
+    """Mean loss over the held-out rows after `step` optimizer steps (0: before training)."""
+
+    kind: ClassVar[str] = "evaluation"
+    attempt: int
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(Event):
+    """What the model answered to a sample prompt after `step` optimizer steps (0: before training)."""
+
+    kind: ClassVar[str] = "reply"
+    step: int
+    prompt: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample(Event):
+    """The machine at one moment: the card where there is one, this process, and the disk that the run is written to."""
+
+    kind: ClassVar[str] = "sample"
+    process_bytes: int
+    host_used_bytes: int
+    host_total_bytes: int
+    disk_free_bytes: int | None = None
+    cpu_percent: float | None = None
+    gpu_index: int | None = None
+    gpu_used_bytes: int | None = None
+    gpu_total_bytes: int | None = None
+    gpu_process_bytes: int | None = None
+    gpu_percent: float | None = None
+    gpu_celsius: float | None = None
+    gpu_watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(Event):
+    """A checkpoint is whole on disk; `path` is relative to the run folder."""
+
+    kind: ClassVar[str] = "checkpoint"
+    attempt: int
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice(Event):
+    """Something the user should know that does not stop the run."""
+
+    kind: ClassVar[str] = "notice"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output(Event):
+    """A line that a library printed."""
+
+    kind: ClassVar[str] = "output"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Event):
+    """The run ended with an error; `message` is the sentence to show."""
+
+    kind: ClassVar[str] = "failed"
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Event):
+    """The run ended by itself (`done`) or because it was asked to (`stopped`).
+
+    `adapter` is relative to the run folder, None where nothing was trained before the stop.
+    """
+
+    kind: ClassVar[str] = "finished"
+    status: Literal["done", "stopped"]
+    step: int
+    seconds: float
+    adapter: str | None
+
+
+_KINDS: dict[str, type[Event]] = {
+    each.kind: each
+    for each in (Started, Phase, Plan, Step, Evaluation, Reply, Sample, Checkpoint, Notice, Output, Failed, Finished)
+}
+_LARGEST_INTEGER = 2**63 - 1
+_LAST_SECOND = 253_402_300_799.0  # of the year 9999, beyond which no clock can show a time
+
+
+def finite(value: Any) -> Any:
+    """The value as JSON can hold it: None for a float that is NaN or infinite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(event: Event) -> str:
+    """One line of JSON without the newline; numbers that JSON cannot hold (NaN, infinities) become null."""
+    data = {"event": event.kind, **dataclasses.asdict(event)}
+    return json.dumps({name: finite(value) for name, value in data.items()}, ensure_ascii=True, allow_nan=False)
+
+
+def from_json(line: str | bytes) -> Event | None:
+    """The event in a line; None for an event this version does not know or a line that was cut short."""
+    try:
+        data = json.loads(line)
+        return from_data(data) if isinstance(data, dict) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def from_data(data: dict[str, Any]) -> Event | None:
+    """The event in decoded JSON, every field of its declared type; None where one is not, or an unknown event.
+
+    Unknown fields are ignored, so that a newer run folder can be read. A loss of null is NaN, which `to_json` wrote so.
+    """
+    kind = data.get("event")
+    cls = _KINDS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        return None
+    try:
+        fields = {
+            name: _checked(name, data[name], hint) for name, hint in _field_types(cls.kind).items() if name in data
+        }
+        event = cls(**fields)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return event if 0 <= event.at <= _LAST_SECOND else None
+
+
+@cache
+def _field_types(kind: str) -> dict[str, Any]:
+    cls = _KINDS[kind]
+    hints = get_type_hints(cls)
+    return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value as a field of the type `hint` holds it. Raises TypeError, ValueError, OverflowError."""
+    if get_origin(hint) in (Union, types.UnionType):  # each of them is `… | None`
+        hint = next(option for option in get_args(hint) if option is not type(None))
+        return None if finite(value) is None else _checked(name, value, hint)
+    if hint is float:
+        if name == "loss" and finite(value) is None:
+            return math.nan
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise TypeError("not a finite number")
+        return float(value)
+    if get_origin(hint) is tuple:  # each of them is `tuple[…, ...]`
+        if not isinstance(value, list):
+            raise TypeError("not a list")
+        return tuple(_checked(name, item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise TypeError("not `name: value` pairs")
+        return {str(key): _checked(name, entry, get_args(hint)[1]) for key, entry in value.items()}
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError("not one of the words that may stand here")
+    elif type(value) is not hint:
+        raise TypeError(f"not of type {hint}")
+    elif hint is int and abs(value) > _LARGEST_INTEGER:
+        raise OverflowError("too large a number")
+    return value

@@ -1,0 +1,306 @@
+"""The run folder: the record of one run, with one writer at a time."""
+
+import errno
+import fcntl
+import itertools
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from tuitune.atomic import flush, write_atomic
+from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.paths import expanded
+from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Plan, from_json, to_json
+from tuitune.runs.history import History
+from tuitune.text import one_line
+
+if TYPE_CHECKING:
+    from tuitune.recipe import Recipe  # pydantic is a third of the app's start: only who reads a recipe loads it
+
+Status = Literal["live", "done", "stopped", "failed", "interrupted"]
+
+NEW_RUN = ".tuitune-new-"
+"""What the name of a run's folder begins with until everything is in it."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def default_runs_folder() -> Path:
+    """Where runs are kept unless `--runs` says otherwise: $TUITUNE_RUNS, or ~/tuitune-runs."""
+    return Path(os.environ.get("TUITUNE_RUNS") or Path.home() / "tuitune-runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder, whether or not a session is alive in it."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def events_file(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "session.log"
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        return self.folder / "exports"
+
+    @property
+    def socket_file(self) -> Path:
+        """Holds the path of the live session's socket while there is one."""
+        return self.folder / "session.json"
+
+    def recipe(self) -> "Recipe":
+        from tuitune.recipe import Recipe
+
+        return Recipe.load(self.recipe_file)
+
+    def events(self) -> Iterator[Event]:
+        """The events so far; lines that are cut short or unknown are left out. Raises UnusableInput."""
+        try:
+            with self.open_events() as file:
+                for line in file:
+                    event = from_json(line)
+                    if event is not None:
+                        yield event
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UnusableInput(
+                f"The record of run {one_line(self.name)} cannot be read ({one_line(explain(error))}): "
+                "bring it back from a copy, or move the run's folder away."
+            ) from None
+
+    def open_events(self) -> BinaryIO:
+        """The record, to be read. Raises OSError, also for what is no file: reading a pipe would not end."""
+        handle = os.open(self.events_file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(errno.EINVAL, "not a file", str(self.events_file))
+        return os.fdopen(handle, "rb")
+
+    def history(self) -> History:
+        return History.of(self.events())
+
+    def thinks(self) -> bool:
+        """Whether its data has thinking of its own before replies; False before that is known."""
+        return next((event.thinking for event in self.events() if isinstance(event, Plan)), False)
+
+    def is_live(self) -> bool:
+        """Whether a session holds this run (and would refuse a second writer)."""
+        with self.without_session() as free:
+            return not free
+
+    @contextmanager
+    def without_session(self) -> Iterator[bool]:
+        """Whether no session holds this run; if so, none can take it before the end of the block.
+
+        The lock is shared, so that several readers may ask at once.
+        """
+        try:
+            handle = os.open(self.folder / ".lock", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            yield True
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+        finally:
+            os.close(handle)
+
+    def status(self, history: History | None = None) -> Status:
+        """`live` while a session holds the run and it has not ended; `interrupted` if its session is gone unended."""
+        ended = (history or self.history()).ended
+        if ended is None:
+            return "live" if self.is_live() else "interrupted"
+        return "failed" if ended.kind == "failed" else ended.status  # type: ignore[union-attr]
+
+    def session_socket(self) -> Path | None:
+        """The socket of the session that holds this run, or None."""
+        if not self.is_live():
+            return None
+        try:
+            if not self.socket_file.is_file():  # reading a pipe would not end
+                return None
+            return Path(json.loads(self.socket_file.read_text())["socket"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+class RunWriter:
+    """The one writer of a run folder; holds its lock from creation to `close`."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._lock = os.open(run.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise TuituneError(
+                f"Run {one_line(run.name)} is in use by another session: attach to it, or stop it first."
+            ) from None
+        try:
+            self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError:
+            os.close(self._lock)
+            raise
+
+    def append(self, event: Event) -> None:
+        """Add an event to the record, whole or not at all, so that a reader never sees half of two lines mixed.
+
+        What the user counts on later, a checkpoint or the end, is on disk when this returns. Raises OSError where the
+        disk is full.
+        """
+        line = to_json(event).encode() + b"\n"
+        written = os.write(self._events, line)
+        if written < len(line):
+            os.ftruncate(self._events, os.fstat(self._events).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.run.events_file))
+        if isinstance(event, Checkpoint | Finished | Failed):
+            os.fsync(self._events)
+
+    def write(self, name: str, data: str | bytes) -> None:
+        write_atomic(self.run.folder / name, data)
+
+    def announce(self, socket: Path) -> None:
+        """Say where this session can be reached."""
+        self.write("session.json", json.dumps({"pid": os.getpid(), "socket": str(socket)}))
+
+    def close(self) -> None:
+        """Give the run back; nothing in the folder is lost."""
+        with suppress(OSError):  # without the lock it is not read any more
+            self.run.socket_file.unlink()
+        os.close(self._events)
+        os.close(self._lock)
+
+
+def create_run(
+    recipe: "Recipe", runs_folder: Path, name: str | None = None, environment: dict[str, Any] | None = None
+) -> RunWriter:
+    """Make a new run folder with the recipe in it, and hold its lock. Raises TuituneError, UnusableInput.
+
+    The folder gets its name last: a kill leaves no name taken by a folder that is no run.
+    """
+    try:
+        runs_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_usable(name, runs_folder)
+        folder = Path(tempfile.mkdtemp(prefix=NEW_RUN, dir=runs_folder))
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            writer = RunWriter(Run(folder))
+            undo.callback(writer.close)
+            writer.write("recipe.yaml", recipe.to_yaml())
+            writer.write("environment.json", json.dumps(environment or {}, indent=2))
+            writer.run = Run(_named(folder, name, Path(recipe.data.path).stem))
+            undo.pop_all()
+        flush(runs_folder)
+    except OSError as error:
+        reason = error.strerror or "write failed"
+        raise TuituneError(
+            f"No run folder can be made in {runs_folder} ({reason}): choose another with --runs."
+        ) from None
+    return writer
+
+
+def _require_usable(name: str | None, runs_folder: Path) -> None:
+    """Refuse a name that cannot be a new folder's. Raises UnusableInput."""
+    if name is None:
+        return
+    if not _NAME.fullmatch(name):
+        raise UnusableInput(
+            f"The run name {one_line(name, max_length=80)!r} cannot be a folder name: "
+            "use letters, digits, '.', '_' and '-', starting with a letter or digit."
+        )
+    if os.path.lexists(runs_folder / name):
+        raise _taken(name, runs_folder)
+
+
+def _taken(name: str, runs_folder: Path) -> UnusableInput:
+    what = "run" if _holds_run(runs_folder / name) else "file or folder"
+    return UnusableInput(f"A {what} named {name} exists in {runs_folder}: choose another --name.")
+
+
+def _named(folder: Path, name: str | None, stem: str) -> Path:
+    """Give a new run's folder its name: `name`, or one after its data and a number. Raises OSError, UnusableInput."""
+    base = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:40] or "run"
+    for candidate in (name,) if name else (f"{base}-{number}" for number in itertools.count(1)):
+        final = folder.with_name(candidate)
+        if os.path.lexists(final):
+            continue
+        try:
+            os.rename(folder, final)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another session has just taken it
+                continue
+            raise
+        return final
+    raise _taken(str(name), folder.parent)
+
+
+def all_runs(runs_folder: Path) -> list[Run]:
+    """Every run in the folder, the most recently changed first."""
+    try:
+        runs = [Run(folder) for folder in runs_folder.iterdir() if _holds_run(folder)]
+    except OSError:
+        return []
+    return sorted(runs, key=_changed, reverse=True)
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether there is a recipe or a record in it; also False where another user's folder cannot be looked into."""
+    if folder.name.startswith(NEW_RUN):
+        return False
+    try:
+        return (folder / "recipe.yaml").is_file() or (folder / "events.jsonl").is_file()
+    except OSError:
+        return False
+
+
+def _changed(run: Run) -> float:
+    try:
+        return run.events_file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def find_run(named: str, runs_folder: Path) -> Run:
+    """The run with this name or folder. Raises UnusableInput."""
+    for folder in (runs_folder / named, expanded(named)):
+        if _holds_run(folder):
+            return Run(folder.resolve())
+    known = ", ".join(one_line(run.name) for run in all_runs(runs_folder)[:5]) or "none yet"
+    raise UnusableInput(
+        f"There is no run {one_line(named, max_length=120)} in {runs_folder} (newest runs: {known}): "
+        "give a run's name or folder."
+    )

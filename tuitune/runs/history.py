@@ -1,0 +1,123 @@
+"""A run's history: everything a dashboard or report shows, as a pure function of the run's events."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tuitune.runs.events import (
+    Checkpoint,
+    Evaluation,
+    Event,
+    Failed,
+    Finished,
+    Notice,
+    Phase,
+    Plan,
+    Reply,
+    Sample,
+    Started,
+    Step,
+)
+
+
+@dataclass
+class History:
+    """The fold of a run's events. `add` each event once, in order; replaying a file gives an equal history."""
+
+    started: Started | None = None
+    phase: Phase | None = None
+    plan: Plan | None = None
+    steps: list[Step] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    sample: Sample | None = None
+    peak_gpu_bytes: int = 0
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    ended: Finished | Failed | None = None
+    last_at: float = 0.0
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> "History":
+        history = cls()
+        for event in events:
+            history.add(event)
+        return history
+
+    def add(self, event: Event) -> None:
+        self.last_at = max(self.last_at, event.at)
+        match event:
+            case Started():
+                self.started, self.ended = event, None
+            case Phase():
+                self.phase = event
+            case Plan():
+                self.plan = event
+            case Step():
+                # A resumed attempt runs the steps after its checkpoint again: the newer ones stand.
+                while self.steps and self.steps[-1].step >= event.step:
+                    self.steps.pop()
+                self.steps.append(event)
+            case Evaluation():
+                while self.evaluations and self.evaluations[-1].step >= event.step:
+                    self.evaluations.pop()
+                self.evaluations.append(event)
+            case Reply():
+                self.replies.append(event)
+            case Sample():
+                self.sample = event
+                self.peak_gpu_bytes = max(self.peak_gpu_bytes, event.gpu_process_bytes or 0)
+            case Checkpoint():
+                self.checkpoints.append(event)
+            case Notice():
+                self.notices.append(event)
+            case Failed() | Finished():
+                self.ended = event
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.steps[-1].step if self.steps else 0
+
+    @property
+    def total_steps(self) -> int:
+        if self.steps:
+            return self.steps[-1].total_steps
+        return self.plan.total_steps if self.plan else 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the last step at the pace of the latest 20 steps; None until two steps are done or once ended."""
+        recent = [step for step in self.steps[-20:] if step.attempt == self.steps[-1].attempt]
+        if self.ended is not None or len(recent) < 2:
+            return None
+        first, last = recent[0], recent[-1]
+        if first.elapsed_s is not None and last.elapsed_s is not None:
+            seconds = last.elapsed_s - first.elapsed_s
+        else:
+            seconds = last.at - first.at
+        return max(0.0, seconds / (last.step - first.step) * (self.total_steps - self.step))
+
+    def smoothed_losses(self, decay: float = 0.9) -> list[float]:
+        """Bias-corrected exponential moving average of the step losses (Kingma & Ba 2015, section 3)."""
+        smoothed, average, weight = [], 0.0, 0.0
+        for step in self.steps:
+            average = decay * average + (1 - decay) * step.loss
+            weight = decay * weight + (1 - decay)
+            smoothed.append(average / weight)
+        return smoothed
+
+    def loss_before_and_after(self) -> tuple[float, float] | None:
+        """Held-out loss before and after training; without held-out rows, of the first and the last tenth of steps."""
+        if len(self.evaluations) >= 2:
+            return self.evaluations[0].loss, self.evaluations[-1].loss
+        if len(self.steps) < 2:
+            return None
+        tenth = max(1, len(self.steps) // 10)
+        losses = [step.loss for step in self.steps]
+        return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+
+    def replies_before_and_after(self) -> list[tuple[str, str | None, str | None]]:
+        """Each sample prompt with the reply before training and the latest one after it began."""
+        before = {reply.prompt: reply.reply for reply in self.replies if reply.step == 0}
+        after = {reply.prompt: reply.reply for reply in self.replies if reply.step > 0}
+        return [(prompt, before.get(prompt), after.get(prompt)) for prompt in dict.fromkeys([*before, *after])]

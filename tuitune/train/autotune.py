@@ -1,0 +1,273 @@
+"""Before the first step, find the fastest way to run the recipe's steps on this GPU: measured, at equal rows a step."""
+
+import gc
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tuitune.backends import LoadedModel
+from tuitune.errors import TuituneError
+from tuitune.plan.advice import training_seconds
+from tuitune.plan.optimizer import optimizer_name
+from tuitune.recipe import Recipe
+from tuitune.train.batching import Row, collator
+from tuitune.train.isolation import loss_of
+
+# Of the memory that was free before the run; the rest is for the optimizer's first step and for fragmentation.
+SAFE_SHARE = 0.92
+# fp32 Adam states are worth their memory up to this share of the card.
+_MOST_TRIALS = 5
+# A step is timed twice, or once where it takes so long that nothing else can have moved it by much.
+_TIMED_STEPS = 2
+_CLEAR_SECONDS = 1.0
+# Compiling takes up to three minutes and makes steps about a tenth faster.
+_LONG_RUN_SECONDS = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run an optimizer step: `batch` rows a pass, `accumulation` passes."""
+
+    batch: int
+    accumulation: int
+    checkpointing: bool
+    compiled: bool = True
+
+    def describe(self) -> str:
+        recompute = "with" if self.checkpointing else "without"
+        return f"{self.batch} × {self.accumulation} rows {recompute} checkpointing"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a candidate came to: its peak with the longest rows in bytes, and its speed; None where memory ran out."""
+
+    candidate: Candidate
+    peak_bytes: int | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The recipe with the choice written in, and every trial, in the order they were run."""
+
+    recipe: Recipe
+    chosen: Trial
+    trials: tuple[Trial, ...]
+
+    def describe(self, attention: str) -> str:
+        """One sentence for the user."""
+        speed = self.chosen.tokens_per_second or 0.0
+        others = [each.tokens_per_second for each in self.trials if each.tokens_per_second and each != self.chosen]
+        against = f", against {max(others):,.0f} in the next best way" if others else ""
+        peak = (self.chosen.peak_bytes or 0) / 2**30
+        both = len({each.candidate.compiled for each in self.trials}) > 1
+        compiled = (", compiled" if self.chosen.candidate.compiled else ", not compiled") if both else ""
+        return (
+            f"Chosen by timing {len(self.trials)} ways: {self.chosen.candidate.describe()}{compiled}, "
+            f"{speed:,.0f} tokens/s{against}; up to {peak:.1f} GiB; attention: {attention}."
+        )
+
+
+def candidates(recipe: Recipe, fits: Callable[[Candidate], bool], *, compiled: bool = True) -> list[Candidate]:
+    """The ways worth timing, the likeliest winner first: equal rows a step, what the recipe fixes left as it is.
+
+    `fits` says whether the memory estimate allows a candidate; the smallest one is kept whatever it says. All are
+    `compiled` or none.
+    """
+    train = recipe.train
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    kinds = (False, True) if train.gradient_checkpointing == "auto" else (train.gradient_checkpointing,)
+    batches = sorted((each for each in range(1, rows + 1) if rows % each == 0), reverse=True)
+    found: list[Candidate] = []
+    for checkpointing in kinds:
+        of_kind = [Candidate(batch, rows // batch, checkpointing, compiled) for batch in batches]
+        # The largest that fits wins nearly always, and the next one shows whether larger is still faster.
+        found += [each for each in of_kind if fits(each)][: 3 if not checkpointing else 2]
+    return found[:_MOST_TRIALS] or [Candidate(1, rows, kinds[-1], compiled)]
+
+
+def best(trials: Sequence[Trial], limit_bytes: int) -> Trial | None:
+    """The fastest trial whose peak leaves the safety margin; among those within 2%, the one with the lowest peak."""
+    safe = [each for each in trials if each.peak_bytes is not None and each.peak_bytes <= limit_bytes]
+    top = max((each.tokens_per_second or 0.0 for each in safe), default=0.0)
+    close = [each for each in safe if (each.tokens_per_second or 0.0) >= 0.98 * top]
+    return min(close, key=lambda each: each.peak_bytes or 0, default=None)
+
+
+def halved(recipe: Recipe) -> Recipe:
+    """The recipe with half the rows a pass and twice the passes a step. Raises TuituneError at one row a pass."""
+    train = recipe.train
+    if train.per_device_train_batch_size == 1:
+        raise TuituneError(
+            "Memory ran out at one row a pass: lower data.max_length, set train.gradient_checkpointing: on, "
+            "or choose a smaller model."
+        )
+    batch = train.per_device_train_batch_size // 2
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    while rows % batch:
+        batch -= 1
+    return _with_train(recipe, per_device_train_batch_size=batch, gradient_accumulation_steps=rows // batch)
+
+
+def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambda: False) -> Fitted | None:
+    """Time the candidates on the loaded model with its adapter, and set the model and its recipe to the fastest.
+
+    `rows` is the training dataset (`input_ids`, `labels`). Weights, optimizer and random state are left as they were.
+    None on a CPU, or where the recipe says `fit: false`. Raises TuituneError where even one row does not fit.
+    """
+    import torch
+
+    recipe = loaded.recipe
+    if not recipe.train.fit or loaded.model.device.type != "cuda":
+        return None
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    by_length = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    before = torch.cuda.memory_reserved()
+    free, total = torch.cuda.mem_get_info()
+    limit = int(SAFE_SHARE * (free + before)) - _state_bytes(loaded, total)
+    fits = _estimator(loaded, [lengths[place] for place in by_length], limit, total)
+    trials: list[Trial] = []
+    for candidate in candidates(recipe, fits, compiled=loaded.compiled):
+        if cancelled():
+            return None
+        found = best(trials, limit)
+        if found is not None and candidate.checkpointing > found.candidate.checkpointing:
+            break  # without checkpointing it fits, and computing everything again is never faster
+        trials.append(_trial(loaded, candidate, rows, by_length))
+        if found is not None and (trials[-1].tokens_per_second or 0.0) < (found.tokens_per_second or 0.0):
+            break  # smaller passes only get slower
+    chosen = best(trials, limit)
+    if chosen is None:
+        step_rows = trials[0].candidate.batch * trials[0].candidate.accumulation
+        checkpointing = recipe.train.gradient_checkpointing is not False
+        least = Candidate(1, step_rows, checkpointing, loaded.compiled)
+        trials.append(_trial(loaded, least, rows, by_length))
+        chosen = best(trials, limit)
+    if chosen is None:
+        raise TuituneError(
+            f"A row of {lengths[by_length[0]]:,} tokens does not fit into this GPU's memory: "
+            "lower data.max_length, set model.load_in_4bit: true, or choose a smaller model."
+        )
+    if not cancelled() and _compiling_may_pay(loaded, chosen, len(lengths), sum(lengths)):
+        trials.append(_trial(loaded, replace(chosen.candidate, compiled=True), rows, by_length))
+        chosen = best(trials, limit) or chosen
+    _apply(loaded, chosen.candidate)
+    loaded.recipe = _with_train(
+        recipe,
+        per_device_train_batch_size=chosen.candidate.batch,
+        gradient_accumulation_steps=chosen.candidate.accumulation,
+        gradient_checkpointing=chosen.candidate.checkpointing,
+        padding_free=loaded.padding_free,
+        compile=chosen.candidate.compiled,
+        optim=optimizer_name(recipe, _trainable(loaded), total),
+        fit=False,
+    )
+    return Fitted(loaded.recipe, chosen, tuple(trials))
+
+
+def _compiling_may_pay(loaded: LoadedModel, chosen: Trial, rows: int, tokens: int) -> bool:
+    """Whether the whole run, over `rows` rows of `tokens` tokens, is so long that minutes of compiling could pay."""
+    if loaded.compiled or loaded.recipe.train.compile != "auto" or loaded.backend.name != "unsloth":
+        return False
+    return training_seconds(loaded.recipe, rows, tokens, chosen.tokens_per_second or 1.0) > _LONG_RUN_SECONDS
+
+
+def _estimator(loaded: LoadedModel, lengths: list[int], limit: int, total: int) -> Callable[[Candidate], bool]:
+    """Whether the estimate leaves a candidate's longest pass room; generous, as the trial itself will tell."""
+    from tuitune.plan import estimate
+
+    shape = estimate.shape_of(loaded.recipe)
+
+    def fits(candidate: Candidate) -> bool:
+        chosen = lengths[: candidate.batch]
+        tokens = sum(chosen) if loaded.padding_free else chosen[0] * len(chosen)
+        recipe = _with_train(loaded.recipe, gradient_checkpointing=candidate.checkpointing)
+        memory = estimate.memory_of(recipe, shape, tokens, backend=loaded.backend.name, card_bytes=total)
+        return memory.total_bytes <= 1.1 * limit
+
+    return fits
+
+
+def _trial(loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list[int]) -> Trial:
+    """Run the longest possible pass, then time whole steps of rows drawn evenly over all lengths."""
+    import torch
+
+    _apply(loaded, candidate)
+    collate = collator(loaded)
+    step_rows = candidate.batch * candidate.accumulation
+    even = [by_length[(2 * i + 1) * len(by_length) // (2 * step_rows)] for i in range(step_rows)]
+    mixed = random.Random(0).sample(even, len(even))
+    passes = [collate(_rows(rows, mixed[i : i + candidate.batch])) for i in range(0, step_rows, candidate.batch)]
+    tokens = sum(len(row["input_ids"]) for row in _rows(rows, mixed))
+    peak = speed = None
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+            _clear(loaded)
+            torch.cuda.reset_peak_memory_stats()
+            _pass(loaded, collate(_rows(rows, by_length[: candidate.batch])))
+            _pass(loaded, passes[0])
+            torch.cuda.synchronize()
+
+            def step() -> None:
+                for batch in passes:
+                    _pass(loaded, batch)
+                torch.cuda.synchronize()
+
+            speed = tokens / seconds_of(step)
+            peak = torch.cuda.max_memory_reserved()
+    except torch.OutOfMemoryError:
+        pass
+    _clear(loaded)
+    return Trial(candidate, peak, speed)
+
+
+def seconds_of(step: Callable[[], None]) -> float:
+    """How long `step` takes: the mean of as many runs as it needs to be clear."""
+    began = time.perf_counter()
+    runs, seconds = 0, 0.0
+    while runs < _TIMED_STEPS and seconds < _CLEAR_SECONDS:
+        step()
+        runs, seconds = runs + 1, time.perf_counter() - began
+    return seconds / runs
+
+
+def _rows(rows: Any, places: list[int]) -> list[Row]:
+    return [rows[place] for place in places]
+
+
+def _pass(loaded: LoadedModel, batch: dict[str, Any]) -> None:
+    """One forward and backward pass; the gradients are of no use to anyone."""
+    loss_of(loaded, batch, batch["labels"].numel()).backward()
+
+
+def _apply(loaded: LoadedModel, candidate: Candidate) -> None:
+    loaded.compiled = candidate.compiled
+    loaded.gradient_checkpointing = candidate.checkpointing
+    loaded.backend.for_training(loaded)
+
+
+def _clear(loaded: LoadedModel) -> None:
+    """Give back the gradients, and the memory that a larger candidate had taken."""
+    import torch
+
+    for parameter in loaded.model.parameters():
+        parameter.grad = None
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _trainable(loaded: LoadedModel) -> int:
+    return sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
+
+
+def _state_bytes(loaded: LoadedModel, total: int) -> int:
+    """What the optimizer's first step will add to what the trials have measured."""
+    trainable = _trainable(loaded)
+    return (2 if optimizer_name(loaded.recipe, trainable, total) == "adamw_8bit" else 8) * trainable
+
+
+def _with_train(recipe: Recipe, **changes: Any) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})

@@ -1,0 +1,123 @@
+"""Checkpoints and the adapter: saved whole with a manifest, held against it before they are used."""
+
+import hashlib
+import json
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from tuitune.atomic import publish, recover, remove, write_atomic
+from tuitune.errors import UnusableInput
+from tuitune.runs.folder import Run
+from tuitune.text import one_line
+
+KEPT_CHECKPOINTS = 2
+MANIFEST = "manifest.json"
+"""Beside the files of a saved folder: each file's relative path and its SHA-256."""
+
+_STAGED_CHECKPOINTS = ".partial"
+_STAGED_ADAPTER = ".adapter.partial"
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
+
+
+def staged_checkpoints(run: Run) -> Path:
+    """The folder that the trainer writes its checkpoints to before they are whole."""
+    return run.checkpoints / _STAGED_CHECKPOINTS
+
+
+def staged_adapter(run: Run) -> Path:
+    """An empty place for an adapter that is not yet whole."""
+    staged = run.folder / _STAGED_ADAPTER
+    shutil.rmtree(staged, ignore_errors=True)
+    return staged
+
+
+def keep_checkpoint(run: Run, step: int) -> Path:
+    """Give the staged checkpoint of `step` a manifest and its name, then let go of the oldest ones. Raises OSError."""
+    staged = staged_checkpoints(run) / f"checkpoint-{step}"
+    final = run.checkpoints / staged.name
+    _write_manifest(staged)
+    publish(staged, final)
+    earlier = [checkpoint for checkpoint in checkpoints_of(run) if step_of(checkpoint) <= step]
+    for checkpoint in earlier[:-KEPT_CHECKPOINTS]:
+        remove(checkpoint)
+    return final
+
+
+def keep_adapter(run: Run) -> None:
+    """Give the staged adapter a manifest and its name; one that was there before stays until this one is whole."""
+    staged = run.folder / _STAGED_ADAPTER
+    _write_manifest(staged)
+    publish(staged, run.adapter)
+
+
+def checkpoints_of(run: Run) -> list[Path]:
+    """The run's checkpoints, the oldest first. Other folders beside them, such as a user's copy, are not among them."""
+    try:
+        folders = [path for path in run.checkpoints.iterdir() if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    except FileNotFoundError:
+        return []
+    return sorted(folders, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer steps that were done when it was saved."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def damage(folder: Path) -> str | None:
+    """What differs from the folder's manifest, as a clause for the user; None where every file is as it was saved."""
+    try:
+        if not (folder / MANIFEST).is_file():
+            return f"{MANIFEST} is missing"
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if not isinstance(manifest, dict) or not manifest:
+            return f"{MANIFEST} lists no files"
+        for name, digest in manifest.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{one_line(name, max_length=120)} is missing"
+            if _sha256(file) != digest:
+                return f"{one_line(name, max_length=120)} has changed since"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"it cannot be read ({one_line(error, max_length=120)})"
+    return None
+
+
+def require_whole_adapter(run: Run) -> None:
+    """Refuse an adapter that differs from what training saved. Raises UnusableInput.
+
+    One of an older version of tuitune has no manifest, and is taken as it is.
+    """
+    if not (run.adapter / MANIFEST).exists():
+        return
+    problem = damage(run.adapter)
+    if problem is not None:
+        raise UnusableInput(
+            f"The adapter in {one_line(run.adapter)} is not what training saved ({problem}): "
+            f"bring it back from a copy, or delete its {MANIFEST} if you changed it yourself."
+        )
+
+
+def tidy(run: Run) -> None:
+    """Remove what was not saved whole, and finish what a killed session began. Only for who holds the run.
+
+    What cannot be removed stays.
+    """
+    shutil.rmtree(staged_checkpoints(run), ignore_errors=True)
+    shutil.rmtree(run.folder / _STAGED_ADAPTER, ignore_errors=True)
+    for folder in (run.folder, run.checkpoints):
+        with suppress(OSError):
+            recover(folder)
+
+
+def _write_manifest(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    manifest = {str(file.relative_to(folder)): _sha256(file) for file in files}
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

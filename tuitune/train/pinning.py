@@ -1,0 +1,34 @@
+"""The commits that a recipe's Hub names stand for today: a run that records them can be repeated."""
+
+from tuitune.data.dataset import eval_section, sections
+from tuitune.hub.datasets import hub_files
+from tuitune.model.config import is_folder, load_config
+from tuitune.recipe import HUB, DataSection, ModelSection, Recipe
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """The recipe with the commit of every Hub model and dataset as its revision. Raises UnusableInput."""
+    data = recipe.data
+    first, *further = [_commit(section) for section in sections(data)]
+    measured = eval_section(data)
+    also = [source.model_copy(update={"revision": commit}) for source, commit in zip(data.also, further, strict=True)]
+    changes = {"revision": first, "also": also}
+    if measured is not None and measured.path != data.path:
+        changes["eval_revision"] = _commit(measured)
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"revision": _model_commit(recipe.model)}),
+            "data": data.model_copy(update=changes),
+        }
+    )
+
+
+def _commit(data: DataSection) -> str | None:
+    return hub_files(data).commit if data.path.startswith(HUB) else data.revision
+
+
+def _model_commit(model: ModelSection) -> str | None:
+    """The commit that transformers read the model's config from; as it was where that is not known."""
+    if is_folder(model.name):
+        return model.revision
+    return getattr(load_config(model), "_commit_hash", None) or model.revision
