@@ -68,7 +68,8 @@ def measure(architecture: str, folder: Path, *, in_4bit: bool, backend: str = "u
     from tuitune.data.prepare import prepare
     from tuitune.recipe import Recipe
     from tuitune.runs.folder import create_run
-    from tuitune.train.run import Control, train
+    from tuitune.train.control import Control
+    from tuitune.train.run import train
 
     base = folder / "base"
     if not base.is_dir():

@@ -47,7 +47,9 @@ def block(loaded: Any, prepared: Any, *, watched: bool) -> Block:
 
     from tuitune.machine.hardware import sample
     from tuitune.runs.folder import create_run
-    from tuitune.train import run as train
+    from tuitune.train.callbacks import RunCallback
+    from tuitune.train.control import Control
+    from tuitune.train.trainer import make_trainer
 
     marks: list[tuple[float, float]] = []
 
@@ -67,14 +69,14 @@ def block(loaded: Any, prepared: Any, *, watched: bool) -> Block:
             while not ended.wait(1.0):
                 emit(sample())
 
-        trainer = train._trainer(loaded, prepared, writer.run, train._Watcher(writer.run, train.Control(), emit, 1))
+        callback = RunCallback(writer.run, Control(), emit, 1)
+        trainer = make_trainer(loaded, loaded.recipe, prepared, writer.run, callback)
         trainer.args.save_strategy = "no"
         sampler = threading.Thread(target=samples)
         if watched:
             sampler.start()
         else:
-            callbacks = trainer.callback_handler.callbacks
-            callbacks[:] = [each for each in callbacks if type(each).__module__ != train.__name__]
+            trainer.remove_callback(callback)
         trainer.add_callback(Clock())
         loaded.backend.for_training(loaded)
         trainer.train()

@@ -13,7 +13,7 @@ from tests.architectures import ARCHITECTURES, architecture
 from tests.conftest import DEMO
 from tests.engine.exporting import export
 from tuitune import backends
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.chat.reply import Sampling, reply
 from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
@@ -24,7 +24,8 @@ from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Notice, Step
 from tuitune.runs.folder import Run, create_run
 from tuitune.train.batching import IGNORED, Padded
-from tuitune.train.run import Control, train
+from tuitune.train.control import Control
+from tuitune.train.run import train
 
 MULTIMODAL = {"gemma3", "mistral3", "qwen3_5"}
 

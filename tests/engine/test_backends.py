@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import DEMO
 from tuitune import backends
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.environment import prepare_environment
 from tuitune.model.config import load_tokenizer, training_config

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from tests.conftest import DEMO
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
 from tuitune.chat.reply import Sampling, prompt_ids, reply
 from tuitune.errors import TuituneError, UnusableInput

@@ -20,7 +20,7 @@ from tuitune.runs.events import Checkpoint, Event
 from tuitune.session.jobs import Jobs
 from tuitune.session.worker import Job
 from tuitune.train.checkpoints import MANIFEST, checkpoints_of, damage
-from tuitune.train.run import Control
+from tuitune.train.control import Control
 
 
 def with_train(recipe: Recipe, **settings: Any) -> Recipe:

@@ -15,8 +15,8 @@ import pytest
 
 from tests.conftest import DEMO
 from tuitune.data import open_dataset
-from tuitune.data.files import MAX_ROW_BYTES
 from tuitune.data.inspect import inspect_rows, summary
+from tuitune.data.lines import MAX_ROW_BYTES
 from tuitune.data.prepare import prepare
 from tuitune.errors import UnusableInput
 from tuitune.model.config import load_tokenizer
@@ -236,7 +236,8 @@ def test_a_file_that_is_one_endless_string_is_read_in_little_memory(tmp_path: Pa
         for _ in range(100):
             file.write(b"x" * 2**20)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom tuitune.data.files import look, records\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from tuitune.data.container import look\nfrom tuitune.data.files import records\n"
         "print(*(record.error for record in records(look(Path(sys.argv[1])))))\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )

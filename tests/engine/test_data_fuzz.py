@@ -11,8 +11,8 @@ import pytest
 
 from tuitune.conversation import UnusableRow
 from tuitune.data import open_dataset
-from tuitune.data.files import parse
 from tuitune.data.formats import Format, read
+from tuitune.data.lines import parse
 from tuitune.errors import UnusableInput
 from tuitune.recipe import DataSection
 

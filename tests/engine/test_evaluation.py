@@ -8,7 +8,7 @@ import pytest
 from tests.engine.training import trained
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Finished, Phase
-from tuitune.train.run import Control
+from tuitune.train.control import Control
 
 
 @pytest.mark.parametrize(("phase", "status", "step"), [("before", "stopped", 0), ("after", "done", 3)])

@@ -473,7 +473,8 @@ def test_a_context_longer_than_the_models_own_is_exported_as_it_was_trained(tmp_
 
     from tuitune.export.card import model_card
     from tuitune.model.config import training_config
-    from tuitune.train.run import Control, train
+    from tuitune.train.control import Control
+    from tuitune.train.run import train
 
     recipe = Recipe.from_data(
         {

@@ -24,7 +24,8 @@ SAMPLES = Path(sample_data).parent
 def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, model: dict[str, Any]) -> None:
     from safetensors.torch import load_file
 
-    from tuitune.train.run import Control, train
+    from tuitune.train.control import Control
+    from tuitune.train.run import train
 
     # The template of a tokenizer that has none comes from the recipe.
     base = tmp_path / "base"

@@ -108,7 +108,8 @@ def test_a_run_goes_on_in_smaller_passes_after_memory_ran_out(
     import torch
     from transformers import LlamaModel
 
-    from tuitune.train.run import Control, train
+    from tuitune.train.control import Control
+    from tuitune.train.run import train
 
     def run(name: str, **changes: Any) -> tuple[Run, History]:
         settings = {"max_steps": 4, "save_steps": save_steps, "gradient_accumulation_steps": 1, **changes}
@@ -139,6 +140,6 @@ def test_a_run_goes_on_in_smaller_passes_after_memory_ran_out(
         f"Memory ran out at step 3: going on from {came_from} with 2 × 2 rows a step."
     ]
     assert [step.loss for step in large.steps] == pytest.approx([step.loss for step in small.steps], rel=1e-3)
-    assert folder.recipe().train.per_device_train_batch_size == 2
+    assert folder.resolved().train.per_device_train_batch_size == 2
     assert (folder.adapter / "adapter_model.safetensors").is_file()
     assert json.loads(folder.events_file.read_text().splitlines()[-1])["status"] == "done"

@@ -256,21 +256,24 @@ def test_a_run_records_the_commits_and_repeats_them_when_the_hub_has_moved_on(
     assert first.status == 0, first.err
     for repository in ("models/sea/demo", f"datasets/{DATASET}", "datasets/sea/measured"):
         assert hub.asked.count(f"api/{repository}/auth-check") == 1
-    asked = yaml.safe_load((tmp_path / "runs" / "one" / "recipe.yaml").read_text())
+    asked, trained = (
+        yaml.safe_load((tmp_path / "runs" / "one" / name).read_text()) for name in ("recipe.yaml", "resolved.yaml")
+    )
+    assert not asked["model"].get("revision") and not asked["data"].get("revision")
     shanties = commit(f"datasets/{DATASET}", main.name)
-    assert asked["model"]["revision"] == commit("models/sea/demo", "demo_model")
+    assert trained["model"]["revision"] == commit("models/sea/demo", "demo_model")
     card = model_card(Run(tmp_path / "runs" / "one"), "adapter")
-    assert f"from_pretrained('sea/demo', revision='{asked['model']['revision']}', dtype" in card
-    assert asked["data"]["revision"] == asked["data"]["also"][0]["revision"] == shanties
-    assert asked["data"]["eval_revision"] == commit("datasets/sea/measured", second.name)
+    assert f"from_pretrained('sea/demo', revision='{trained['model']['revision']}', dtype" in card
+    assert trained["data"]["revision"] == trained["data"]["also"][0]["revision"] == shanties
+    assert trained["data"]["eval_revision"] == commit("datasets/sea/measured", second.name)
 
     hub.repositories[f"datasets/{DATASET}"] = {"main": second, "before": main}
     hub.repositories["datasets/sea/measured"] = {"main": main, "before": second}
-    recipe = tmp_path / "runs" / "one" / "recipe.yaml"
+    recipe = tmp_path / "runs" / "one" / "resolved.yaml"
     shown, again = tuitune(("inspect FILE --json --rows 3:4", {}), (f"run {recipe} --name two", {}))
     assert "The second 3." in "".join(token["text"] for token in shown.answer()["tokens"])
     assert again.status == 0, again.err
-    assert yaml.safe_load((tmp_path / "runs" / "two" / "recipe.yaml").read_text()) == asked
+    assert yaml.safe_load((tmp_path / "runs" / "two" / "resolved.yaml").read_text()) == trained
     one, two = (tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 

@@ -9,7 +9,7 @@ import pytest
 from tests.architectures import build
 from tests.conftest import DEMO
 from tuitune import backends
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import prepare
 from tuitune.export.card import model_card
 from tuitune.model.config import load_tokenizer

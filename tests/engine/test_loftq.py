@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import DEMO
 from tuitune import backends
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import create_run

@@ -10,7 +10,7 @@ import pytest
 
 import tuitune
 from tuitune.data.columnar import columnar_records
-from tuitune.data.files import Container
+from tuitune.data.container import Container
 from tuitune.errors import TuituneError
 from tuitune.export import llama_cpp
 from tuitune.recipe import Recipe

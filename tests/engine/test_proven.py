@@ -6,12 +6,13 @@ import pytest
 
 from tests.architectures import ARCHITECTURES, architecture
 from tuitune.plan.catalogue import known_models
-from tuitune.plan.proven import architectures, proof, table
+from tuitune.plan.models_page import table
+from tuitune.plan.proven import architectures, proof
 
 
 def test_the_page_is_made_from_the_record() -> None:
     page = Path(__file__).parents[2] / "docs" / "models.md"
-    assert page.read_text(encoding="utf-8") == table(), "run python -m tuitune.plan.proven > docs/models.md"
+    assert page.read_text(encoding="utf-8") == table(), "run python -m tuitune.plan.models_page > docs/models.md"
 
 
 def test_what_is_said_to_be_proven_is_tested() -> None:

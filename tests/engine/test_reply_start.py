@@ -79,7 +79,8 @@ def llama_cpps_prompt(gguf: Path) -> str:
 def test_an_export_of_a_run_begins_where_its_data_did(reply: str, ending: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from tuitune.train.run import Control, train
+    from tuitune.train.control import Control
+    from tuitune.train.run import train
 
     model, rows = tmp_path / "qwen-like", tmp_path / "rows.jsonl"
     shutil.copytree(DEMO, model)

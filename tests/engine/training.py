@@ -7,7 +7,8 @@ from tuitune.recipe import Recipe
 from tuitune.runs.events import Event
 from tuitune.runs.folder import Run, create_run
 from tuitune.runs.history import History
-from tuitune.train.run import Control, train
+from tuitune.train.control import Control
+from tuitune.train.run import train
 
 
 def trained(

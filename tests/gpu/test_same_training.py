@@ -137,7 +137,8 @@ def recipe_of(**changes: Any) -> Recipe:
 def events_of(recipe: Recipe, folder: Path) -> list[Any]:
     """Train in this process; everything that was told."""
     from tuitune.runs.folder import create_run
-    from tuitune.train.run import Control, train
+    from tuitune.train.control import Control
+    from tuitune.train.run import train
 
     told: list[Any] = []
     writer = create_run(recipe, folder, "run")

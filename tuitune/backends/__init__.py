@@ -1,60 +1,12 @@
 """What differs between Unsloth and plain transformers: loading, attaching the adapter, switching modes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
 
+from tuitune.backends.loaded import Backend, LoadedModel
 from tuitune.backends.progress import Progress, download, weights_loading
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.environment import unsloth_is_usable
-from tuitune.model.targets import Targets
 from tuitune.recipe import Recipe
-
-
-@dataclass
-class LoadedModel:
-    """A model in memory, with its tokenizer and what made it. `model` has an adapter once one was attached."""
-
-    model: Any
-    tokenizer: Any
-    backend: "Backend"
-    recipe: Recipe
-    thinks: bool = False
-    """Whether its training data brings its own thinking, so that a reply begins with it."""
-    masker: Any = None
-    """The tokenizer's Masker, once a reply has needed one."""
-    gradient_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass; the trainer must be told the same."""
-    padding_free: bool = False
-    """Whether batches may hold their rows end to end, kept apart by the attention kernel."""
-    attention: str = "sdpa"
-    """The attention kernel in use, in words for the user."""
-    targets: Targets | None = None
-    """The layers that got a fresh adapter; None before, and with a saved one."""
-    compiled: bool = True
-    """Whether torch.compile is used on the model's own parts."""
-
-
-class Backend(Protocol):
-    """Loads a base model and puts an adapter on it; everything else is shared."""
-
-    name: str
-
-    def load(self, recipe: Recipe) -> LoadedModel:
-        """The base model with all weights frozen, on its device. Raises TuituneError."""
-        ...
-
-    def attach(self, loaded: LoadedModel) -> None:
-        """Add the recipe's fresh LoRA adapter; only its weights require gradients."""
-        ...
-
-    def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
-        """Add the adapter saved in `folder`, for chat and export."""
-        ...
-
-    def for_training(self, loaded: LoadedModel) -> None: ...
-
-    def for_inference(self, loaded: LoadedModel) -> None: ...
 
 
 def choose(recipe: Recipe) -> Backend:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tuitune.machine.precision import is_ampere_or_later
+
 _KERNELS = {
     "_torch_varlen_packed": "torch flash varlen",
     "flash_attn_varlen_func": "flash-attn varlen",
@@ -26,7 +28,7 @@ def varlen_kernel() -> str | None:
 
     if dispatch.HAS_FLASH_ATTENTION:
         return "flash-attn varlen"
-    if torch.cuda.get_device_capability()[0] < 8:
+    if not is_ampere_or_later(torch.cuda.get_device_capability()):
         return "xformers" if dispatch.HAS_XFORMERS else None
     if dispatch._TORCH_VARLEN_ATTN is None:
         if dispatch.HAS_XFORMERS:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import weights_folder
 from tuitune.errors import UnusableInput
 from tuitune.model.config import load_config
@@ -83,6 +83,6 @@ def _files_by_name(folder: Path) -> dict[str, Path]:
 
 def base_in_4bit(recipe: Recipe) -> dict[str, Any]:
     """What to load the base with, so that it is the one that a LoftQ adapter belongs to; nothing for other adapters."""
-    from tuitune.backends.transformers import quantization
+    from tuitune.backends.quantization import quantization
 
     return quantization(recipe) if recipe.lora.init_lora_weights == "loftq" else {}

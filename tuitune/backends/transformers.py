@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
+from tuitune.backends.quantization import quantization
+from tuitune.machine.precision import compute_dtype
 from tuitune.model.config import auto_class, load_tokenizer, require_weights, training_config
 from tuitune.model.targets import Targets, resolve
 from tuitune.recipe import Recipe
@@ -106,21 +108,6 @@ def device() -> str:
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
-def compute_dtype(*, load_in_4bit: bool) -> Any:
-    """The torch dtype to compute in.
-
-    On a GPU bf16 from Ampere on, and fp16 before it. On a CPU 4-bit weights are computed in bf16 where the
-    processor has bf16 instructions, which is a third faster there (without them it is emulated, and slower);
-    unquantised weights stay in fp32, so that what is merged and exported is exactly what was trained.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        # `is_bf16_supported` counts emulation by default, which would put a T4 on a path ten times slower.
-        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    return torch.bfloat16 if load_in_4bit and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-
-
 def lora_config(recipe: Recipe, targets: Targets) -> Any:
     """The recipe's adapter on the resolved layers, as a peft LoraConfig."""
     from peft import LoraConfig
@@ -143,23 +130,6 @@ def uses_checkpointing(recipe: Recipe, parameters: int) -> bool:
     """Whether this backend computes activations again: as the recipe says, else for models that are not small."""
     wanted = recipe.train.gradient_checkpointing
     return parameters >= _CHECKPOINTING_FROM_PARAMETERS if wanted == "auto" else wanted
-
-
-def quantization(recipe: Recipe) -> dict[str, Any]:
-    """nf4 with double quantisation (Dettmers et al. 2023, QLoRA), LLM.int8 (2022), or nothing."""
-    from transformers import BitsAndBytesConfig
-
-    if recipe.model.load_in_8bit:
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    if not recipe.model.load_in_4bit:
-        return {}
-    nf4 = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype(load_in_4bit=True),
-    )
-    return {"quantization_config": nf4}
 
 
 def _keep_cpu_weights_as_loaded(model: Any) -> None:

@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
-from tuitune.backends import LoadedModel
 from tuitune.backends.attention import lay_end_to_end, varlen_kernel
 from tuitune.backends.compiling import compiles_in_seconds, set_compiling, tune_less
+from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
 from tuitune.errors import TuituneError

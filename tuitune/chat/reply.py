@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.chat_template.turn_end import end_of_turn_id
 from tuitune.conversation import UnusableRow
 from tuitune.errors import TuituneError, UnusableInput

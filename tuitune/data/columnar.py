@@ -4,18 +4,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tuitune.data.container import Container
+from tuitune.data.lines import TOO_LONG, Record, lines, parse
 from tuitune.text import one_line
 
-if TYPE_CHECKING:
-    from tuitune.data.files import Container, Record
 
-
-def columnar_records(container: "Container") -> "Iterator[Record]":
+def columnar_records(container: Container) -> Iterator[Record]:
     """Every row, written as JSON lines by a child process that is ended when the reader stops early."""
-    from tuitune.data.files import TOO_LONG, Record, lines, parse
-
     command = [sys.executable, "-P", "-m", "tuitune.data.columnar", container.kind, str(container.path)]
     with subprocess.Popen(
         [*command, container.compression or ""],
@@ -37,7 +34,7 @@ def columnar_records(container: "Container") -> "Iterator[Record]":
             child.kill()
 
 
-def columnar_count(container: "Container") -> int | None:
+def columnar_count(container: Container) -> int | None:
     """How many rows the file says it holds, without reading them; None where it cannot be read."""
     command = [sys.executable, "-P", "-m", "tuitune.data.columnar", container.kind, str(container.path)]
     child = subprocess.run(

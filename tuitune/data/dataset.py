@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.conversation import THINKING, Conversation, Sample, UnusableRow
-from tuitune.data.files import Container, Record, count, look, records, stored_bytes, unpacked_bytes
+from tuitune.data.container import Container, look
+from tuitune.data.files import count, records, stored_bytes, unpacked_bytes
 from tuitune.data.formats import Format, read, recognise
+from tuitune.data.lines import Record
 from tuitune.errors import UnusableInput
 from tuitune.hub.datasets import HubFiles, hub_files
 from tuitune.hub.split import split_name, split_rows

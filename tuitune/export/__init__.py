@@ -140,7 +140,7 @@ class _Making:
         whole_models = [kind for kind in kinds if kind.bytes_per_weight and kind.name not in refused]
         if whole_models:
             with needed_by(whole_models):
-                require_room(whole_models, bytes_of(self._run.recipe(), self._run), self._run, self._out)
+                require_room(whole_models, bytes_of(self._run.resolved(), self._run), self._run, self._out)
         ggufs = [kind for kind in kinds if kind.gguf and kind.name not in refused]
         if ggufs:
             with needed_by(ggufs):
@@ -188,7 +188,7 @@ class _Making:
 
         from tuitune.chat_template.reply_start import begin_as_trained
 
-        with explained(self._run.recipe(), "opening the tokenizer of the run of"):
+        with explained(self._run.resolved(), "opening the tokenizer of the run of"):
             tokenizer = AutoTokenizer.from_pretrained(self._run.adapter, trust_remote_code=False)
         if not tokenizer.chat_template or self._run.thinks():
             return tokenizer, ()

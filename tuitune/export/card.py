@@ -60,7 +60,7 @@ _REPLY = """\
 
 def model_card(run: Run, kind: str) -> str:
     """The README.md of an exported folder: base model, how to load it, and the whole recipe."""
-    recipe = run.recipe()
+    recipe = run.resolved()
     front = {
         "library_name": "peft" if kind == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
@@ -167,7 +167,7 @@ def fingerprint(run: Run) -> str:
 
 def mark(export: Path, run: Run, kind: str) -> None:
     """Write into an exported folder, or beside a GGUF file, what it is and which adapter it was made from."""
-    about = {"kind": kind, "run": run.name, "base": run.recipe().model.name, "adapter_sha256": fingerprint(run)}
+    about = {"kind": kind, "run": run.name, "base": run.resolved().model.name, "adapter_sha256": fingerprint(run)}
     if export.suffix == ".gguf":
         about["bytes"] = str(export.stat().st_size)
     write_atomic(_mark_of(export), json.dumps(about, indent=2) + "\n")

@@ -34,7 +34,7 @@ def merge(
 
     Each target weight becomes W + lora_alpha/r · B·A (Hu et al. 2021, `peft` merge_and_unload). Raises TuituneError.
     """
-    recipe = run.recipe()
+    recipe = run.resolved()
     progress("Loading the base model in 16-bit")
     with explained(recipe, "loading the base model for the merge"), _quiet():
         model, notices = _base(recipe)

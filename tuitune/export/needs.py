@@ -38,7 +38,7 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
     Nothing is written, downloaded or loaded. `out` is the folder to export to, by default the run's own.
     """
     run = subject if isinstance(subject, Run) else None
-    recipe = run.recipe() if run else subject
+    recipe = run.resolved() if run else subject
     assert isinstance(recipe, Recipe)
     out = out or (run.exports if run else default_runs_folder())
     sizes, unreadable = {}, None

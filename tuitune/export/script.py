@@ -168,7 +168,7 @@ def write_script(run: Run, made: Path) -> None:
     from tuitune.data.prepare import prepare
     from tuitune.model.config import load_tokenizer
 
-    recipe = run.recipe()
+    recipe = run.resolved()
     require_repeatable(recipe)
     rows = prepare(recipe, load_tokenizer(recipe.model)).train
     made.mkdir()

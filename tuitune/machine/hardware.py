@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from tuitune.errors import UnusableInput
+from tuitune.machine.precision import is_ampere_or_later
 from tuitune.runs.events import Sample
 from tuitune.text import one_line
 
@@ -38,7 +39,7 @@ class Gpu:
     @property
     def has_bf16(self) -> bool:
         """Ampere and later."""
-        return self.compute_capability[0] >= 8
+        return is_ampere_or_later(self.compute_capability)
 
 
 @dataclass(frozen=True, slots=True)

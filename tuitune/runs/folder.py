@@ -50,7 +50,13 @@ class Run:
 
     @property
     def recipe_file(self) -> Path:
+        """What was asked for; never written again."""
         return self.folder / "recipe.yaml"
+
+    @property
+    def resolved_file(self) -> Path:
+        """What is trained: the recipe with its commits, the batch that fits, and passes halved where memory ran out."""
+        return self.folder / "resolved.yaml"
 
     @property
     def events_file(self) -> Path:
@@ -81,6 +87,16 @@ class Run:
         from tuitune.recipe import Recipe
 
         return Recipe.load(self.recipe_file)
+
+    def resolved(self) -> "Recipe":
+        """The recipe as it was trained, which trains the same again; as it was asked for where no more is known."""
+        from tuitune.recipe import Recipe
+
+        return Recipe.load(self.resolved_file if self.resolved_file.is_file() else self.recipe_file)
+
+    def keep_resolved(self, recipe: "Recipe") -> None:
+        """Record what is trained from now on. Raises OSError."""
+        write_atomic(self.resolved_file, recipe.to_yaml())
 
     def events(self) -> Iterator[Event]:
         """The events so far; lines that are cut short or unknown are left out. Raises UnusableInput."""
@@ -206,9 +222,15 @@ class RunWriter:
 
 
 def create_run(
-    recipe: "Recipe", runs_folder: Path, name: str | None = None, environment: dict[str, Any] | None = None
+    recipe: "Recipe",
+    runs_folder: Path,
+    name: str | None = None,
+    environment: dict[str, Any] | None = None,
+    resolved: "Recipe | None" = None,
 ) -> RunWriter:
     """Make a new run folder with the recipe in it, and hold its lock. Raises TuituneError, UnusableInput.
+
+    `resolved` is what of the recipe is settled already.
 
     The folder gets its name last: a kill leaves no name taken by a folder that is no run.
     """
@@ -220,7 +242,9 @@ def create_run(
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             writer = RunWriter(Run(folder))
             undo.callback(writer.close)
-            writer.write("recipe.yaml", recipe.to_yaml())
+            writer.write(writer.run.recipe_file.name, recipe.to_yaml())
+            if resolved is not None:
+                writer.write(writer.run.resolved_file.name, resolved.to_yaml())
             writer.write("environment.json", json.dumps(environment or {}, indent=2))
             writer.run = Run(_named(folder, name, Path(recipe.data.path).stem))
             undo.pop_all()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuitune import backends
 from tuitune.atomic import write_atomic
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.data import cache
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.machine.environment import warm_up
@@ -42,6 +42,7 @@ class Jobs:
         self._on_event = on_event
         self._writer: RunWriter | None = None
         self._recipe: Recipe | None = None
+        self._resolved: Recipe | None = None
         self._writing = threading.Lock()
         self._loaded: tuple[Run, LoadedModel] | None = None
 
@@ -140,19 +141,19 @@ class Jobs:
         from tuitune.train.run import check, train
 
         check(recipe)
-        recipe = pinned(recipe)
+        resolved = pinned(recipe)
         self._free()
         runs_folder = Path(runs) if runs else default_runs_folder()
         sweep(runs_folder)
-        writer = create_run(recipe, runs_folder, name, machine().as_dict())
-        self.run, self._writer, self._recipe = writer.run, writer, recipe
+        writer = create_run(recipe, runs_folder, name, machine().as_dict(), resolved)
+        self.run, self._writer, self._recipe, self._resolved = writer.run, writer, recipe, resolved
         try:
             writer.announce(self._socket_path)
             _log_to(writer.run.log_file)
             self.emit(Started(run=writer.run.name, attempt=1, pid=os.getpid()))
             job.part(run=str(writer.run.folder))
             with printed(lambda line: self.emit(Output(text=line))):
-                loaded = train(recipe, writer.run, job.control, self.emit)
+                loaded = train(resolved, writer.run, job.control, self.emit)
         except BaseException as error:
             if not isinstance(error, TuituneError):
                 log.error("training failed", exc_info=error)
@@ -239,6 +240,7 @@ class Jobs:
             return
         self.run.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(self.run.recipe_file, self._recipe.to_yaml())
+        self.run.keep_resolved(self._resolved or self._recipe)
         text = "was moved or removed: what is saved from now on is in a new folder of that name."
         self.emit(Notice(text=f"The run folder {one_line(self.run.folder)} {text}"))
 
@@ -279,7 +281,7 @@ class Jobs:
             job.part(loading=text, done=done, total=total)
 
         tell("Loading the model")
-        loaded = backends.load(run.recipe(), lambda text: job.part(notice=text), tell)
+        loaded = backends.load(run.resolved(), lambda text: job.part(notice=text), tell)
         tell("Adding the adapter")
         loaded.backend.attach_saved(loaded, str(run.adapter))
         loaded.thinks = run.thinks()

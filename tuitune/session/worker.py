@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuitune.train.run import Control
+from tuitune.train.control import Control
 
 Result = dict[str, Any]
 

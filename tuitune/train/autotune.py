@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError
 from tuitune.plan.advice import training_seconds
 from tuitune.plan.optimizer import optimizer_name
@@ -113,7 +113,7 @@ def halved(recipe: Recipe) -> Recipe:
 
 
 def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambda: False) -> Fitted | None:
-    """Time the candidates on the loaded model with its adapter, and set the model and its recipe to the fastest.
+    """Time the candidates on the loaded model with its adapter, and set the model to the fastest.
 
     `rows` is the training dataset (`input_ids`, `labels`). Weights, optimizer and random state are left as they were.
     None on a CPU, or where the recipe says `fit: false`. Raises TuituneError where even one row does not fit.
@@ -155,7 +155,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
         trials.append(_trial(loaded, replace(chosen.candidate, compiled=True), rows, by_length))
         chosen = best(trials, limit) or chosen
     _apply(loaded, chosen.candidate)
-    loaded.recipe = _with_train(
+    settled = _with_train(
         recipe,
         per_device_train_batch_size=chosen.candidate.batch,
         gradient_accumulation_steps=chosen.candidate.accumulation,
@@ -165,7 +165,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
         optim=optimizer_name(recipe, _trainable(loaded), total),
         fit=False,
     )
-    return Fitted(loaded.recipe, chosen, tuple(trials))
+    return Fitted(settled, chosen, tuple(trials))
 
 
 def _compiling_may_pay(loaded: LoadedModel, chosen: Trial, rows: int, tokens: int) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuitune.backends import LoadedModel
+    from tuitune.backends.loaded import LoadedModel
 
 Row = Mapping[str, Sequence[int]]
 """`input_ids` and `labels` of one row, as lists or as numpy arrays."""

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tuitune.backends import LoadedModel
+from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained
 from tuitune.errors import explain
+from tuitune.machine.precision import compute_dtype
 from tuitune.text import one_line
 from tuitune.train.batching import IGNORED, Padded, Row, collator
 
@@ -214,8 +215,8 @@ def loss_of(loaded: LoadedModel, batch: dict[str, Any], trained: int) -> Any:
     device = loaded.model.device
     inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
     on_gpu = device.type == "cuda"
-    dtype = torch.float16 if on_gpu and torch.cuda.get_device_capability()[0] < 8 else torch.bfloat16
-    with torch.autocast(device.type, dtype=dtype, enabled=on_gpu):
+    dtype = compute_dtype(load_in_4bit=False)
+    with torch.autocast(device.type, dtype=dtype if on_gpu else None, enabled=on_gpu):
         return loaded.model(**inputs, use_cache=False, num_items_in_batch=trained).loss
 
 

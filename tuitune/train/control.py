@@ -1,0 +1,25 @@
+"""What another thread may ask of a run, and how a run tells what happens."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tuitune.runs.events import Event
+
+Emit = Callable[[Event], None]
+
+
+@dataclass
+class Control:
+    """What another thread may ask of a run."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    """End after this step, with a checkpoint and the adapter saved."""
+    now: threading.Event = field(default_factory=threading.Event)
+    """End as soon as the code can; what was saved before stays."""
+    save: threading.Event = field(default_factory=threading.Event)
+    """Save a checkpoint after this step."""
+
+
+class Stopped(Exception):
+    """Raised inside the trainer to leave a step or an evaluation that was asked to end."""

@@ -1,0 +1,79 @@
+"""The recipe as TRL's trainer takes it."""
+
+from typing import TYPE_CHECKING, Any
+
+from tuitune.backends.loaded import LoadedModel
+from tuitune.data.prepare import Prepared
+from tuitune.machine.precision import gpu_has_bf16
+from tuitune.plan.optimizer import optimizer_name
+from tuitune.recipe import Recipe
+from tuitune.runs.folder import Run
+from tuitune.train import checkpoints
+from tuitune.train.batching import collator
+
+if TYPE_CHECKING:
+    from tuitune.train.callbacks import RunCallback
+
+
+def make_trainer(loaded: LoadedModel, recipe: Recipe, prepared: Prepared, run: Run, callback: "RunCallback") -> Any:
+    """TRL's SFTTrainer for the loaded model, on rows that are tokenised already, with its adapter in fp32.
+
+    `recipe` is what is trained in the end: its rows a pass, passes a step and optimizer.
+    """
+    import torch
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    settings = recipe.train
+    on_gpu = loaded.model.device.type == "cuda"
+    bf16 = on_gpu and gpu_has_bf16()
+    trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
+    total = torch.cuda.mem_get_info()[1] if on_gpu else None
+    trainer = SFTTrainer(
+        model=loaded.model,
+        processing_class=loaded.tokenizer,
+        train_dataset=prepared.train,
+        eval_dataset=prepared.eval,
+        data_collator=collator(loaded),
+        callbacks=[callback],
+        args=SFTConfig(
+            output_dir=str(checkpoints.staged_checkpoints(run)),
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_steps=settings.max_steps,
+            num_train_epochs=settings.num_train_epochs,
+            per_device_train_batch_size=settings.per_device_train_batch_size,
+            per_device_eval_batch_size=settings.per_device_train_batch_size,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.lr_scheduler_type,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            router_aux_loss_coef=0.0,  # it would count filling too, and is for routers, which stay frozen
+            seed=settings.seed,
+            optim=optimizer_name(recipe, trainable, total),
+            use_cpu=not on_gpu,
+            bf16=bf16,
+            fp16=on_gpu and not bf16,
+            gradient_checkpointing=loaded.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=settings.save_steps,
+            include_num_input_tokens_seen="non_padding",
+            dataloader_pin_memory=on_gpu,
+            # Rows of like lengths beside each other need little padding.
+            train_sampling_strategy="group_by_length" if on_gpu and not loaded.padding_free else "random",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=True,
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)  # the step events tell the same
+    # SFTTrainer turns the adapter of a quantised base to bf16, where small updates are rounded away.
+    for parameter in loaded.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer
