@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tuitune import __version__
+from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.paths import expanded, require_home
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
-
-DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 _OVERVIEW = """\
 Walks you through one LLM fine-tuning run: model, data, LoRA settings, training, chat, export.
@@ -245,7 +244,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Train a recipe without the app. Ctrl+C stops after the step and saves, twice at once; a third one leaves."""
-    from tuitune.commands.headless import run_recipe
+    from tuitune.commands.run import run_recipe
     from tuitune.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe, arguments.changes)
@@ -270,7 +269,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         for row in rows:
             _print_json(row)
     else:
-        from tuitune.commands.headless import print_masks
+        from tuitune.commands.show import print_masks
 
         print_masks(rows)
     return DONE
@@ -304,7 +303,7 @@ def _estimate(arguments: argparse.Namespace) -> int:
 
 def _chat(arguments: argparse.Namespace) -> int:
     """Talk to a run's adapter: one reply with --prompt, else a conversation."""
-    from tuitune.commands.headless import chat
+    from tuitune.commands.chat import chat
     from tuitune.runs.folder import find_run
 
     run = find_run(arguments.run, _runs_folder(arguments))
@@ -313,7 +312,7 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     """Write a run's result in one or more forms, each opened again before it is called done."""
-    from tuitune.commands.headless import export_run
+    from tuitune.commands.export import export_run
     from tuitune.runs.folder import find_run
 
     run = find_run(arguments.run, _runs_folder(arguments))
@@ -323,7 +322,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _runs(arguments: argparse.Namespace) -> int:
     """List every run, the newest first."""
-    from tuitune.commands.headless import print_runs
+    from tuitune.commands.show import print_runs
     from tuitune.runs.folder import all_runs
 
     folder = _runs_folder(arguments)
@@ -333,7 +332,7 @@ def _runs(arguments: argparse.Namespace) -> int:
 
 def _attach(arguments: argparse.Namespace) -> int:
     """Go back to a run: live with its whole history, or the record of one that has ended."""
-    from tuitune.commands.headless import follow_run
+    from tuitune.commands.run import follow_run
     from tuitune.runs.folder import all_runs, find_run
 
     folder = _runs_folder(arguments)
@@ -365,7 +364,7 @@ def _attach(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     """Check that this machine can train, and say what to do where it cannot."""
-    from tuitune.commands.headless import print_findings
+    from tuitune.commands.show import print_findings
     from tuitune.machine.doctor import examine
 
     with _quiet_stdout():

@@ -1,0 +1,63 @@
+"""Exports on plain output."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tuitune.commands.status import DONE, FAILED
+from tuitune.runs.folder import Run
+from tuitune.session.client import Session
+from tuitune.text import safe_text
+
+
+def export_run(run: Run, kinds: list[str], out: Path | None, *, allow_download: bool, as_json: bool) -> int:
+    """Export a run in every kind asked for and say where each lies; FAILED where one could not be made."""
+    from tuitune.export import llama_cpp, require_known
+
+    needed = any(kind.gguf for kind in require_known(kinds)) and llama_cpp.find() is None
+    if needed and not allow_download and sys.stdin.isatty() and not as_json:
+        allow_download = input(f"{llama_cpp.download_question()} [y/N] ").strip().lower() in ("y", "yes")
+    return asyncio.run(_export(run, kinds, out, allow_download, as_json))
+
+
+async def _export(run: Run, kinds: list[str], out: Path | None, allow_download: bool, as_json: bool) -> int:
+    session = await Session.start()
+    seen: set[tuple[str, str]] = set()
+    exports: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+
+    def show(part: dict[str, Any]) -> None:
+        if "exported" in part:
+            exports.append(part["exported"])
+            if not as_json:
+                _print_exported(part["exported"])
+        elif "failed" in part:
+            failed.append(part["failed"])
+            print(f"tuitune: {part['failed']['kind']}: {safe_text(part['failed']['error'])}", file=sys.stderr)
+        elif not as_json and (key := (str(part.get("kind")), str(part.get("text")))) not in seen:
+            seen.add(key)
+            print(safe_text(": ".join(key)), flush=True)
+
+    try:
+        await session.call(
+            "export",
+            show,
+            run=str(run.folder),
+            kinds=kinds,
+            out=str(out) if out else None,
+            allow_download=allow_download,
+        )
+    finally:
+        if as_json and (exports or failed):  # what was finished before the rest was stopped or lost, too
+            print(json.dumps({"exports": exports, "failed": failed}), flush=True)
+        await session.close()
+    return FAILED if failed else DONE
+
+
+def _print_exported(export: dict[str, Any]) -> None:
+    lines = [f"\n{export['kind']}: {safe_text(export['path'])} ({export['bytes'] / 10**6:,.1f} MB)"]
+    lines += [f"  ! {safe_text(notice)}" for notice in export["notices"]]
+    lines += [f"  {safe_text(each['what'])}:\n    {safe_text(each['line'])}" for each in export["commands"]]
+    print("\n".join(lines), end="\n\n", flush=True)

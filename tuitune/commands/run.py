@@ -1,0 +1,156 @@
+"""A run on plain output: train a recipe, or follow a run that a session holds."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Awaitable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from tuitune.commands.status import DONE, FAILED, INTERRUPTED
+from tuitune.commands.viewer import Viewer, own_command, viewer_for
+from tuitune.errors import TuituneError
+from tuitune.recipe import Recipe
+from tuitune.runs.folder import Run
+from tuitune.session.client import Session, SessionLost
+from tuitune.streams import OutputLost
+from tuitune.text import one_line, safe_text
+
+
+def run_recipe(recipe: Recipe, runs_folder: Path, *, name: str | None, as_json: bool) -> int:
+    """Train a recipe in a session of its own, show it as it goes, and end with a report."""
+    return asyncio.run(_run_recipe(recipe, runs_folder, name, viewer_for(as_json)))
+
+
+def follow_run(run: Run) -> int:
+    """Show a run from its first event to its end; one that has ended is shown from its record."""
+    return asyncio.run(_follow_run(run, viewer_for(as_json=False)))
+
+
+async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewer: Viewer) -> int:
+    session = await Session.start()
+    session.on_silence = viewer.tell_silence
+    interrupted = _stop_on_signals(session, viewer)
+    try:
+        viewer.status("Starting: importing the libraries")
+        await _while_seen(session, viewer, _train(session, viewer, recipe, runs_folder, name))
+    except TuituneError as error:
+        viewer.close()
+        if not interrupted.is_set():
+            raise
+        print(f"tuitune: {safe_text(error)}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        viewer.close()
+        await session.close()
+    viewer.report()
+    return INTERRUPTED if interrupted.is_set() else DONE
+
+
+async def _train(session: Session, viewer: Viewer, recipe: Recipe, runs_folder: Path, name: str | None) -> None:
+    """Train, and give every event to the viewer. Raises TuituneError."""
+    begun = asyncio.Event()
+
+    def on_part(part: dict[str, Any]) -> None:
+        if "run" in part:
+            viewer.run = Run(Path(part["run"]))
+            begun.set()
+
+    raw = recipe.model_dump(mode="json")
+    job = asyncio.create_task(session.call("train", on_part, recipe=raw, runs=str(runs_folder), name=name))
+    job.add_done_callback(lambda _: begun.set())
+    await begun.wait()
+    if viewer.run is not None:
+        with contextlib.suppress(SessionLost):  # which the job tells
+            await session.follow(viewer.add)
+    await job
+    await _first(viewer.ended.wait(), session.lost.wait())
+
+
+async def _follow_run(run: Run, viewer: Viewer) -> int:
+    viewer.run = run
+    try:
+        session = await Session.attach(run)
+    except TuituneError:
+        for event in run.events():
+            viewer.add(event)
+        if viewer.problem is not None:
+            raise viewer.problem from None
+    else:
+        session.on_silence = viewer.tell_silence
+        try:
+            await _while_seen(session, viewer, _follow(session, viewer))
+        finally:
+            viewer.close()
+            await session.close()
+    viewer.close()
+    viewer.report()
+    return DONE if run.status() in ("done", "stopped") else FAILED
+
+
+async def _follow(session: Session, viewer: Viewer) -> None:
+    """Give every event to the viewer until the run or its session has ended."""
+    with contextlib.suppress(SessionLost):  # the report says how the run stands
+        await session.follow(viewer.add)
+    await _first(viewer.ended.wait(), session.lost.wait())
+
+
+async def _while_seen(session: Session, viewer: Viewer, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work for as long as the viewer can show it. Raises TuituneError, also where a run goes on unseen."""
+    if isinstance(viewer.problem, OutputLost):
+        work.close()
+        raise TuituneError(f"{viewer.problem} Nothing was started.") from None
+    task = asyncio.create_task(work)
+    await _first(task, viewer.left.wait())
+    if not task.done():
+        await session.close()  # first, as a command whose caller is cancelled is cancelled too
+        await asyncio.gather(task, return_exceptions=True)
+    elif viewer.problem is None:
+        await task
+    if viewer.problem is None:
+        return
+    if viewer.run is None or viewer.history.ended is not None or not isinstance(viewer.problem, OutputLost):
+        raise viewer.problem
+    back = own_command("attach", viewer.run.folder)
+    raise TuituneError(f"{viewer.problem} Run {one_line(viewer.run.name)} goes on; come back to it with: {back}")
+
+
+async def _first(*ends: Awaitable[Any]) -> None:
+    """Wait until one of them has ended."""
+    tasks = [asyncio.ensure_future(end) for end in ends]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _stop_on_signals(session: Session, viewer: Viewer) -> asyncio.Event:
+    """Ctrl+C asks the session to stop, a second one to stop now. Returns what is set once a stop was asked for.
+
+    A third one leaves, as does the first where the session does not answer. SIGTERM only ever asks to stop: who sends
+    it (systemd, Slurm) may send it to the session and twice.
+    """
+    loop = asyncio.get_running_loop()
+    interrupted = asyncio.Event()
+    asked: dict[str, asyncio.Task[Any]] = {}
+
+    def ask(command: str) -> None:
+        viewer.status("Stopping now" if command == "now" else "Stopping after this step; Ctrl+C once more stops now")
+        interrupted.set()
+        asked[command] = asyncio.create_task(session.stop(now=command == "now"))
+        asked[command].add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
+        if session.silent_s:
+            leave()
+
+    def leave() -> None:
+        run, pid = viewer.run, session.pid
+        what = f"Run {one_line(run.name)}" if run else "The run"
+        back = f"`{own_command('attach', run.folder)}` shows it, " if run else ""
+        viewer.leave(
+            TuituneError(f"{what} was asked to stop and has not ended yet: {back}`kill -9 {pid}` ends its session.")
+        )
+
+    def interrupt() -> None:
+        leave() if "now" in asked else ask("now" if interrupted.is_set() else "stop")
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    loop.add_signal_handler(signal.SIGTERM, lambda: ask("stop"))
+    return interrupted
