@@ -27,6 +27,7 @@ from tuitune.chat.reply import Sampling, loading_text
 from tuitune.errors import TuituneError
 from tuitune.recipe import field_errors
 from tuitune.runs.folder import Run
+from tuitune.session.messages import Chat
 from tuitune.text import one_line, safe_text
 
 Who = Literal["adapter", "base"]
@@ -209,12 +210,7 @@ class ChatScreen(StepScreen):
         drawing = asyncio.create_task(_draw(view, pieces))
         try:
             answer = await self.tuitune.link.call(
-                "chat",
-                part,
-                run=str(run.folder),
-                messages=messages,
-                adapter=who == "adapter",
-                sampling=self.sampling,
+                Chat(str(run.folder), messages, who == "adapter", self.sampling), part
             )
             turn.replies[who] = answer["reply"]
             ending = "" if answer.get("ended", True) else " · cut at max_new_tokens"

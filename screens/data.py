@@ -19,6 +19,7 @@ from screens.widgets.paths import PathSuggester, PickPath, has_suffix
 from screens.widgets.tokens import tokens_content
 from tuitune.errors import TuituneError
 from tuitune.recipe import HUB
+from tuitune.session.messages import Audit, Columns, DataSummary, Rows, SourceSummary, Summary, Unusable
 from tuitune.text import one_line, safe_text
 
 IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
@@ -42,7 +43,7 @@ class DataScreen(StepScreen):
         super().__init__()
         self.row = 0
         self.source = 0
-        self.sources: list[dict[str, Any]] = []
+        self.sources: list[SourceSummary] = []
         self._shown_for: dict[str, Any] | None = None
         self._unseen = False
         """Whether another dataset was chosen, or none could be read, and no row was shown since."""
@@ -162,7 +163,7 @@ class DataScreen(StepScreen):
             self._show_nothing(
                 "Read…" if self.tuitune.link.state == "ready" else "Read as soon as the libraries are loaded…"
             )
-            found = await self.tuitune.link.call("summary", recipe=recipe)
+            found = await self.tuitune.link.call(Summary(recipe))
             self.sources = found["sources"]
             self._summarise(_summary(found))
             await self._ask_row(recipe)
@@ -178,7 +179,7 @@ class DataScreen(StepScreen):
     async def _tell_unusable(self, recipe: dict[str, Any]) -> None:
         """Say at once where rows among the first cannot be used, which else the audit alone would show."""
         try:
-            found = await self.tuitune.link.call("unusable", recipe=recipe, among=_LOOKED_AT)
+            found = await self.tuitune.link.call(Unusable(recipe, _LOOKED_AT))
         except TuituneError:  # the session was lost, which is said elsewhere; the rows are shown all the same
             return
         if unusable := found["unusable"]:
@@ -195,9 +196,7 @@ class DataScreen(StepScreen):
     # --- its rows ---------------------------------------------------------------------------------------------
 
     async def _ask_row(self, recipe: dict[str, Any]) -> None:
-        found = await self.tuitune.link.call(
-            "rows", recipe=recipe, start=self.row, stop=self.row + 1, source=self.source
-        )
+        found = await self.tuitune.link.call(Rows(recipe, self.row, self.row + 1, self.source))
         self._show_row(found["rows"])
 
     def _show_row(self, found: list[dict[str, Any]] | None) -> None:
@@ -262,7 +261,7 @@ class DataScreen(StepScreen):
     @work(exclusive=True, group="columns", exit_on_error=False)
     async def action_map_columns(self) -> None:
         try:
-            found = await self.tuitune.link.call("columns", recipe=self.tuitune.link.draft.as_data())
+            found = await self.tuitune.link.call(Columns(self.tuitune.link.draft.as_data()))
         except TuituneError as error:
             self.show_problem(error)
             return
@@ -286,7 +285,7 @@ class DataScreen(StepScreen):
 
         try:
             summary.update("Looking at every row…")
-            found = await self.tuitune.link.call("audit", part, recipe=self.tuitune.link.draft.as_data())
+            found = await self.tuitune.link.call(Audit(self.tuitune.link.draft.as_data()), part)
         except TuituneError as error:
             self.show_problem(error)
             return
@@ -363,10 +362,10 @@ class DataScreen(StepScreen):
             self.load()
 
 
-def _summary(found: dict[str, Any]) -> Content:
-    about = "about " if found.get("rows_estimated") else ""
-    takes = f", {size(found['bytes'])}" if found.get("bytes") else ""
-    kind = one_line(found.get("kind") or "", max_length=80)
+def _summary(found: DataSummary) -> Content:
+    about = "about " if found["rows_estimated"] else ""
+    takes = f", {size(found['bytes'])}" if found["bytes"] else ""
+    kind = one_line(found["kind"], max_length=80)
     head = f"{about}{found['rows']:,} rows · {kind}{takes} · {one_line(found['format'])}"
     if len(found["sources"]) == 1:
         return Content.assemble((head, "bold"), f": {one_line(found['reason'], max_length=300)}")
@@ -382,11 +381,12 @@ def _summary(found: dict[str, Any]) -> Content:
     return Content("\n").join(lines)
 
 
-def _share(share: float) -> str:
+def _share(share: float | None) -> str:
+    share = share or 0.0
     return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
-def _rows(source: dict[str, Any]) -> str:
+def _rows(source: SourceSummary) -> str:
     about = "about " if source["rows_estimated"] else ""
     return f"{one_line(source['name'], max_length=40)}, {about}{source['rows']:,} rows"
 

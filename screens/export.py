@@ -19,6 +19,7 @@ from screens.units import size
 from screens.widgets.tick import Line, TickList
 from tuitune.errors import TuituneError
 from tuitune.paths import expanded
+from tuitune.session.messages import Export, Preflight
 from tuitune.text import one_line
 
 
@@ -78,7 +79,7 @@ class ExportScreen(StepScreen):
     @work(exclusive=True, group="preflight", exit_on_error=False)
     async def _look(self, folder: Path) -> None:
         try:
-            found = await self.tuitune.link.call("preflight", run=str(folder))
+            found = await self.tuitune.link.call(Preflight(str(folder)))
         except TuituneError as error:
             self.show_problem(error)
             return
@@ -172,14 +173,8 @@ class ExportScreen(StepScreen):
         self._earlier, self._made, self._failed = {**self._made, **self._earlier}, {}, {}
         self._show_made()
         try:
-            await self.tuitune.link.call(
-                "export",
-                self.show_part,
-                run=str(run.folder),
-                kinds=chosen,
-                out=str(out) if out else None,
-                allow_download=bool(question),
-            )
+            request = Export(str(run.folder), chosen, str(out) if out else None, allow_download=bool(question))
+            await self.tuitune.link.call(request, self.show_part)
             self.show_all_made()
         except TuituneError as error:
             self.show_problem(error)

@@ -13,6 +13,7 @@ from textual.widgets.option_list import Option
 
 from tuitune.errors import TuituneError
 from tuitune.recipe import HUB
+from tuitune.session.messages import DatasetSplits, ReplyT, Request, SearchDatasets
 from tuitune.text import one_line, safe_text
 
 if TYPE_CHECKING:
@@ -81,13 +82,13 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
         found = self.query_one("#found", OptionList)
         (found if found.option_count else self.query_one("#words")).focus()
 
-    async def _ask(self, command: str, **arguments: Any) -> dict[str, Any] | None:
+    async def _ask(self, request: Request[ReplyT]) -> ReplyT | None:
         """The session's answer; None where there is none, and why is said."""
         link = cast("TuituneApp", self.app).link
         waiting = "" if link.state == "ready" else " as soon as the libraries are loaded"
         self._say(f"Asking the Hugging Face Hub{waiting}…")
         try:
-            answer = await link.call(command, **arguments)
+            answer = await link.call(request)
         except TuituneError as error:
             self._say(str(error))
             return None
@@ -117,7 +118,7 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
     async def _search(self, words: str) -> None:
         listed = self.query_one("#found", OptionList)
         listed.clear_options()
-        answer = await self._ask("search_datasets", words=words)
+        answer = await self._ask(SearchDatasets(words))
         if answer is None:
             return
         names = [str(each["name"]) for each in answer["found"]]
@@ -160,7 +161,7 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
     async def _look(self, revision: str) -> None:
         listed = self.query_one("#splits", OptionList)
         listed.clear_options()
-        answer = await self._ask("dataset_splits", name=self._name, revision=revision)
+        answer = await self._ask(DatasetSplits(self._name or "", revision))
         if answer is None:
             return
         self._revision = revision

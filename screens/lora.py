@@ -25,6 +25,7 @@ from tuitune.errors import TuituneError
 from tuitune.plan.advice import USUAL
 from tuitune.recipe import Recipe
 from tuitune.runs.glance import measured_speed
+from tuitune.session.messages import Estimate
 from tuitune.text import one_line, safe_text
 
 _SHORT_RUN = {"train.num_train_epochs": 1.0, "lora.r": 16, "lora.lora_alpha": 16.0}
@@ -269,7 +270,7 @@ class LoraScreen(StepScreen):
         if recipe is None:
             return
         try:
-            found = await self.tuitune.link.call("estimate", recipe=recipe.model_dump(mode="json"))
+            found = await self.tuitune.link.call(Estimate(recipe.model_dump(mode="json")))
         except TuituneError as error:
             shown.update(consequences(recipe, None, counting=False))
             self.show_problem(error)

@@ -16,6 +16,7 @@ from tuitune.runs.events import Event, Failed, Finished, Started
 from tuitune.runs.folder import Run, all_runs
 from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
+from tuitune.session.messages import ReplyT, Request, Status, Stopping, Train
 
 if TYPE_CHECKING:
     from tuitune.recipe import Recipe
@@ -115,24 +116,22 @@ class RunLink:
         if self._session.done() and self._session.exception() is None:
             await self._session.result().close()
 
-    async def call(
-        self, command: str, on_part: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
-    ) -> dict[str, Any]:
-        """A session command, once there is a session; one that could not start is tried again. Raises TuituneError."""
+    async def call(self, request: Request[ReplyT], on_part: Callable[[dict[str, Any]], None] | None = None) -> ReplyT:
+        """Ask the session, once there is one; one that could not start is tried again. Raises TuituneError."""
         if self._session.done() and self._session.exception() is not None:
             self._session = asyncio.get_running_loop().create_future()
             self._start()
         session = await asyncio.shield(self._session)
         self._asking += 1
         try:
-            return await session.call(command, on_part=on_part, **arguments)
+            return await session.call(request, on_part)
         finally:
             self._asking -= 1
 
-    async def stop(self, *, now: bool) -> dict[str, Any]:
-        """Ask the run that is going to stop, as `Session.stop` does. Raises TuituneError."""
+    async def stop(self, *, now: bool) -> Stopping:
+        """Ask the run on show to stop, as `Session.stop` does. Raises TuituneError."""
         session = await asyncio.shield(self._session)
-        return await session.stop(now=now)
+        return await session.stop(self.run.name if self.run else None, now=now)
 
     async def change_session(self) -> None:
         """Leave this session, which goes on if it trains and else ends, for the one of the run on show."""
@@ -156,7 +155,7 @@ class RunLink:
         self._session.set_result(session)
         while not session.lost.is_set():
             try:
-                status = await session.call("status")
+                status = await session.call(Status())
             except TuituneError:
                 break
             if status["ready"]:
@@ -239,7 +238,7 @@ class RunLink:
 
     async def _train(self, recipe: dict[str, Any]) -> None:
         try:
-            await self.call("train", on_part=self._begun, recipe=recipe, runs=str(self.runs_folder.absolute()))
+            await self.call(Train(recipe, str(self.runs_folder.absolute())), self._begun)
         except SessionLost:
             pass  # said by whoever keeps the session
         except TuituneError as error:

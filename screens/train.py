@@ -20,6 +20,7 @@ from screens.widgets.metric_plot import MetricPlot
 from tuitune.errors import TuituneError
 from tuitune.runs.events import Failed, Finished
 from tuitune.runs.folder import Run
+from tuitune.session.messages import Save
 from tuitune.text import safe_text
 
 _PANES = {"messages": "Messages", "samples": "Sample replies", "log": "Log"}
@@ -198,7 +199,8 @@ class TrainScreen(StepScreen):
     @work(exit_on_error=False)
     async def action_save_checkpoint(self) -> None:
         try:
-            await self.tuitune.link.call("save")
+            run = self.tuitune.link.run
+            await self.tuitune.link.call(Save(run.name if run else None))
         except TuituneError as error:
             self.show_problem(error)
         else:

@@ -15,6 +15,7 @@ from tuitune.errors import TuituneError
 from tuitune.export import llama_cpp
 from tuitune.recipe import Recipe
 from tuitune.session.client import Session
+from tuitune.session.messages import Estimate
 
 NAMES = ("tuitune", "pynvml", "random", "types", "queue", "datasets", "pyarrow", "torch", "bitsandbytes", "pip", "rich")
 
@@ -38,7 +39,7 @@ def ran(folder: Path) -> list[str]:
 
 async def test_a_session_runs_none_of_it(planted: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()
-    assert await session.call("estimate", recipe=demo_recipe.model_dump(mode="json"))  # after the libraries' import
+    assert await session.call(Estimate(demo_recipe.model_dump(mode="json")))  # after the libraries' import
     await session.close()
     assert ran(planted) == []
 

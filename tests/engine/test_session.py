@@ -10,6 +10,7 @@ import stat
 import tempfile
 import threading
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,25 @@ import pytest
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Notice, Reply, Step, to_json
-from tuitune.runs.folder import Run
+from tuitune.runs.folder import Run, create_run
 from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.protocol import runtime_folder
+from tuitune.session.messages import (
+    VERSION,
+    Audit,
+    Cancel,
+    Chat,
+    Columns,
+    Estimate,
+    Nothing,
+    Request,
+    Rows,
+    Save,
+    Status,
+    Stop,
+    Train,
+)
+from tuitune.session.protocol import decode, encode, runtime_folder
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 
 
@@ -42,12 +58,7 @@ async def start_run(session: Session, recipe: Recipe, runs: Path) -> tuple[Run, 
     """Begin training and return its run as soon as the folder exists."""
     folder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     job = asyncio.create_task(
-        session.call(
-            "train",
-            lambda part: folder.set_result(part["run"]),
-            recipe=recipe.model_dump(mode="json"),
-            runs=str(runs),
-        )
+        session.call(Train(recipe.model_dump(mode="json"), str(runs)), lambda part: folder.set_result(part["run"]))
     )
 
     def refused(done: asyncio.Task[Any]) -> None:
@@ -69,7 +80,7 @@ async def seen(session: Session, kind: type[Event]) -> Event:
 
 async def test_it_answers_while_the_libraries_are_imported_and_ends_with_its_client() -> None:
     session = await Session.start()
-    status = await asyncio.wait_for(session.call("status"), 5)
+    status = await asyncio.wait_for(session.call(Status()), 5)
     assert status["job"] in (None, "import") and status["run"] is None
     folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune"
     (socket,) = folder.glob("*.sock")
@@ -81,11 +92,19 @@ async def test_it_answers_while_the_libraries_are_imported_and_ends_with_its_cli
 
 
 async def test_wrong_commands_and_arguments_are_sentences() -> None:
+    @dataclass(frozen=True)
+    class Dance(Request[Nothing]):
+        command = "dance"
+
     session = await Session.start()
     with pytest.raises(TuituneError, match="knows no command dance"):
-        await session.call("dance")
+        await session.call(Dance())
     with pytest.raises(UnusableInput, match=r"data\.path is missing"):
-        await session.call("estimate", recipe={"model": {"name": "x"}, "data": {}})
+        await session.call(Estimate({"model": {"name": "x"}, "data": {}}))
+    wrongs: list[Request[Any]] = [Rows({}, "0", 1), Rows([], 0, 1), Cancel(job=2**70)]  # type: ignore[arg-type]
+    for wrong in wrongs:
+        with pytest.raises(UnusableInput, match=f"The command {wrong.command} was given wrong arguments"):
+            await session.call(wrong)
     await session.close()
 
 
@@ -93,31 +112,58 @@ async def test_a_line_that_is_no_message_ends_only_that_connection() -> None:
     session = await Session.start()
     (socket,) = (Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune").glob("*.sock")
     reader, writer = await asyncio.open_unix_connection(socket)
-    writer.write(b"\xff\x00[[[[\n")
-    assert await reader.read() == b""
+    writer.write(encode({"version": VERSION}) + b"\xff\x00[[[[\n")
+    assert await reader.read() == encode({"version": VERSION})
     writer.close()
-    assert (await session.call("status"))["pid"]
+    assert (await session.call(Status()))["pid"]
     await session.close()
+
+
+async def test_an_app_of_another_version_is_told_so() -> None:
+    session = await Session.start()
+    (socket,) = (Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune").glob("*.sock")
+    reader, writer = await asyncio.open_unix_connection(socket)
+    writer.write(encode({"id": 1, "command": "status"}))  # as versions did that told none
+    greeting, answer, *rest = (await reader.read()).splitlines()
+    assert decode(greeting) == {"version": VERSION} and decode(answer)["id"] == 1 and not rest
+    assert "another version of tuitune: leave with Ctrl+C" in decode(answer)["error"]
+    writer.close()
+    assert (await session.call(Status()))["pid"]
+    await session.close()
+
+
+async def test_a_session_of_another_version_is_told_so(tmp_path: Path, demo_recipe: Recipe) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(encode({"id": None, "error": "There is no command.", "exit_code": 1}))
+
+    run = create_run(demo_recipe, tmp_path)
+    server = await asyncio.start_unix_server(answer, tmp_path / "socket")
+    run.announce(tmp_path / "socket")
+    session = await Session.attach(run.run)
+    with pytest.raises(SessionLost, match=r"of another version of tuitune; .* a run that is going goes on"):
+        await session.call(Status())
+    await session.close()
+    server.close()
+    run.close()
 
 
 async def test_a_killed_session_is_told_in_one_sentence() -> None:
     session = await Session.start()
-    status = await session.call("status")
-    waiting = asyncio.create_task(
-        session.call("rows", recipe={"model": {"name": "m"}, "data": {"path": "d"}}, start=0, stop=1)
-    )
+    status = await session.call(Status())
+    waiting = asyncio.create_task(session.call(Rows({"model": {"name": "m"}, "data": {"path": "d"}}, 0, 1)))
     await asyncio.sleep(0)
     os.kill(status["pid"], signal.SIGKILL)
     with pytest.raises(SessionLost, match=r"was killed by signal 9 \(often: memory ran out\); its log is "):
         await waiting
     with pytest.raises(SessionLost):
-        await session.call("status")
+        await session.call(Status())
     await session.close()
 
 
 async def test_what_a_killed_session_left_is_cleared_away() -> None:
     session = await Session.start()
-    os.kill((await session.call("status"))["pid"], signal.SIGKILL)
+    os.kill((await session.call(Status()))["pid"], signal.SIGKILL)
     await session.lost.wait()
     await session.close()
     folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune"
@@ -128,7 +174,7 @@ async def test_what_a_killed_session_left_is_cleared_away() -> None:
     following = await Session.start()
     assert not left.exists() and not (folder / "old.log").exists()
     assert left.with_suffix(".log").exists()  # for a day: who was told of it may look
-    assert (await following.call("status"))["pid"]
+    assert (await following.call(Status()))["pid"]
     await following.close()
 
 
@@ -154,19 +200,20 @@ async def test_who_does_not_read_the_answers_is_not_read_either() -> None:
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
             client.settimeout(5)
+            client.sendall(encode({"version": VERSION}))
             for _ in range(400):
                 client.sendall(request)
 
     with pytest.raises(TimeoutError):
         await asyncio.to_thread(flood)
-    assert await session.call("status")
+    assert await session.call(Status())
     await session.close()
 
 
 async def test_a_client_has_a_bounded_number_of_commands_waiting(demo_recipe: Recipe) -> None:
     session = await Session.start()
     raw = demo_recipe.model_dump(mode="json")
-    calls = [session.call("columns", recipe=raw) for _ in range(65)]  # the first waits for the libraries' import
+    calls = [session.call(Columns(raw)) for _ in range(65)]  # the first waits for the libraries' import
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert [str(answer) for answer in answers if isinstance(answer, Exception)] == [
         "64 commands of this client wait already: let some end first."
@@ -183,8 +230,8 @@ async def test_a_session_that_ends_in_the_middle_of_tokenising_leaves_no_rows(
     raw = demo_recipe.model_dump(mode="json")
     raw["data"] |= {"path": str(tmp_path / "many.jsonl"), "max_length": 4096}
     session = await Session.start()
-    pid = (await session.call("status"))["pid"]
-    audit = asyncio.create_task(session.call("audit", recipe=raw))
+    pid = (await session.call(Status()))["pid"]
+    audit = asyncio.create_task(session.call(Audit(raw)))
     tokenised = tmp_path / "cache" / "tuitune" / "tokenised"
     for _ in range(1200):
         if any(tokenised.glob(".making-*")):
@@ -200,7 +247,7 @@ async def test_a_session_that_ends_in_the_middle_of_tokenising_leaves_no_rows(
 async def test_a_run_outlives_its_client_and_is_found_again(tmp_path: Path, demo_recipe: Recipe) -> None:
     first = await Session.start()
     run, job = await start_run(first, demo_recipe, tmp_path / "runs")
-    pid = (await first.call("status"))["pid"]
+    pid = (await first.call(Status()))["pid"]
     job.cancel()
     await first.close()
 
@@ -259,8 +306,8 @@ async def test_an_event_or_a_request_beyond_what_a_line_may_hold_ends_no_connect
     assert await job == {"status": "done"}
     assert "An event of 33 MiB is too long to be shown; it is in events.jsonl." in notices
     with pytest.raises(UnusableInput, match="larger than 32 MiB: give a shorter text"):
-        await session.call("chat", run=str(run.folder), messages=[{"role": "user", "content": "x" * 33 * 2**20}])
-    assert await session.call("status")
+        await session.call(Chat(str(run.folder), [{"role": "user", "content": "x" * 33 * 2**20}]))
+    assert await session.call(Status())
     await session.close()
 
 
@@ -273,8 +320,8 @@ async def test_an_answer_beyond_what_a_line_may_hold_is_an_error_of_its_command(
     raw["data"] |= {"path": str(tmp_path / "long.jsonl"), "max_length": 2_000_000}
     session = await Session.start()
     with pytest.raises(TuituneError, match="MiB and may have 32: ask for fewer rows"):
-        await session.call("rows", recipe=raw, start=0, stop=1)
-    assert await session.call("status")
+        await session.call(Rows(raw, 0, 1))
+    assert await session.call(Status())
     await session.close()
 
 
@@ -294,7 +341,7 @@ async def test_a_run_whose_folder_is_moved_goes_on_to_be_seen_and_saved(tmp_path
     await until(Step)
     run.folder.rename(tmp_path / "runs" / "moved")
     assert "is in a new folder of that name" in str(await until(Notice, "moved or removed"))
-    assert await session.call("stop") == {"stopping": "after this step"}
+    assert await session.call(Stop()) == {"stopping": "after this step"}
     await until(Finished)
     assert await asyncio.wait_for(job, 60)
     assert (run.adapter / "adapter_model.safetensors").is_file() and run.recipe() == recipe
@@ -311,7 +358,7 @@ async def test_stop_saves_a_checkpoint_and_the_adapter_then_the_model_still_chat
     session = await Session.start()
     run, job = await start_run(session, long, tmp_path / "runs")
     await seen(session, Step)
-    assert await session.call("stop") == {"stopping": "after this step"}
+    assert await session.call(Stop()) == {"stopping": "after this step"}
     assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
     step = run.history().step
     assert (run.checkpoints / f"checkpoint-{step}").is_dir()
@@ -319,15 +366,12 @@ async def test_stop_saves_a_checkpoint_and_the_adapter_then_the_model_still_chat
 
     pieces: list[str] = []
     answer = await session.call(
-        "chat",
+        Chat(str(run.folder), [{"role": "user", "content": "Hello!"}], sampling={"max_new_tokens": 16}),
         lambda part: pieces.append(part["text"]),
-        run=str(run.folder),
-        messages=[{"role": "user", "content": "Hello!"}],
-        sampling={"max_new_tokens": 16},
     )
     assert "".join(pieces).strip() == answer["reply"] != ""
     with pytest.raises(UnusableInput, match="temperature is -1"):
-        await session.call("chat", run=str(run.folder), messages=[], sampling={"temperature": -1})
+        await session.call(Chat(str(run.folder), [], sampling={"temperature": -1}))
     await session.close()
 
 
@@ -339,9 +383,9 @@ async def test_stop_is_asked_by_two_and_still_saves_everything(tmp_path: Path, d
     )
     await seen(session, Step)
     viewer = await Session.attach(run)
-    pid = (await session.call("status"))["pid"]
+    pid = (await session.call(Status()))["pid"]
     for asking in (session, viewer):  # within one step
-        assert await asking.call("stop") == {"stopping": "after this step"}
+        assert await asking.call(Stop()) == {"stopping": "after this step"}
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGTERM)
     assert await asyncio.wait_for(job, 300) == {"status": "stopped"}
@@ -355,7 +399,7 @@ async def test_stop_is_asked_by_two_and_still_saves_everything(tmp_path: Path, d
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a file descriptor points to is told on Linux")
 async def test_a_run_has_its_log_to_itself(tmp_path: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()
-    output = f"/proc/{(await session.call('status'))['pid']}/fd/1"
+    output = f"/proc/{(await session.call(Status()))['pid']}/fd/1"
     before = os.readlink(output)
     run, job = await start_run(session, demo_recipe, tmp_path / "runs")
     assert os.readlink(output) == str(run.log_file)
@@ -371,12 +415,12 @@ async def test_now_ends_the_run_without_a_checkpoint(tmp_path: Path, demo_recipe
         session, Recipe.from_data({**demo_recipe.model_dump(), "train": train}), tmp_path / "runs"
     )
     await seen(session, Reply)
-    await session.call("stop")
-    assert await session.call("now") == {"stopping": "now"}
+    await session.call(Stop())
+    assert await session.call(Stop(now=True)) == {"stopping": "now"}
     assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
     assert run.history().step == 0 and not run.adapter.exists()
     with pytest.raises(UnusableInput, match="has no adapter"):  # though a half-trained one is in memory
-        await session.call("chat", run=str(run.folder), messages=[{"role": "user", "content": "Hello!"}])
+        await session.call(Chat(str(run.folder), [{"role": "user", "content": "Hello!"}]))
     await session.close()
 
 
@@ -396,15 +440,16 @@ async def test_a_run_that_waits_takes_no_stop_and_no_save_from_the_one_that_goes
     await session.follow(add)
     await asyncio.wait_for(first[Step.kind].wait(), 120)
     raw = demo_recipe.model_dump(mode="json")
-    waiting = asyncio.create_task(session.call("train", recipe=raw, runs=str(tmp_path / "runs"), name="second"))
-    await session.call("status")  # so that the session has the second one
-    await session.call("save")
+    waiting = asyncio.create_task(session.call(Train(raw, str(tmp_path / "runs"), "second")))
+    await session.call(Status())  # so that the session has the second one
+    assert await session.call(Stop("second")) == {"stopping": None}
+    await session.call(Save(run.name))
     await asyncio.wait_for(first[Checkpoint.kind].wait(), 60)
-    assert await session.call("stop") == {"stopping": "after this step"}
+    assert await session.call(Stop(run.name)) == {"stopping": "after this step"}
     assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
     assert run.history().step < 5000
     assert await asyncio.wait_for(waiting, 120) == {"status": "done"}
-    assert await session.call("stop") == {"stopping": None}
+    assert await session.call(Stop()) == {"stopping": None}
     await session.close()
 
 
@@ -415,8 +460,8 @@ async def test_what_fails_in_a_caller_of_a_command_is_its_own(tmp_path: Path, de
         raise KeyError(part)
 
     with pytest.raises(KeyError):
-        await session.call("train", fails, recipe=demo_recipe.model_dump(mode="json"), runs=str(tmp_path / "runs"))
-    await session.call("stop")
+        await session.call(Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs")), fails)
+    await session.call(Stop())
     await session.close()
 
 
@@ -438,7 +483,7 @@ async def test_what_fails_in_a_follower_ends_neither_its_events_nor_its_commands
 
     await session.follow(fails)
     assert await asyncio.wait_for(job, 120) == {"status": "done"}
-    assert await session.call("status")
+    assert await session.call(Status())
     await asyncio.wait_for(over.wait(), 10)
     assert events == list(run.events()) and len(problems) == len(events)
     await session.close()
@@ -446,21 +491,17 @@ async def test_what_fails_in_a_follower_ends_neither_its_events_nor_its_commands
 
 async def test_a_stop_is_heeded_before_the_run_has_begun(tmp_path: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()
-    job = asyncio.create_task(
-        session.call("train", recipe=demo_recipe.model_dump(mode="json"), runs=str(tmp_path / "runs"))
-    )
+    job = asyncio.create_task(session.call(Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs"))))
     await asyncio.sleep(0)  # the libraries are still being imported
-    assert await session.call("stop") == {"stopping": "after this step"}
+    assert await session.call(Stop()) == {"stopping": "after this step"}
     assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
     await session.close()
 
 
 async def test_a_terminated_session_begins_no_run_and_ends(tmp_path: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()
-    job = asyncio.create_task(
-        session.call("train", recipe=demo_recipe.model_dump(mode="json"), runs=str(tmp_path / "runs"))
-    )
-    pid = (await session.call("status"))["pid"]
+    job = asyncio.create_task(session.call(Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs"))))
+    pid = (await session.call(Status()))["pid"]
     os.kill(pid, signal.SIGTERM)
     with pytest.raises(TuituneError):
         await asyncio.wait_for(job, 60)
@@ -482,7 +523,7 @@ async def test_a_terminated_session_ends_though_clients_stay(tmp_path: Path, mon
     (tmp_path / "sitecustomize.py").write_text(WAITS_FOR_CLIENTS)  # as Python does since 3.12.1
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     session = await Session.start()
-    pid = (await session.call("status"))["pid"]
+    pid = (await session.call(Status()))["pid"]
     os.kill(pid, signal.SIGTERM)
     await asyncio.wait_for(session.lost.wait(), 20)
     await ended(pid)
@@ -525,6 +566,6 @@ async def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
         raw = demo_recipe.model_dump(mode="json")
         raw[section] |= change
         with pytest.raises(UnusableInput, match=says):
-            await session.call("train", recipe=raw, runs=str(tmp_path / "runs"))
+            await session.call(Train(raw, str(tmp_path / "runs")))
     assert not (tmp_path / "runs").exists()
     await session.close()

@@ -13,6 +13,7 @@ from tests.conftest import DEMO
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
+from tuitune.session.messages import Train
 
 SIZE = (80, 24)
 
@@ -55,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     async def train() -> None:
         session = await Session.start()
-        await session.call("train", recipe=recipe.model_dump(mode="json"), runs=str(folder), name="pirate")
+        await session.call(Train(recipe.model_dump(mode="json"), str(folder), "pirate"))
         await session.close()
 
     with pytest.MonkeyPatch.context() as patched:

@@ -29,6 +29,7 @@ from tuitune.recipe import Recipe
 from tuitune.runs.events import Step, to_json
 from tuitune.runs.folder import Run, all_runs, create_run
 from tuitune.session.client import Session
+from tuitune.session.messages import Status, Train
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
         await app.start_run()
         await app.show_step("train")
         await until(pilot, lambda: len(app.link.history.steps) >= 2, what="two steps")
-        status = await app.link.call("status")
+        status = await app.link.call(Status())
         os.kill(status["pid"], signal.SIGKILL)
         told = (
             "was killed by signal 9 (often: memory ran out).",
@@ -59,7 +60,7 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
 
         await until(pilot, said, what="what has happened and what to do")
         await until(pilot, lambda: app.link.state == "ready", what="a new session")
-        assert (await app.link.call("status"))["pid"] != status["pid"]
+        assert (await app.link.call(Status()))["pid"] != status["pid"]
     assert all_runs(runs_folder)[0].status() == "interrupted"
 
 
@@ -88,7 +89,7 @@ async def test_the_draft_outlives_the_session_while_an_older_run_is_on_show(
         assert attached.link.draft.recipe() == trained.recipe(), "what was trained can be changed and trained again"
         await attached.new_run(recipe)
         await attached.show_step("lora")
-        os.kill((await attached.link.call("status"))["pid"], signal.SIGKILL)
+        os.kill((await attached.link.call(Status()))["pid"], signal.SIGKILL)
         await until(pilot, lambda: attached.link.state == "session lost", what="the loss")
         await until(pilot, lambda: attached.link.state == "ready", what="a new session")
         assert attached.link.draft.recipe() == recipe
@@ -136,8 +137,8 @@ async def test_another_run_of_the_same_session_is_not_shown_as_the_run_on_show(a
         assert app.link.run is not None
         other = await Session.attach(app.link.run)
         await until(pilot, lambda: app.link.history.ended is not None, what="the run's end")
-        await other.call("train", recipe=app.link.draft.as_data(), runs=str(tmp_path / "theirs"), name="theirs")
-        await app.link.call("status")
+        await other.call(Train(app.link.draft.as_data(), str(tmp_path / "theirs"), "theirs"))
+        await app.link.call(Status())
         assert app.link.history.started is not None
         assert app.link.history.started.run == app.link.run.name
         await other.close()
@@ -145,7 +146,7 @@ async def test_another_run_of_the_same_session_is_not_shown_as_the_run_on_show(a
 
 async def test_who_waits_for_a_session_is_served_by_the_one_that_replaces_it(app: TuituneApp) -> None:
     async with app.run_test(size=SIZE) as pilot:
-        asked = asyncio.create_task(app.link.call("status"))
+        asked = asyncio.create_task(app.link.call(Status()))
         await pilot.pause()
         await app.link.change_session()
         assert (await asyncio.wait_for(asked, 60))["pid"]
@@ -303,12 +304,12 @@ async def test_another_gpu_is_chosen_with_a_new_session(runs_folder: Path, monke
     app = TuituneApp(None, runs_folder=runs_folder)
     async with app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: "GPU 1" in screen_text(pilot) and app.link.state != "starting…", what="the cards")
-        first = (await app.link.call("status"))["pid"]
+        first = (await app.link.call(Status()))["pid"]
         await pilot.press("g")
         await until(pilot, lambda: "Which GPU?" in screen_text(pilot), what="the choice")
         await pilot.press("down", "enter")
         await until(pilot, lambda: os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb", what="the second card")
-        assert (await app.link.call("status"))["pid"] != first
+        assert (await app.link.call(Status()))["pid"] != first
         await until(pilot, lambda: "in use here" in screen_text(pilot), what="the mark")
 
 

@@ -17,6 +17,7 @@ from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Finished
 from tuitune.runs.folder import Run
+from tuitune.session.messages import Status
 
 
 async def chat_of(pilot: Pilot[int]) -> ChatScreen:
@@ -116,7 +117,7 @@ async def test_a_new_run_begins_a_new_conversation(attached: TuituneApp, recipe:
 async def test_escape_stops_a_reply_and_the_next_one_is_answered(attached: TuituneApp) -> None:
     async with attached.run_test(size=SIZE) as pilot:
         chat = await chat_of(pilot)
-        pid = (await attached.link.call("status"))["pid"]
+        pid = (await attached.link.call(Status()))["pid"]
         os.kill(pid, signal.SIGSTOP)  # so that it cannot have answered before it is stopped
         try:
             await pilot.press(*"Hi", "enter")
@@ -134,7 +135,7 @@ async def test_escape_stops_a_reply_and_the_next_one_is_answered(attached: Tuitu
 async def test_a_session_killed_during_a_reply_is_said_and_replaced(attached: TuituneApp) -> None:
     async with attached.run_test(size=SIZE) as pilot:
         chat = await chat_of(pilot)
-        pid = (await attached.link.call("status"))["pid"]
+        pid = (await attached.link.call(Status()))["pid"]
         os.kill(pid, signal.SIGSTOP)  # so that it cannot have answered before it is killed
         await pilot.press(*"Hi", "enter")
         await until(pilot, lambda: "Waiting for the first word" in screen_text(pilot), seconds=10)

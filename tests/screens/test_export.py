@@ -15,6 +15,7 @@ from screens.widgets.tick import TickList
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.export import export, llama_cpp
 from tuitune.runs.folder import Run
+from tuitune.session.messages import Status
 
 
 async def export_of(pilot: Pilot[int]) -> ExportScreen:
@@ -133,7 +134,7 @@ async def test_a_session_killed_during_an_export_is_said_and_replaced(attached: 
     async with attached.run_test(size=SIZE) as pilot:
         screen = await export_of(pilot)
         screen.query_one("#out", Input).value = str(tmp_path / "out")
-        pid = (await attached.link.call("status"))["pid"]
+        pid = (await attached.link.call(Status()))["pid"]
         os.kill(pid, signal.SIGSTOP)  # so that it cannot be done before it is killed
         await pilot.press("enter")
         await until(pilot, lambda: "Waiting for the session" in screen_text(pilot), seconds=10)

@@ -13,6 +13,7 @@ from tuitune.machine.hardware import chosen_gpu
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Plan, Step
 from tuitune.runs.folder import create_run
+from tuitune.session.messages import Estimate
 
 
 def measured_run(recipe: Recipe, runs_folder: Path, tokens_per_second: float) -> None:
@@ -47,7 +48,7 @@ async def test_the_time_is_that_of_an_earlier_run_or_not_told(recipe: Recipe, ru
         await until(pilot, lambda: "measured from the first steps" in screen_text(pilot), what="no time")
 
         measured_run(recipe, runs_folder, 1_400.0)
-        found = await app.link.call("estimate", recipe=app.link.draft.as_data())
+        found = await app.link.call(Estimate(app.link.draft.as_data()))
         await app.show_step("data")
         await app.show_step("lora")
         told = f"{about(3 * found['tokens'] / 1_400)} at the 1,400 tokens/s of pirate-1"

@@ -31,6 +31,7 @@ from tests.screens.machine import be_the_machine, see_libraries, write_libraries
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
+from tuitune.session.messages import Export
 
 SIZES = [(80, 24), (120, 40)]
 REPOSITORY = Path(__file__).parents[2]
@@ -132,7 +133,7 @@ def export_and_change(run: Run, data: Path) -> None:
 
     async def export() -> None:
         session = await Session.attach(run)
-        await session.call("export", run=str(run.folder), kinds=["script"])
+        await session.call(Export(str(run.folder), ["script"]))
         await session.close()
 
     asyncio.run(export())

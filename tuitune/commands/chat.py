@@ -14,6 +14,7 @@ from tuitune.commands.status import DONE
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
+from tuitune.session.messages import Answer, Chat
 from tuitune.text import one_line, safe_text
 
 
@@ -76,7 +77,7 @@ def _converse(run: Run, adapter: bool) -> int:
 
 async def _reply(
     session: Session, run: Run, messages: list[dict[str, str]], adapter: bool, *, quietly: bool = False
-) -> dict[str, Any]:
+) -> Answer:
     """Print a reply as it comes; what it waits for is told on a terminal's standard error until its first word."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     with console.status(Text("Waiting for the model")) as waiting:
@@ -90,7 +91,7 @@ async def _reply(
                 waiting.stop()
                 print(safe_text(part.get("text", "")), end="", flush=True)
 
-        return await session.call("chat", show, run=str(run.folder), messages=messages, adapter=adapter)
+        return await session.call(Chat(str(run.folder), messages, adapter), show)
 
 
 def _ask(who: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from tuitune.commands.status import DONE, FAILED
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
+from tuitune.session.messages import Export
 from tuitune.text import safe_text
 
 
@@ -41,14 +42,7 @@ async def _export(run: Run, kinds: list[str], out: Path | None, allow_download: 
             print(safe_text(": ".join(key)), flush=True)
 
     try:
-        await session.call(
-            "export",
-            show,
-            run=str(run.folder),
-            kinds=kinds,
-            out=str(out) if out else None,
-            allow_download=allow_download,
-        )
+        await session.call(Export(str(run.folder), kinds, str(out) if out else None, allow_download), show)
     finally:
         if as_json and (exports or failed):  # what was finished before the rest was stopped or lost, too
             print(json.dumps({"exports": exports, "failed": failed}), flush=True)

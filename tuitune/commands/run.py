@@ -14,6 +14,7 @@ from tuitune.errors import TuituneError
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
+from tuitune.session.messages import Train
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
 
@@ -58,7 +59,7 @@ async def _train(session: Session, viewer: Viewer, recipe: Recipe, runs_folder: 
             begun.set()
 
     raw = recipe.model_dump(mode="json")
-    job = asyncio.create_task(session.call("train", on_part, recipe=raw, runs=str(runs_folder), name=name))
+    job = asyncio.create_task(session.call(Train(raw, str(runs_folder), name), on_part))
     job.add_done_callback(lambda _: begun.set())
     await begun.wait()
     if viewer.run is not None:

@@ -4,10 +4,10 @@ import dataclasses
 import json
 import math
 import time
-import types
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
+
+from tuitune.typed import checked, field_types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +175,6 @@ _KINDS: dict[str, type[Event]] = {
     each.kind: each
     for each in (Started, Phase, Plan, Step, Evaluation, Reply, Sample, Checkpoint, Notice, Output, Failed, Finished)
 }
-_LARGEST_INTEGER = 2**63 - 1
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999, beyond which no clock can show a time
 
 
@@ -210,45 +209,11 @@ def from_data(data: dict[str, Any]) -> Event | None:
         return None
     try:
         fields = {
-            name: _checked(name, data[name], hint) for name, hint in _field_types(cls.kind).items() if name in data
+            name: math.nan if name == "loss" and finite(data[name]) is None else checked(data[name], hint)
+            for name, hint in field_types(cls).items()
+            if name in data
         }
         event = cls(**fields)
     except (TypeError, ValueError, OverflowError):
         return None
     return event if 0 <= event.at <= _LAST_SECOND else None
-
-
-@cache
-def _field_types(kind: str) -> dict[str, Any]:
-    cls = _KINDS[kind]
-    hints = get_type_hints(cls)
-    return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """The value as a field of the type `hint` holds it. Raises TypeError, ValueError, OverflowError."""
-    if get_origin(hint) in (Union, types.UnionType):  # each of them is `… | None`
-        hint = next(option for option in get_args(hint) if option is not type(None))
-        return None if finite(value) is None else _checked(name, value, hint)
-    if hint is float:
-        if name == "loss" and finite(value) is None:
-            return math.nan
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise TypeError("not a finite number")
-        return float(value)
-    if get_origin(hint) is tuple:  # each of them is `tuple[…, ...]`
-        if not isinstance(value, list):
-            raise TypeError("not a list")
-        return tuple(_checked(name, item, get_args(hint)[0]) for item in value)
-    if get_origin(hint) is dict:
-        if not isinstance(value, dict):
-            raise TypeError("not `name: value` pairs")
-        return {str(key): _checked(name, entry, get_args(hint)[1]) for key, entry in value.items()}
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError("not one of the words that may stand here")
-    elif type(value) is not hint:
-        raise TypeError(f"not of type {hint}")
-    elif hint is int and abs(value) > _LARGEST_INTEGER:
-        raise OverflowError("too large a number")
-    return value

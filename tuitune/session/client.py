@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.hardware import choose_gpu
 from tuitune.runs.events import Event, Failed, Finished, from_data
 from tuitune.runs.folder import Run
+from tuitune.session.messages import VERSION, Cancel, Follow, ReplyT, Request, Status, Stop, Stopping
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, new_socket_path, peer
 from tuitune.text import one_line
 
@@ -59,6 +60,8 @@ class Session:
         self.on_silence: Callable[[int], None] | None = None
         """Called with `silent_s` whenever it has changed."""
         self._quiet_s = 0
+        self._greeted = False
+        self._writer.write(encode({"version": VERSION}))
         self._listener = asyncio.create_task(self._listen())
         self._watcher = asyncio.create_task(self._watch())
 
@@ -104,10 +107,8 @@ class Session:
         reader, writer = await asyncio.open_unix_connection(socket, limit=MAX_LINE_BYTES)
         return cls(reader, writer, socket.with_suffix(".log"), process)
 
-    async def call(
-        self, command: str, on_part: Callable[[Part], None] | None = None, **arguments: Any
-    ) -> dict[str, Any]:
-        """Run a command to its end and return its result; `on_part` gets what it sends on the way.
+    async def call(self, request: Request[ReplyT], on_part: Callable[[Part], None] | None = None) -> ReplyT:
+        """Have a request done to its end and return the reply; `on_part` gets what is sent on the way.
 
         Cancelling the awaiting task cancels the job in the session. Raises TuituneError with the session's sentence
         (UnusableInput where it is the input's fault, or too large to be sent), SessionLost when the process goes away.
@@ -116,11 +117,11 @@ class Session:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (future, on_part)
         try:
-            self._send({"id": number, "command": command, "arguments": arguments})
-            return await future
+            self._send({"id": number, "command": request.command, "arguments": request.arguments()})
+            return cast(ReplyT, await future)
         except asyncio.CancelledError:
             if not self.lost.is_set():
-                self._send({"id": next(self._ids), "command": "cancel", "arguments": {"job": number}})
+                self._send({"id": next(self._ids), "command": Cancel.command, "arguments": {"job": number}})
             raise
         finally:
             self._waiting.pop(number, None)
@@ -128,17 +129,17 @@ class Session:
     async def follow(self, on_event: Callable[[Event], None]) -> None:
         """Have every event of the session's run, from its first, given to `on_event` as it comes."""
         self._on_event = on_event
-        await self.call("follow")
+        await self.call(Follow())
 
-    async def stop(self, *, now: bool = False) -> dict[str, Any]:
-        """Ask the run to stop after its step, or `now`, and return what the session answers.
+    async def stop(self, run: str | None = None, *, now: bool = False) -> Stopping:
+        """Ask the run of this name (see `messages.Stop`) to stop, and return what the session answers.
 
         A session that does not answer gets SIGTERM too, which asks the same: the system keeps it until the session
         runs again, also where this connection, and with it what was sent, is gone by then.
         """
         if self.silent_s and self.pid is not None:
             os.kill(self.pid, signal.SIGTERM)
-        return await self.call("now" if now else "stop")
+        return await self.call(Stop(run, now))
 
     @property
     def pid(self) -> int | None:
@@ -172,7 +173,7 @@ class Session:
             await asyncio.sleep(1)
             self._quiet_s += 1
             if self._quiet_s == 1:  # once, as one that hangs reads nothing; its answer is not waited for
-                self._writer.write(encode({"id": 0, "command": "status"}))
+                self._writer.write(encode({"id": 0, "command": Status.command}))
             silent_s = self._quiet_s if self._quiet_s >= _SILENT_SECONDS else 0
             if silent_s != self.silent_s:
                 self.silent_s = silent_s
@@ -184,7 +185,13 @@ class Session:
             while line := await self._reader.readline():
                 self._quiet_s = 0
                 with contextlib.suppress(ValueError):  # a line of the record that something else wrote there
-                    self._receive(decode(line))
+                    message = decode(line)
+                    if not self._greeted and message.get("version") != VERSION:
+                        self.ending = "The session is of another version of tuitune"
+                        self._remedy = "a run that is going goes on: follow it with that version, or wait for its end."
+                        return
+                    self._greeted = True
+                    self._receive(message)
             await self._learn_how_it_ended()
         except ValueError as error:  # a line that is too long
             self.ending = f"The session sent what cannot be read ({one_line(error, max_length=80)})"

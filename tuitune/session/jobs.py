@@ -21,6 +21,8 @@ from tuitune.model.read_ahead import read_ahead
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Started
 from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
+from tuitune.session import messages
+from tuitune.session.messages import Request
 from tuitune.session.output import printed
 from tuitune.session.sweep import sweep
 from tuitune.session.worker import Job, Result
@@ -50,32 +52,30 @@ class Jobs:
     def is_training(self) -> bool:
         return self._writer is not None
 
-    def work(self, command: str, arguments: dict[str, Any]) -> Callable[[Job], Result]:
-        """The work a command means. Raises TuituneError for one there is not, UnusableInput for its arguments."""
-        commands: dict[str, Callable[..., Result]] = {
-            "summary": self.summary,
-            "rows": self.rows,
-            "unusable": self.unusable,
-            "columns": self.columns,
-            "search_datasets": self.search_datasets,
-            "dataset_splits": self.dataset_splits,
-            "audit": self.audit,
-            "estimate": self.estimate,
-            "train": self.train,
-            "chat": self.chat,
-            "export": self.export,
-            "preflight": self.preflight,
+    def work(self, request: Request[Any]) -> Callable[[Job], Result]:
+        """The work of a request. Raises UnusableInput for its recipe."""
+        commands: dict[type[Request[Any]], Callable[..., Result]] = {
+            messages.Summary: self.summary,
+            messages.Rows: self.rows,
+            messages.Unusable: self.unusable,
+            messages.Columns: self.columns,
+            messages.SearchDatasets: self.search_datasets,
+            messages.DatasetSplits: self.dataset_splits,
+            messages.Audit: self.audit,
+            messages.Estimate: self.estimate,
+            messages.Train: self.train,
+            messages.Chat: self.chat,
+            messages.Export: self.export,
+            messages.Preflight: self.preflight,
         }
-        if command not in commands:
-            raise TuituneError(f"The session knows no command {one_line(command, max_length=40)}.")
-        prepared = dict(arguments)
-        if "recipe" in prepared:
-            prepared["recipe"] = Recipe.from_data(prepared["recipe"])
-        if "run" in prepared:
-            prepared["run"] = Run(Path(prepared["run"]))
-        if command == "train":
-            read_ahead(prepared["recipe"].model)
-        return lambda job: commands[command](job, **prepared)
+        arguments = request.arguments()
+        if "recipe" in arguments:
+            arguments["recipe"] = Recipe.from_data(arguments["recipe"])
+        if "run" in arguments:
+            arguments["run"] = Run(Path(arguments["run"]))
+        if isinstance(request, messages.Train):
+            read_ahead(arguments["recipe"].model)
+        return lambda job: commands[type(request)](job, **arguments)
 
     def warm_up(self, job: Job) -> Result:
         """Import the heavy libraries while the user is still choosing, and tidy what killed sessions left."""

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +17,21 @@ from tuitune.machine.hardware import sample
 from tuitune.runs.events import Notice, to_json
 from tuitune.runs.folder import Run
 from tuitune.session.jobs import Jobs
+from tuitune.session.messages import (
+    VERSION,
+    Cancel,
+    Export,
+    Follow,
+    Nothing,
+    Request,
+    Save,
+    SessionStatus,
+    Status,
+    Stop,
+    Stopping,
+    Train,
+    request_from,
+)
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions, peer
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 from tuitune.text import safe_text
@@ -28,7 +43,8 @@ STOP_NOW_SECONDS = 10.0
 SAMPLE_SECONDS = 1.0
 _CHUNK_BYTES = 2**20
 _MOST_JOBS = 64
-_OUTLIVE_THEIR_CLIENT = ("train", "export")
+_OUTLIVE_THEIR_CLIENT = (Train, Export)
+_OTHER_VERSION = "The session is of another version of tuitune: leave with Ctrl+C and start tuitune again."
 
 
 class Client:
@@ -109,6 +125,10 @@ class Server:
         client = Client(writer)
         self.clients.add(client)
         try:
+            client.send({"version": VERSION})
+            if (greeting := await reader.readline()) and decode(greeting).get("version") != VERSION:
+                client.send({"id": decode(greeting).get("id"), **_error(TuituneError(_OTHER_VERSION))})
+                return
             while line := await reader.readline():
                 self._receive(client, decode(line))
                 await writer.drain()  # who does not read the answers is not asked for more
@@ -119,65 +139,62 @@ class Server:
             if client.follower:
                 client.follower.cancel()
             for job in client.jobs.values():
-                if job.command not in _OUTLIVE_THEIR_CLIENT:
+                if job not in self.lasting:
                     job.cancelled.set()
             writer.close()
             self._end_if_idle()
 
     def _receive(self, client: Client, message: dict[str, Any]) -> None:
-        number, command = message.get("id"), message.get("command")
-        arguments = message.get("arguments") or {}
+        number = message.get("id")
         try:
-            answer = self._answer(client, command, arguments)
+            request = request_from(message.get("command"), message.get("arguments"))
+            answer = self._answer(client, request)
             if answer is not None:
                 client.send({"id": number, "result": answer})
                 return
-            work = self.jobs.work(str(command), arguments)
+            work = self.jobs.work(request)
             if len(client.jobs) >= _MOST_JOBS:
                 raise TuituneError(f"{_MOST_JOBS} commands of this client wait already: let some end first.")
         except Exception as error:
             client.send({"id": number, **_error(error)})
             return
         job = Job(
-            str(command),
+            request.command,
             work,
             on_part=lambda part: self._from_worker(client.send)({"id": number, "part": part}),
             on_end=lambda end: self._from_worker(self._finish)(client, number, job, end),
         )
         client.jobs[int(number or 0)] = job
-        if command in _OUTLIVE_THEIR_CLIENT:
+        if isinstance(request, _OUTLIVE_THEIR_CLIENT):
             self.lasting.append(job)
         self.worker.submit(job)
 
-    def _answer(self, client: Client, command: Any, arguments: dict[str, Any]) -> Result | None:
+    def _answer(self, client: Client, request: Request[Any]) -> Mapping[str, Any] | None:
         """What the main thread answers by itself; None for a job."""
-        match command:
-            case "status":
-                current = self.worker.current
-                run = self.jobs.run
-                return {
-                    "ready": self.ready,
-                    "job": current.command if current else None,
-                    "run": str(run.folder) if run else None,
-                    "pid": os.getpid(),
-                }
-            case "stop":
-                return {"stopping": self._stop()}
-            case "now":
-                return {"stopping": self._stop(now=True)}
-            case "save":
-                if job := self._training():
+        match request:
+            case Status():
+                current, run = self.worker.current, self.jobs.run
+                return SessionStatus(
+                    ready=self.ready,
+                    job=current.command if current else None,
+                    run=str(run.folder) if run else None,
+                    pid=os.getpid(),
+                )
+            case Stop():
+                return Stopping(stopping=self._stop(request))
+            case Save():
+                if job := self._training(request.run):
                     job.control.save.set()
-                return {}
-            case "cancel":
-                if job := client.jobs.get(arguments.get("job", 0)):
+                return Nothing()
+            case Cancel():
+                if job := client.jobs.get(request.job):
                     job.cancelled.set()
-                return {}
-            case "follow":
+                return Nothing()
+            case Follow():
                 if client.follower is None:
                     client.wake.set()
                     client.follower = asyncio.create_task(self._feed(client))
-                return {}
+                return Nothing()
         return None
 
     def _finish(self, client: Client, number: Any, job: Job, end: Result | BaseException) -> None:
@@ -242,17 +259,19 @@ class Server:
 
     # --- the end -----------------------------------------------------------------------------------------------
 
-    def _training(self) -> Job | None:
-        """The run that is going; before it has begun, the first that will."""
-        return next((job for job in self.lasting if job.command == "train"), None)
+    def _training(self, run: str | None) -> Job | None:
+        """The run of this name if it is going; without a name the one that goes, or that will be the first."""
+        if run is not None and (not self.jobs.is_training or self.jobs.run is None or self.jobs.run.name != run):
+            return None
+        return next((job for job in self.lasting if job.command == Train.command), None)
 
-    def _stop(self, *, now: bool = False) -> str | None:
+    def _stop(self, request: Stop) -> str | None:
         """Stop after this step, however often and by however many it is asked; only `now` gives the step up."""
-        job = self._training()
+        job = self._training(request.run)
         if job is None:
             return None
         job.control.stop.set()
-        if now and not job.control.now.is_set():
+        if request.now and not job.control.now.is_set():
             job.control.now.set()
             self._spawn(self._end_now(job))
         return "now" if job.control.now.is_set() else "after this step"

@@ -1,0 +1,308 @@
+"""What a client may ask of a session, and what it is answered.
+
+A request is a dataclass; its fields are the message's arguments and are checked on arrival. Its reply is declared with
+it, as the dictionary that it is on the wire. Recipes travel as `Recipe.model_dump(mode="json")` makes them, so that the
+app needs no pydantic to ask; runs travel as their folders.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Generic, TypedDict, TypeVar
+
+from tuitune.errors import UnusableInput
+from tuitune.text import one_line
+from tuitune.typed import checked, field_types
+
+VERSION = 2
+"""Of these messages: each side tells it first, and does not go on with a side of another version."""
+
+ReplyT = TypeVar("ReplyT")
+RecipeData = dict[str, Any]
+
+
+class Nothing(TypedDict):
+    """The reply of what is only done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[ReplyT]):
+    """One of the classes below; `command` is its name on the wire."""
+
+    command: ClassVar[str]
+
+    def arguments(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+# --- answered at once ----------------------------------------------------------------------------------------------
+
+
+class SessionStatus(TypedDict):
+    """`ready` once the libraries are imported; `job` is the command being worked on, `run` the newest run's folder."""
+
+    ready: bool
+    job: str | None
+    run: str | None
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Request[SessionStatus]):
+    command: ClassVar[str] = "status"
+
+
+class Stopping(TypedDict):
+    """When the run stops (`after this step` or `now`); None where there is none to stop."""
+
+    stopping: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Request[Stopping]):
+    """End the run of this name after its step, or `now`; without a name whichever is going, or will be the first."""
+
+    command: ClassVar[str] = "stop"
+    run: str | None = None
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Save(Request[Nothing]):
+    """Save a checkpoint of the run of this name after its step; without a name of whichever is going."""
+
+    command: ClassVar[str] = "save"
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Request[Nothing]):
+    """End the job that this client asked for under the number `job`."""
+
+    command: ClassVar[str] = "cancel"
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Follow(Request[Nothing]):
+    """Be sent the events of the session's runs, each from its first one."""
+
+    command: ClassVar[str] = "follow"
+
+
+# --- the data ------------------------------------------------------------------------------------------------------
+
+
+class SourceSummary(TypedDict):
+    """One dataset of a mix; `weight` and `share` (of what is drawn) are None where it is only measured on."""
+
+    name: str
+    rows: int
+    rows_estimated: bool
+    weight: float | None
+    share: float | None
+
+
+class DataSummary(TypedDict):
+    """`bytes` is None for a dataset of the Hub."""
+
+    file: str
+    kind: str
+    format: str
+    reason: str
+    columns: dict[str, str]
+    rows: int
+    rows_estimated: bool
+    bytes: int | None
+    sources: list[SourceSummary]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary(Request[DataSummary]):
+    """What the recipe's dataset is; no file is read for longer than a moment."""
+
+    command: ClassVar[str] = "summary"
+    recipe: RecipeData
+
+
+class MaskedRows(TypedDict):
+    """Each row with its `tokens` (`id`, `text`, `trained`) and their numbers, or with its `error`."""
+
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Request[MaskedRows]):
+    """Rows `start` to `stop` of a dataset of the recipe, as they will be trained."""
+
+    command: ClassVar[str] = "rows"
+    recipe: RecipeData
+    start: int
+    stop: int
+    source: int = 0
+
+
+class UnusableRows(TypedDict):
+    """Rows that cannot be used, each with `source`, `row` and `error`, among the first `looked_at` of each dataset."""
+
+    looked_at: int
+    unusable: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable(Request[UnusableRows]):
+    command: ClassVar[str] = "unusable"
+    recipe: RecipeData
+    among: int
+
+
+class ColumnNames(TypedDict):
+    """`columns`: each name with a value from the first rows; `mappable`: what they may be mapped to."""
+
+    columns: dict[str, str]
+    mappable: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns(Request[ColumnNames]):
+    command: ClassVar[str] = "columns"
+    recipe: RecipeData
+
+
+class FoundDatasets(TypedDict):
+    """`found`: each dataset's name, whether it is gated, and its downloads."""
+
+    found: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchDatasets(Request[FoundDatasets]):
+    """Datasets of the Hugging Face Hub, by words."""
+
+    command: ClassVar[str] = "search_datasets"
+    words: str
+
+
+class Splits(TypedDict):
+    """Each configuration of a Hub dataset with its splits."""
+
+    configs: dict[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSplits(Request[Splits]):
+    command: ClassVar[str] = "dataset_splits"
+    name: str
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit(Request[dict[str, Any]]):
+    """Every problem in the data (`tuitune.audit.scan.Audit`); parts tell how many rows are `done` of about `total`."""
+
+    command: ClassVar[str] = "audit"
+    recipe: RecipeData
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate(Request[dict[str, Any]]):
+    """What will be trained, in how many steps and how much memory (`tuitune.plan.estimate.Estimate`)."""
+
+    command: ClassVar[str] = "estimate"
+    recipe: RecipeData
+
+
+# --- the model -----------------------------------------------------------------------------------------------------
+
+
+class Trained(TypedDict):
+    """How the run has ended."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Train(Request[Trained]):
+    """Train in a new run folder, which is sent as the part `run` as soon as it exists; goes on without its client."""
+
+    command: ClassVar[str] = "train"
+    recipe: RecipeData
+    runs: str | None = None
+    name: str | None = None
+
+
+class Answer(TypedDict):
+    """`ended` is False where `max_new_tokens` cut the reply."""
+
+    reply: str
+    tokens: int
+    seconds: float
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chat(Request[Answer]):
+    """The next message of a conversation with a run's adapter, or its base model.
+
+    Parts are `text` as it comes; before it `loading` with `done` of `total`, and `notice`. `sampling` are fields of
+    `tuitune.chat.reply.Sampling`.
+    """
+
+    command: ClassVar[str] = "chat"
+    run: str
+    messages: list[dict[str, str]]
+    adapter: bool = True
+    sampling: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Export(Request[Nothing]):
+    """Make a run's exports; goes on without its client.
+
+    Every kind is a part when it is there: `exported`, or `failed` with its `error`. Other parts are the progress:
+    `kind`, `text`, `done` of `total`.
+    """
+
+    command: ClassVar[str] = "export"
+    run: str
+    kinds: list[str]
+    out: str | None = None
+    allow_download: bool = False
+
+
+class Exports(TypedDict):
+    """`kinds`: what can be made (`tuitune.export.Readiness`); `exports`: what lies in the run's own folder already."""
+
+    kinds: list[dict[str, Any]]
+    exports: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight(Request[Exports]):
+    command: ClassVar[str] = "preflight"
+    run: str
+
+
+REQUESTS: dict[str, type[Request[Any]]] = {
+    each.command: each
+    for each in (
+        *(Status, Stop, Save, Cancel, Follow),
+        *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, Estimate),
+        *(Train, Chat, Export, Preflight),
+    )
+}
+
+
+def request_from(command: Any, arguments: Any) -> Request[Any]:
+    """The request in a message. Raises UnusableInput for one there is not, and for wrong arguments."""
+    cls = REQUESTS.get(command) if isinstance(command, str) else None
+    if cls is None:
+        raise UnusableInput(f"The session knows no command {one_line(command, max_length=40)}.")
+    types, given = field_types(cls), arguments or {}
+    if not isinstance(given, dict) or (unknown := given.keys() - types.keys()):
+        what = f"unknown: {one_line(', '.join(unknown), max_length=80)}" if isinstance(given, dict) else "not named"
+        raise UnusableInput(f"The command {command} was given wrong arguments ({what}).")
+    try:
+        return cls(**{name: checked(value, types[name]) for name, value in given.items()})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UnusableInput(
+            f"The command {command} was given wrong arguments ({one_line(error, max_length=80)})."
+        ) from None
