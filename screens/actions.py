@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from textual.binding import Binding, BindingType
-from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.dom import DOMNode
 from textual.screen import Screen
 
@@ -127,26 +125,3 @@ def name_of(key: str) -> str:
     """A key as a person reads it: `^t` for Ctrl+T."""
     names = {"escape": "Esc", "enter": "Enter", "question_mark": "?", "f1": "F1", "f2": "F2"}
     return names.get(key, key.replace("ctrl+", "^"))
-
-
-class ActionProvider(Provider):
-    """Every action of the current screen in the command palette; one that cannot be used now says why."""
-
-    def _hits(self) -> Iterator[tuple[str, str, Any]]:
-        for action, node in available(self.screen):
-            why_not = getattr(self.screen, "why_not", lambda name: None)(action.name)
-            label = f"{action.label} ({key_name(action)})" if action.key else action.label
-            if why_not:
-                yield label, f"Not now: {why_not}", partial(self.app.notify, why_not, markup=False)
-            else:
-                yield label, action.help, partial(self.app.run_action, action.name, node)
-
-    async def discover(self) -> Hits:
-        for label, text, run in self._hits():
-            yield DiscoveryHit(label, run, help=text)
-
-    async def search(self, query: str) -> Hits:
-        matcher = self.matcher(query)
-        for label, text, run in self._hits():
-            if (score := matcher.match(f"{label} {text}")) > 0:
-                yield Hit(score, matcher.highlight(label), run, help=text)

@@ -22,11 +22,13 @@ from textual.theme import Theme
 from textual.worker import Worker, WorkerState
 
 from screens import attention
-from screens.actions import ACTIONS, ActionProvider, bind, key_name, name_of
+from screens.actions import ACTIONS, bind, key_name, name_of
 from screens.appearance import HARMLESS, SAFE_DARK, SAFE_LIGHT, Ascii, Plain
 from screens.draft import Draft
+from screens.palette import ActionProvider
 from screens.run_link import RunLink
 from screens.settings import Settings, settings_file
+from screens.step_screen import WalkScreen
 from screens.steps import StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import explain
@@ -35,8 +37,6 @@ from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
-    from screens.home import HomeScreen
-    from screens.step_screen import StepScreen
     from tuitune.recipe import Recipe
 
 
@@ -154,22 +154,7 @@ class TuituneApp(App[int]):
         """The screen of a step or of Home, made and its module imported when it is first shown."""
         name = f"step-{step}"
         if not self.is_screen_installed(name):
-            match step:
-                case "home":
-                    from screens.home import HomeScreen as Made
-                case "model":
-                    from screens.model import ModelScreen as Made  # type: ignore[assignment]
-                case "data":
-                    from screens.data import DataScreen as Made  # type: ignore[assignment]
-                case "lora":
-                    from screens.lora import LoraScreen as Made  # type: ignore[assignment]
-                case "train":
-                    from screens.train import TrainScreen as Made  # type: ignore[assignment]
-                case "chat":
-                    from screens.chat import ChatScreen as Made  # type: ignore[assignment]
-                case "export":
-                    from screens.export import ExportScreen as Made  # type: ignore[assignment]
-            self.install_screen(Made(), name)
+            self.install_screen(_made(step), name)
         return self.get_screen(name)
 
     async def show_step(self, step: ScreenName) -> None:
@@ -219,9 +204,9 @@ class TuituneApp(App[int]):
         await self.show_step("export")
 
     @property
-    def step_screen(self) -> "StepScreen | HomeScreen | None":
+    def step_screen(self) -> WalkScreen | None:
         """The step, or Home, that is shown, whatever lies over it."""
-        return next((screen for screen in reversed(self.screen_stack) if hasattr(screen, "show_state")), None)
+        return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, WalkScreen)), None)
 
     async def on_resize(self, event: Resize) -> None:
         small = isinstance(self.screen, TooSmall)
@@ -280,7 +265,7 @@ class TuituneApp(App[int]):
     @on(RunLink.Lost)
     def _tell_of_loss(self, message: RunLink.Lost) -> None:
         """Say that the session was lost, unless the dashboard or who waited for its answer does."""
-        on_dashboard = message.training and getattr(self.step_screen, "STEP", None) == "train"
+        on_dashboard = message.training and self.step_screen is not None and self.step_screen.STEP == "train"
         if not on_dashboard and (message.training or not message.told):
             self.notify_problem(f"{message.ending}; a new one is being started.")
 
@@ -292,6 +277,39 @@ class TuituneApp(App[int]):
         attention.set_title(self, f"tuitune: {name} {ending}")
         if self.settings.notifications and time.time() - message.event.at < _RECENT_SECONDS:
             attention.call(self, f"{name} {ending}")
+
+
+def _made(step: ScreenName) -> WalkScreen:
+    """A new screen of a step or of Home; its module is imported when it is first made."""
+    match step:
+        case "home":
+            from screens.home import HomeScreen
+
+            return HomeScreen()
+        case "model":
+            from screens.model import ModelScreen
+
+            return ModelScreen()
+        case "data":
+            from screens.data import DataScreen
+
+            return DataScreen()
+        case "lora":
+            from screens.lora import LoraScreen
+
+            return LoraScreen()
+        case "train":
+            from screens.train import TrainScreen
+
+            return TrainScreen()
+        case "chat":
+            from screens.chat import ChatScreen
+
+            return ChatScreen()
+        case "export":
+            from screens.export import ExportScreen
+
+            return ExportScreen()
 
 
 def watch_terminal(fileno: int) -> None:

@@ -11,11 +11,10 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from screens.actions import available, key_name
-from screens.steps import STEP, StepName
+from screens.steps import STEP
 
 if TYPE_CHECKING:
-    from screens.home import HomeScreen
-    from screens.step_screen import StepScreen
+    from screens.step_screen import WalkScreen
 
 
 class HelpScreen(ModalScreen[None]):
@@ -31,13 +30,13 @@ class HelpScreen(ModalScreen[None]):
     HelpScreen Static { margin-bottom: 1; }
     """
 
-    def __init__(self, step_screen: "StepScreen | HomeScreen", focused: Widget | None) -> None:
+    def __init__(self, step_screen: "WalkScreen", focused: Widget | None) -> None:
         super().__init__()
         self._step_screen = step_screen
         self._focused = focused
 
     def compose(self) -> ComposeResult:
-        name: StepName | None = getattr(self._step_screen, "STEP", None)
+        name = self._step_screen.STEP
         step = STEP[name] if name else None
         with VerticalScroll() as panel:
             panel.border_title = f"{step.title}: help" if step else "Help"
@@ -51,7 +50,7 @@ class HelpScreen(ModalScreen[None]):
     def _lines(self) -> list[Content]:
         lines: list[Any] = []
         for action, _ in available(self._step_screen):
-            why_not = getattr(self._step_screen, "why_not", lambda name: None)(action.name)
+            why_not = self._step_screen.why_not(action.name)
             key = key_name(action) if action.key else "palette"
             text = f"{action.label}: {action.help}" + (f" Not now: {why_not}" if why_not else "")
             lines.append(Content.assemble((f"{key:<9}", "bold"), text))

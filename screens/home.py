@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import psutil
 from textual import on, work
@@ -11,27 +10,22 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.screen import Screen
 from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
-from textual.worker import Worker
 
 import tuitune
 from screens.actions import bind
 from screens.gpus import PickGpu, card_line
-from screens.step_screen import show_problem
+from screens.step_screen import WalkScreen
 from screens.units import gib
 from screens.widgets.bars import sparkline
 from screens.widgets.paths import PickPath, has_suffix
-from screens.widgets.step_bar import StepBar, StepTab
+from screens.widgets.step_bar import StepBar
 from tuitune.errors import TuituneError
 from tuitune.machine.hardware import Gpu, choose_gpu, chosen_gpu, gpus
 from tuitune.runs.folder import all_runs
 from tuitune.runs.glance import Glance, glance
 from tuitune.text import one_line
-
-if TYPE_CHECKING:
-    from screens.app import TuituneApp
 
 _GLYPHS = {"live": "▶", "done": "✔", "stopped": "■", "failed": "✘", "interrupted": "✘"}
 _STYLES = {"live": "$text-primary", "done": "$text-success", "failed": "$text-error", "interrupted": "$text-error"}
@@ -39,11 +33,11 @@ _SHOWN_RUNS = 30
 _HEAD = "Fine-tune a language model, from your data to a chat with the result, in six steps."
 
 
-class HomeScreen(Screen[None]):
+class HomeScreen(WalkScreen):
     """This machine and its runs."""
 
     CSS_PATH = "home.tcss"
-    BINDINGS = bind("explain", "pick_gpu")
+    BINDINGS = bind("pick_gpu")
 
     class Looked(Message):
         """What was found of the machine and the runs, in a thread."""
@@ -60,10 +54,6 @@ class HomeScreen(Screen[None]):
         def __init__(self, problems: list[Content]) -> None:
             super().__init__()
             self.problems = problems
-
-    @property
-    def tuitune(self) -> "TuituneApp":
-        return cast("TuituneApp", self.app)
 
     def compose(self) -> ComposeResult:
         yield StepBar(None)
@@ -88,7 +78,7 @@ class HomeScreen(Screen[None]):
         self._look()
 
     def show_state(self) -> None:
-        self.query_one(StepBar).show_state(self.tuitune.link.state)
+        super().show_state()
         if self.tuitune.link.state == "ready" and not self._examined:
             self._examined = True
             self._examine()
@@ -108,7 +98,7 @@ class HomeScreen(Screen[None]):
         try:
             choose_gpu(index)
         except TuituneError as error:  # it has gone since
-            show_problem(self, error)
+            self.show_problem(error)
             return
         await self.tuitune.link.change_session()
         self._look()
@@ -172,7 +162,7 @@ class HomeScreen(Screen[None]):
             try:
                 await self.tuitune.open_run(Path(chosen.removeprefix("run:")))
             except TuituneError as error:
-                show_problem(self, error)
+                self.show_problem(error)
 
     @work(exit_on_error=False)
     async def _open_recipe(self) -> None:
@@ -185,20 +175,7 @@ class HomeScreen(Screen[None]):
 
             await self.tuitune.new_run(Recipe.load(path))
         except TuituneError as error:
-            show_problem(self, error)
-
-    @on(Worker.StateChanged)
-    def _worker_changed(self, event: Worker.StateChanged) -> None:
-        self.tuitune.tell_of_failure(event)
-
-    @on(StepTab.Chosen)
-    async def _show_step(self, message: StepTab.Chosen) -> None:
-        await self.tuitune.show_step(message.step)
-
-    def action_explain(self) -> None:
-        from screens.help import HelpScreen
-
-        self.app.push_screen(HelpScreen(self, self.focused))
+            self.show_problem(error)
 
 
 def _machine(cards: list[Gpu], runs_folder: Path) -> Content:

@@ -1,4 +1,4 @@
-"""What the six step screens have in common: the bar, the explanation, the line for problems, going on and back."""
+"""What home and the six step screens have in common: the bar, the line for problems, going on and back."""
 
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -20,47 +20,27 @@ if TYPE_CHECKING:
     from screens.app import TuituneApp
 
 
-def show_problem(screen: Screen[None], problem: BaseException | str | None) -> None:
-    """One sentence in the screen's line above the footer, or none."""
-    line = screen.query_one("#problem", Static)
-    text = explain(problem) if isinstance(problem, BaseException) else problem or ""
-    line.update(Content(safe_text(text, max_length=600)))
-    line.display = bool(text)
+class WalkScreen(Screen[None]):
+    """A place of the walk, with a StepBar and a Static named `problem`."""
 
-
-class StepScreen(Screen[None]):
-    """A step of the wizard. Subclasses compose their `body` and say what `action_go_on` needs."""
-
-    STEP: ClassVar[StepName]
-    BINDINGS = bind("go_on", "go_back", "explain", "fold")
+    STEP: ClassVar[StepName | None] = None
+    """The wizard's step that this is; None on home."""
+    BINDINGS = bind("explain")
 
     @property
     def tuitune(self) -> "TuituneApp":
         return cast("TuituneApp", self.app)
-
-    def compose(self) -> ComposeResult:
-        yield StepBar(self.STEP)
-        with Vertical(id="about"):
-            yield Static(Content(STEP[self.STEP].lead), id="lead")
-            yield Static(Content(STEP[self.STEP].about), id="paragraph")
-        with Vertical(id="body"):
-            yield from self.body()
-        yield Static(id="problem")
-        yield Footer()
-
-    def body(self) -> ComposeResult:
-        raise NotImplementedError
-
-    def on_screen_resume(self) -> None:
-        self.show_state()
-        self.query_one("#about").display = not self.tuitune.settings.folded
 
     def show_state(self) -> None:
         """Show what the session is doing; called by the app whenever that changes."""
         self.query_one(StepBar).show_state(self.tuitune.link.state)
 
     def show_problem(self, problem: BaseException | str | None) -> None:
-        show_problem(self, problem)
+        """One sentence in the screen's line above the footer, or none."""
+        line = self.query_one("#problem", Static)
+        text = explain(problem) if isinstance(problem, BaseException) else problem or ""
+        line.update(Content(safe_text(text, max_length=600)))
+        line.display = bool(text)
 
     def why_not(self, action: str) -> str | None:
         """Why an action of the registry cannot be done now; None where it can."""
@@ -79,6 +59,35 @@ class StepScreen(Screen[None]):
     async def _show_chosen(self, message: StepTab.Chosen) -> None:
         await self.tuitune.show_step(message.step)
 
+    def action_explain(self) -> None:
+        from screens.help import HelpScreen
+
+        self.app.push_screen(HelpScreen(self, self.focused))
+
+
+class StepScreen(WalkScreen):
+    """A step of the wizard. Subclasses compose their `body` and say what `action_go_on` needs."""
+
+    STEP: ClassVar[StepName]
+    BINDINGS = bind("go_on", "go_back", "fold")
+
+    def compose(self) -> ComposeResult:
+        yield StepBar(self.STEP)
+        with Vertical(id="about"):
+            yield Static(Content(STEP[self.STEP].lead), id="lead")
+            yield Static(Content(STEP[self.STEP].about), id="paragraph")
+        with Vertical(id="body"):
+            yield from self.body()
+        yield Static(id="problem")
+        yield Footer()
+
+    def body(self) -> ComposeResult:
+        raise NotImplementedError
+
+    def on_screen_resume(self) -> None:
+        self.show_state()
+        self.query_one("#about").display = not self.tuitune.settings.folded
+
     async def action_go_on(self) -> None:
         await self.tuitune.show_step(STEP_NAMES[STEP_NAMES.index(self.STEP) + 1])
 
@@ -94,8 +103,3 @@ class StepScreen(Screen[None]):
         settings.folded = not settings.folded
         settings.save()
         self.query_one("#about").display = not settings.folded
-
-    def action_explain(self) -> None:
-        from screens.help import HelpScreen
-
-        self.app.push_screen(HelpScreen(self, self.focused))
