@@ -4,12 +4,12 @@ from typing import Any
 
 from textual.content import Content
 
-from screens.units import about, count, gib, size
 from screens.widgets.bars import bar
 from tuitune.plan.advice import offer_of_16bit, passes_over_data, training_seconds, warnings
 from tuitune.recipe import Recipe
 from tuitune.runs.glance import Speed
 from tuitune.text import one_line
+from tuitune.units import about, count, gib, size
 
 _MUTED = "$foreground 60%"
 _STYLES = {"fits": "$text-success", "tight": "$text-warning", "does not fit": "$text-error"}

@@ -4,12 +4,12 @@ import time
 
 from textual.content import Content
 
-from screens.units import count, duration, gib, size
 from screens.widgets.bars import bar
 from tuitune.runs.events import Failed, Finished, Sample
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
 from tuitune.text import one_line
+from tuitune.units import count, duration, gib, size
 
 PHASES = {
     "importing": "Import the libraries",

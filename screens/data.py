@@ -13,7 +13,6 @@ from textual.widgets.option_list import Option
 from screens.actions import ACTIONS, bind, key_name
 from screens.columns import ColumnsScreen
 from screens.step_screen import StepScreen
-from screens.units import gib, size
 from screens.widgets.bars import bar
 from screens.widgets.paths import PathSuggester, PickPath, has_suffix
 from screens.widgets.tokens import tokens_content
@@ -21,6 +20,7 @@ from tuitune.errors import TuituneError
 from tuitune.recipe import HUB
 from tuitune.session.messages import Audit, Columns, DataSummary, Rows, SourceSummary, Summary, Unusable
 from tuitune.text import one_line, safe_text
+from tuitune.units import gib, size
 
 IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _BAR_WIDTH = 36

@@ -15,12 +15,12 @@ from screens.actions import bind
 from screens.clipboard import copy
 from screens.confirm import ConfirmScreen
 from screens.step_screen import StepScreen
-from screens.units import size
 from screens.widgets.tick import Line, TickList
 from tuitune.errors import TuituneError
 from tuitune.paths import expanded
 from tuitune.session.messages import Export, Preflight
 from tuitune.text import one_line
+from tuitune.units import size
 
 
 class ExportScreen(StepScreen):

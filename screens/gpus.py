@@ -10,9 +10,9 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from screens.units import gib
 from tuitune.machine.hardware import Gpu
 from tuitune.text import one_line
+from tuitune.units import gib
 
 
 class PickGpu(ModalScreen[int | None]):

@@ -17,7 +17,6 @@ import tuitune
 from screens.actions import bind
 from screens.gpus import PickGpu, card_line
 from screens.step_screen import WalkScreen
-from screens.units import gib
 from screens.widgets.bars import sparkline
 from screens.widgets.paths import PickPath, has_suffix
 from screens.widgets.step_bar import StepBar
@@ -26,6 +25,7 @@ from tuitune.machine.hardware import Gpu, choose_gpu, chosen_gpu, gpus
 from tuitune.runs.folder import all_runs
 from tuitune.runs.glance import Glance, glance
 from tuitune.text import one_line
+from tuitune.units import gib
 
 _GLYPHS = {"live": "▶", "done": "✔", "stopped": "■", "failed": "✘", "interrupted": "✘"}
 _STYLES = {"live": "$text-primary", "done": "$text-success", "failed": "$text-error", "interrupted": "$text-error"}

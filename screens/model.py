@@ -15,7 +15,6 @@ from textual.widgets.option_list import Option
 
 from screens.actions import ACTIONS, bind, key_name
 from screens.step_screen import StepScreen
-from screens.units import count, gib
 from screens.widgets.tick import Tick
 from tuitune.errors import TuituneError
 from tuitune.hub.reach import has_token
@@ -28,6 +27,7 @@ from tuitune.plan.estimate import Memory, verdict
 from tuitune.plan.proven import Proof, proof
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
+from tuitune.units import count, gib
 
 _VERDICTS = {
     "fits": ("✔ fits", "$text-success"),

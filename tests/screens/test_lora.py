@@ -5,7 +5,6 @@ from pathlib import Path
 from textual.widgets import Input
 
 from screens.app import TuituneApp
-from screens.units import about
 from screens.widgets.yaml_area import YamlArea, read_recipe
 from tests.screens.conftest import SIZE, screen_text, settled, until
 from tuitune import backends
@@ -14,6 +13,7 @@ from tuitune.recipe import Recipe
 from tuitune.runs.events import Plan, Step
 from tuitune.runs.folder import create_run
 from tuitune.session.messages import Estimate
+from tuitune.units import about
 
 
 def measured_run(recipe: Recipe, runs_folder: Path, tokens_per_second: float) -> None:

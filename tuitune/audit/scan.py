@@ -11,6 +11,7 @@ from tuitune.data.prepare import Prepared, Source, first_parts, prepare
 from tuitune.masking import IGNORED, Masker, UnusableRow
 from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
+from tuitune.units import gib
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99, 100)
 _BUCKETS = 7
@@ -25,7 +26,7 @@ class Length:
     memory_bytes: int | None
 
     def as_text(self) -> str:
-        needed = "" if self.memory_bytes is None else f" (about {self.memory_bytes / 2**30:.1f} GiB)"
+        needed = "" if self.memory_bytes is None else f" (about {gib(self.memory_bytes)})"
         return f"max_length {self.max_length:,} keeps {self.share:.0%}{needed}"
 
 

@@ -16,6 +16,7 @@ from tuitune.runs.events import Evaluation, Event, Failed, Finished, Notice, Pha
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
 from tuitune.text import one_line, safe_text
+from tuitune.units import duration
 
 
 def plain_console() -> Console:
@@ -208,11 +209,3 @@ _STATUS_TEXT = {
     "failed": "failed",
     "interrupted": "its session ended before the run did",
 }
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its two largest units: `1 h 04 min`, `2 min 05 s`, `9 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from tuitune.hub.reach import has_token
 from tuitune.machine.hardware import Gpu, disk_free_bytes, gpus
 from tuitune.text import one_line
+from tuitune.units import gib
 
 Status = Literal["ok", "warn", "fail"]
 GIB = 2**30
@@ -127,7 +128,7 @@ def _gpu(cards: list[Gpu]) -> list[Finding]:
         ]
     found = []
     for card in cards:
-        free = f"{card.free_bytes / GIB:.1f} of {card.total_bytes / GIB:.1f} GiB free"
+        free = f"{gib(card.free_bytes)} of {gib(card.total_bytes)} free"
         busy = card.used_bytes > 0.1 * card.total_bytes
         found.append(
             Finding(
@@ -183,7 +184,7 @@ def _unsloth(cards: list[Gpu]) -> Finding:
 def _memory() -> Finding:
     memory = psutil.virtual_memory()
     low = memory.available < 4 * GIB
-    text = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available"
+    text = f"{gib(memory.available)} of {gib(memory.total)} available"
     remedy = "Close other programs: merging and exporting hold a whole model in memory." if low else None
     return Finding("Memory", "warn" if low else "ok", text, remedy)
 
@@ -192,7 +193,7 @@ def _disk(folder: Path) -> Finding:
     free = disk_free_bytes(folder)
     low = free < 20 * GIB
     remedy = "A merged 8B model takes 16 GiB and its GGUF as much again: free some, or use --runs." if low else None
-    return Finding("Disk", "warn" if low else "ok", f"{free / GIB:.1f} GiB free for {one_line(folder)}", remedy)
+    return Finding("Disk", "warn" if low else "ok", f"{gib(free)} free for {one_line(folder)}", remedy)
 
 
 def _runs(folder: Path) -> Finding:

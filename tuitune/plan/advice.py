@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from tuitune.recipe import Recipe
+from tuitune.units import gib
 
 USUAL = {
     "model.load_in_4bit": "true on a card that the 16-bit weights would fill",
@@ -40,7 +41,7 @@ def training_seconds(recipe: Recipe, rows: int, tokens: int, tokens_per_second: 
 
 def offer_of_16bit(peak_bytes: int) -> str:
     """That the base could be left as it is, and the peak it would take then: another model, so the user's choice."""
-    return f"In 16-bit, without what quantising loses: {peak_bytes / 2**30:.1f} GiB (model.load_in_4bit: false)."
+    return f"In 16-bit, without what quantising loses: {gib(peak_bytes)} (model.load_in_4bit: false)."
 
 
 def warnings(recipe: Recipe, rows: int | None = None, parameters: int | None = None) -> Iterator[str]:
