@@ -19,9 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tuitune.conversation import Conversation
+
 SAMPLE_DATA = Path(__file__).parents[1] / "sample_data"
 RESULTS = Path(__file__).parent / "results"
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: Conversation = [{"role": "user", "content": "What is the capital of France?"}]
 SECONDS_EACH = 240.0
 
 

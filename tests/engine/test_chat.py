@@ -8,10 +8,11 @@ from tests.conftest import DEMO
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
 from tuitune.chat.reply import Sampling, prompt_ids, reply
+from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 
-ASKED = [{"role": "user", "content": "What is the capital of France?"}]
+ASKED: Conversation = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_a_reply_streams_piece_by_piece_and_ends_by_itself(loaded: LoadedModel) 
 
 def test_characters_of_several_tokens_are_never_torn(loaded: LoadedModel) -> None:
     pieces: list[str] = []
-    asked = [{"role": "user", "content": "空は何色ですか？"}]
+    asked: Conversation = [{"role": "user", "content": "空は何色ですか？"}]
     answer = reply(loaded, asked, Sampling(), adapter=False, on_text=pieces.append)
     assert answer.text == "".join(pieces) and "青" in answer.text
     assert not any("\ufffd" in piece for piece in pieces)

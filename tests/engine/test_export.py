@@ -219,7 +219,7 @@ def test_the_modelfiles_template_and_stops_give_the_same_replies(runner: Any, ex
     assert modelfile.startswith("FROM ./model.gguf\n")
     stops = re.findall('^PARAMETER stop "(.+)"$', modelfile, re.MULTILINE)
     tokenizer = AutoTokenizer.from_pretrained(exported["adapter"].path)
-    template = pieces(tokenizer, prompts_of(tokenizer, as_trained=True))
+    template = pieces(tokenizer, prompts_of(tokenizer, thinks=False))
     assert template.go_template() in modelfile
     for content in PROMPTS:
         messages: Conversation = [{"role": "user", "content": content}]

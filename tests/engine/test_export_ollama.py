@@ -97,13 +97,13 @@ def template_in(text: str) -> str:
     return text.split('TEMPLATE """', 1)[1].split('"""', 1)[0]
 
 
-@pytest.mark.parametrize("as_trained", [True, False])
+@pytest.mark.parametrize("thinks", [False, True])
 @pytest.mark.parametrize("name", ["the demo's own", "Qwen-Qwen3-0.6B", *TEMPLATES])
 def test_ollamas_template_engine_makes_the_same_prompts(
-    name: str, as_trained: bool, tokenizer: Any, go_template: Path
+    name: str, thinks: bool, tokenizer: Any, go_template: Path
 ) -> None:
     tokenizer.chat_template = {**templates(), **TEMPLATES}.get(name, tokenizer.chat_template)
-    prompt = prompts_of(tokenizer, as_trained=as_trained)
+    prompt = prompts_of(tokenizer, thinks=thinks)
     template = template_in(modelfile(tokenizer, prompt))
     cases, expected = [], []
     for chat in CHATS:
@@ -111,18 +111,18 @@ def test_ollamas_template_engine_makes_the_same_prompts(
             continue
         cases.append({"Template": template, "Messages": [{"Role": r, "Content": c} for r, c in chat]})
         messages = [{"role": r, "content": c} for r, c in chat]
-        if as_trained:
+        if thinks:
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        else:
             reply = {"role": "assistant", "content": "the reply"}
             text = tokenizer.apply_chat_template([*messages, reply], tokenize=False).partition("the reply")[0]
-        else:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         expected.append(text.removeprefix(tokenizer.bos_token).rstrip(" "))  # the runtime writes what begins a text
     ran = subprocess.run([go_template], input=json.dumps(cases), capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout) == expected
 
 
 def test_the_stops_are_the_tokens_that_end_and_begin_a_turn(tokenizer: Any) -> None:
-    prompt = prompts_of(tokenizer, as_trained=True)
+    prompt = prompts_of(tokenizer, thinks=False)
     text = modelfile(tokenizer, prompt)
     assert text.startswith("FROM ./model.gguf\n")
     stops = stop_texts(tokenizer, pieces(tokenizer, prompt))
@@ -146,4 +146,4 @@ def test_the_stops_are_the_tokens_that_end_and_begin_a_turn(tokenizer: Any) -> N
 def test_a_template_that_does_more_is_refused(template: str, tokenizer: Any) -> None:
     tokenizer.chat_template = template
     with pytest.raises(TuituneError, match=r"export gguf:q8_0"):
-        modelfile(tokenizer, prompts_of(tokenizer, as_trained=True))
+        modelfile(tokenizer, prompts_of(tokenizer, thinks=False))

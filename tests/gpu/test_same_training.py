@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tuitune.conversation import Conversation
 from tuitune.machine.environment import warm_up
 from tuitune.recipe import Recipe
 
@@ -118,7 +119,7 @@ def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
     run = find_run("gpu", tmp_path / "runs")
     again = backends.load(run.recipe(), tell=pytest.fail)
     again.backend.attach_saved(again, str(run.adapter))
-    question = [{"role": "user", "content": "What is the capital of France?"}]
+    question: Conversation = [{"role": "user", "content": "What is the capital of France?"}]
     assert reply(again, question, Sampling(max_new_tokens=24)).text == replies[max(replies)]
     assert reply(again, question, Sampling(max_new_tokens=24), adapter=False).text == replies[0]
 

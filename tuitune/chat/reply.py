@@ -9,13 +9,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tuitune.backends.loaded import LoadedModel
+from tuitune.chat_template.reply_start import prompt_as_trained
 from tuitune.chat_template.turn_end import end_of_turn_id
-from tuitune.conversation import UnusableRow
+from tuitune.conversation import Conversation, UnusableRow
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import field_errors
 from tuitune.text import one_line
-
-Message = dict[str, str]
 
 
 class Sampling(BaseModel):
@@ -61,7 +60,7 @@ class ChatReply:
 
 def reply(
     loaded: LoadedModel,
-    messages: list[Message],
+    messages: Conversation,
     sampling: Sampling,
     *,
     adapter: bool = True,
@@ -119,7 +118,7 @@ def loading_text(loading: str, done: int | None, total: int | None) -> str:
     return f"{text}, {done:,} of {total:,}" if total else text
 
 
-def prompt_ids(loaded: LoadedModel, messages: list[Message]) -> list[int]:
+def prompt_ids(loaded: LoadedModel, messages: Conversation) -> list[int]:
     """The ids that a reply to these messages is generated from: those that stood before a reply in training.
 
     Some templates write more before a reply than their generation prompt does, such as an empty thinking block. A
@@ -135,7 +134,7 @@ def prompt_ids(loaded: LoadedModel, messages: list[Message]) -> list[int]:
         if not loaded.thinks:
             before: list[int] = loaded.masker.prompt_ids(template.standard(messages))
             return before
-        text = template.text(template.standard(messages), prompt=True)
+        text = prompt_as_trained(template, messages, thinks=True)
     except UnusableRow as error:
         raise TuituneError(f"The model cannot answer this conversation, because {error}.") from error
     ids: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -22,9 +22,14 @@ _NO_THOUGHT = re.compile(r"(?:\s|</?(?:\w+:)?think(?:ing)?>|\[/?THINK\])+")
 _CHATS: list[Conversation] = [[_USER], [_USER, _REPLY, _USER], [_SYSTEM, _USER, _REPLY, _USER]]
 
 
-def prompt_as_trained(template: ChatTemplate, messages: Conversation) -> str:
-    """The text from which a model whose data has no thinking replies to these messages. Raises UnusableRow."""
+def prompt_as_trained(template: ChatTemplate, messages: Conversation, *, thinks: bool = False) -> str:
+    """The text from which a trained model replies to these messages. Raises UnusableRow.
+
+    One whose data brings its own thinking has learnt to begin there, behind the template's own prompt.
+    """
     own = template.text(template.standard(messages), prompt=True)
+    if thinks:
+        return own
     trained = template.before_reply(messages).rstrip(" ")  # which belongs to the reply's first word
     return own if own.rstrip(" ") == trained else trained
 

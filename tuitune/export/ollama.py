@@ -122,7 +122,7 @@ def write_modelfile(folder: Path, run: Run) -> tuple[str, ...]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(run.adapter, trust_remote_code=False)
-    prompt = prompts_of(tokenizer, as_trained=not run.thinks())
+    prompt = prompts_of(tokenizer, thinks=run.thinks())
     (folder / "Modelfile").write_text(modelfile(tokenizer, prompt), encoding="utf-8")
     notices = []
     if pieces(tokenizer, prompt).system is None:
@@ -132,16 +132,12 @@ def write_modelfile(folder: Path, run: Run) -> tuple[str, ...]:
     return tuple(notices)
 
 
-def prompts_of(tokenizer: Any, *, as_trained: bool) -> Prompt:
-    """What makes the prompt for a reply, without the begin-of-text token: the chat template, or the training data."""
-
-    template = ChatTemplate(tokenizer) if as_trained else None
+def prompts_of(tokenizer: Any, *, thinks: bool) -> Prompt:
+    """What makes the prompt for a reply, as chat gives it to the model, without the begin-of-text token."""
+    template = ChatTemplate(tokenizer)
 
     def prompt(messages: Conversation) -> str:
-        if template:
-            text = prompt_as_trained(template, messages)
-        else:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = prompt_as_trained(template, messages, thinks=thinks)
         return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
 
     return prompt

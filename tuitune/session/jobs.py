@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tuitune import backends
 from tuitune.atomic import write_atomic
 from tuitune.backends.loaded import LoadedModel
+from tuitune.conversation import Conversation
 from tuitune.data import cache
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.machine.environment import warm_up
@@ -171,7 +172,7 @@ class Jobs:
         self,
         job: Job,
         run: Run,
-        messages: list[dict[str, str]],
+        messages: Conversation,
         adapter: bool = True,
         sampling: dict[str, Any] | None = None,
     ) -> Result:
