@@ -298,9 +298,13 @@ class RunLink:
         """Take in the record of a run that no session holds, once a thread has read it."""
 
         async def read() -> None:
-            history = await asyncio.to_thread(run.history)
+            unreadable, history = None, History()
+            try:
+                history = await asyncio.to_thread(run.history)
+            except TuituneError as error:
+                unreadable = str(error)
             if run == self.run and not self._live:
-                self.history = history
+                self.history, self.problem = history, unreadable or self.problem
                 self._tell_of_change()
 
         self._app.run_worker(read(), group="record", exclusive=True, exit_on_error=False)

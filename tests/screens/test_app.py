@@ -81,6 +81,18 @@ async def test_a_change_of_the_run_is_shown_once(size: tuple[int, int], attached
     assert 1 < len(changes) < 10  # the app and one screen, or two, handle it, and each that it is passed to
 
 
+async def test_a_record_that_cannot_be_read_is_said_on_the_dashboard(
+    attached: TuituneApp, trained: Run, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "runs" / "broken")
+    shutil.copytree(trained.folder, run.folder)
+    run.events_file.unlink()
+    run.events_file.mkdir()
+    async with attached.run_test(size=SIZE) as pilot:
+        await attached.open_run(run.folder)
+        await until(pilot, lambda: "The record of run broken cannot be read" in words(pilot), what="what is wrong")
+
+
 async def test_the_draft_outlives_the_session_while_an_older_run_is_on_show(
     attached: TuituneApp, trained: Run, recipe: Recipe, tmp_path: Path
 ) -> None:
