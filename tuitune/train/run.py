@@ -50,8 +50,6 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     Emits everything up to `Finished`; the caller reports a failure. Returns None where the run was stopped before a
     model was loaded. Raises TuituneError, or whatever the libraries raise.
     """
-    from tuitune.train.callbacks import RunCallback
-
     began = time.monotonic()
 
     def phase(name: Any, text: str, done: int | None = None, total: int | None = None) -> None:
@@ -88,6 +86,8 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
     if recipe.train.fit and on_gpu:
         phase("adapter", "Timing ways to run a step on this GPU")
         recipe = _fit(loaded, recipe, prepared, run, control, emit)
+
+    from tuitune.train.callbacks import RunCallback  # not before Unsloth, which changes the trainer it imports
 
     callback = RunCallback(run, control, emit, attempt)
     trainer = make_trainer(loaded, recipe, prepared, run, callback)
