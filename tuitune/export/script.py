@@ -9,6 +9,7 @@ from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.text import safe_text
+from tuitune.train.arguments import settled_arguments
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
 
@@ -124,29 +125,13 @@ trainer = SFTTrainer(
     data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
     args=SFTConfig(
         output_dir=str(HERE / "checkpoints"),
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_steps=$max_steps,
-        num_train_epochs=$num_train_epochs,
-        per_device_train_batch_size=$per_device_train_batch_size,
-        gradient_accumulation_steps=$gradient_accumulation_steps,
-        learning_rate=$learning_rate,
-        lr_scheduler_type=$lr_scheduler_type,
-        warmup_steps=$warmup_steps,
-        weight_decay=$weight_decay,
-        max_grad_norm=$max_grad_norm,
-        router_aux_loss_coef=0.0,
+$arguments
         optim=$optim if on_gpu else "adamw_torch",
-        seed=$seed,
         use_cpu=not on_gpu,
         bf16=bf16,
         fp16=on_gpu and not bf16,
         gradient_checkpointing=GRADIENT_CHECKPOINTING,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=1,
-        logging_nan_inf_filter=False,
         save_strategy="no",
-        report_to="none",
     ),
 )
 for parameter in model.parameters():  # SFTTrainer turns a quantised base's adapter to bf16, which rounds updates away
@@ -220,6 +205,8 @@ def script(recipe: Recipe, title: str) -> str:
     }
     literals = {name: repr(value) for name, value in values.items()}
     literals["auto_class"] = auto_class(load_config(model)).__name__
+    arguments = settled_arguments(recipe).items()
+    literals["arguments"] = "\n".join(f"        {name}={value!r}," for name, value in arguments)
     shown = safe_text(title).replace("\\", "/").replace('"', "'")
     text = _SCRIPT.substitute(literals, title=shown)
     ast.parse(text)

@@ -9,6 +9,7 @@ from tuitune.plan.optimizer import optimizer_name
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.train import checkpoints
+from tuitune.train.arguments import settled_arguments
 from tuitune.train.batching import collator
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ def make_trainer(loaded: LoadedModel, recipe: Recipe, prepared: Prepared, run: R
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    settings = recipe.train
     on_gpu = loaded.model.device.type == "cuda"
     bf16 = on_gpu and gpu_has_bf16()
     trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
@@ -38,35 +38,19 @@ def make_trainer(loaded: LoadedModel, recipe: Recipe, prepared: Prepared, run: R
         callbacks=[callback],
         args=SFTConfig(
             output_dir=str(checkpoints.staged_checkpoints(run)),
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_steps=settings.max_steps,
-            num_train_epochs=settings.num_train_epochs,
-            per_device_train_batch_size=settings.per_device_train_batch_size,
-            per_device_eval_batch_size=settings.per_device_train_batch_size,
-            gradient_accumulation_steps=settings.gradient_accumulation_steps,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type=settings.lr_scheduler_type,
-            warmup_steps=settings.warmup_steps,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            router_aux_loss_coef=0.0,  # it would count filling too, and is for routers, which stay frozen
-            seed=settings.seed,
+            **settled_arguments(recipe),
+            per_device_eval_batch_size=recipe.train.per_device_train_batch_size,
             optim=optimizer_name(recipe, trainable, total),
             use_cpu=not on_gpu,
             bf16=bf16,
             fp16=on_gpu and not bf16,
             gradient_checkpointing=loaded.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-            logging_steps=1,
-            logging_nan_inf_filter=False,
             save_strategy="steps",
-            save_steps=settings.save_steps,
+            save_steps=recipe.train.save_steps,
             include_num_input_tokens_seen="non_padding",
             dataloader_pin_memory=on_gpu,
             # Rows of like lengths beside each other need little padding.
             train_sampling_strategy="group_by_length" if on_gpu and not loaded.padding_free else "random",
-            report_to="none",
             disable_tqdm=True,
             remove_unused_columns=True,
         ),
