@@ -48,6 +48,7 @@ _ALL = (
         "Stop",
         "Stop after this step, and save checkpoint and adapter; once more: stop now. Asks first.",
     ),
+    Action("resume", "r", "Resume", "Go on with this run from its newest checkpoint that is whole."),
     Action("save_checkpoint", "c", "Checkpoint", "Save a checkpoint after this step and go on training."),
     Action("next_metric", "m", "Curve", "Show the next curve: loss, learning rate, gradient norm, tokens per second."),
     Action("next_pane", "l", "Log", "Show the next pane below: messages, sample replies, log."),

@@ -16,12 +16,12 @@ from tuitune.runs.events import Event, Failed, Finished, Started
 from tuitune.runs.folder import Run, all_runs
 from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import ReplyT, Request, Status, Stopping, Train
+from tuitune.session.messages import ReplyT, Request, Resume, Status, Stopping, Train, Trained
 
 if TYPE_CHECKING:
     from tuitune.recipe import Recipe
 
-AGAIN = "Enter on the settings trains again."
+AGAIN = "r goes on with it."
 _REDRAW_SECONDS = 0.2
 _SPARED_STEPS = 5_000
 
@@ -234,11 +234,20 @@ class RunLink:
         data = self.draft.as_data()
         self.run, self.history, self.problem = None, History(), None
         self._live, self._sends_ours = True, False
-        self._app.run_worker(self._train(data), name="train", exit_on_error=False)
+        request = Train(data, str(self.runs_folder.absolute()))
+        self._app.run_worker(self._train(request), name="train", exit_on_error=False)
 
-    async def _train(self, recipe: dict[str, Any]) -> None:
+    def resume_run(self) -> None:
+        """Go on with the run on show, which ended early."""
+        assert self.run is not None, "there is a run to go on with"
+        self.history.ended, self.problem = None, None
+        self._live = self._sends_ours = True
+        self._app.run_worker(self._train(Resume(str(self.run.folder))), name="train", exit_on_error=False)
+        self._app.post_message(self.RunChanged())
+
+    async def _train(self, request: Request[Trained]) -> None:
         try:
-            await self.call(Train(recipe, str(self.runs_folder.absolute())), self._begun)
+            await self.call(request, self._begun)
         except SessionLost:
             pass  # said by whoever keeps the session
         except TuituneError as error:

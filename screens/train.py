@@ -36,7 +36,7 @@ class TrainScreen(StepScreen):
 
     STEP = "train"
     CSS_PATH = "train.tcss"
-    BINDINGS = bind("start_stop", "save_checkpoint", "next_metric", "next_pane")
+    BINDINGS = bind("start_stop", "resume", "save_checkpoint", "next_metric", "next_pane")
 
     class LogRead(Message):
         """The end of the run's log, read in a thread."""
@@ -150,11 +150,28 @@ class TrainScreen(StepScreen):
     def why_not(self, action: str) -> str | None:
         if action in ("start_stop", "save_checkpoint") and not self.tuitune.link.is_training:
             return "No run is training."
+        if action == "resume":
+            return self._why_not_resume()
         if action == "next_metric" and not self.tuitune.link.history.steps:
             return "No step is done yet."
         if action == "go_on":
             return self.tuitune.why_not_step("chat")
         return None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Resume is in the footer only where it can be had, as it is for runs that ended early."""
+        return not self.why_not(action) if action == "resume" else super().check_action(action, parameters)
+
+    def _why_not_resume(self) -> str | None:
+        link = self.tuitune.link
+        if link.run is None or link.is_training:
+            return "The run is going." if link.is_training else "There is no run yet."
+        if isinstance(link.history.ended, Finished) and link.history.ended.status == "done":
+            return "The run is done."
+        return None if link.history.started else "The run has not begun."
+
+    def action_resume(self) -> None:
+        self.tuitune.link.resume_run()
 
     def action_next_metric(self) -> None:
         self.query_one(MetricPlot).show_next_metric()

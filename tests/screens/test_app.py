@@ -26,7 +26,7 @@ from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Step, to_json
+from tuitune.runs.events import Finished, Step, to_json
 from tuitune.runs.folder import Run, all_runs, create_run
 from tuitune.session.client import Session
 from tuitune.session.messages import Status, Train
@@ -50,7 +50,7 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
         told = (
             "was killed by signal 9 (often: memory ran out).",
             "No checkpoint had been saved",
-            "Enter on the settings trains again.",
+            "r goes on with it.",
             "Esc: back to the settings",
         )
 
@@ -61,7 +61,14 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
         await until(pilot, said, what="what has happened and what to do")
         await until(pilot, lambda: app.link.state == "ready", what="a new session")
         assert (await app.link.call(Status()))["pid"] != status["pid"]
-    assert all_runs(runs_folder)[0].status() == "interrupted"
+        run = all_runs(runs_folder)[0]
+        assert run.status() == "interrupted"
+        await pilot.press("r")
+        await until(pilot, lambda: app.link.is_training and app.link.history.steps[-1].attempt == 2, what="a step more")
+        await app.link.stop(now=False)
+        await until(pilot, lambda: isinstance(app.link.history.ended, Finished), what="the end")
+        await pilot.pause()
+        assert "Resume" in words(pilot) and run.status() == "stopped"
 
 
 @pytest.mark.parametrize("size", [SIZE, (60, 15)], ids=["dashboard", "too small"])

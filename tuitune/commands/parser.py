@@ -22,6 +22,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune [RECIPE]              the app, in this terminal
   tuitune demo                  the app on the demo that comes with tuitune
   tuitune run RECIPE            the same run without the app
+  tuitune resume RUN            go on with a run that ended early
   tuitune inspect RECIPE        what is in the data and which tokens are trained
   tuitune audit RECIPE          every problem in the data, row by row
   tuitune estimate RECIPE       what will be trained, steps, memory
@@ -72,6 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
         "demo": (_app_options, _demo),
         "run": (_run_arguments, _run),
+        "resume": (_resume_arguments, _resume),
         "inspect": (_inspect_arguments, _inspect),
         "audit": (_recipe_arguments, _audit),
         "estimate": (_recipe_arguments, _estimate),
@@ -152,6 +154,13 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="N", help="the run's name (default: the data's name and a number)")
     _gpu_option(parser)
     _runs_option(parser)
+
+
+def _resume_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    _runs_option(parser)
+    _gpu_option(parser)
+    _json_option(parser)
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -249,6 +258,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
     recipe = Recipe.load(arguments.recipe, arguments.changes)
     return run_recipe(recipe, _runs_folder(arguments), name=arguments.name, as_json=arguments.json)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    """Go on with a run that was interrupted, stopped or has failed, from its newest checkpoint that is whole."""
+    from tuitune.commands.run import resume_run
+    from tuitune.runs.folder import find_run
+
+    return resume_run(find_run(arguments.run, _runs_folder(arguments)), as_json=arguments.json)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -14,14 +14,21 @@ from tuitune.errors import TuituneError
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import Train
+from tuitune.session.messages import Request, Resume, Train, Trained
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
 
 
 def run_recipe(recipe: Recipe, runs_folder: Path, *, name: str | None, as_json: bool) -> int:
     """Train a recipe in a session of its own, show it as it goes, and end with a report."""
-    return asyncio.run(_run_recipe(recipe, runs_folder, name, viewer_for(as_json)))
+    request = Train(recipe.model_dump(mode="json"), str(runs_folder), name)
+    return asyncio.run(_show_training(request, viewer_for(as_json)))
+
+
+def resume_run(run: Run, *, as_json: bool) -> int:
+    """Go on with a run that ended early, show what comes, and end with a report. Raises UnusableInput."""
+    started = run.history().started
+    return asyncio.run(_show_training(Resume(str(run.folder)), viewer_for(as_json, started.attempt if started else 0)))
 
 
 def follow_run(run: Run) -> int:
@@ -29,13 +36,13 @@ def follow_run(run: Run) -> int:
     return asyncio.run(_follow_run(run, viewer_for(as_json=False)))
 
 
-async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewer: Viewer) -> int:
+async def _show_training(request: Request[Trained], viewer: Viewer) -> int:
     session = await Session.start()
     session.on_silence = viewer.tell_silence
     interrupted = _stop_on_signals(session, viewer)
     try:
         viewer.status("Starting: importing the libraries")
-        await _while_seen(session, viewer, _train(session, viewer, recipe, runs_folder, name))
+        await _while_seen(session, viewer, _train(session, viewer, request))
     except TuituneError as error:
         viewer.close()
         if not interrupted.is_set():
@@ -49,7 +56,7 @@ async def _run_recipe(recipe: Recipe, runs_folder: Path, name: str | None, viewe
     return INTERRUPTED if interrupted.is_set() else DONE
 
 
-async def _train(session: Session, viewer: Viewer, recipe: Recipe, runs_folder: Path, name: str | None) -> None:
+async def _train(session: Session, viewer: Viewer, request: Request[Trained]) -> None:
     """Train, and give every event to the viewer. Raises TuituneError."""
     begun = asyncio.Event()
 
@@ -58,8 +65,7 @@ async def _train(session: Session, viewer: Viewer, recipe: Recipe, runs_folder: 
             viewer.run = Run(Path(part["run"]))
             begun.set()
 
-    raw = recipe.model_dump(mode="json")
-    job = asyncio.create_task(session.call(Train(raw, str(runs_folder), name), on_part))
+    job = asyncio.create_task(session.call(request, on_part))
     job.add_done_callback(lambda _: begun.set())
     await begun.wait()
     if viewer.run is not None:

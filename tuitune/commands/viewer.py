@@ -27,7 +27,10 @@ def plain_console() -> Console:
 class Viewer:
     """Shows a run's events as they come; a subclass chooses the form."""
 
-    def __init__(self) -> None:
+    def __init__(self, attempts_before: int = 0) -> None:
+        """`attempts_before`: how many attempts of the run are only taken in, and not shown."""
+        self._attempts_before = attempts_before
+        self._attempt = 0
         self.run: Run | None = None
         self.history = History()
         self.ended = asyncio.Event()
@@ -39,6 +42,10 @@ class Viewer:
     def add(self, event: Event) -> None:
         """Take in the run's next event, and show it."""
         self.history.add(event)
+        if isinstance(event, Started):
+            self._attempt = event.attempt
+        if self._attempt <= self._attempts_before > 0:
+            return
         self._show(lambda: self.show(event))
         if isinstance(event, Finished | Failed):
             self.ended.set()
@@ -81,9 +88,9 @@ class Viewer:
     def report(self) -> None: ...
 
 
-def viewer_for(as_json: bool) -> Viewer:
+def viewer_for(as_json: bool, attempts_before: int = 0) -> Viewer:
     """A viewer that writes events as JSON lines, or lines and progress for people."""
-    return _JsonViewer() if as_json else _TextViewer()
+    return _JsonViewer(attempts_before) if as_json else _TextViewer(attempts_before)
 
 
 class _JsonViewer(Viewer):
@@ -94,8 +101,8 @@ class _JsonViewer(Viewer):
 class _TextViewer(Viewer):
     """Rich progress on a terminal; on anything else a line a phase and about twenty for the steps."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, attempts_before: int = 0) -> None:
+        super().__init__(attempts_before)
         self.console = plain_console()
         self._phase = ""
         self._next_line = 0
@@ -190,6 +197,8 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
         lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []
         lines += [f"  after   {one_line(after, max_length=600)}"] if after is not None else []
     lines += ["", f"  everything is in {one_line(run.folder)}"]
+    if status in ("interrupted", "stopped", "failed"):
+        lines.append(f"  go on with it: {own_command('resume', run.folder)}")
     if run.adapter.is_dir():
         lines += [f"  adapter {one_line(run.adapter)}", f"  talk to it: {own_command('chat', run.folder)}"]
         lines += [f"  take it home: {own_command('export', run.folder, '--to', 'gguf:q8_0')}"]

@@ -1,7 +1,6 @@
 """Export the run as a standalone training script: Unsloth's own calls, the recipe's values, the very rows."""
 
 import ast
-import json
 from pathlib import Path
 from string import Template
 
@@ -217,10 +216,7 @@ def requirements(run: Run) -> str:
     """The versions that the run was made with, from its environment.json, else those installed here."""
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
-        recorded = json.loads((run.folder / "environment.json").read_text()).get("libraries", {})
-    except (OSError, ValueError, AttributeError):
-        recorded = {}
+    recorded = run.libraries()
     lines = []
     for name in _LIBRARIES:
         try:

@@ -62,6 +62,9 @@ class Plan(Event):
     """How rows are put into batches: `end to end` or `padded`."""
     attention: str = ""
     """The attention kernels that ran, in words for the user."""
+    data_digest: str = ""
+    model_digest: str = ""
+    """By which an attempt that goes on knows that data and base model are what they were; empty where unknown."""
     isolation: dict[str, float] = field(default_factory=dict)
     """What `tuitune.train.isolation` measured before the first step: rows of a batch against the same rows alone."""
 

@@ -98,6 +98,14 @@ class Run:
         """Record what is trained from now on. Raises OSError."""
         write_atomic(self.resolved_file, recipe.to_yaml())
 
+    def libraries(self) -> dict[str, str]:
+        """The versions that the run began with, by name; empty where they are not on record."""
+        try:
+            found = json.loads((self.folder / "environment.json").read_text())["libraries"]
+            return {str(name): str(version) for name, version in found.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
     def events(self) -> Iterator[Event]:
         """The events so far; lines that are cut short or unknown are left out. Raises UnusableInput."""
         try:
@@ -188,9 +196,18 @@ class RunWriter:
             ) from None
         try:
             self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._end_torn_line()
         except OSError:
             os.close(self._lock)
             raise
+
+    def _end_torn_line(self) -> None:
+        """After a power cut the last line may be half there: what comes next begins on a line of its own."""
+        with self.run.open_events() as record:
+            size = record.seek(0, os.SEEK_END)
+            record.seek(max(0, size - 1))
+            if size and record.read(1) != b"\n":
+                os.write(self._events, b"\n")
 
     def append(self, event: Event) -> None:
         """Add an event to the record, whole or not at all, so that a reader never sees half of two lines mixed.

@@ -65,6 +65,7 @@ class Jobs:
             messages.Audit: self.audit,
             messages.Estimate: self.estimate,
             messages.Train: self.train,
+            messages.Resume: self.resume,
             messages.Chat: self.chat,
             messages.Export: self.export,
             messages.Preflight: self.preflight,
@@ -139,7 +140,7 @@ class Jobs:
         """Train in a new run folder, which is sent as a part as soon as it exists."""
         from tuitune.machine.hardware import machine
         from tuitune.train.pinning import pinned
-        from tuitune.train.run import check, train
+        from tuitune.train.run import check
 
         check(recipe)
         resolved = pinned(recipe)
@@ -147,26 +148,64 @@ class Jobs:
         runs_folder = Path(runs) if runs else default_runs_folder()
         sweep(runs_folder)
         writer = create_run(recipe, runs_folder, name, machine().as_dict(), resolved)
-        self.run, self._writer, self._recipe, self._resolved = writer.run, writer, recipe, resolved
+        return self._train(job, writer, recipe, resolved)
+
+    def resume(self, job: Job, run: Run) -> Result:
+        """Go on with a run in its own folder."""
+        from tuitune.train.resume import require_unfinished
+        from tuitune.train.run import check
+
+        require_unfinished(run)
+        recipe, resolved = run.recipe(), run.resolved()
+        check(resolved)
+        self._free()
+        return self._train(job, RunWriter(run), recipe, resolved, going_on=True)
+
+    def _train(
+        self, job: Job, writer: RunWriter, recipe: Recipe, resolved: Recipe, *, going_on: bool = False
+    ) -> Result:
+        """Train in a run folder that this session holds, and give it back."""
+        from tuitune.train.resume import resumption_of
+        from tuitune.train.run import train
+
+        run = writer.run
+        self.run, self._writer, self._recipe, self._resolved = run, writer, recipe, resolved
         try:
             writer.announce(self._socket_path)
-            _log_to(writer.run.log_file)
-            self.emit(Started(run=writer.run.name, attempt=1, pid=os.getpid()))
-            job.part(run=str(writer.run.folder))
+            _log_to(run.log_file)
+            resumed = resumption_of(run, self.emit) if going_on else None
+            self.emit(Started(run=run.name, attempt=resumed.attempt if resumed else 1, pid=os.getpid()))
+            job.part(run=str(run.folder))
+            if resumed:
+                self._tell_changed_libraries(run)
             with printed(lambda line: self.emit(Output(text=line))):
-                loaded = train(resolved, writer.run, job.control, self.emit)
+                loaded = train(resolved, run, job.control, self.emit, resumed=resumed)
         except BaseException as error:
             if not isinstance(error, TuituneError):
                 log.error("training failed", exc_info=error)
             with contextlib.suppress(OSError):  # whoever waits is told even where the disk is too full to record it
-                self.emit(Failed(message=_failure(error, writer.run)))
-            raise TuituneError(_failure(error, writer.run)) if not isinstance(error, TuituneError) else error from None
+                self.emit(Failed(message=_failure(error, run)))
+            raise TuituneError(_failure(error, run)) if not isinstance(error, TuituneError) else error from None
         finally:
             self._close_run()
             _log_to(self._socket_path.with_suffix(".log"))  # what comes later is no matter of this run
         if loaded is not None:
-            self._loaded = (writer.run, loaded)
-        return {"status": writer.run.status()}
+            self._loaded = (run, loaded)
+        return {"status": run.status()}
+
+    def _tell_changed_libraries(self, run: Run) -> None:
+        """Where a run goes on with other libraries than it began with, its numbers may go another way."""
+        from tuitune.machine.hardware import machine
+
+        began, now = run.libraries(), machine().as_dict()["libraries"]
+        changed = [
+            f"{name} {version} → {now.get(name, 'absent')}"
+            for name, version in began.items()
+            if version != now.get(name)
+        ]
+        if changed:
+            text = f"Libraries have changed since the run began, so what follows may differ: {', '.join(changed)}."
+            self.emit(Notice(text=one_line(text, max_length=600)))
 
     def chat(
         self,

@@ -229,6 +229,17 @@ class Train(Request[Trained]):
     name: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Resume(Request[Trained]):
+    """Go on with a run that was interrupted, stopped or has failed, from its newest checkpoint that is whole.
+
+    Its folder is sent as the part `run` as soon as it is held; goes on without its client.
+    """
+
+    command: ClassVar[str] = "resume"
+    run: str
+
+
 class Answer(TypedDict):
     """`ended` is False where `max_new_tokens` cut the reply."""
 
@@ -286,7 +297,7 @@ REQUESTS: dict[str, type[Request[Any]]] = {
     for each in (
         *(Status, Stop, Save, Cancel, Follow),
         *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, Estimate),
-        *(Train, Chat, Export, Preflight),
+        *(Train, Resume, Chat, Export, Preflight),
     )
 }
 

@@ -24,6 +24,7 @@ from tuitune.session.messages import (
     Follow,
     Nothing,
     Request,
+    Resume,
     Save,
     SessionStatus,
     Status,
@@ -43,7 +44,8 @@ STOP_NOW_SECONDS = 10.0
 SAMPLE_SECONDS = 1.0
 _CHUNK_BYTES = 2**20
 _MOST_JOBS = 64
-_OUTLIVE_THEIR_CLIENT = (Train, Export)
+_TRAINING = (Train.command, Resume.command)
+_OUTLIVE_THEIR_CLIENT = (Train, Resume, Export)
 _OTHER_VERSION = "The session is of another version of tuitune: leave with Ctrl+C and start tuitune again."
 
 
@@ -263,7 +265,7 @@ class Server:
         """The run of this name if it is going; without a name the one that goes, or that will be the first."""
         if run is not None and (not self.jobs.is_training or self.jobs.run is None or self.jobs.run.name != run):
             return None
-        return next((job for job in self.lasting if job.command == Train.command), None)
+        return next((job for job in self.lasting if job.command in _TRAINING), None)
 
     def _stop(self, request: Stop) -> str | None:
         """Stop after this step, however often and by however many it is asked; only `now` gives the step up."""

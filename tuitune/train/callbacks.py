@@ -19,8 +19,8 @@ from tuitune.train.control import Control, Emit, Stopped
 class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Ties a trainer to its run; one outlives the trainers that stand in for each other when memory runs out."""
 
-    def __init__(self, run: Run, control: Control, emit: Emit, attempt: int) -> None:
-        self.steps_done = 0
+    def __init__(self, run: Run, control: Control, emit: Emit, attempt: int, steps_done: int = 0) -> None:
+        self.steps_done = steps_done
         self._run = run
         self._control = control
         self._emit = emit

@@ -23,6 +23,7 @@ from tuitune.train.autotune import fit, halved
 from tuitune.train.control import Control, Emit, Stopped
 from tuitune.train.evaluate import measure_loss, prompts_of, sample_replies
 from tuitune.train.isolation import Batches, settle_batches
+from tuitune.train.resume import Resumption, data_digest, model_digest, newest_whole_checkpoint, require_same
 from tuitune.train.trainer import make_trainer
 
 if TYPE_CHECKING:
@@ -44,13 +45,18 @@ def check(recipe: Recipe) -> None:
     require_loftq(recipe)
 
 
-def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: int = 1) -> LoadedModel | None:
+def train(
+    recipe: Recipe, run: Run, control: Control, emit: Emit, *, resumed: Resumption | None = None
+) -> LoadedModel | None:
     """Train the recipe's adapter into `run.adapter` and return the model for chat and export.
 
     Emits everything up to `Finished`; the caller reports a failure. Returns None where the run was stopped before a
-    model was loaded. Raises TuituneError, or whatever the libraries raise.
+    model was loaded. A run that is `resumed` goes on from its checkpoint. Raises TuituneError (UnusableInput where
+    data or base model have changed since), or whatever the libraries raise.
     """
     began = time.monotonic()
+    attempt = resumed.attempt if resumed else 1
+    checkpoint = resumed.checkpoint if resumed else None
 
     def phase(name: Any, text: str, done: int | None = None, total: int | None = None) -> None:
         emit(Phase(name=name, text=text, done=done, total=total))
@@ -89,19 +95,26 @@ def train(recipe: Recipe, run: Run, control: Control, emit: Emit, *, attempt: in
 
     from tuitune.train.callbacks import RunCallback  # not before Unsloth, which changes the trainer it imports
 
-    callback = RunCallback(run, control, emit, attempt)
+    callback = RunCallback(run, control, emit, attempt, checkpoints.step_of(checkpoint) if checkpoint else 0)
     trainer = make_trainer(loaded, recipe, prepared, run, callback)
-    emit(_plan(loaded, prepared, trainer, batches))
+    plan = _plan(loaded, prepared, trainer, batches)
+    if resumed and resumed.plan:
+        require_same(resumed.plan, plan, run)
+    emit(plan)
     status: Literal["done", "stopped"] = "stopped"
     try:
         prompts = prompts_of(recipe, prepared)
-        phase("before", "Measuring the model before training")
-        measure_loss(trainer, emit, attempt, 0)
-        sample_replies(loaded, prompts, recipe, emit, control, 0)
+        if checkpoint is None:
+            phase("before", "Measuring the model before training")
+            measure_loss(trainer, emit, attempt, 0)
+            sample_replies(loaded, prompts, recipe, emit, control, 0)
         if not control.stop.is_set():
-            phase("training", "Training; the first step takes the longest")
+            going_on = (
+                f"Going on from {checkpoint.name}" if checkpoint else "Training; the first step takes the longest"
+            )
+            phase("training", going_on)
             backend.for_training(loaded)
-            trainer = _train_to_the_end(trainer, loaded, recipe, prepared, run, callback, emit)
+            trainer = _train_to_the_end(trainer, loaded, recipe, prepared, run, callback, emit, checkpoint)
             phase("saving", "Saving the adapter")
             save_adapter(loaded, run)
             if not control.stop.is_set():
@@ -156,15 +169,15 @@ def _train_to_the_end(
     run: Run,
     callback: "RunCallback",
     emit: Emit,
+    checkpoint: Path | None,
 ) -> Any:
-    """Train; where memory runs out, go back to the last checkpoint and go on in passes of half the size.
+    """Train, from the checkpoint if there is one; where memory runs out, from the last one in passes of half the size.
 
     Returns the trainer that reached the end. Rows a step, and so the training itself, stay the same.
     """
     import torch
 
     first = {name: p.detach().to("cpu", copy=True) for name, p in loaded.model.named_parameters() if p.requires_grad}
-    checkpoint: Path | None = None
     while True:
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -176,7 +189,7 @@ def _train_to_the_end(
         trainer.optimizer = trainer.lr_scheduler = None
         gc.collect()
         torch.cuda.empty_cache()
-        checkpoint = _newest_whole_checkpoint(run, emit)
+        checkpoint = newest_whole_checkpoint(run, emit)
         if checkpoint is None:
             for name, parameter in loaded.model.named_parameters():
                 if name in first:
@@ -189,16 +202,6 @@ def _train_to_the_end(
         emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
         loaded.backend.for_training(loaded)
         trainer = make_trainer(loaded, recipe, prepared, run, callback)
-
-
-def _newest_whole_checkpoint(run: Run, emit: Emit) -> Path | None:
-    """The newest checkpoint that is as it was saved; damaged ones are told about and passed over."""
-    for checkpoint in reversed(checkpoints.checkpoints_of(run)):
-        problem = checkpoints.damage(checkpoint)
-        if problem is None:
-            return checkpoint
-        emit(Notice(text=f"{checkpoint.name} is damaged and passed over: {problem}."))
-    return None
 
 
 def save_adapter(loaded: LoadedModel, run: Run) -> None:
@@ -253,6 +256,8 @@ def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any, batches: Batche
         target_modules=loaded.targets.names if loaded.targets else (),
         batches=batches.kind if batches else "padded",
         attention=loaded.attention,
+        data_digest=data_digest(prepared),
+        model_digest=model_digest(loaded.recipe.model),
         isolation=_finite(batches.isolation.as_dict()) if batches else {},
     )
 

@@ -1,0 +1,157 @@
+"""A run whose session was killed goes on as if nothing had happened, or says why it cannot."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import DEMO
+from tuitune.errors import UnusableInput
+from tuitune.recipe import Recipe
+from tuitune.runs.events import Event, Notice, Reply, Started, Step
+from tuitune.runs.folder import Run
+from tuitune.session.client import Session, SessionLost
+from tuitune.session.messages import Columns, Resume, Status, Stop, Train
+
+STEPS, SAVED, KILLED_AT = 12, 4, 6
+"""Of five steps an epoch: the run is killed in its second one, after its first checkpoint."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the data, the run `whole` that nothing disturbed, and the run `killed`."""
+    place = tmp_path_factory.mktemp("resume")
+    rows = (DEMO / "pirate.jsonl").read_text().splitlines(keepends=True)[:12]
+    (place / "data.jsonl").write_text("".join(rows))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_RUNTIME_DIR", str(place))
+        asyncio.run(train_both(place))
+    return place
+
+
+async def train_both(place: Path) -> None:
+    recipe = Recipe.load(
+        DEMO / "demo.yaml",
+        [
+            f"data.path={place / 'data.jsonl'}",
+            "eval_share=0.17",
+            "lora_dropout=0.1",
+            f"max_steps={STEPS}",
+            f"save_steps={SAVED}",
+            "per_device_train_batch_size=2",
+            "gradient_accumulation_steps=1",
+            "samples.max_new_tokens=4",
+        ],
+    ).model_dump(mode="json")
+    session = await Session.start()
+    await session.call(Train(recipe, str(place / "runs"), "whole"))
+    killed = asyncio.Event()
+    pid = (await session.call(Status()))["pid"]
+    training = asyncio.create_task(session.call(Train(recipe, str(place / "runs"), "killed")))
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Started):
+            runs.append(event.run)
+        if isinstance(event, Step) and runs[-1] == "killed" and event.step == KILLED_AT and not killed.is_set():
+            os.kill(pid, signal.SIGKILL)
+            killed.set()
+
+    runs: list[str] = []
+    await session.follow(kill)
+    with pytest.raises(SessionLost):
+        await training
+    await session.close()
+
+
+@pytest.fixture
+def killed(place: Path, tmp_path: Path) -> Run:
+    """A copy of the run that was killed."""
+    return Run(Path(shutil.copytree(place / "runs" / "killed", tmp_path / "killed")))
+
+
+async def resume(run: Run) -> None:
+    session = await Session.start()
+    try:
+        assert await session.call(Resume(str(run.folder))) == {"status": "done"}
+    finally:
+        await session.close()
+
+
+def losses(run: Run) -> dict[int, float]:
+    return {step.step: step.loss for step in run.history().steps}
+
+
+async def test_a_killed_run_goes_on_as_if_it_had_not_been(place: Path, killed: Run) -> None:
+    whole = Run(place / "runs" / "whole")
+    assert killed.status() == "interrupted"
+    await resume(killed)
+    assert losses(killed) == losses(whole) and len(losses(whole)) == STEPS
+    history, undisturbed = killed.history(), whole.history()
+    assert [each.loss for each in history.evaluations] == [each.loss for each in undisturbed.evaluations]
+    assert [each.attempt for each in history.steps] == [1] * SAVED + [2] * (STEPS - SAVED)
+    after = [[each.reply for each in run.events() if isinstance(each, Reply)] for run in (killed, whole)]
+    assert after[0] == after[1]
+    ours, theirs = (load_file(run.adapter / "adapter_model.safetensors") for run in (killed, whole))
+    assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in theirs)
+    last = f"checkpoint-{STEPS}"
+    for name in ("optimizer.pt", "scheduler.pt"):
+        digests = [json.loads((run.checkpoints / last / "manifest.json").read_text())[name] for run in (killed, whole)]
+        assert digests[0] == digests[1], name
+
+
+async def test_a_damaged_checkpoint_is_passed_over_and_a_torn_line_of_the_record_too(place: Path, killed: Run) -> None:
+    (killed.checkpoints / f"checkpoint-{SAVED}" / "optimizer.pt").write_bytes(b"\x80\x04cos\nsystem\n.")
+    with killed.events_file.open("ab") as record:
+        record.write(b'{"event": "step", "at": 17')
+    await resume(killed)
+    told = [each.text for each in killed.events() if isinstance(each, Notice)]
+    assert f"checkpoint-{SAVED} is damaged and passed over: optimizer.pt has changed since." in told
+    assert losses(killed) == losses(Run(place / "runs" / "whole"))  # from the start, where no checkpoint is whole
+    assert json.loads(killed.events_file.read_bytes().splitlines()[-1])["event"] == "finished"
+
+
+async def test_other_data_or_another_base_model_are_not_gone_on_with(place: Path, killed: Run, tmp_path: Path) -> None:
+    model = shutil.copytree(DEMO / "demo_model", tmp_path / "model")
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    (tmp_path / "data.jsonl").write_text("".join((place / "data.jsonl").read_text().splitlines(keepends=True)[:-1]))
+    asked = killed.recipe()
+    session = await Session.start()
+    for section, change, says in (
+        ("data", {"path": str(tmp_path / "data.jsonl")}, "its data has changed since"),
+        ("model", {"name": str(model)}, "its base model's weights have changed since"),
+    ):
+        raw = asked.model_dump(mode="json")
+        raw[section] |= change
+        killed.keep_resolved(Recipe.from_data(raw))
+        with pytest.raises(UnusableInput, match=says):
+            await session.call(Resume(str(killed.folder)))
+        assert killed.status() == "failed"
+    killed.keep_resolved(asked)
+    assert await session.call(Resume(str(killed.folder))) == {"status": "done"}
+    with pytest.raises(UnusableInput, match="is done: there is nothing left to train"):
+        await session.call(Resume(str(killed.folder)))
+    await session.close()
+
+
+async def test_a_run_that_goes_on_has_one_session_and_can_be_stopped_again(place: Path, killed: Run) -> None:
+    session, other = await Session.start(), await Session.start()
+    await other.call(Columns(killed.recipe().model_dump(mode="json")))  # it has its libraries, and answers at once
+    held = asyncio.Event()
+    going = asyncio.create_task(session.call(Resume(str(killed.folder)), lambda part: held.set()))
+    await held.wait()
+    with pytest.raises(UnusableInput, match="is going: `tuitune attach killed` shows it"):
+        await other.call(Resume(str(killed.folder)))
+    await other.close()
+    assert await session.call(Stop("killed")) == {"stopping": "after this step"}
+    assert await going == {"status": "stopped"}
+    assert SAVED <= killed.history().step < STEPS
+    assert await session.call(Resume(str(killed.folder))) == {"status": "done"}
+    await session.close()
+    assert losses(killed) == losses(Run(place / "runs" / "whole"))

@@ -1,0 +1,97 @@
+"""Where a run that ended early goes on, and whether it is still the same run."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuitune.data.prepare import Prepared
+from tuitune.errors import UnusableInput
+from tuitune.model.config import is_folder
+from tuitune.paths import key_of
+from tuitune.recipe import ModelSection
+from tuitune.runs.events import Notice, Plan, Started
+from tuitune.runs.folder import Run
+from tuitune.text import one_line
+from tuitune.train import checkpoints
+from tuitune.train.control import Emit
+
+_SAMPLE_BYTES = 2**20
+"""Of the beginning, the middle and the end of a file of weights: other weights differ everywhere."""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """The attempt that goes on from `checkpoint`, or from the start where none is whole, as the attempts before did."""
+
+    attempt: int
+    checkpoint: Path | None
+    plan: Plan | None
+    """Of the attempt before, which this one's must equal in data and model; None where it came to no plan."""
+
+
+def resumption_of(run: Run, emit: Emit) -> Resumption:
+    """How the run goes on; damaged checkpoints are told about and passed over. Only for who holds the run."""
+    checkpoints.tidy(run)
+    events = list(run.events())
+    attempts = max((event.attempt for event in events if isinstance(event, Started)), default=0)
+    plan = next((event for event in reversed(events) if isinstance(event, Plan)), None)
+    return Resumption(attempts + 1, newest_whole_checkpoint(run, emit), plan)
+
+
+def require_unfinished(run: Run) -> None:
+    """Refuse a run that has nothing left to train, or whose session is alive. Raises UnusableInput."""
+    status = run.status()
+    if status == "done":
+        raise UnusableInput(f"Run {one_line(run.name)} is done: there is nothing left to train in it.")
+    if status == "live":
+        raise UnusableInput(f"Run {one_line(run.name)} is going: `tuitune attach {one_line(run.name)}` shows it.")
+
+
+def newest_whole_checkpoint(run: Run, emit: Emit) -> Path | None:
+    """The newest checkpoint that is as it was saved; damaged ones are told about and passed over."""
+    for checkpoint in reversed(checkpoints.checkpoints_of(run)):
+        problem = checkpoints.damage(checkpoint)
+        if problem is None:
+            return checkpoint
+        emit(Notice(text=f"{checkpoint.name} is damaged and passed over: {problem}."))
+    return None
+
+
+def require_same(before: Plan, now: Plan, run: Run) -> None:
+    """Refuse to go on with other data or another base model than the run began with. Raises UnusableInput."""
+    remedy = "bring back what it was, or train a new run"
+    if before.data_digest and before.data_digest != now.data_digest:
+        raise UnusableInput(
+            f"Run {one_line(run.name)} cannot go on, because its data has changed since: {before.rows:,} rows of "
+            f"{before.tokens:,} tokens then, {now.rows:,} rows of {now.tokens:,} tokens now; {remedy}."
+        )
+    if before.model_digest and before.model_digest != now.model_digest:
+        raise UnusableInput(
+            f"Run {one_line(run.name)} cannot go on, because its base model's weights have changed since; {remedy}."
+        )
+
+
+def data_digest(prepared: Prepared) -> str:
+    """A digest of every row that is trained on or measured on, in their order."""
+    sources = [*prepared.sources, *filter(None, [prepared.eval_source])]
+    rows = [hashlib.blake2b(source.rows.digests.tobytes(), digest_size=16).hexdigest() for source in sources]
+    return key_of(rows, prepared.tokens, prepared.trained_tokens, len(prepared.train), len(prepared.eval or ()))
+
+
+def model_digest(model: ModelSection) -> str:
+    """A digest of a local base model's configuration and of samples of its weights; empty for one of the Hub.
+
+    That one is held by its commit.
+    """
+    if not is_folder(model.name):
+        return ""
+    digest = hashlib.blake2b(digest_size=16)
+    folder = Path(model.name)
+    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+                opened.seek(start)
+                digest.update(opened.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
