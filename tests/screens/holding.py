@@ -34,11 +34,14 @@ async def _hold(run: Run) -> tuple[Server, RunWriter, Session, asyncio.Task[None
     server = Server(new_socket_path())
     server.jobs.run = run
     serving = asyncio.create_task(server.run())
-    while not server.ready:  # noqa: ASYNC110  (nobody is told of it, clients ask)
+    while not server.socket_path.exists():  # noqa: ASYNC110  (nobody is told of it, clients ask)
         await asyncio.sleep(0.05)
     writer = RunWriter(run)
     writer.announce(server.socket_path)
-    return server, writer, await Session.attach(run), serving
+    client = await Session.attach(run)  # before the libraries are imported: a session whose client is late ends
+    while not server.ready:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    return server, writer, client, serving
 
 
 if __name__ == "__main__":

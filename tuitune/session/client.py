@@ -54,7 +54,7 @@ class Session:
         """Set once the connection has ended, from whichever side."""
         self.ending = "The session process has ended unexpectedly"
         """Why it has ended, as the beginning of a sentence."""
-        self._remedy = "what it had saved is in the run folder: start again."
+        self._remedy = "what it had saved is in the run folder: `tuitune resume` goes on with a run."
         self.silent_s = 0
         """For how many seconds the session has not answered; 0 while it answers, and until that takes 15 s."""
         self.on_silence: Callable[[int], None] | None = None
