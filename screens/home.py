@@ -37,7 +37,7 @@ class HomeScreen(WalkScreen):
     """This machine and its runs."""
 
     CSS_PATH = "home.tcss"
-    BINDINGS = bind("pick_gpu")
+    BINDINGS = bind("explain", "pick_gpu")
 
     class Looked(Message):
         """What was found of the machine and the runs, in a thread."""

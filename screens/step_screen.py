@@ -25,7 +25,6 @@ class WalkScreen(Screen[None]):
 
     STEP: ClassVar[StepName | None] = None
     """The wizard's step that this is; None on home."""
-    BINDINGS = bind("explain")
 
     @property
     def tuitune(self) -> "TuituneApp":
@@ -69,7 +68,7 @@ class StepScreen(WalkScreen):
     """A step of the wizard. Subclasses compose their `body` and say what `action_go_on` needs."""
 
     STEP: ClassVar[StepName]
-    BINDINGS = bind("go_on", "go_back", "fold")
+    BINDINGS = bind("go_on", "go_back", "explain", "fold")
 
     def compose(self) -> ComposeResult:
         yield StepBar(self.STEP)

@@ -159,8 +159,12 @@ class TrainScreen(StepScreen):
         return None
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Resume is in the footer only where it can be had, as it is for runs that ended early."""
-        return not self.why_not(action) if action == "resume" else super().check_action(action, parameters)
+        """Of a run that ended early the footer has Resume in place of Stop and Checkpoint: 80 columns hold no more."""
+        if action in ("resume", "start_stop", "save_checkpoint"):
+            ended_early = self._why_not_resume() is None
+            if ended_early != (action == "resume"):
+                return False
+        return super().check_action(action, parameters)
 
     def _why_not_resume(self) -> str | None:
         link = self.tuitune.link
