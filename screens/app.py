@@ -17,6 +17,7 @@ from textual.binding import Binding
 from textual.color import Color
 from textual.events import Resize
 from textual.filter import LineFilter, Monochrome, NoColor
+from textual.geometry import Size
 from textual.screen import Screen
 from textual.theme import Theme
 from textual.worker import Worker, WorkerState
@@ -82,6 +83,7 @@ class TuituneApp(App[int]):
         self.link.open()
         first: ScreenName = "model" if self.started_with_recipe else "home"
         await self.push_screen(self._screen("train" if self.link.run else first))
+        await self._suit(self.size)  # the first size may have been told of before there was a screen
         self.theme_changed_signal.subscribe(self, self._keep_theme)
         attention.keep_title(self)
         attention.set_title(self, "tuitune")
@@ -209,10 +211,14 @@ class TuituneApp(App[int]):
         return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, WalkScreen)), None)
 
     async def on_resize(self, event: Resize) -> None:
+        await self._suit(event.size)
+
+    async def _suit(self, size: Size) -> None:
+        """Cover the screens in a terminal that is too small for them, and uncover them in one that is not."""
         small = isinstance(self.screen, TooSmall)
-        if not fits(event.size) and not small:
+        if not fits(size) and not small:
             await self.push_screen(TooSmall())
-        elif fits(event.size) and small:
+        elif fits(size) and small:
             await self.pop_screen()
             if self._wanted_step:
                 step, self._wanted_step = self._wanted_step, None
