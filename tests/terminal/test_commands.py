@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,36 @@ def test_a_session_that_does_not_answer_is_said_and_can_be_left(recipe_file: str
         os.kill(pid, signal.SIGCONT)
     shown = tuitune("attach", "stuck")
     assert shown.returncode == 0 and "Run stuck: stopped when asked to" in shown.stdout
+
+
+def test_a_run_that_is_left_to_itself_is_asked_for_a_checkpoint_stopped_and_gone_on_with(
+    recipe_file: str, tmp_path: Path
+) -> None:
+    begun = tuitune("run", recipe_file, "--name", "far", "--set", "max_steps=5000", "--detach")
+    assert begun.returncode == 0 and "Run far is training" in begun.stdout, begun.stderr
+    run = find_run("far", tmp_path / "runs")
+    end = time.monotonic() + 60
+    while run.history().step < 2:
+        assert run.is_live() and time.monotonic() < end
+        time.sleep(0.1)
+    assert tuitune("checkpoint", "far").stdout == "Run far saves a checkpoint after this step.\n"
+    stopped = tuitune("stop", "far")
+    assert stopped.stdout == "Run far stops after this step.\n"
+    while run.is_live():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert run.status() == "stopped" and run.adapter.is_dir() and len(run.history().checkpoints) >= 2
+    nothing = tuitune("stop", "far")
+    assert nothing.returncode == 1 and nothing.stderr == "tuitune: Run far has no live session.\n"
+    at = run.history().step
+    again = tuitune("resume", "far", "--detach")
+    assert again.returncode == 0, again.stderr
+    while run.history().step <= at:
+        assert run.is_live() and time.monotonic() < end
+        time.sleep(0.1)
+    assert tuitune("stop", "far", "--now").stdout == "Run far stops at once.\n"
+    shown = tuitune("attach", "far")
+    assert "attempt 2" in shown.stdout and "Run far: stopped when asked to" in shown.stdout
 
 
 def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune demo                  the app on the demo that comes with tuitune
   tuitune run RECIPE            the same run without the app
   tuitune resume RUN            go on with a run that ended early
+  tuitune stop RUN              have a live run stop; `checkpoint RUN` has it save
   tuitune inspect RECIPE        what is in the data and which tokens are trained
   tuitune audit RECIPE          every problem in the data, row by row
   tuitune estimate RECIPE       what will be trained, steps, memory
@@ -74,6 +75,8 @@ def _dispatch(arguments: list[str]) -> int:
         "demo": (_app_options, _demo),
         "run": (_run_arguments, _run),
         "resume": (_resume_arguments, _resume),
+        "stop": (_stop_arguments, _stop),
+        "checkpoint": (_live_arguments, _checkpoint),
         "inspect": (_inspect_arguments, _inspect),
         "audit": (_recipe_arguments, _audit),
         "estimate": (_recipe_arguments, _estimate),
@@ -152,13 +155,28 @@ def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _recipe_arguments(parser)
     parser.add_argument("--name", metavar="N", help="the run's name (default: the data's name and a number)")
+    _detach_option(parser)
     _gpu_option(parser)
     _runs_option(parser)
 
 
-def _resume_arguments(parser: argparse.ArgumentParser) -> None:
+def _detach_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--detach", action="store_true", help="leave the run to itself as soon as it has begun")
+
+
+def _live_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's name or folder")
     _runs_option(parser)
+
+
+def _stop_arguments(parser: argparse.ArgumentParser) -> None:
+    _live_arguments(parser)
+    parser.add_argument("--now", action="store_true", help="give up the step under way; no adapter is saved")
+
+
+def _resume_arguments(parser: argparse.ArgumentParser) -> None:
+    _live_arguments(parser)
+    _detach_option(parser)
     _gpu_option(parser)
     _json_option(parser)
 
@@ -247,7 +265,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     arguments.recipe = Path(sample_data.__file__).parent / "demo.yaml"
     if sys.stdin.isatty() and sys.stdout.isatty():
         return _app(arguments)
-    arguments.changes, arguments.name, arguments.json = [], None, False
+    arguments.changes, arguments.name, arguments.json, arguments.detach = [], None, False, False
     return _run(arguments)
 
 
@@ -257,7 +275,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from tuitune.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe, arguments.changes)
-    return run_recipe(recipe, _runs_folder(arguments), name=arguments.name, as_json=arguments.json)
+    return run_recipe(
+        recipe, _runs_folder(arguments), name=arguments.name, as_json=arguments.json, detach=arguments.detach
+    )
 
 
 def _resume(arguments: argparse.Namespace) -> int:
@@ -265,7 +285,24 @@ def _resume(arguments: argparse.Namespace) -> int:
     from tuitune.commands.run import resume_run
     from tuitune.runs.folder import find_run
 
-    return resume_run(find_run(arguments.run, _runs_folder(arguments)), as_json=arguments.json)
+    run = find_run(arguments.run, _runs_folder(arguments))
+    return resume_run(run, as_json=arguments.json, detach=arguments.detach)
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    """Have a live run stop after its step, with checkpoint and adapter saved."""
+    from tuitune.commands.run import stop_run
+    from tuitune.runs.folder import find_run
+
+    return stop_run(find_run(arguments.run, _runs_folder(arguments)), now=arguments.now)
+
+
+def _checkpoint(arguments: argparse.Namespace) -> int:
+    """Have a live run save a checkpoint after its step, and go on."""
+    from tuitune.commands.run import save_checkpoint
+    from tuitune.runs.folder import find_run
+
+    return save_checkpoint(find_run(arguments.run, _runs_folder(arguments)))
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

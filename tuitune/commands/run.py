@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine
@@ -14,21 +15,89 @@ from tuitune.errors import TuituneError
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import Request, Resume, Train, Trained
+from tuitune.session.messages import ReplyT, Request, Resume, Save, Stop, Train, Trained
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
 
 
-def run_recipe(recipe: Recipe, runs_folder: Path, *, name: str | None, as_json: bool) -> int:
-    """Train a recipe in a session of its own, show it as it goes, and end with a report."""
+def run_recipe(recipe: Recipe, runs_folder: Path, *, name: str | None, as_json: bool, detach: bool = False) -> int:
+    """Train a recipe in a session of its own, show it as it goes, and end with a report; or leave it to itself."""
     request = Train(recipe.model_dump(mode="json"), str(runs_folder), name)
+    if detach:
+        return start_detached(request)
     return asyncio.run(_show_training(request, viewer_for(as_json)))
 
 
-def resume_run(run: Run, *, as_json: bool) -> int:
+def resume_run(run: Run, *, as_json: bool, detach: bool) -> int:
     """Go on with a run that ended early, show what comes, and end with a report. Raises UnusableInput."""
+    if detach:
+        return start_detached(Resume(str(run.folder)))
     started = run.history().started
     return asyncio.run(_show_training(Resume(str(run.folder)), viewer_for(as_json, started.attempt if started else 0)))
+
+
+def start_detached(request: Request[Trained]) -> int:
+    """Have a session begin or go on with a run, and leave it to itself. Raises TuituneError where it is refused."""
+    run = asyncio.run(_begun(request))
+    print(
+        f"Run {one_line(run.name)} is training in {one_line(run.folder)}: {own_command('attach', run.folder)} shows it."
+    )
+    return DONE
+
+
+async def _begun(request: Request[Trained]) -> Run:
+    """The request's run, as soon as it has its folder."""
+    session = await Session.start()
+    folder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def on_part(part: dict[str, Any]) -> None:
+        if "run" in part and not folder.done():
+            folder.set_result(part["run"])
+
+    job = asyncio.create_task(session.call(request, on_part))
+    await _first(folder, job)
+    if not folder.done():
+        await job
+    await session.close()  # before the job is let go of, whose end would cancel it in the session
+    await asyncio.gather(job, return_exceptions=True)
+    return Run(Path(folder.result()))
+
+
+def stop_run(run: Run, *, now: bool) -> int:
+    """Ask a live run to stop. Raises TuituneError where no session holds it or answers."""
+    stopping = asyncio.run(_asked(run, Stop(run.name, now)))["stopping"]
+    when = {"now": "at once", None: "of itself: it is not training any more"}.get(stopping, stopping)
+    print(f"Run {one_line(run.name)} stops {when}.")
+    return DONE
+
+
+def save_checkpoint(run: Run) -> int:
+    """Ask a live run to save a checkpoint. Raises TuituneError where no session holds it or answers."""
+    asyncio.run(_asked(run, Save(run.name)))
+    print(f"Run {one_line(run.name)} saves a checkpoint after this step.")
+    return DONE
+
+
+async def _asked(run: Run, request: Request[ReplyT]) -> ReplyT:
+    """What the session of a run answers; one that does not answer gets a stop by signal."""
+    session = await Session.attach(run)
+    silent = asyncio.Event()
+    session.on_silence = lambda silent_s: silent.set()
+    answer = asyncio.create_task(session.call(request))
+    try:
+        await _first(answer, silent.wait())
+        if answer.done():
+            return await answer
+        told = ""
+        if isinstance(request, Stop) and session.pid is not None:
+            os.kill(session.pid, signal.SIGTERM)
+            told = ", and was told to stop by SIGTERM, which it gets once it runs again"
+        raise TuituneError(
+            f"The session of run {one_line(run.name)} has not answered for 15 s{told}: `kill -9 {session.pid}` ends it."
+        )
+    finally:
+        await session.close()
+        await asyncio.gather(answer, return_exceptions=True)
 
 
 def follow_run(run: Run) -> int:
