@@ -128,6 +128,11 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
     assert writer.run.status() == "live"
     with pytest.raises(TuituneError, match="in use by another session"):
         RunWriter(writer.run)
+    writer.announce(tmp_path / "socket")
+    with pytest.raises(
+        TuituneError, match=rf"in use by process {os.getpid()} on \S+ since 20\d\d-\d\d-\d\d \d\d:\d\d: "
+    ):
+        RunWriter(writer.run)
     writer.close()
     assert writer.run.status() == "interrupted"
     RunWriter(writer.run).close()

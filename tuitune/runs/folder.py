@@ -5,10 +5,12 @@ import fcntl
 import itertools
 import json
 import os
+import platform
 import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -180,6 +182,17 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def holder(self) -> str:
+        """Which session holds this run, in words: its process, machine and since when, as far as it has said so."""
+        try:
+            if not self.socket_file.is_file():  # reading a pipe would not end
+                return "another session"
+            about = json.loads(self.socket_file.read_text())
+            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(about["since"])))
+            return f"process {int(about['pid'])} on {one_line(about['host'], max_length=80)} since {since}"
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            return "another session"
+
 
 class RunWriter:
     """The one writer of a run folder; holds its lock from creation to `close`."""
@@ -192,7 +205,7 @@ class RunWriter:
         except BlockingIOError:
             os.close(self._lock)
             raise TuituneError(
-                f"Run {one_line(run.name)} is in use by another session: attach to it, or stop it first."
+                f"Run {one_line(run.name)} is in use by {run.holder()}: attach to it, or stop it first."
             ) from None
         try:
             self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -228,7 +241,8 @@ class RunWriter:
 
     def announce(self, socket: Path) -> None:
         """Say where this session can be reached."""
-        self.write("session.json", json.dumps({"pid": os.getpid(), "socket": str(socket)}))
+        about = {"pid": os.getpid(), "socket": str(socket), "host": platform.node(), "since": time.time()}
+        self.write("session.json", json.dumps(about))
 
     def close(self) -> None:
         """Give the run back; nothing in the folder is lost."""
