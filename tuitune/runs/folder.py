@@ -169,7 +169,7 @@ class Run:
         ended = (history or self.history()).ended
         if ended is None:
             return "live" if self.is_live() else "interrupted"
-        return "failed" if ended.kind == "failed" else ended.status  # type: ignore[union-attr]
+        return "failed" if isinstance(ended, Failed) else ended.status
 
     def session_socket(self) -> Path | None:
         """The socket of the session that holds this run, or None."""
