@@ -22,6 +22,8 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing a test does touches the user's runs or settings, and no session process outlives its test."""
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
+    for name in ("COLUMNS", "LINES"):  # a terminal has its pty's size, whatever started the tests thinks of its own
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("TUITUNE_RUNS", str(tmp_path / "runs"))

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -34,6 +35,10 @@ def long_run(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal], ste
     return terminal, only_run(tmp_path / "runs")
 
 
+def comes(shown: str, gone: str, text: str) -> bool:
+    return shown in text and gone not in text
+
+
 def has_ended(process: psutil.Process) -> bool:
     """Also of an orphan whose exit status nobody has asked for."""
     try:
@@ -60,12 +65,14 @@ def test_six_screens_with_keys_alone(tmp_path: Path, demo_recipe: Recipe, termin
         lambda text: all(part in text for part in ("tokens trained", "pirate.jsonl", "<|im_start|>assistant"))
     )
 
-    terminal.press(ENTER)
-    terminal.until("learning_rate")
-    terminal.press(ESC)
-    terminal.until("tokens trained")
-    terminal.press(ENTER)
-    terminal.until("learning_rate")
+    # One screen is drawn over the other line by line: a word of the old one may stand below the new one's.
+    for key, shown, gone in (
+        (ENTER, "learning_rate", "Dataset"),
+        (ESC, "tokens trained", "learning_rate"),
+        (ENTER, "learning_rate", "Dataset"),
+    ):
+        terminal.press(key)
+        terminal.until(partial(comes, shown, gone))
 
     terminal.press(ENTER)
     terminal.until("Done after 3 steps", 120)

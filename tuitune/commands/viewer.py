@@ -208,7 +208,7 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
 def own_command(*arguments: object) -> str:
     """A tuitune command to paste into this machine's shell, with the program's path where it is not on PATH."""
     program = "tuitune" if shutil.which("tuitune") else str(Path(sys.executable).with_name("tuitune"))
-    return safe_text(shlex.join([program, *map(str, arguments)]))
+    return safe_text(shlex.join([program, *map(str, arguments)]).replace("\n", " "))
 
 
 _STATUS_TEXT = {
