@@ -346,6 +346,8 @@ def run_app(
     `ascii_only` and `reduced_motion` add to what the user's settings say.
     """
     watch_terminal(sys.stdin.fileno())
+    for name in ("COLUMNS", "LINES"):  # what a shell exported is no longer true once the window is resized
+        os.environ.pop(name, None)
     settings = Settings.load(settings_file())
     settings.ascii |= ascii_only
     settings.reduced_motion |= reduced_motion

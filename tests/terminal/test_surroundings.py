@@ -50,6 +50,17 @@ def test_without_standard_input_there_is_no_prompt(tmp_path: Path, demo_recipe: 
     assert asked.returncode == 2 and asked.stderr.startswith("tuitune: The prompt is empty")
 
 
+def test_the_app_has_the_terminals_size_and_not_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "15")
+    app = Terminal()
+    app.until("Runs: steps, loss")
+    app.resize(70, 24)
+    app.until("This terminal has 70×24.")
+    app.press("\x11")
+    assert app.exit_status() == 0
+
+
 @pytest.mark.parametrize("size", ["0", "-3", "wide"])
 def test_a_size_of_nothing_in_the_environment_is_forgotten(
     size: str, recipe_file: str, monkeypatch: pytest.MonkeyPatch
