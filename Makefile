@@ -1,5 +1,5 @@
 # make demo   the app on the demo recipe (without a terminal: the whole run and its report)
-# make test   the tests
+# make test   the tests, two files at a time
 # make check  linters, types and import contracts
 # make gpu    the tests that need an NVIDIA GPU
 
@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	@$(BIN)/tuitune demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m gpu
