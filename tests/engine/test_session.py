@@ -126,7 +126,7 @@ async def test_an_app_of_another_version_is_told_so() -> None:
     writer.write(encode({"id": 1, "command": "status"}))  # as versions did that told none
     greeting, answer, *rest = (await reader.read()).splitlines()
     assert decode(greeting) == {"version": VERSION} and decode(answer)["id"] == 1 and not rest
-    assert "another version of tuitune: leave with Ctrl+C" in decode(answer)["error"]
+    assert "another version of tuitune: leave, and start" in decode(answer)["error"]
     writer.close()
     assert (await session.call(Status()))["pid"]
     await session.close()

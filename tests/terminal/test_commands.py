@@ -248,6 +248,9 @@ def test_a_session_that_does_not_answer_is_said_and_can_be_left(recipe_file: str
         assert follower.wait(timeout=20) == 130
         follower.communicate()
 
+        asked = tuitune("stop", "stuck")
+        assert asked.returncode == 1 and "told to stop by SIGTERM, which it gets once it runs again" in asked.stderr
+
         app = Terminal("attach", "stuck")
         app.until("not answering, ")
         app.press("s")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine
@@ -89,8 +88,8 @@ async def _asked(run: Run, request: Request[ReplyT]) -> ReplyT:
         if answer.done():
             return await answer
         told = ""
-        if isinstance(request, Stop) and session.pid is not None:
-            os.kill(session.pid, signal.SIGTERM)
+        if isinstance(request, Stop):
+            session.terminate()
             told = ", and was told to stop by SIGTERM, which it gets once it runs again"
         raise TuituneError(
             f"The session of run {one_line(run.name)} has not answered for 15 s{told}: `kill -9 {session.pid}` ends it."

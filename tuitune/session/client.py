@@ -134,12 +134,21 @@ class Session:
     async def stop(self, run: str | None = None, *, now: bool = False) -> Stopping:
         """Ask the run of this name (see `messages.Stop`) to stop, and return what the session answers.
 
-        A session that does not answer gets SIGTERM too, which asks the same: the system keeps it until the session
-        runs again, also where this connection, and with it what was sent, is gone by then.
+        A session that does not answer is asked by `terminate` too.
         """
-        if self.silent_s and self.pid is not None:
-            os.kill(self.pid, signal.SIGTERM)
+        if self.silent_s:
+            self.terminate()
         return await self.call(Stop(run, now))
+
+    def terminate(self) -> None:
+        """Send the session SIGTERM, which asks for the same as `stop`.
+
+        The system keeps it until the session runs again, also where this connection, and with it what was sent, is
+        gone by then. A process of another container, whose id is not known here, gets none.
+        """
+        if pid := self.pid:  # 0 would be this process and its group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     @property
     def pid(self) -> int | None:

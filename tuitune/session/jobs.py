@@ -197,7 +197,7 @@ class Jobs:
         """Where a run goes on with other libraries than it began with, its numbers may go another way."""
         from tuitune.machine.hardware import machine
 
-        began, now = run.libraries(), machine().as_dict()["libraries"]
+        began, now = run.libraries(), machine().libraries
         changed = [
             f"{name} {version} → {now.get(name, 'absent')}"
             for name, version in began.items()

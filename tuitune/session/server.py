@@ -46,7 +46,7 @@ _CHUNK_BYTES = 2**20
 _MOST_JOBS = 64
 _TRAINING = (Train.command, Resume.command)
 _OUTLIVE_THEIR_CLIENT = (Train, Resume, Export)
-_OTHER_VERSION = "The session is of another version of tuitune: leave with Ctrl+C and start tuitune again."
+_OTHER_VERSION = "The session is of another version of tuitune: leave, and start tuitune again."
 
 
 class Client:
