@@ -49,7 +49,8 @@ class TrainScreen(StepScreen):
         super().__init__()
         self._drawn: dict[str, Content] = {}
         self._state: tuple[object, ...] = ()
-        self._stopping: dict[Run | None, str] = {}
+        self._stopping: dict[tuple[Run | None, int], str] = {}
+        """When an attempt of a run will stop that was asked to here."""
         self._pane_chosen = False
 
     def body(self) -> ComposeResult:
@@ -98,7 +99,7 @@ class TrainScreen(StepScreen):
                 link.run,
                 is_training=link.is_training,
                 problem=link.problem,
-                stopping=self._stopping.get(link.run),
+                stopping=self._stopping.get(self._attempt),
             ),
         )
 
@@ -174,7 +175,14 @@ class TrainScreen(StepScreen):
             return "The run is done."
         return None if link.history.started else "The run has not begun."
 
+    @property
+    def _attempt(self) -> tuple[Run | None, int]:
+        """The run on show, and which attempt at it."""
+        link = self.tuitune.link
+        return link.run, link.history.started.attempt if link.history.started else 0
+
     def action_resume(self) -> None:
+        self._stopping.pop(self._attempt, None)  # until the next attempt has begun, this one is on show
         self.tuitune.link.resume_run()
 
     def action_next_metric(self) -> None:
@@ -203,7 +211,7 @@ class TrainScreen(StepScreen):
     async def action_start_stop(self) -> None:
         link = self.tuitune.link
         # Only who has asked for a stop and asks again means `now`: two viewers may ask once each.
-        command = "now" if link.run in self._stopping else "stop"
+        command = "now" if self._attempt in self._stopping else "stop"
         question = ConfirmScreen(_STOP_QUESTIONS[command], "Stop", "Go on training")
         if not await self.app.push_screen_wait(question) or not link.is_training:
             return
@@ -214,7 +222,7 @@ class TrainScreen(StepScreen):
             return
         if link.is_training:
             when = str(answer["stopping"])
-            self._stopping[link.run] = when if when == "now" else f"{when}; s again: now"
+            self._stopping[self._attempt] = when if when == "now" else f"{when}; s again: now"
             self._draw_headline()
 
     @work(exit_on_error=False)

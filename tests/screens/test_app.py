@@ -26,7 +26,7 @@ from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Finished, Step, to_json
+from tuitune.runs.events import Step, to_json
 from tuitune.runs.folder import Run, all_runs, create_run
 from tuitune.session.client import Session
 from tuitune.session.messages import Status, Train
@@ -65,10 +65,17 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
         assert run.status() == "interrupted"
         await pilot.press("r")
         await until(pilot, lambda: app.link.is_training and app.link.history.steps[-1].attempt == 2, what="a step more")
-        await app.link.stop(now=False)
-        await until(pilot, lambda: isinstance(app.link.history.ended, Finished), what="the end")
-        await pilot.pause()
-        assert "Resume" in words(pilot) and run.status() == "stopped"
+        for attempt in (2, 3):  # a stop that was asked for is of its attempt alone
+            await pilot.press("s")
+            await until(pilot, lambda: "Stop the run after this step?" in words(pilot), what="the question")
+            await pilot.press("y")
+            await until(pilot, lambda: "Resume" in words(pilot), what="the end")
+            started = run.history().started
+            assert run.status() == "stopped" and started is not None and started.attempt == attempt
+            if attempt == 2:
+                await pilot.press("r")
+                await until(pilot, lambda: app.link.history.steps[-1].attempt == 3, what="a step more")
+                assert "Stopping" not in words(pilot)
 
 
 @pytest.mark.parametrize("size", [SIZE, (60, 15)], ids=["dashboard", "too small"])
