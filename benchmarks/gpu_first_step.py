@@ -68,12 +68,15 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "glm4": ("GLM 4 9B", {"intermediate_size": 13696, "num_key_value_heads": 2, "head_dim": 128}),
 }
 
+# Unsloth takes these in 4-bit only from files that are stored so.
+IN_16BIT = {"gpt_oss"}
 
-def first_step(base: Path, data: Path, folder: Path, name: str, caches: Path) -> dict[str, Any]:
+
+def first_step(base: Path, data: Path, folder: Path, name: str, *, in_4bit: bool) -> dict[str, Any]:
     """A run of three steps through the command line; seconds from its start to its first step, and what it told."""
-    recipe = folder / f"{name}.yaml"
+    recipe, caches = folder / f"{name}.yaml", folder / "caches"
     recipe.write_text(
-        f"model: {{name: {base}}}\ndata: {{path: {data}}}\n"
+        f"model: {{name: {base}, load_in_4bit: {str(in_4bit).lower()}}}\ndata: {{path: {data}}}\n"
         "train: {max_steps: 3}\nsamples: {prompts: [hello], max_new_tokens: 4}\n"
     )
     environment = {
@@ -108,6 +111,7 @@ def first_step(base: Path, data: Path, folder: Path, name: str, caches: Path) ->
         "until": {event["text"][:40]: round(event["at"] - began, 1) for event in phases if event.get("done") is None},
         "warm_up_seconds": round(plans[0]["isolation"].get("warm_up_seconds", 0.0), 2),
         "check_seconds": round(plans[0]["isolation"].get("seconds", 0.0), 2),
+        "isolation": plans[0]["isolation"],
         "batches": plans[0]["batches"],
         "attention": plans[0]["attention"],
         "notices": [event["text"] for event in events if event.get("event") == "notice"],
@@ -145,7 +149,7 @@ def main() -> None:
             torch.cuda.empty_cache()
             found: dict[str, Any] = {"shape_of": model, "layers": arguments.layers}
             for kind in ("cold", "warm"):
-                found[kind] = first_step(base, data, folder, kind, folder / "caches")
+                found[kind] = first_step(base, data, folder, kind, in_4bit=name not in IN_16BIT)
             for file in base.glob("*.safetensors"):
                 file.unlink()
             print(name, json.dumps(found), flush=True)

@@ -36,6 +36,7 @@ _GATED_DELTA = {
 _EXPERTS = {**_HEAD, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
 _TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 _PATCHES = {**_TOWER, "image_size": 56, "patch_size": 14}
+_GEMMA_4_PATCHES = {**_TOWER, "num_key_value_heads": 2, "head_dim": 32, "global_head_dim": 32, "patch_size": 14}
 _PIXTRAL = {"vision_config": {"model_type": "pixtral", **_PATCHES, "head_dim": 32}, "spatial_merge_size": 2}
 
 # Name to the class of its config, the decoder's own sizes, and what stands beside the decoder in a multimodal config.
@@ -66,6 +67,7 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "gemma3_text": ("Gemma3TextConfig", _GEMMA, None),
     "gemma3": ("Gemma3Config", _GEMMA, {"vision_config": _PATCHES, "mm_tokens_per_image": 4}),
     "gemma4_text": ("Gemma4TextConfig", _GEMMA_4, None),
+    "gemma4": ("Gemma4Config", {"model_type": "gemma4_text", **_GEMMA_4}, {"vision_config": _GEMMA_4_PATCHES}),
     "phi3": ("Phi3Config", {}, None),
     "gpt_oss": ("GptOssConfig", {**_WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2}, None),
     "smollm3": ("SmolLM3Config", {}, None),

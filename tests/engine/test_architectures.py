@@ -27,7 +27,7 @@ from tuitune.train.batching import IGNORED, Padded
 from tuitune.train.control import Control
 from tuitune.train.run import train
 
-MULTIMODAL = {"gemma3", "mistral3", "qwen3_5"}
+MULTIMODAL = {"gemma3", "gemma4", "mistral3", "qwen3_5"}
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tuitune.errors import UnusableInput
 from tuitune.machine import hardware
+from tuitune.machine.environment import unsloth_is_usable
 
 GIB = 2**30
 
@@ -97,6 +99,20 @@ def test_the_chosen_card_is_the_one_cuda_would_use(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     card = hardware.chosen_gpu()
     assert (card.index if card else None) == name
+
+
+@pytest.mark.parametrize(
+    ("visible", "usable"), [(None, True), ("1", True), ("MIG-4f2a", True), ("", False), ("-1", False)]
+)
+def test_unsloth_is_left_out_where_every_card_is_hidden(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, usable: bool
+) -> None:
+    (tmp_path / "unsloth.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert unsloth_is_usable() == usable
 
 
 def test_the_emptiest_card_is_taken_unless_the_user_chose(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:

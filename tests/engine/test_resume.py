@@ -26,12 +26,15 @@ STEPS, SAVED, KILLED_AT = 12, 4, 6
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds the data, the run `whole` that nothing disturbed, and the run `killed`."""
     place = tmp_path_factory.mktemp("resume")
-    rows = (DEMO / "pirate.jsonl").read_text().splitlines(keepends=True)[:12]
-    (place / "data.jsonl").write_text("".join(rows))
+    (place / "data.jsonl").write_text("".join(sample_rows()))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_RUNTIME_DIR", str(place))
         asyncio.run(train_both(place))
     return place
+
+
+def sample_rows() -> list[str]:
+    return (DEMO / "pirate.jsonl").read_text().splitlines(keepends=True)[:12]
 
 
 async def train_both(place: Path) -> None:

@@ -113,11 +113,11 @@ def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
     assert plan["backend"] == "unsloth"
     assert steps[-1]["loss"] < steps[0]["loss"] / 2
     assert any("attention: torch flash varlen" in e["text"] for e in events if e["event"] == "notice")
-    assert Recipe.load(tmp_path / "runs" / "gpu" / "recipe.yaml").train.fit is False
     replies = {event["step"]: event["reply"] for event in events if event["event"] == "reply"}
     assert replies[0] != replies[max(replies)]
     run = find_run("gpu", tmp_path / "runs")
-    again = backends.load(run.recipe(), tell=pytest.fail)
+    assert run.recipe().train.fit and not run.resolved().train.fit
+    again = backends.load(run.resolved(), tell=pytest.fail)
     again.backend.attach_saved(again, str(run.adapter))
     question: Conversation = [{"role": "user", "content": "What is the capital of France?"}]
     assert reply(again, question, Sampling(max_new_tokens=24)).text == replies[max(replies)]

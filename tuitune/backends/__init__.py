@@ -35,7 +35,7 @@ def load(
 
 
 def _loaded(recipe: Recipe, tell: Callable[[str], None], progress: Progress) -> LoadedModel:
-    from tuitune.backends.loading import MemoryRanOut, whole
+    from tuitune.backends.loading import MemoryRanOut, WeightsMissing, whole
     from tuitune.backends.transformers import TransformersBackend
 
     backend = choose(recipe)
@@ -43,7 +43,7 @@ def _loaded(recipe: Recipe, tell: Callable[[str], None], progress: Progress) -> 
     try:
         with weights_loading(progress), whole(recipe):
             return backend.load(recipe)
-    except (MemoryRanOut, UnusableInput):
+    except (MemoryRanOut, WeightsMissing, UnusableInput):  # transformers would find no more, Unsloth's layers in place
         raise
     except TuituneError as error:
         if backend.name != "unsloth" or recipe.model.backend != "auto":

@@ -37,22 +37,28 @@ def varlen_kernel() -> str | None:
     return "torch flash varlen"
 
 
-def lay_end_to_end(model: Any, *, compiled: bool) -> bool:
+def attention_of(config: Any, *, compiled: bool) -> str | None:
+    """What Unsloth is asked to attend with in the model of this config; None leaves it the choice.
+
+    For Gemma 3 it would choose flex attention, which uncompiled is a third as fast as plain matrix products and takes
+    memory for every pair of tokens of a batch; sdpa it refuses there.
+    """
+    return "eager" if not compiled and config.model_type in ("gemma3", "gemma3_text") else None
+
+
+def lay_end_to_end(model: Any) -> bool:
     """Make Unsloth keep padding-free rows apart in every layer of `model`, its adapter attached.
 
-    False for architectures whose attention Unsloth knows to run over the rows' ends, and for flex attention that is not
-    `compiled`, which would hold every pair of the batch's tokens in memory. For the others a check on the
-    model itself has the last word: convolutions and linear attention get the rows' ends where Unsloth has a kernel for
-    it.
+    False for architectures whose attention Unsloth knows to run over the rows' ends, and for plain matrix products,
+    which would hold every pair of the batch's tokens in memory. For the others a check on the model itself has the last
+    word: convolutions and linear attention get the rows' ends where Unsloth has a kernel for it.
     """
     from unsloth.trainer import PADDING_FREE_BLOCKLIST
     from unsloth.utils.hf_packed_attention import enable_hf_packed_attention
     from unsloth.utils.packing import patch_hybrid_linear_attention_varlen
 
     text = model.config.get_text_config()
-    if {model.config.model_type, text.model_type} & PADDING_FREE_BLOCKLIST:
-        return False
-    if _uses_flex(model) and not compiled:
+    if {model.config.model_type, text.model_type} & PADDING_FREE_BLOCKLIST or text._attn_implementation == "eager":
         return False
     enable_hf_packed_attention()
     patch_hybrid_linear_attention_varlen(model)

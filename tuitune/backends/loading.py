@@ -15,6 +15,10 @@ class MemoryRanOut(TuituneError):
     """The card or the machine has too little memory for what was asked."""
 
 
+class WeightsMissing(TuituneError):
+    """The files do not hold all the weights that the model would be loaded with."""
+
+
 @contextmanager
 def explained(recipe: Recipe, what: str) -> Iterator[None]:
     """Turn a library's exception while doing `what` (`loading the model`) into one sentence for the user."""
@@ -37,7 +41,7 @@ def explained(recipe: Recipe, what: str) -> Iterator[None]:
 
 @contextmanager
 def whole(recipe: Recipe) -> Iterator[None]:
-    """Refuse a model that was loaded inside with weights its files do not hold. Raises TuituneError.
+    """Refuse a model that was loaded inside with weights its files do not hold. Raises WeightsMissing.
 
     transformers draws such weights at random and only logs it; Unsloth's layout of some mixtures in 4-bit asks for
     weights that files in 16-bit do not have.
@@ -57,10 +61,12 @@ def whole(recipe: Recipe) -> Iterator[None]:
     finally:
         modeling_utils.log_state_dict_report = report
     if missing:
-        raise TuituneError(
+        precise = recipe.model.load_in_4bit or recipe.model.load_in_8bit
+        remedy = "set model.load_in_4bit: false and model.load_in_8bit: false, or give" if precise else "give"
+        raise WeightsMissing(
             f"The files of {one_line(recipe.model.name, max_length=200)} do not hold {len(missing):,} of the weights "
             f"that it would be loaded with ({one_line(min(missing), max_length=120)}), which would be random: "
-            "give the whole model, or load it in another precision."
+            f"{remedy} a model whose files hold them."
         )
 
 

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from tuitune.backends.attention import lay_end_to_end, varlen_kernel
+from tuitune.backends.attention import attention_of, lay_end_to_end, varlen_kernel
 from tuitune.backends.compiling import compiles_in_seconds, set_compiling, tune_less
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
@@ -28,7 +28,10 @@ class UnslothBackend:
         The tokenizer is the model's own, as the preview used it: Unsloth's changes to it would move the mask.
         """
         require_weights(recipe.model)
-        rotary = getattr(training_config(recipe).get_text_config(), "rope_parameters", None)
+        config = training_config(recipe)
+        rotary = getattr(config.get_text_config(), "rope_parameters", None)
+        wanted = recipe.train.compile
+        compiled = compiles_in_seconds(config) if wanted == "auto" else wanted
         fast = _fast_language_model(recipe)
         import torch
 
@@ -50,14 +53,13 @@ class UnslothBackend:
                 use_gradient_checkpointing="unsloth",
                 random_state=recipe.train.seed,
                 device_map={"": torch.cuda.current_device()},
+                attn_implementation=attention_of(config, compiled=compiled),
             )
             freeze(model)
         scaled = getattr(model.config.get_text_config(), "rope_parameters", None)
         if (rotary or {}).get("factor") != (scaled or {}).get("factor"):
             raise TuituneError("Unsloth does not scale its positions for data.max_length as exports would.")
         kernel = varlen_kernel()
-        wanted = recipe.train.compile
-        compiled = compiles_in_seconds(model) if wanted == "auto" else wanted
         set_compiling(compiled)
         return LoadedModel(
             model,
@@ -97,7 +99,7 @@ class UnslothBackend:
             if lora.init_lora_weights == "loftq":  # Unsloth's own would need the whole base in 16-bit
                 begin_with_loftq(loaded)
             tune_less()  # whatever imported these kernels, before the first one runs
-            loaded.padding_free = loaded.padding_free and lay_end_to_end(loaded.model, compiled=loaded.compiled)
+            loaded.padding_free = loaded.padding_free and lay_end_to_end(loaded.model)
 
     def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
         """Add the adapter saved in `folder`, frozen. Raises TuituneError, UnusableInput."""

@@ -35,7 +35,7 @@ def prepare_environment() -> None:
         # Compiling whole decoder layers takes Unsloth minutes before the first step, and a compiled layer attends to
         # rows laid end to end through a dense mask instead of the variable-length kernel.
         "UNSLOTH_BLOCK_COMPILE": "0",
-        # Uncompiled, flex attention holds every pair of tokens in memory; heads of over 128 take sdpa instead.
+        # Uncompiled, flex attention holds every pair of tokens in memory; wide heads take sdpa instead.
         "UNSLOTH_FLEX_ATTENTION_FOR_LARGE_HEAD_DIM": "0",
         # The matrix products of compiled parts are not tuned for each shape that comes.
         "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM_BACKENDS": "ATEN",
@@ -52,8 +52,9 @@ def prepare_environment() -> None:
 
 
 def unsloth_is_usable() -> bool:
-    """Whether Unsloth is installed beside an NVIDIA GPU; neither is loaded to find out."""
-    return importlib.util.find_spec("unsloth") is not None and bool(gpus())
+    """Whether Unsloth is installed beside an NVIDIA GPU that is not hidden; neither is loaded to find out."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    return not hidden and importlib.util.find_spec("unsloth") is not None and bool(gpus())
 
 
 def warm_up() -> None:

@@ -56,11 +56,14 @@ class Fitted:
     recipe: Recipe
     chosen: Trial
     trials: tuple[Trial, ...]
+    limit_bytes: int
+    """Peaks above this are too close to the card's end to be chosen."""
 
     def describe(self, attention: str) -> str:
         """One sentence for the user."""
         speed = self.chosen.tokens_per_second or 0.0
-        others = [each.tokens_per_second for each in self.trials if each.tokens_per_second and each != self.chosen]
+        safe = [each for each in self.trials if (each.peak_bytes or 0) <= self.limit_bytes and each != self.chosen]
+        others = [each.tokens_per_second for each in safe if each.tokens_per_second]
         against = f", against {max(others):,.0f} in the next best way" if others else ""
         peak = (self.chosen.peak_bytes or 0) / 2**30
         both = len({each.candidate.compiled for each in self.trials}) > 1
@@ -165,7 +168,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
         optim=optimizer_name(recipe, _trainable(loaded), total),
         fit=False,
     )
-    return Fitted(settled, chosen, tuple(trials))
+    return Fitted(settled, chosen, tuple(trials), limit)
 
 
 def _compiling_may_pay(loaded: LoadedModel, chosen: Trial, rows: int, tokens: int) -> bool:

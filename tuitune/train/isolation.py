@@ -21,6 +21,8 @@ _LOSS = 2e-3
 # Rounding is measured by moving the embeddings once, while each layer of the real pass rounds anew.
 _ROUNDINGS = 4.0
 _BF16_STEP = 2.0**-8
+# One move alone can leave the loss where it was by chance, and would make the floor too low.
+_MOVES = 3
 # Where a model does not compute the same batch twice alike, a leak must stand out from that.
 _REPEATS = 4.0
 
@@ -38,7 +40,7 @@ class Isolation:
     loss_difference: float
     """Loss of the batch less the loss of its rows alone."""
     loss_floor: float
-    """Change of the loss when each value of the embeddings is moved by one step of bf16."""
+    """Largest change of the loss, over a few draws, when each value of the embeddings is moved by one step of bf16."""
     gradient_cosine: float
     """Between the batch's gradient and the sum of the gradients of its rows alone."""
     cosine_floor: float
@@ -152,8 +154,12 @@ def prove_isolation(loaded: LoadedModel, rows: Any, progress: Callable[[str], No
         warm = time.monotonic()
         loss, gradient = _pass(loaded, [batch], trained)
         loss_alone, gradient_alone = _pass(loaded, [alone([row]) for row in chosen], trained)
-        with _moved_embeddings(loaded.model):
+        with _moved_embeddings(loaded.model, seed=0):
             loss_moved, gradient_moved = _pass(loaded, [batch], trained)
+        moves = [loss_moved - loss]
+        for seed in range(1, _MOVES):
+            with _moved_embeddings(loaded.model, seed=seed):
+                moves.append(_loss(loaded, batch, trained) - loss)
         kept, changed = (together(_with(chosen, middle, row)) for row in (unlabelled, reversed_row))
         before, again, after = (_loss(loaded, each, trained) for each in (kept, kept, changed))
         done = time.monotonic()
@@ -165,7 +171,7 @@ def prove_isolation(loaded: LoadedModel, rows: Any, progress: Callable[[str], No
         leak=after - before,
         repeat=again - before,
         loss_difference=loss - loss_alone,
-        loss_floor=loss_moved - loss,
+        loss_floor=max(map(abs, moves)),
         gradient_cosine=_cosine(gradient, gradient_alone),
         cosine_floor=_cosine(gradient, gradient_moved),
         seconds=done - warm,
@@ -247,12 +253,12 @@ def _without_dropout(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _moved_embeddings(model: Any) -> Iterator[None]:
-    """Move each value of the input embeddings by one step of bf16, up or down at random, from a seed of its own."""
+def _moved_embeddings(model: Any, *, seed: int) -> Iterator[None]:
+    """Move each value of the input embeddings by one step of bf16, up or down as the seed draws."""
     import torch
 
     def move(module: Any, inputs: Any, output: Any) -> Any:
-        generator = torch.Generator(device=output.device).manual_seed(0)
+        generator = torch.Generator(device=output.device).manual_seed(seed)
         signs = torch.randint(0, 2, output.shape, generator=generator, device=output.device) * 2 - 1
         return (output * (1 + _BF16_STEP * signs)).to(output.dtype)
 
