@@ -49,6 +49,7 @@ def block(loaded: Any, prepared: Any, *, watched: bool) -> Block:
     from tuitune.runs.folder import create_run
     from tuitune.train.callbacks import RunCallback
     from tuitune.train.control import Control
+    from tuitune.train.evaluate import Evaluator
     from tuitune.train.trainer import make_trainer
 
     marks: list[tuple[float, float]] = []
@@ -69,8 +70,11 @@ def block(loaded: Any, prepared: Any, *, watched: bool) -> Block:
             while not ended.wait(1.0):
                 emit(sample())
 
-        callback = RunCallback(writer.run, Control(), emit, 1)
+        control = Control()
+        evaluator = Evaluator(loaded, loaded.recipe, prepared, control, emit, 1)
+        callback = RunCallback(writer.run, control, emit, evaluator, 1)
         trainer = make_trainer(loaded, loaded.recipe, prepared, writer.run, callback)
+        evaluator.trainer = trainer
         trainer.args.save_strategy = "no"
         sampler = threading.Thread(target=samples)
         if watched:

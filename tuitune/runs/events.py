@@ -162,16 +162,18 @@ class Failed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
-    """The run ended by itself (`done`) or because it was asked to (`stopped`).
+    """The run ended by itself (`done`) or because it was asked to: for good (`stopped`), or for a while (`paused`).
 
-    `adapter` is relative to the run folder, None where nothing was trained before the stop.
+    `adapter` is relative to the run folder, None where nothing was trained before the stop; it holds the weights after
+    `adapter_step` steps (None: after all).
     """
 
     kind: ClassVar[str] = "finished"
-    status: Literal["done", "stopped"]
+    status: Literal["done", "stopped", "paused"]
     step: int
     seconds: float
     adapter: str | None
+    adapter_step: int | None = None
 
 
 _KINDS: dict[str, type[Event]] = {

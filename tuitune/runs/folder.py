@@ -27,7 +27,7 @@ from tuitune.text import one_line
 if TYPE_CHECKING:
     from tuitune.recipe import Recipe  # pydantic is a third of the app's start: only who reads a recipe loads it
 
-Status = Literal["live", "done", "stopped", "failed", "interrupted"]
+Status = Literal["live", "done", "stopped", "paused", "failed", "interrupted"]
 
 NEW_RUN = ".tuitune-new-"
 """What the name of a run's folder begins with until everything is in it."""

@@ -107,9 +107,11 @@ class History:
         return smoothed
 
     def loss_before_and_after(self) -> tuple[float, float] | None:
-        """Held-out loss before and after training; without held-out rows, of the first and the last tenth of steps."""
+        """Held-out loss before training and of the adapter; without held-out rows, of the first and last steps."""
         if len(self.evaluations) >= 2:
-            return self.evaluations[0].loss, self.evaluations[-1].loss
+            kept = self.ended.adapter_step if isinstance(self.ended, Finished) else None
+            of_adapter = next((each for each in self.evaluations if each.step == kept), self.evaluations[-1])
+            return self.evaluations[0].loss, of_adapter.loss
         if len(self.steps) < 2:
             return None
         tenth = max(1, len(self.steps) // 10)

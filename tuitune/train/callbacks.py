@@ -3,24 +3,26 @@
 Importing this module imports transformers.
 """
 
-import math
 import time
 from typing import Any
 
 from transformers import TrainerCallback
 
-from tuitune.errors import TuituneError
 from tuitune.runs.events import Checkpoint, Step
 from tuitune.runs.folder import Run
 from tuitune.train import checkpoints
 from tuitune.train.control import Control, Emit, Stopped
+from tuitune.train.evaluate import Evaluator, require_finite
 
 
 class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Ties a trainer to its run; one outlives the trainers that stand in for each other when memory runs out."""
 
-    def __init__(self, run: Run, control: Control, emit: Emit, attempt: int, steps_done: int = 0) -> None:
+    def __init__(
+        self, run: Run, control: Control, emit: Emit, evaluator: Evaluator, attempt: int, steps_done: int = 0
+    ) -> None:
         self.steps_done = steps_done
+        self._evaluator = evaluator
         self._run = run
         self._control = control
         self._emit = emit
@@ -28,9 +30,12 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         self._began = time.monotonic()
         self._step_began = 0.0
         self._tokens = 0
+        self._steps_seconds: list[float] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._tokens = int(state.num_input_tokens_seen)
+        self._steps_seconds.clear()
+        self._evaluator.begin(int(state.global_step))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._leave_if_asked()
@@ -44,8 +49,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             raise Stopped
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._control.stop.is_set():
-            control.should_save = control.should_training_stop = True
+        self._stop_if_asked(control)
         if self._control.save.is_set():
             self._control.save.clear()
             control.should_save = True
@@ -54,10 +58,12 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self._step(state, logs)
+            self._step(args, state, logs)
+            self._measure(state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoint = checkpoints.keep_checkpoint(self._run, state.global_step)
+        best = self._evaluator.best
+        checkpoint = checkpoints.keep_checkpoint(self._run, state.global_step, best=best.step if best else None)
         path = str(checkpoint.relative_to(self._run.folder))
         self._emit(Checkpoint(attempt=self._attempt, step=state.global_step, path=path))
 
@@ -65,15 +71,33 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         if self._control.now.is_set():
             raise Stopped
 
-    def _step(self, state: Any, logs: dict[str, Any]) -> None:
+    def _stop_if_asked(self, control: Any) -> None:
+        if self._control.stop.is_set():
+            control.should_save = control.should_training_stop = True
+
+    def _measure(self, state: Any, control: Any) -> None:
+        """Measure where that is due; keep a checkpoint that is the best so far, end a run that only gets worse."""
+        later = self._steps_seconds[1:] or self._steps_seconds  # the first step of a process takes the longest
+        evaluation = self._evaluator.after_step(state.global_step, state.max_steps, sum(later) / len(later))
+        self._leave_if_asked()
+        self._stop_if_asked(control)
+        if evaluation is None:
+            return
+        if evaluation == self._evaluator.best:
+            control.should_save = True
+        elif self._evaluator.is_out_of_patience(state.num_train_epochs):
+            self._evaluator.stopped_early = control.should_save = control.should_training_stop = True
+
+    def _step(self, args: Any, state: Any, logs: dict[str, Any]) -> None:
         loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise TuituneError(
-                f"The loss is {loss} at step {state.global_step}: lower train.learning_rate, or train in 16-bit; "
-                "earlier checkpoints are kept."
-            )
+        require_finite("loss", loss, state.global_step)
+        if (
+            not args.fp16 and "grad_norm" in logs
+        ):  # in fp16 a step whose gradients overflow is left out and tried smaller
+            require_finite("gradient norm", float(logs["grad_norm"]), state.global_step)
         self.steps_done = state.global_step
         seconds = max(1e-9, time.monotonic() - self._step_began)
+        self._steps_seconds.append(seconds)
         seen = int(state.num_input_tokens_seen)
         tokens, self._tokens = seen - self._tokens, seen
         self._emit(

@@ -33,15 +33,19 @@ def staged_adapter(run: Run) -> Path:
     return staged
 
 
-def keep_checkpoint(run: Run, step: int) -> Path:
-    """Give the staged checkpoint of `step` a manifest and its name, then let go of the oldest ones. Raises OSError."""
+def keep_checkpoint(run: Run, step: int, *, best: int | None = None) -> Path:
+    """Give the staged checkpoint of `step` a manifest and its name, then let go of the oldest ones. Raises OSError.
+
+    The newest ones stay, and that of the step `best`.
+    """
     staged = staged_checkpoints(run) / f"checkpoint-{step}"
     final = run.checkpoints / staged.name
     _write_manifest(staged)
     publish(staged, final)
     earlier = [checkpoint for checkpoint in checkpoints_of(run) if step_of(checkpoint) <= step]
     for checkpoint in earlier[:-KEPT_CHECKPOINTS]:
-        remove(checkpoint)
+        if step_of(checkpoint) != best:
+            remove(checkpoint)
     return final
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tuitune.errors import TuituneError
 from tuitune.runs.events import Event
 
 Emit = Callable[[Event], None]
@@ -19,6 +20,10 @@ class Control:
     """End as soon as the code can; what was saved before stays."""
     save: threading.Event = field(default_factory=threading.Event)
     """Save a checkpoint after this step."""
+
+
+class NotFinite(TuituneError):
+    """A loss or a gradient norm is NaN or infinite: nothing that is trained from here on means anything."""
 
 
 class Stopped(Exception):

@@ -1,29 +1,161 @@
-"""What the model can do before and after: the held-out loss, and replies to a few prompts."""
+"""What the model can do before, while and after it is trained: the held-out loss, and replies to a few prompts."""
 
+import contextlib
 import gc
+import logging
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.chat.reply import Sampling, reply
 from tuitune.data.prepare import Prepared
-from tuitune.errors import TuituneError
-from tuitune.recipe import Recipe
+from tuitune.errors import TuituneError, explain
+from tuitune.recipe import Recipe, TrainSection
 from tuitune.runs.events import Evaluation, Notice, Reply
 from tuitune.text import one_line
-from tuitune.train.control import Control, Emit, Stopped
+from tuitune.train.control import Control, Emit, NotFinite, Stopped
+
+log = logging.getLogger(__name__)
+
+MEASUREMENTS_A_RUN = 10
+SHARE_OF_TIME = 0.05
+"""At most this much of the time of a run goes into measuring, where the recipe leaves the steps to tuitune."""
+PATIENCE = 3
+"""Measurements without gain that end a run by default: one or two may be noise of few held-out rows."""
+_MOST_EPOCHS_WITHOUT = 2
+"""A run that sees each row so often or less seldom overfits: it is not ended early unless the recipe says so."""
 
 
-def measure_loss(trainer: Any, emit: Emit, attempt: int, step: int) -> None:
-    """Measure the held-out loss, in batches of half the size where memory runs out; a stop leaves it out."""
+class Evaluator:
+    """Measures the model of one run; outlives the trainers that stand in for each other when memory runs out."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        prepared: Prepared,
+        control: Control,
+        emit: Emit,
+        attempt: int,
+        measured: Sequence[Evaluation] = (),
+    ) -> None:
+        """`measured` is what earlier attempts have measured up to the step that this one begins at."""
+        self.trainer: Any = None
+        self.measured = [each for each in measured if each.step > 0]
+        """During training, in the order of their steps."""
+        self.stopped_early = False
+        self._loaded = loaded
+        self._recipe = recipe
+        self._prompts = prompts_of(recipe, prepared)
+        self._rows = len(prepared.eval or ())
+        self._control = control
+        self._emit = emit
+        self._attempt = attempt
+        self._last_step = 0
+        self._loss_seconds = self._replies_seconds = 0.0
+
+    def begin(self, step: int) -> None:
+        """Training begins, or begins again, after `step` steps: what was measured later is forgotten."""
+        self.measured = [each for each in self.measured if each.step <= step]
+        self._last_step = max((each.step for each in self.measured), default=step)
+
+    def measure(self, step: int, *, loss: bool = True, replies: bool = True) -> Evaluation | None:
+        """Tell the held-out loss and the replies after `step` steps; weights and random state stay as they are.
+
+        None where there are no held-out rows, or a stop left them out. Raises NotFinite, and whatever the model raises.
+        """
+        with _random_state_kept(self._loaded):
+            began = time.monotonic()
+            evaluation = measure_loss(self.trainer, self._emit, self._attempt, step) if loss else None
+            measured = time.monotonic()
+            if replies:
+                sample_replies(self._loaded, self._prompts, self._recipe, self._emit, self._control, step)
+                self._replies_seconds = time.monotonic() - measured
+            self._loss_seconds = measured - began
+        if evaluation is not None and step > 0:
+            self.measured.append(evaluation)
+        return evaluation
+
+    def after_step(self, step: int, total_steps: int, step_seconds: float) -> Evaluation | None:
+        """Measure where that is due after `step` of `total_steps` steps of `step_seconds` each."""
+        every = self._recipe.train.eval_steps
+        replies = bool(self._prompts)
+        if every == "auto":
+            costs = (self._loss_seconds if self._rows else 0.0, self._replies_seconds if replies else 0.0)
+            every = steps_between(total_steps, step_seconds, sum(costs))
+            if self._rows and every > (rarely := steps_between(total_steps, step_seconds, costs[0])):
+                every, replies = rarely, False  # the loss alone, more often
+        if not every or step >= total_steps or step - self._last_step < every or not (self._rows or replies):
+            return None
+        self._last_step = step
+        try:
+            return self.measure(step, replies=replies)
+        except (NotFinite, Stopped):
+            raise
+        except Exception as error:  # a reply that memory runs out for, say: the training need not end for it
+            log.error("measuring the model at step %s failed", step, exc_info=error)
+            reason = one_line(explain(error), max_length=200)
+            self._emit(Notice(text=f"Measuring the model at step {step} failed ({reason}); it is measured at the end."))
+            self._last_step = total_steps
+            return None
+        finally:
+            self._loaded.backend.for_training(self._loaded)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The measurement of the lowest held-out loss during training; the earlier one of equals."""
+        return min(self.measured, key=lambda each: each.loss, default=None)
+
+    def is_out_of_patience(self, epochs: float) -> bool:
+        """Whether the held-out loss has not fallen for so long that a run of `epochs` epochs ends."""
+        train = self._recipe.train
+        patience = patience_of(train, self._rows, epochs)
+        return bool(patience) and measurements_without_gain(self.measured, train.early_stopping_threshold) >= patience
+
+
+def steps_between(total_steps: int, step_seconds: float, measuring_seconds: float) -> int:
+    """Steps from one measurement to the next: a tenth of the run, or as many as keep to the share of its time."""
+    tenth = math.ceil(total_steps / MEASUREMENTS_A_RUN)
+    return max(tenth, math.ceil(measuring_seconds / (SHARE_OF_TIME * max(step_seconds, 1e-6))))
+
+
+def patience_of(train: TrainSection, eval_rows: int, epochs: float) -> int:
+    """After how many measurements without gain the run ends; 0 for never."""
+    if train.early_stopping_patience == "auto":
+        return PATIENCE if eval_rows and epochs > _MOST_EPOCHS_WITHOUT else 0
+    return train.early_stopping_patience if eval_rows else 0
+
+
+def measurements_without_gain(measured: Sequence[Evaluation], threshold: float) -> int:
+    """How many of the newest measurements are not below the best one before them by more than `threshold`."""
+    best, without = math.inf, 0
+    for evaluation in measured:
+        if evaluation.loss < best - threshold:
+            best, without = evaluation.loss, 0
+        else:
+            without += 1
+    return without
+
+
+def measure_loss(trainer: Any, emit: Emit, attempt: int, step: int) -> Evaluation | None:
+    """Measure the held-out loss, in batches of half the size where memory runs out; a stop leaves it out.
+
+    Raises NotFinite where the loss is NaN or infinite.
+    """
     import torch
 
     while trainer.eval_dataset is not None and len(trainer.eval_dataset):
         try:
-            loss = float(trainer.evaluate()["eval_loss"])
-            emit(Evaluation(attempt=attempt, step=step, loss=loss))
-            return
+            evaluation = Evaluation(attempt=attempt, step=step, loss=float(trainer.evaluate()["eval_loss"]))
+            emit(evaluation)
+            if not math.isfinite(evaluation.loss):
+                raise NotFinite(f"The held-out loss is {evaluation.loss} after {step} steps: {_CAUSES}")
+            return evaluation
         except Stopped:
-            return
+            return None
         except torch.OutOfMemoryError:
             if trainer.args.per_device_eval_batch_size == 1:
                 emit(
@@ -32,10 +164,36 @@ def measure_loss(trainer: Any, emit: Emit, attempt: int, step: int) -> None:
                         "lower data.max_length."
                     )
                 )
-                return
+                return None
         trainer.args.per_device_eval_batch_size //= 2
         gc.collect()  # after the exception, whose frames hold what the failed batch took
         torch.cuda.empty_cache()
+    return None
+
+
+_CAUSES = "lower train.learning_rate, or train in 16-bit (model.load_in_4bit: false); what was saved before is kept."
+
+
+def require_finite(what: str, value: float, step: int) -> None:
+    """Refuse to go on with `value`, the loss or the gradient norm of `step`. Raises NotFinite."""
+    if not math.isfinite(value):
+        raise NotFinite(f"The {what} is {value} at step {step}: {_CAUSES}")
+
+
+@contextlib.contextmanager
+def _random_state_kept(loaded: LoadedModel) -> Iterator[None]:
+    """Leave every random state as it was, so that a run trains the same whether and when it is measured."""
+    import numpy
+    import torch
+
+    device = loaded.model.device
+    own, arrays = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(own)
+            numpy.random.set_state(arrays)
 
 
 def prompts_of(recipe: Recipe, prepared: Prepared) -> list[Any]:

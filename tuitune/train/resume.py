@@ -9,7 +9,7 @@ from tuitune.errors import UnusableInput
 from tuitune.model.config import is_folder
 from tuitune.paths import key_of
 from tuitune.recipe import ModelSection
-from tuitune.runs.events import Notice, Plan, Started
+from tuitune.runs.events import Evaluation, Notice, Plan, Started
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 from tuitune.train import checkpoints
@@ -27,6 +27,8 @@ class Resumption:
     checkpoint: Path | None
     plan: Plan | None
     """Of the attempt before, which this one's must equal in data and model; None where it came to no plan."""
+    measured: tuple[Evaluation, ...]
+    """What the attempts before have measured up to the checkpoint."""
 
 
 def resumption_of(run: Run, emit: Emit) -> Resumption:
@@ -35,7 +37,10 @@ def resumption_of(run: Run, emit: Emit) -> Resumption:
     events = list(run.events())
     attempts = max((event.attempt for event in events if isinstance(event, Started)), default=0)
     plan = next((event for event in reversed(events) if isinstance(event, Plan)), None)
-    return Resumption(attempts + 1, newest_whole_checkpoint(run, emit), plan)
+    checkpoint = newest_whole_checkpoint(run, emit)
+    step = checkpoints.step_of(checkpoint) if checkpoint else 0
+    measured = [event for event in run.history().evaluations if event.step <= step]
+    return Resumption(attempts + 1, checkpoint, plan, tuple(measured))
 
 
 def require_unfinished(run: Run) -> None:

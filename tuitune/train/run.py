@@ -20,8 +20,8 @@ from tuitune.runs.folder import Run
 from tuitune.text import one_line
 from tuitune.train import checkpoints
 from tuitune.train.autotune import fit, halved
-from tuitune.train.control import Control, Emit, Stopped
-from tuitune.train.evaluate import measure_loss, prompts_of, sample_replies
+from tuitune.train.control import Control, Emit, NotFinite, Stopped
+from tuitune.train.evaluate import Evaluator
 from tuitune.train.isolation import Batches, settle_batches
 from tuitune.train.resume import Resumption, data_digest, model_digest, newest_whole_checkpoint, require_same
 from tuitune.train.trainer import make_trainer
@@ -61,9 +61,10 @@ def train(
     def phase(name: Any, text: str, done: int | None = None, total: int | None = None) -> None:
         emit(Phase(name=name, text=text, done=done, total=total))
 
-    def finished(status: Literal["done", "stopped"], step: int) -> None:
+    def finished(status: Literal["done", "stopped"], step: int, adapter_step: int | None = None) -> None:
         saved = "adapter" if run.adapter.is_dir() else None
-        emit(Finished(status=status, step=step, seconds=time.monotonic() - began, adapter=saved))
+        seconds = time.monotonic() - began
+        emit(Finished(status=status, step=step, seconds=seconds, adapter=saved, adapter_step=adapter_step))
 
     phase("data", "Reading and tokenising the data")
     tokenizer = load_tokenizer(recipe.model)
@@ -95,34 +96,43 @@ def train(
 
     from tuitune.train.callbacks import RunCallback  # not before Unsloth, which changes the trainer it imports
 
-    callback = RunCallback(run, control, emit, attempt, checkpoints.step_of(checkpoint) if checkpoint else 0)
-    trainer = make_trainer(loaded, recipe, prepared, run, callback)
+    first_step = checkpoints.step_of(checkpoint) if checkpoint else 0
+    measured = resumed.measured if resumed else ()
+    evaluator = Evaluator(loaded, recipe, prepared, control, emit, attempt, measured)
+    callback = RunCallback(run, control, emit, evaluator, attempt, first_step)
+    trainer = evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callback)
     plan = _plan(loaded, prepared, trainer, batches)
     if resumed and resumed.plan:
         require_same(resumed.plan, plan, run)
     emit(plan)
     status: Literal["done", "stopped"] = "stopped"
+    adapter_step = None
     try:
-        prompts = prompts_of(recipe, prepared)
         if checkpoint is None:
             phase("before", "Measuring the model before training")
-            measure_loss(trainer, emit, attempt, 0)
-            sample_replies(loaded, prompts, recipe, emit, control, 0)
+            evaluator.measure(0)
         if not control.stop.is_set():
             going_on = (
                 f"Going on from {checkpoint.name}" if checkpoint else "Training; the first step takes the longest"
             )
             phase("training", going_on)
             backend.for_training(loaded)
-            trainer = _train_to_the_end(trainer, loaded, recipe, prepared, run, callback, emit, checkpoint)
+            _train_to_the_end(evaluator, loaded, recipe, prepared, run, callback, emit, checkpoint)
+            if evaluator.stopped_early:
+                adapter_step = _go_back_to_the_best(evaluator, loaded, run, emit)
             phase("saving", "Saving the adapter")
             save_adapter(loaded, run)
             if not control.stop.is_set():
                 status = "done"
                 phase("after", "Measuring the model after training")
                 try:
-                    measure_loss(trainer, emit, attempt, trainer.state.global_step)
-                    sample_replies(loaded, prompts, recipe, emit, control, trainer.state.global_step)
+                    if adapter_step is None:
+                        evaluator.measure(callback.steps_done)
+                    else:
+                        evaluator.measure(adapter_step, loss=False)  # known since it was trained
+                    _tell_of_a_better_one(evaluator, run, emit)
+                except NotFinite:
+                    raise
                 except Exception as error:  # whatever it is, the training is done and its adapter saved
                     log.error("measuring the trained model failed", exc_info=error)
                     reason = one_line(explain(error), max_length=300)
@@ -134,7 +144,7 @@ def train(
     finally:
         checkpoints.tidy(run)  # a save that failed may have left half a one
     backend.for_inference(loaded)
-    finished(status, callback.steps_done)
+    finished(status, callback.steps_done, adapter_step)
     return loaded
 
 
@@ -161,8 +171,44 @@ def _fit(loaded: LoadedModel, recipe: Recipe, prepared: Prepared, run: Run, cont
     return fitted.recipe
 
 
+def _go_back_to_the_best(evaluator: Evaluator, loaded: LoadedModel, run: Run, emit: Emit) -> int | None:
+    """Give the model the adapter of the best checkpoint, and tell why the run ended; the step it is of.
+
+    None where that checkpoint is not there or not whole: the model stays as it is.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    best = evaluator.best
+    assert best is not None, "a run ends early for what was measured"
+    checkpoint = run.checkpoints / f"checkpoint-{best.step}"
+    last = evaluator.measured[-1]
+    told = f"Ended early: the held-out loss was lowest at step {best.step} ({best.loss:.4f}) and is {last.loss:.4f} now"
+    if checkpoints.damage(checkpoint) is not None:
+        emit(Notice(text=f"{told}; the adapter is the last one, as that of step {best.step} is not there."))
+        return None
+    set_peft_model_state_dict(loaded.model, load_file(checkpoint / "adapter_model.safetensors"))
+    emit(Notice(text=f"{told}; the adapter is that of step {best.step}."))
+    return best.step
+
+
+def _tell_of_a_better_one(evaluator: Evaluator, run: Run, emit: Emit) -> None:
+    """Where an earlier checkpoint has a lower held-out loss than the adapter that was just measured, say so."""
+    best, last = evaluator.best, evaluator.measured[-1] if evaluator.measured else None
+    if best is None or last is None or best.loss >= last.loss:
+        return
+    if (run.checkpoints / f"checkpoint-{best.step}").is_dir():
+        emit(
+            Notice(
+                text=f"The held-out loss was lowest at step {best.step} ({best.loss:.4f}, now {last.loss:.4f}): "
+                f"`tuitune chat {one_line(run.name)} --checkpoint best` talks to that adapter, and "
+                "`tuitune export` takes the same option."
+            )
+        )
+
+
 def _train_to_the_end(
-    trainer: Any,
+    evaluator: Evaluator,
     loaded: LoadedModel,
     recipe: Recipe,
     prepared: Prepared,
@@ -170,18 +216,19 @@ def _train_to_the_end(
     callback: "RunCallback",
     emit: Emit,
     checkpoint: Path | None,
-) -> Any:
+) -> None:
     """Train, from the checkpoint if there is one; where memory runs out, from the last one in passes of half the size.
 
-    Returns the trainer that reached the end. Rows a step, and so the training itself, stay the same.
+    The evaluator's trainer is the one that reached the end. Rows a step, and so the training itself, stay the same.
     """
     import torch
 
     first = {name: p.detach().to("cpu", copy=True) for name, p in loaded.model.named_parameters() if p.requires_grad}
     while True:
+        trainer = evaluator.trainer
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            return trainer
+            return
         except torch.OutOfMemoryError:
             step = trainer.state.global_step
         recipe = halved(recipe)
@@ -201,7 +248,7 @@ def _train_to_the_end(
         where = checkpoint.name if checkpoint else "the start"
         emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
         loaded.backend.for_training(loaded)
-        trainer = make_trainer(loaded, recipe, prepared, run, callback)
+        evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callback)
 
 
 def save_adapter(loaded: LoadedModel, run: Run) -> None:
