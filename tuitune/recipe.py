@@ -120,6 +120,8 @@ class LoraSection(_Section):
     """Train a magnitude beside the direction of each weight: slower, often better at low rank (Liu et al. 2024)."""
     init_lora_weights: Literal[True, "loftq"] = True
     """How the adapter begins: true changes nothing at first, loftq makes up for what 4-bit loses (Li et al. 2023)."""
+    init_adapter: str | None = Field(None, min_length=1)
+    """Folder of a saved adapter to begin with, of the same base model, layers and rank; `run --from RUN` sets it."""
     modules_to_save: list[str] = []
     """Layers trained whole beside the adapter, such as embed_tokens and lm_head for a new language."""
 
@@ -276,7 +278,10 @@ class Recipe(_Section):
         data = data.model_copy(update={"path": absolute(data.path), "also": also})
         if data.eval_path is not None:
             data = data.model_copy(update={"eval_path": absolute(data.eval_path)})
-        return self.model_copy(update={"model": model, "data": data})
+        lora = self.lora
+        if lora.init_adapter is not None:
+            lora = lora.model_copy(update={"init_adapter": absolute(lora.init_adapter)})
+        return self.model_copy(update={"model": model, "data": data, "lora": lora})
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults included, as YAML that `load` reads back to an equal recipe."""

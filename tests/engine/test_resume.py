@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -16,7 +17,7 @@ from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Notice, Reply, Started, Step
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import Columns, Resume, Status, Stop, Train
+from tuitune.session.messages import Chat, Columns, Export, Pause, Resume, Status, Stop, Train
 
 STEPS, SAVED, KILLED_AT = 12, 4, 6
 """Of five steps an epoch: the run is killed in its second one, after its first checkpoint."""
@@ -139,7 +140,7 @@ async def test_other_data_or_another_base_model_are_not_gone_on_with(place: Path
         assert killed.status() == "failed"
     killed.keep_resolved(asked)
     assert await session.call(Resume(str(killed.folder))) == {"status": "done"}
-    with pytest.raises(UnusableInput, match="is done: there is nothing left to train"):
+    with pytest.raises(UnusableInput, match="is done after 12 steps: `tuitune resume killed --set max_steps=24`"):
         await session.call(Resume(str(killed.folder)))
     await session.close()
 
@@ -159,3 +160,40 @@ async def test_a_run_that_goes_on_has_one_session_and_can_be_stopped_again(place
     assert await session.call(Resume(str(killed.folder))) == {"status": "done"}
     await session.close()
     assert losses(killed) == losses(Run(place / "runs" / "whole"))
+
+
+async def test_a_run_that_is_paused_gives_its_model_up_and_goes_on_as_if_it_had_not(place: Path, killed: Run) -> None:
+    session = await Session.start()
+    paused = asyncio.Event()
+    going = asyncio.create_task(session.call(Resume(str(killed.folder)), lambda part: paused.set()))
+    await paused.wait()
+    assert await session.call(Pause("killed")) == {"pausing": True}
+    assert await going == {"status": "paused"}
+    assert killed.status() == "paused" and not killed.adapter.exists()
+    assert await session.call(Pause("killed")) == {"pausing": False}
+    await resume(killed)
+    assert losses(killed) == losses(Run(place / "runs" / "whole"))
+    await session.close()
+
+
+async def test_a_run_without_an_adapter_chats_and_exports_from_a_checkpoint(killed: Run, tmp_path: Path) -> None:
+    session = await Session.start()
+    question = [{"role": "user", "content": "Who are you?"}]
+    answer = await session.call(Chat(str(killed.folder), question, sampling={"max_new_tokens": 3}))
+    assert answer == await session.call(
+        Chat(str(killed.folder), question, sampling={"max_new_tokens": 3}, checkpoint="best")
+    ) | {"seconds": answer["seconds"]}
+    with pytest.raises(
+        UnusableInput, match=f"has no checkpoint 7: it has those of {SAVED}; `best` and `last` name one"
+    ):
+        await session.call(Chat(str(killed.folder), question, checkpoint="7"))
+    parts: list[dict[str, Any]] = []
+    await session.call(Export(str(killed.folder), ["adapter"], checkpoint=str(SAVED)), parts.append)
+    (exported,) = [Path(part["exported"]["path"]) for part in parts if "exported" in part]
+    assert exported == killed.folder / "exports" / f"checkpoint-{SAVED}" / "adapter"
+    ours, theirs = (
+        folder / "adapter_model.safetensors" for folder in (exported, killed.checkpoints / exported.parent.name)
+    )
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert f"(the weights after {SAVED} steps)" in (exported / "README.md").read_text()
+    await session.close()

@@ -1,10 +1,11 @@
 """What tests of a whole run share: training in this process, with a hand on its events."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Event
+from tuitune.runs.events import Event, Started
 from tuitune.runs.folder import Run, create_run
 from tuitune.runs.history import History
 from tuitune.train.control import Control
@@ -21,6 +22,7 @@ def trained(
         writer.append(event)
         on_event(event, control)
 
+    emit(Started(run=name, attempt=1, pid=os.getpid()))
     train(recipe, writer.run, control, emit)
     writer.close()
     return writer.run, writer.run.history()

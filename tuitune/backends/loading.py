@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.model.config import is_folder
 from tuitune.recipe import ModelSection, Recipe
@@ -117,6 +118,29 @@ def require_all_attached(model: Any, folder: str) -> None:
             f"The adapter in {one_line(folder)} is for other layers than the model's "
             f"({one_line(lora[0], max_length=200)}): give the model that it was trained on."
         )
+
+
+def begin_with_adapter(loaded: LoadedModel, folder: str) -> None:
+    """Give the new adapter of `loaded` the weights of the one saved in `folder`. Raises UnusableInput.
+
+    Both must be on the same layers and of the same rank.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    require_adapter(folder)
+    weights = load_file(Path(folder) / "adapter_model.safetensors")
+    own = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
+    for name in sorted(own.keys() | {name for name in weights if ".lora_" in name}):
+        shapes = [tuple(side[name].shape) if name in side else None for side in (weights, own)]
+        if shapes[0] != shapes[1]:
+            there, here = ("absent" if shape is None else "×".join(map(str, shape)) for shape in shapes)
+            raise UnusableInput(
+                f"The adapter in {one_line(folder)} cannot be begun with, because it differs from what the recipe's "
+                f"lora section makes ({one_line(name, max_length=160)}: {there} there, {here} here): take the lora "
+                "section and the base model of its run."
+            )
+    set_peft_model_state_dict(loaded.model, weights)
 
 
 def freeze(model: Any) -> None:

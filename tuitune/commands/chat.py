@@ -18,7 +18,7 @@ from tuitune.session.messages import Answer, Chat
 from tuitune.text import one_line, safe_text
 
 
-def chat(run: Run, *, prompt: str | None, adapter: bool, as_json: bool) -> int:
+def chat(run: Run, *, prompt: str | None, adapter: bool, checkpoint: str | None, as_json: bool) -> int:
     """One reply to `prompt`, or to standard input where that is no terminal; else a conversation."""
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read().strip()
@@ -27,21 +27,22 @@ def chat(run: Run, *, prompt: str | None, adapter: bool, as_json: bool) -> int:
     if prompt is not None and not prompt.strip():
         raise UnusableInput("The prompt is empty: give some text with --prompt TEXT or on standard input.")
     if prompt is None:
-        return _converse(run, adapter)
-    return asyncio.run(_one_reply(run, prompt, adapter, as_json))
+        return _converse(run, adapter, checkpoint)
+    return asyncio.run(_one_reply(run, prompt, adapter, checkpoint, as_json))
 
 
-async def _one_reply(run: Run, prompt: str, adapter: bool, as_json: bool) -> int:
+async def _one_reply(run: Run, prompt: str, adapter: bool, checkpoint: str | None, as_json: bool) -> int:
     session = await Session.start()
     try:
-        answer = await _reply(session, run, [{"role": "user", "content": prompt}], adapter, quietly=as_json)
+        request = Chat(str(run.folder), [{"role": "user", "content": prompt}], adapter, checkpoint=checkpoint)
+        answer = await _reply(session, request, quietly=as_json)
     finally:
         await session.close()
     print(json.dumps({"prompt": prompt, "adapter": adapter, **answer}) if as_json else "", flush=True)
     return DONE
 
 
-def _converse(run: Run, adapter: bool) -> int:
+def _converse(run: Run, adapter: bool, checkpoint: str | None) -> int:
     """Ask and answer in turn; the event loop rests while the user types, so that Ctrl+C is theirs at once."""
     print(f"Chat with {one_line(run.name)}.", end=" ")
     print("/base and /adapter switch who answers, /clear forgets; Ctrl+C stops, Ctrl+D leaves.")
@@ -60,7 +61,8 @@ def _converse(run: Run, adapter: bool) -> int:
                 elif text:
                     said = {"role": "user", "content": text}
                     try:
-                        answer = loop.run(_reply(session, run, [*messages, said], adapter))
+                        request = Chat(str(run.folder), [*messages, said], adapter, checkpoint=checkpoint)
+                        answer = loop.run(_reply(session, request))
                     except KeyboardInterrupt:
                         print("\nStopped; this turn is forgotten.")
                     except SessionLost:
@@ -75,9 +77,7 @@ def _converse(run: Run, adapter: bool) -> int:
     return DONE
 
 
-async def _reply(
-    session: Session, run: Run, messages: list[dict[str, str]], adapter: bool, *, quietly: bool = False
-) -> Answer:
+async def _reply(session: Session, request: Chat, *, quietly: bool = False) -> Answer:
     """Print a reply as it comes; what it waits for is told on a terminal's standard error until its first word."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     with console.status(Text("Waiting for the model")) as waiting:
@@ -91,7 +91,7 @@ async def _reply(
                 waiting.stop()
                 print(safe_text(part.get("text", "")), end="", flush=True)
 
-        return await session.call(Chat(str(run.folder), messages, adapter), show)
+        return await session.call(request, show)
 
 
 def _ask(who: str) -> str | None:

@@ -13,17 +13,20 @@ from tuitune.session.messages import Export
 from tuitune.text import safe_text
 
 
-def export_run(run: Run, kinds: list[str], out: Path | None, *, allow_download: bool, as_json: bool) -> int:
+def export_run(
+    run: Run, kinds: list[str], out: Path | None, *, checkpoint: str | None, allow_download: bool, as_json: bool
+) -> int:
     """Export a run in every kind asked for and say where each lies; FAILED where one could not be made."""
     from tuitune.export import llama_cpp, require_known
 
     needed = any(kind.gguf for kind in require_known(kinds)) and llama_cpp.find() is None
     if needed and not allow_download and sys.stdin.isatty() and not as_json:
         allow_download = input(f"{llama_cpp.download_question()} [y/N] ").strip().lower() in ("y", "yes")
-    return asyncio.run(_export(run, kinds, out, allow_download, as_json))
+    request = Export(str(run.folder), kinds, str(out) if out else None, allow_download, checkpoint)
+    return asyncio.run(_export(request, as_json))
 
 
-async def _export(run: Run, kinds: list[str], out: Path | None, allow_download: bool, as_json: bool) -> int:
+async def _export(request: Export, as_json: bool) -> int:
     session = await Session.start()
     seen: set[tuple[str, str]] = set()
     exports: list[dict[str, Any]] = []
@@ -42,7 +45,7 @@ async def _export(run: Run, kinds: list[str], out: Path | None, allow_download: 
             print(safe_text(": ".join(key)), flush=True)
 
     try:
-        await session.call(Export(str(run.folder), kinds, str(out) if out else None, allow_download), show)
+        await session.call(request, show)
     finally:
         if as_json and (exports or failed):  # what was finished before the rest was stopped or lost, too
             print(json.dumps({"exports": exports, "failed": failed}), flush=True)

@@ -24,6 +24,8 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune run RECIPE            the same run without the app
   tuitune resume RUN            go on with a run that ended early
   tuitune stop RUN              have a live run stop; `checkpoint RUN` has it save
+  tuitune pause RUN             give the GPU back for a while; `resume RUN` goes on
+  tuitune change RUN --set …    steps, epochs or learning rate of a live run
   tuitune inspect RECIPE        what is in the data and which tokens are trained
   tuitune audit RECIPE          every problem in the data, row by row
   tuitune estimate RECIPE       what will be trained, steps, memory
@@ -76,6 +78,8 @@ def _dispatch(arguments: list[str]) -> int:
         "run": (_run_arguments, _run),
         "resume": (_resume_arguments, _resume),
         "stop": (_stop_arguments, _stop),
+        "pause": (_live_arguments, _pause),
+        "change": (_change_arguments, _change),
         "checkpoint": (_live_arguments, _checkpoint),
         "inspect": (_inspect_arguments, _inspect),
         "audit": (_recipe_arguments, _audit),
@@ -146,14 +150,28 @@ def _json_option(parser: argparse.ArgumentParser) -> None:
 
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe (YAML)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes", help="change a recipe field"
-    )
+    _changes_option(parser)
     _json_option(parser)
 
 
+def _changes_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        required=required,
+        metavar="FIELD=VALUE",
+        dest="changes",
+        help="change a recipe field",
+    )
+
+
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    _recipe_arguments(parser)
+    parser.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE", help="a recipe (YAML)")
+    parser.add_argument("--from", dest="begin", metavar="RUN", help="begin with the adapter of this run")
+    _checkpoint_option(parser)
+    _changes_option(parser)
+    _json_option(parser)
     parser.add_argument("--name", metavar="N", help="the run's name (default: the data's name and a number)")
     _detach_option(parser)
     _gpu_option(parser)
@@ -174,8 +192,14 @@ def _stop_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--now", action="store_true", help="give up the step under way; no adapter is saved")
 
 
+def _change_arguments(parser: argparse.ArgumentParser) -> None:
+    _live_arguments(parser)
+    _changes_option(parser, required=True)
+
+
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     _live_arguments(parser)
+    _changes_option(parser)
     _detach_option(parser)
     _gpu_option(parser)
     _json_option(parser)
@@ -198,10 +222,19 @@ def _row_range(text: str) -> tuple[int, int]:
     return first, last
 
 
+def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        help="the adapter of this checkpoint: best, last or a step (default: the run's)",
+    )
+
+
 def _chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's name or folder")
     parser.add_argument("--prompt", metavar="TEXT", help="ask this and print one reply")
     parser.add_argument("--base", action="store_true", help="let the base model answer, without the adapter")
+    _checkpoint_option(parser)
     _json_option(parser)
     _gpu_option(parser)
     _runs_option(parser)
@@ -214,6 +247,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the run's exports folder)")
     parser.add_argument("--yes", action="store_true", help="allow a needed download without asking")
+    _checkpoint_option(parser)
     _json_option(parser)
     _runs_option(parser)
 
@@ -266,27 +300,37 @@ def _demo(arguments: argparse.Namespace) -> int:
     if sys.stdin.isatty() and sys.stdout.isatty():
         return _app(arguments)
     arguments.changes, arguments.name, arguments.json, arguments.detach = [], None, False, False
+    arguments.begin = arguments.checkpoint = None
     return _run(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     """Train a recipe without the app. Ctrl+C stops after the step and saves, twice at once; a third one leaves."""
-    from tuitune.commands.run import run_recipe
+    from tuitune.commands.run import recipe_beginning_with, run_recipe
     from tuitune.recipe import Recipe
+    from tuitune.runs.folder import find_run
 
-    recipe = Recipe.load(arguments.recipe, arguments.changes)
+    if arguments.begin is not None:
+        run = find_run(arguments.begin, _runs_folder(arguments))
+        recipe = recipe_beginning_with(run, arguments.checkpoint, arguments.recipe, arguments.changes)
+    elif arguments.recipe is None:
+        raise UnusableInput("Give the path of a recipe, or a run to begin with: --from RUN.")
+    elif arguments.checkpoint is not None:
+        raise UnusableInput("--checkpoint says which adapter of a run to begin with: give the run with --from RUN.")
+    else:
+        recipe = Recipe.load(arguments.recipe, arguments.changes)
     return run_recipe(
         recipe, _runs_folder(arguments), name=arguments.name, as_json=arguments.json, detach=arguments.detach
     )
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    """Go on with a run that was interrupted, stopped or has failed, from its newest checkpoint that is whole."""
+    """Go on with a run that has ended early, or further with one that is done, from its newest whole checkpoint."""
     from tuitune.commands.run import resume_run
     from tuitune.runs.folder import find_run
 
     run = find_run(arguments.run, _runs_folder(arguments))
-    return resume_run(run, as_json=arguments.json, detach=arguments.detach)
+    return resume_run(run, arguments.changes, as_json=arguments.json, detach=arguments.detach)
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -295,6 +339,22 @@ def _stop(arguments: argparse.Namespace) -> int:
     from tuitune.runs.folder import find_run
 
     return stop_run(find_run(arguments.run, _runs_folder(arguments)), now=arguments.now)
+
+
+def _pause(arguments: argparse.Namespace) -> int:
+    """Have a live run end for a while after its step, with a checkpoint saved; `tuitune resume RUN` goes on."""
+    from tuitune.commands.run import pause_run
+    from tuitune.runs.folder import find_run
+
+    return pause_run(find_run(arguments.run, _runs_folder(arguments)))
+
+
+def _change(arguments: argparse.Namespace) -> int:
+    """Change how long or how fast a live run trains, from its next step on."""
+    from tuitune.commands.run import change_run
+    from tuitune.runs.folder import find_run
+
+    return change_run(find_run(arguments.run, _runs_folder(arguments)), arguments.changes)
 
 
 def _checkpoint(arguments: argparse.Namespace) -> int:
@@ -361,7 +421,13 @@ def _chat(arguments: argparse.Namespace) -> int:
     from tuitune.runs.folder import find_run
 
     run = find_run(arguments.run, _runs_folder(arguments))
-    return chat(run, prompt=arguments.prompt, adapter=not arguments.base, as_json=arguments.json)
+    return chat(
+        run,
+        prompt=arguments.prompt,
+        adapter=not arguments.base,
+        checkpoint=arguments.checkpoint,
+        as_json=arguments.json,
+    )
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -371,7 +437,14 @@ def _export(arguments: argparse.Namespace) -> int:
 
     run = find_run(arguments.run, _runs_folder(arguments))
     out = expanded(arguments.out).resolve() if arguments.out else None
-    return export_run(run, arguments.kinds, out, allow_download=arguments.yes, as_json=arguments.json)
+    return export_run(
+        run,
+        arguments.kinds,
+        out,
+        checkpoint=arguments.checkpoint,
+        allow_download=arguments.yes,
+        as_json=arguments.json,
+    )
 
 
 def _runs(arguments: argparse.Namespace) -> int:

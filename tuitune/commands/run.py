@@ -10,13 +10,14 @@ from typing import Any
 
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.commands.viewer import Viewer, own_command, viewer_for
-from tuitune.errors import TuituneError
+from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import ReplyT, Request, Resume, Save, Stop, Train, Trained
+from tuitune.session.messages import Change, Pause, ReplyT, Request, Resume, Save, Stop, Train, Trained
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
+from tuitune.train.checkpoints import adapter_of
 
 
 def run_recipe(recipe: Recipe, runs_folder: Path, *, name: str | None, as_json: bool, detach: bool = False) -> int:
@@ -27,12 +28,31 @@ def run_recipe(recipe: Recipe, runs_folder: Path, *, name: str | None, as_json: 
     return asyncio.run(_show_training(request, viewer_for(as_json)))
 
 
-def resume_run(run: Run, *, as_json: bool, detach: bool) -> int:
+def recipe_beginning_with(run: Run, checkpoint: str | None, recipe: Path | None, changes: list[str]) -> Recipe:
+    """The recipe of a new run that begins with the adapter of `run`: its own, or with another one's data and training.
+
+    Raises UnusableInput.
+    """
+    begun = run.resolved()
+    other = Recipe.load(recipe).model_dump(mode="json") if recipe else run.recipe().model_dump(mode="json")
+    if recipe and other["model"]["name"] != begun.model.name:
+        raise UnusableInput(
+            f"The recipe {recipe} is for another base model than run {one_line(run.name)} "
+            f"({one_line(begun.model.name, max_length=200)}): its adapter cannot be begun with."
+        )
+    adapter = str(adapter_of(run, checkpoint).adapter)
+    model = begun.model.model_dump(mode="json")
+    lora = {**begun.lora.model_dump(mode="json"), "init_adapter": adapter}
+    return Recipe.from_data({**other, "model": model, "lora": lora}, changes=changes)
+
+
+def resume_run(run: Run, changes: list[str], *, as_json: bool, detach: bool) -> int:
     """Go on with a run that ended early, show what comes, and end with a report. Raises UnusableInput."""
+    request = Resume(str(run.folder), tuple(changes))
     if detach:
-        return start_detached(Resume(str(run.folder)))
+        return start_detached(request)
     started = run.history().started
-    return asyncio.run(_show_training(Resume(str(run.folder)), viewer_for(as_json, started.attempt if started else 0)))
+    return asyncio.run(_show_training(request, viewer_for(as_json, started.attempt if started else 0)))
 
 
 def start_detached(request: Request[Trained]) -> int:
@@ -67,6 +87,23 @@ def stop_run(run: Run, *, now: bool) -> int:
     stopping = asyncio.run(_asked(run, Stop(run.name, now)))["stopping"]
     when = {"now": "at once", None: "of itself: it is not training any more"}.get(stopping, stopping)
     print(f"Run {one_line(run.name)} stops {when}.")
+    return DONE
+
+
+def pause_run(run: Run) -> int:
+    """Ask a live run to pause. Raises TuituneError where no session holds it or answers."""
+    if asyncio.run(_asked(run, Pause(run.name)))["pausing"]:
+        print(f"Run {one_line(run.name)} pauses after this step: {own_command('resume', run.folder)} goes on with it.")
+    else:
+        print(f"Run {one_line(run.name)} is not training any more.")
+    return DONE
+
+
+def change_run(run: Run, changes: list[str]) -> int:
+    """Change a live run's steps or learning rate. Raises TuituneError, UnusableInput."""
+    now = asyncio.run(_asked(run, Change(run.name, tuple(changes))))
+    steps = f"{now['max_steps']} steps" if now["max_steps"] > 0 else f"{now['num_train_epochs']:g} epochs"
+    print(f"Run {one_line(run.name)} goes on to {steps} at a peak learning rate of {now['learning_rate']:g}.")
     return DONE
 
 
@@ -161,7 +198,7 @@ async def _follow_run(run: Run, viewer: Viewer) -> int:
             await session.close()
     viewer.close()
     viewer.report()
-    return DONE if run.status() in ("done", "stopped") else FAILED
+    return DONE if run.status() in ("done", "stopped", "paused") else FAILED
 
 
 async def _follow(session: Session, viewer: Viewer) -> None:

@@ -197,7 +197,7 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
         lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []
         lines += [f"  after   {one_line(after, max_length=600)}"] if after is not None else []
     lines += ["", f"  everything is in {one_line(run.folder)}"]
-    if status in ("interrupted", "stopped", "failed"):
+    if status in ("interrupted", "stopped", "paused", "failed"):
         lines.append(f"  go on with it: {own_command('resume', run.folder)}")
     if run.adapter.is_dir():
         lines += [f"  adapter {one_line(run.adapter)}", f"  talk to it: {own_command('chat', run.folder)}"]
@@ -215,6 +215,7 @@ _STATUS_TEXT = {
     "live": "training",
     "done": "done",
     "stopped": "stopped when asked to",
+    "paused": "paused",
     "failed": "failed",
     "interrupted": "its session ended before the run did",
 }

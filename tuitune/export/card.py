@@ -10,6 +10,7 @@ from tuitune.atomic import write_atomic
 from tuitune.errors import UnusableInput
 from tuitune.model.config import auto_class, load_config, training_config
 from tuitune.recipe import Recipe
+from tuitune.runs.events import Finished
 from tuitune.runs.folder import Run
 from tuitune.text import one_line, safe_text
 
@@ -85,7 +86,7 @@ def model_card(run: Run, kind: str) -> str:
             "",
             f"# {one_line(run.name)}",
             "",
-            f"{what} `{base.replace('`', ' ')}`, made with tuitune.",
+            f"{what} `{base.replace('`', ' ')}`, made with tuitune{_weights_of(run)}.",
             "",
             "## Use",
             "",
@@ -99,6 +100,14 @@ def model_card(run: Run, kind: str) -> str:
             textwrap.indent(safe_text(recipe.to_yaml()), "    "),
         ]
     )
+
+
+def _weights_of(run: Run) -> str:
+    """Which step's weights these are, where they are not those of the run's end."""
+    ended = run.history().ended
+    kept = ended.adapter_step if isinstance(ended, Finished) else None
+    step = run.checkpoint.removeprefix("checkpoint-") or kept
+    return f" (the weights after {step} steps)" if step else ""
 
 
 def _adapted(run: Run) -> list[str]:

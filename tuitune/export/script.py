@@ -168,6 +168,11 @@ def require_repeatable(recipe: Recipe) -> None:
         raise UnusableInput(
             "A script cannot repeat a run with lora.init_lora_weights: loftq; `tuitune run` with its recipe can."
         )
+    if recipe.lora.init_adapter is not None:
+        raise UnusableInput(
+            "A script cannot repeat a run that begins with an adapter (lora.init_adapter); "
+            "`tuitune run` with its recipe can."
+        )
     from tuitune.model.config import load_config, training_config
 
     own, trained = (each.get_text_config().to_dict() for each in (load_config(recipe.model), training_config(recipe)))

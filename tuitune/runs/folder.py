@@ -45,6 +45,8 @@ class Run:
     """One run's folder, whether or not a session is alive in it."""
 
     folder: Path
+    checkpoint: str = ""
+    """Name of the checkpoint whose adapter is meant in place of the one that the run ended with."""
 
     @property
     def name(self) -> str:
@@ -70,7 +72,7 @@ class Run:
 
     @property
     def adapter(self) -> Path:
-        return self.folder / "adapter"
+        return self.checkpoints / self.checkpoint if self.checkpoint else self.folder / "adapter"
 
     @property
     def checkpoints(self) -> Path:
@@ -78,7 +80,7 @@ class Run:
 
     @property
     def exports(self) -> Path:
-        return self.folder / "exports"
+        return self.folder / "exports" / self.checkpoint
 
     @property
     def socket_file(self) -> Path:

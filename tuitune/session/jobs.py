@@ -16,7 +16,7 @@ from tuitune.atomic import write_atomic
 from tuitune.backends.loaded import LoadedModel
 from tuitune.conversation import Conversation
 from tuitune.data import cache
-from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
+from tuitune.errors import TuituneError, disk_is_full, explain
 from tuitune.machine.environment import warm_up
 from tuitune.model.read_ahead import read_ahead
 from tuitune.recipe import Recipe
@@ -28,7 +28,7 @@ from tuitune.session.output import printed
 from tuitune.session.sweep import sweep
 from tuitune.session.worker import Job, Result
 from tuitune.text import one_line
-from tuitune.train.checkpoints import require_whole_adapter
+from tuitune.train.checkpoints import adapter_of, require_whole_adapter
 
 if TYPE_CHECKING:
     from tuitune.export import Exported
@@ -47,7 +47,7 @@ class Jobs:
         self._recipe: Recipe | None = None
         self._resolved: Recipe | None = None
         self._writing = threading.Lock()
-        self._loaded: tuple[Run, LoadedModel] | None = None
+        self._loaded: tuple[Run, str | None, LoadedModel] | None = None
 
     @property
     def is_training(self) -> bool:
@@ -150,19 +150,42 @@ class Jobs:
         writer = create_run(recipe, runs_folder, name, machine().as_dict(), resolved)
         return self._train(job, writer, recipe, resolved)
 
-    def resume(self, job: Job, run: Run) -> Result:
+    def resume(self, job: Job, run: Run, changes: tuple[str, ...] = ()) -> Result:
         """Go on with a run in its own folder."""
-        from tuitune.train.resume import require_unfinished
+        from tuitune.train.resume import changed, require_unfinished
         from tuitune.train.run import check
 
-        require_unfinished(run)
-        recipe, resolved = run.recipe(), run.resolved()
+        recipe = run.recipe()
+        resolved = changed(run.resolved(), list(changes))
+        require_unfinished(run, resolved)
         check(resolved)
         self._free()
-        return self._train(job, RunWriter(run), recipe, resolved, going_on=True)
+        writer = RunWriter(run)
+        if changes:
+            run.keep_resolved(resolved)
+        return self._train(job, writer, recipe, resolved, going_on=True, changes=changes)
+
+    def change(self, job: Job, changes: tuple[str, ...]) -> messages.Changed:
+        """Have the run that is going be trained by other settings from its next step on. Raises UnusableInput."""
+        from tuitune.train.resume import changed
+
+        assert self.run is not None, "a run is going"
+        recipe = job.control.recipe = changed(job.control.recipe or self.run.resolved(), list(changes))
+        self.emit(Notice(text=_told(changes)))
+        train = recipe.train
+        return messages.Changed(
+            max_steps=train.max_steps, num_train_epochs=train.num_train_epochs, learning_rate=train.learning_rate
+        )
 
     def _train(
-        self, job: Job, writer: RunWriter, recipe: Recipe, resolved: Recipe, *, going_on: bool = False
+        self,
+        job: Job,
+        writer: RunWriter,
+        recipe: Recipe,
+        resolved: Recipe,
+        *,
+        going_on: bool = False,
+        changes: tuple[str, ...] = (),
     ) -> Result:
         """Train in a run folder that this session holds, and give it back."""
         from tuitune.train.resume import resumption_of
@@ -178,6 +201,8 @@ class Jobs:
             job.part(run=str(run.folder))
             if resumed:
                 self._tell_changed_libraries(run)
+            if changes:
+                self.emit(Notice(text=_told(changes)))
             with printed(lambda line: self.emit(Output(text=line))):
                 loaded = train(resolved, run, job.control, self.emit, resumed=resumed)
         except BaseException as error:
@@ -189,8 +214,11 @@ class Jobs:
         finally:
             self._close_run()
             _log_to(self._socket_path.with_suffix(".log"))  # what comes later is no matter of this run
-        if loaded is not None:
-            self._loaded = (run, loaded)
+        if job.control.pause.is_set():
+            loaded = None
+            self._free()
+        if loaded is not None and run.adapter.is_dir():  # else it may be half trained
+            self._loaded = (run, None, loaded)
         return {"status": run.status()}
 
     def _tell_changed_libraries(self, run: Run) -> None:
@@ -214,12 +242,13 @@ class Jobs:
         messages: Conversation,
         adapter: bool = True,
         sampling: dict[str, Any] | None = None,
+        checkpoint: str | None = None,
     ) -> Result:
         """The next message. Parts are `text` as it comes; before, `loading` with `done` of `total`, and `notice`."""
         from tuitune.chat.reply import Sampling, reply
 
         settings = Sampling.parse(sampling or {})
-        loaded = self._model_of(run, job)
+        loaded = self._model_of(run, job, checkpoint)
         job.check()
         answer = reply(
             loaded,
@@ -233,7 +262,13 @@ class Jobs:
         return {"reply": answer.text, "tokens": answer.tokens, "seconds": answer.seconds, "ended": answer.ended}
 
     def export(
-        self, job: Job, run: Run, kinds: list[str], out: str | None = None, allow_download: bool = False
+        self,
+        job: Job,
+        run: Run,
+        kinds: list[str],
+        out: str | None = None,
+        allow_download: bool = False,
+        checkpoint: str | None = None,
     ) -> Result:
         """Every kind as a part of its own when it is there: `exported`, or `failed` with its `error`.
 
@@ -242,7 +277,7 @@ class Jobs:
         from tuitune.export import Exported, export
 
         for each in export(
-            run,
+            adapter_of(run, checkpoint),
             kinds,
             Path(out) if out else None,
             progress=lambda kind, text, done, total: job.part(kind=kind, text=text, done=done, total=total),
@@ -255,9 +290,11 @@ class Jobs:
                 job.part(failed={"kind": each.kind, "error": str(each.error)})
         return {}
 
-    def preflight(self, job: Job, run: Run) -> Result:
+    def preflight(self, job: Job, run: Run, checkpoint: str | None = None) -> Result:
         """`kinds`: what can be made; `exports`: what lies in the run's own folder already."""
         from tuitune.export import exports_of, preflight
+
+        run = adapter_of(run, checkpoint)
 
         return {
             "kinds": [dataclasses.asdict(each) for each in preflight(run)],
@@ -306,15 +343,13 @@ class Jobs:
 
     # --- the model in memory -----------------------------------------------------------------------------------
 
-    def _model_of(self, run: Run, job: Job) -> LoadedModel:
-        saved = run.adapter.is_dir()  # what a run left in memory that was stopped before may be half trained
-        if saved and self._loaded is not None and self._loaded[0] == run:
-            return self._loaded[1]
+    def _model_of(self, run: Run, job: Job, checkpoint: str | None) -> LoadedModel:
+        if self._loaded is not None and self._loaded[:2] == (run, checkpoint):
+            return self._loaded[2]
         if run.status() == "live":
             raise TuituneError(f"Run {one_line(run.name)} is still training: chat with it once it has finished.")
-        if not saved:
-            raise UnusableInput(f"Run {one_line(run.name)} has no adapter: it ended before one was saved.")
-        require_whole_adapter(run)
+        chosen = adapter_of(run, checkpoint)
+        require_whole_adapter(chosen)
         self._free()
 
         def tell(text: str, done: int | None = None, total: int | None = None) -> None:
@@ -323,9 +358,9 @@ class Jobs:
         tell("Loading the model")
         loaded = backends.load(run.resolved(), lambda text: job.part(notice=text), tell)
         tell("Adding the adapter")
-        loaded.backend.attach_saved(loaded, str(run.adapter))
+        loaded.backend.attach_saved(loaded, str(chosen.adapter))
         loaded.thinks = run.thinks()
-        self._loaded = (run, loaded)
+        self._loaded = (run, checkpoint, loaded)
         return loaded
 
     def _free(self) -> None:
@@ -335,6 +370,10 @@ class Jobs:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _told(changes: tuple[str, ...]) -> str:
+    return f"Changed from the next step on: {one_line(', '.join(changes), max_length=300)}."
 
 
 def _as_data(exported: "Exported") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tuitune.errors import UnusableInput
 from tuitune.text import one_line
 from tuitune.typed import checked, field_types
 
-VERSION = 2
+VERSION = 3
 """Of these messages: each side tells it first, and does not go on with a side of another version."""
 
 ReplyT = TypeVar("ReplyT")
@@ -63,6 +63,37 @@ class Stop(Request[Stopping]):
     command: ClassVar[str] = "stop"
     run: str | None = None
     now: bool = False
+
+
+class Pausing(TypedDict):
+    """Whether there is a run to pause."""
+
+    pausing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Request[Pausing]):
+    """End the run of this name for a while, after its step: a checkpoint is saved, and the card is given back."""
+
+    command: ClassVar[str] = "pause"
+    run: str | None = None
+
+
+class Changed(TypedDict):
+    """The steps and the peak learning rate that the run is trained with from its next step on."""
+
+    max_steps: int
+    num_train_epochs: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Request[Changed]):
+    """Go on by other settings: `field=value` texts of `tuitune.train.resume.CHANGEABLE`."""
+
+    command: ClassVar[str] = "change"
+    run: str
+    changes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +264,13 @@ class Train(Request[Trained]):
 class Resume(Request[Trained]):
     """Go on with a run that was interrupted, stopped or has failed, from its newest checkpoint that is whole.
 
-    Its folder is sent as the part `run` as soon as it is held; goes on without its client.
+    Its folder is sent as the part `run` as soon as it is held; goes on without its client. `changes` are as in Change;
+    with them a run that is done can be trained further.
     """
 
     command: ClassVar[str] = "resume"
     run: str
+    changes: tuple[str, ...] = ()
 
 
 class Answer(TypedDict):
@@ -253,6 +286,8 @@ class Answer(TypedDict):
 class Chat(Request[Answer]):
     """The next message of a conversation with a run's adapter, or its base model.
 
+    `checkpoint` (`best`, `last` or a step) means the adapter of that one.
+
     Parts are `text` as it comes; before it `loading` with `done` of `total`, and `notice`. `sampling` are fields of
     `tuitune.chat.reply.Sampling`.
     """
@@ -262,6 +297,7 @@ class Chat(Request[Answer]):
     messages: list[dict[str, str]]
     adapter: bool = True
     sampling: dict[str, Any] | None = None
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +313,7 @@ class Export(Request[Nothing]):
     kinds: list[str]
     out: str | None = None
     allow_download: bool = False
+    checkpoint: str | None = None
 
 
 class Exports(TypedDict):
@@ -290,12 +327,13 @@ class Exports(TypedDict):
 class Preflight(Request[Exports]):
     command: ClassVar[str] = "preflight"
     run: str
+    checkpoint: str | None = None
 
 
 REQUESTS: dict[str, type[Request[Any]]] = {
     each.command: each
     for each in (
-        *(Status, Stop, Save, Cancel, Follow),
+        *(Status, Stop, Pause, Change, Save, Cancel, Follow),
         *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, Estimate),
         *(Train, Resume, Chat, Export, Preflight),
     )

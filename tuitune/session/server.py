@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tuitune.errors import TuituneError, explain
+from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.machine.environment import prepare_environment
 from tuitune.machine.hardware import sample
 from tuitune.runs.events import Notice, to_json
@@ -20,9 +20,12 @@ from tuitune.session.jobs import Jobs
 from tuitune.session.messages import (
     VERSION,
     Cancel,
+    Change,
     Export,
     Follow,
     Nothing,
+    Pause,
+    Pausing,
     Request,
     Resume,
     Save,
@@ -35,7 +38,7 @@ from tuitune.session.messages import (
 )
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions, peer
 from tuitune.session.worker import Cancelled, Job, Result, Worker
-from tuitune.text import safe_text
+from tuitune.text import one_line, safe_text
 
 log = logging.getLogger("tuitune.session")
 
@@ -184,6 +187,16 @@ class Server:
                 )
             case Stop():
                 return Stopping(stopping=self._stop(request))
+            case Pause():
+                job = self._training(request.run)
+                if job is not None:
+                    job.control.pause.set()
+                    job.control.stop.set()
+                return Pausing(pausing=job is not None)
+            case Change():
+                if (job := self._training(request.run)) is None:
+                    raise UnusableInput(f"Run {one_line(request.run)} is not training: resume it with these changes.")
+                return self.jobs.change(job, request.changes)
             case Save():
                 if job := self._training(request.run):
                     job.control.save.set()

@@ -32,7 +32,10 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         self._tokens = 0
         self._steps_seconds: list[float] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **_: Any
+    ) -> None:
+        _follow_the_recipe(args, optimizer, lr_scheduler)
         self._tokens = int(state.num_input_tokens_seen)
         self._steps_seconds.clear()
         self._evaluator.begin(int(state.global_step))
@@ -72,7 +75,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             raise Stopped
 
     def _stop_if_asked(self, control: Any) -> None:
-        if self._control.stop.is_set():
+        if self._control.stop.is_set() or self._control.recipe is not None:
             control.should_save = control.should_training_stop = True
 
     def _measure(self, state: Any, control: Any) -> None:
@@ -114,3 +117,17 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
                 elapsed_s=time.monotonic() - self._began,
             )
         )
+
+
+def _follow_the_recipe(args: Any, optimizer: Any, lr_scheduler: Any) -> None:
+    """Set the learning rate to that of the recipe's schedule at this step; a checkpoint brings that of its own recipe.
+
+    They differ where the rate or the number of steps was changed since.
+    """
+    for group in optimizer.param_groups:
+        group["initial_lr"] = args.learning_rate
+    lr_scheduler.base_lrs = [args.learning_rate] * len(lr_scheduler.base_lrs)
+    rates = [args.learning_rate * share(lr_scheduler.last_epoch) for share in lr_scheduler.lr_lambdas]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    lr_scheduler._last_lr = rates

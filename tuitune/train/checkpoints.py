@@ -89,6 +89,38 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def adapter_of(run: Run, which: str | None) -> Run:
+    """The run with the adapter that is meant: of the checkpoint `best`, `last` or of a step; None for that of its end.
+
+    A run that ended before it saved one has that of its newest whole checkpoint. Raises UnusableInput.
+    """
+    saved = checkpoints_of(run)
+    if which is None:
+        if run.adapter.is_dir():
+            return run
+        whole = next((checkpoint for checkpoint in reversed(saved) if damage(checkpoint) is None), None)
+        if whole is None:
+            raise UnusableInput(f"Run {one_line(run.name)} has no adapter: it ended before one was saved.")
+        return Run(run.folder, whole.name)
+    by_step = {step_of(checkpoint): checkpoint.name for checkpoint in saved}
+    if which == "last" and saved:
+        return Run(run.folder, saved[-1].name)
+    if which == "best":
+        measured = [each for each in run.history().evaluations if each.step in by_step]
+        if not measured:
+            raise UnusableInput(
+                f"Run {one_line(run.name)} has no checkpoint whose held-out loss was measured: give the step of one."
+            )
+        return Run(run.folder, by_step[min(measured, key=lambda each: each.loss).step])
+    if which.isdecimal() and int(which) in by_step:
+        return Run(run.folder, by_step[int(which)])
+    steps = ", ".join(map(str, by_step)) or "no step"
+    raise UnusableInput(
+        f"Run {one_line(run.name)} has no checkpoint {one_line(which, max_length=40)}: it has those of {steps}; "
+        "`best` and `last` name one, too."
+    )
+
+
 def require_whole_adapter(run: Run) -> None:
     """Refuse an adapter that differs from what training saved. Raises UnusableInput.
 

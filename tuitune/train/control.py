@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tuitune.errors import TuituneError
+from tuitune.recipe import Recipe
 from tuitune.runs.events import Event
 
 Emit = Callable[[Event], None]
@@ -20,6 +21,10 @@ class Control:
     """End as soon as the code can; what was saved before stays."""
     save: threading.Event = field(default_factory=threading.Event)
     """Save a checkpoint after this step."""
+    pause: threading.Event = field(default_factory=threading.Event)
+    """With `stop`: end for a while only, with a checkpoint and no adapter."""
+    recipe: Recipe | None = None
+    """What to train from the next step on, where that was changed."""
 
 
 class NotFinite(TuituneError):

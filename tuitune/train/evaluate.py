@@ -48,7 +48,8 @@ class Evaluator:
         """During training, in the order of their steps."""
         self.stopped_early = False
         self._loaded = loaded
-        self._recipe = recipe
+        self.recipe = recipe
+        """What is trained; it can change while a run goes."""
         self._prompts = prompts_of(recipe, prepared)
         self._rows = len(prepared.eval or ())
         self._control = control
@@ -72,7 +73,7 @@ class Evaluator:
             evaluation = measure_loss(self.trainer, self._emit, self._attempt, step) if loss else None
             measured = time.monotonic()
             if replies:
-                sample_replies(self._loaded, self._prompts, self._recipe, self._emit, self._control, step)
+                sample_replies(self._loaded, self._prompts, self.recipe, self._emit, self._control, step)
                 self._replies_seconds = time.monotonic() - measured
             self._loss_seconds = measured - began
         if evaluation is not None and step > 0:
@@ -81,7 +82,7 @@ class Evaluator:
 
     def after_step(self, step: int, total_steps: int, step_seconds: float) -> Evaluation | None:
         """Measure where that is due after `step` of `total_steps` steps of `step_seconds` each."""
-        every = self._recipe.train.eval_steps
+        every = self.recipe.train.eval_steps
         replies = bool(self._prompts)
         if every == "auto":
             costs = (self._loss_seconds if self._rows else 0.0, self._replies_seconds if replies else 0.0)
@@ -111,7 +112,7 @@ class Evaluator:
 
     def is_out_of_patience(self, epochs: float) -> bool:
         """Whether the held-out loss has not fallen for so long that a run of `epochs` epochs ends."""
-        train = self._recipe.train
+        train = self.recipe.train
         patience = patience_of(train, self._rows, epochs)
         return bool(patience) and measurements_without_gain(self.measured, train.early_stopping_threshold) >= patience
 

@@ -8,7 +8,7 @@ from tuitune.data.prepare import Prepared
 from tuitune.errors import UnusableInput
 from tuitune.model.config import is_folder
 from tuitune.paths import key_of
-from tuitune.recipe import ModelSection
+from tuitune.recipe import ModelSection, Recipe
 from tuitune.runs.events import Evaluation, Notice, Plan, Started
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
@@ -43,13 +43,44 @@ def resumption_of(run: Run, emit: Emit) -> Resumption:
     return Resumption(attempts + 1, checkpoint, plan, tuple(measured))
 
 
-def require_unfinished(run: Run) -> None:
-    """Refuse a run that has nothing left to train, or whose session is alive. Raises UnusableInput."""
-    status = run.status()
-    if status == "done":
-        raise UnusableInput(f"Run {one_line(run.name)} is done: there is nothing left to train in it.")
+CHANGEABLE = (
+    *("max_steps", "num_train_epochs", "learning_rate", "save_steps"),
+    *("eval_steps", "early_stopping_patience", "early_stopping_threshold"),
+)
+"""Fields of `train` that can change in a run that has begun; every other one would make it another run."""
+
+
+def changed(recipe: Recipe, changes: list[str]) -> Recipe:
+    """The recipe of a run that has begun with `field=value` changes. Raises UnusableInput for other fields."""
+    new = Recipe.from_data(recipe.model_dump(mode="json"), changes=changes)
+    if with_tail_of(recipe, new) != new:
+        raise UnusableInput(
+            f"A run that has begun can change train.{', '.join(CHANGEABLE)} alone: for anything else train a new run, "
+            "with --from where it should begin with this run's adapter."
+        )
+    return new
+
+
+def with_tail_of(recipe: Recipe, other: Recipe) -> Recipe:
+    """The recipe with the changeable fields of the other one."""
+    tail = {name: getattr(other.train, name) for name in CHANGEABLE}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=tail)})
+
+
+def require_unfinished(run: Run, recipe: Recipe) -> None:
+    """Refuse a run that has nothing left to train by `recipe`, or whose session is alive. Raises UnusableInput."""
+    history = run.history()
+    status, train = run.status(history), recipe.train
     if status == "live":
         raise UnusableInput(f"Run {one_line(run.name)} is going: `tuitune attach {one_line(run.name)}` shows it.")
+    more = train.max_steps > history.step or (
+        train.max_steps == -1 and train.num_train_epochs > (history.steps[-1].epoch if history.steps else 0) + 1e-6
+    )
+    if status == "done" and not more:
+        raise UnusableInput(
+            f"Run {one_line(run.name)} is done after {history.step} steps: `tuitune resume {one_line(run.name)} --set "
+            f"max_steps={2 * history.step}` trains it further."
+        )
 
 
 def newest_whole_checkpoint(run: Run, emit: Emit) -> Path | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tuitune import backends
 from tuitune.backends.loaded import LoadedModel
+from tuitune.backends.loading import begin_with_adapter, require_adapter
 from tuitune.backends.loftq import require_loftq
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import explain
@@ -23,7 +24,14 @@ from tuitune.train.autotune import fit, halved
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
 from tuitune.train.evaluate import Evaluator
 from tuitune.train.isolation import Batches, settle_batches
-from tuitune.train.resume import Resumption, data_digest, model_digest, newest_whole_checkpoint, require_same
+from tuitune.train.resume import (
+    Resumption,
+    data_digest,
+    model_digest,
+    newest_whole_checkpoint,
+    require_same,
+    with_tail_of,
+)
 from tuitune.train.trainer import make_trainer
 
 if TYPE_CHECKING:
@@ -43,6 +51,8 @@ def check(recipe: Recipe) -> None:
     open_dataset(recipe.data)
     training_config(recipe)
     require_loftq(recipe)
+    if recipe.lora.init_adapter is not None:
+        require_adapter(recipe.lora.init_adapter)
 
 
 def train(
@@ -56,12 +66,15 @@ def train(
     """
     began = time.monotonic()
     attempt = resumed.attempt if resumed else 1
+    adapter_saved = False
     checkpoint = resumed.checkpoint if resumed else None
 
     def phase(name: Any, text: str, done: int | None = None, total: int | None = None) -> None:
         emit(Phase(name=name, text=text, done=done, total=total))
 
-    def finished(status: Literal["done", "stopped"], step: int, adapter_step: int | None = None) -> None:
+    def finished(status: Literal["done", "stopped", "paused"], step: int, adapter_step: int | None = None) -> None:
+        if status == "stopped" and control.pause.is_set() and not adapter_saved:
+            status = "paused"
         saved = "adapter" if run.adapter.is_dir() else None
         seconds = time.monotonic() - began
         emit(Finished(status=status, step=step, seconds=seconds, adapter=saved, adapter_step=adapter_step))
@@ -101,6 +114,8 @@ def train(
     evaluator = Evaluator(loaded, recipe, prepared, control, emit, attempt, measured)
     callback = RunCallback(run, control, emit, evaluator, attempt, first_step)
     trainer = evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callback)
+    if recipe.lora.init_adapter is not None:
+        begin_with_adapter(loaded, recipe.lora.init_adapter)  # once the trainer has turned the adapter to fp32
     plan = _plan(loaded, prepared, trainer, batches)
     if resumed and resumed.plan:
         require_same(resumed.plan, plan, run)
@@ -117,11 +132,13 @@ def train(
             )
             phase("training", going_on)
             backend.for_training(loaded)
-            _train_to_the_end(evaluator, loaded, recipe, prepared, run, callback, emit, checkpoint)
+            _train_to_the_end(evaluator, loaded, recipe, prepared, run, callback, control, emit, checkpoint)
             if evaluator.stopped_early:
                 adapter_step = _go_back_to_the_best(evaluator, loaded, run, emit)
-            phase("saving", "Saving the adapter")
-            save_adapter(loaded, run)
+            if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
+                phase("saving", "Saving the adapter")
+                save_adapter(loaded, run)
+                adapter_saved = True
             if not control.stop.is_set():
                 status = "done"
                 phase("after", "Measuring the model after training")
@@ -214,12 +231,15 @@ def _train_to_the_end(
     prepared: Prepared,
     run: Run,
     callback: "RunCallback",
+    control: Control,
     emit: Emit,
     checkpoint: Path | None,
 ) -> None:
     """Train, from the checkpoint if there is one; where memory runs out, from the last one in passes of half the size.
 
-    The evaluator's trainer is the one that reached the end. Rows a step, and so the training itself, stay the same.
+    Rows a step, and so the training itself, stay the same by that. Where the recipe is changed on the way, the training
+    goes on by the new one from a checkpoint of the step that it was changed at, as a resumed run would. The evaluator's
+    trainer is the one that reached the end.
     """
     import torch
 
@@ -228,27 +248,38 @@ def _train_to_the_end(
         trainer = evaluator.trainer
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            return
+            step, out_of_memory = trainer.state.global_step, False
         except torch.OutOfMemoryError:
-            step = trainer.state.global_step
-        recipe = halved(recipe)
+            step, out_of_memory = trainer.state.global_step, True
+        if not out_of_memory:
+            wanted, control.recipe = control.recipe, None
+            if wanted is not None:
+                recipe = with_tail_of(recipe, wanted)
+                run.keep_resolved(recipe)
+            if wanted is None or control.stop.is_set() or evaluator.stopped_early:
+                return
+            if 0 < recipe.train.max_steps <= step:
+                return
+        else:
+            recipe = halved(recipe)
         trainer.accelerator.free_memory()  # or what the failed step held stays taken
         trainer.optimizer = trainer.lr_scheduler = None
         gc.collect()
         torch.cuda.empty_cache()
         checkpoint = newest_whole_checkpoint(run, emit)
-        if checkpoint is None:
-            for name, parameter in loaded.model.named_parameters():
-                if name in first:
-                    parameter.data.copy_(first[name])
-                parameter.grad = None
         run.keep_resolved(recipe)
         settings = recipe.train
         split = f"{settings.per_device_train_batch_size} × {settings.gradient_accumulation_steps} rows a step"
         where = checkpoint.name if checkpoint else "the start"
-        emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
+        if out_of_memory:
+            emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
+        evaluator.recipe = recipe
         loaded.backend.for_training(loaded)
         evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callback)
+        for name, parameter in loaded.model.named_parameters():
+            if checkpoint is None and name in first:
+                parameter.data.copy_(first[name])
+            parameter.grad = None
 
 
 def save_adapter(loaded: LoadedModel, run: Run) -> None:
