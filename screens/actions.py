@@ -49,6 +49,18 @@ _ALL = (
         "Stop after this step, and save checkpoint and adapter; once more: stop now. Asks first.",
     ),
     Action("resume", "r", "Resume", "Go on with this run from its newest checkpoint that is whole."),
+    Action(
+        "pause",
+        "p",
+        "Pause",
+        "End for a while after this step: a checkpoint is saved and the GPU is given back; r goes on.",
+        footer=False,
+    ),
+    Action(
+        "change", "e", "Change", "Change steps and learning rate of this run, also to train a finished one further."
+    ),
+    Action("replies_before", "comma", "Replies before", "Show the sample replies of an earlier step.", footer=False),
+    Action("replies_after", "full_stop", "Replies after", "Show the sample replies of a later step.", footer=False),
     Action("save_checkpoint", "c", "Checkpoint", "Save a checkpoint after this step and go on training."),
     Action("next_metric", "m", "Curve", "Show the next curve: loss, learning rate, gradient norm, tokens per second."),
     Action("next_pane", "l", "Log", "Show the next pane below: messages, sample replies, log."),
@@ -125,4 +137,5 @@ def key_name(action: Action, *, last: bool = False) -> str:
 def name_of(key: str) -> str:
     """A key as a person reads it: `^t` for Ctrl+T."""
     names = {"escape": "Esc", "enter": "Enter", "question_mark": "?", "f1": "F1", "f2": "F2"}
+    names |= {"comma": ",", "full_stop": "."}
     return names.get(key, key.replace("ctrl+", "^"))

@@ -36,6 +36,7 @@ from tuitune.errors import explain
 from tuitune.runs.events import Failed
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
+from tuitune.train.checkpoints import checkpoints_of
 
 if TYPE_CHECKING:
     from tuitune.recipe import Recipe
@@ -180,7 +181,7 @@ class TuituneApp(App[int]):
                 return "There is nothing trained yet: start a run from the settings."
             case "chat" | "export" if link.is_training:
                 return "The run is still training: this opens when it has finished."
-            case "chat" | "export" if not (link.run and link.run.adapter.is_dir()):
+            case "chat" | "export" if link.run and not link.run.adapter.is_dir() and not checkpoints_of(link.run):
                 return "This run has no adapter: it ended before one was saved."
         return None
 

@@ -21,6 +21,7 @@ PHASES = {
     "saving": "Save",
     "after": "Measure it again",
 }
+_ENDED = {"done": ("✔", "Done"), "stopped": ("✔", "Stopped"), "paused": ("‖", "Paused")}
 _BAR_WIDTH = 10
 _NEEDED_LEAST = ("rows", "trained", "grad norm", "learning rate")
 # What cannot be counted shows how long it has taken, from here on.
@@ -36,8 +37,9 @@ def headline(
     ended, phase = history.ended, history.phase
     style = ""
     if isinstance(ended, Finished):
-        word = "Done" if ended.status == "done" else "Stopped"
-        state, style = f"✔ {word} after {ended.step:,} steps in {duration(ended.seconds)}", "$text-success"
+        glyph, word = _ENDED[ended.status]
+        style = "$text-warning" if ended.status == "paused" else "$text-success"
+        state = f"{glyph} {word} after {ended.step:,} steps in {duration(ended.seconds)}"
         before_after = history.loss_before_and_after()
         if before_after:
             state += f" · loss {before_after[0]:.3f} → {before_after[1]:.3f}"
@@ -77,6 +79,8 @@ def pace(history: History, *, problem: str | None = None) -> Content:
     if not history.total_steps:
         return Content("")
     text = f"step {history.step:,} of {history.total_steps:,}"
+    if isinstance(history.ended, Finished) and history.ended.status == "paused":
+        return Content.assemble(text, " · ", ("r: go on with it", "bold $text-success"))
     if isinstance(history.ended, Finished) and history.ended.adapter:
         return Content.assemble(text, " · ", ("Enter: chat with it", "bold $text-success"))
     if history.steps:
@@ -186,13 +190,14 @@ def messages(history: History) -> Content:
     return Content("\n").join(shown[:200]) if shown else Content.styled("Nothing to report.", MUTED)
 
 
-def samples(history: History) -> Content:
-    """Each sample prompt with its replies before training and now."""
+def samples(history: History, step: int | None = None) -> Content:
+    """Each sample prompt with its replies before training and after `step` steps; None for the newest."""
     lines = []
-    for prompt, before, after in history.replies_before_and_after():
+    name = "after" if step is None else f"at {step:,}"
+    for prompt, before, after in history.replies_before_and_after(step):
         lines.append(Content.styled(one_line(prompt, max_length=300), "bold"))
         if before is not None:
             lines.append(Content.assemble(("  before  ", MUTED), one_line(before, max_length=500)))
         if after is not None:
-            lines.append(Content.assemble(("  after   ", "$text-success"), one_line(after, max_length=500)))
+            lines.append(Content.assemble((f"  {name:<8}", "$text-success"), one_line(after, max_length=500)))
     return Content("\n").join(lines) if lines else Content.styled("No sample prompt is answered yet.", MUTED)

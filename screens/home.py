@@ -27,7 +27,7 @@ from tuitune.runs.glance import Glance, glance
 from tuitune.text import one_line
 from tuitune.units import gib
 
-_GLYPHS = {"live": "▶", "done": "✔", "stopped": "■", "failed": "✘", "interrupted": "✘"}
+_GLYPHS = {"live": "▶", "done": "✔", "stopped": "■", "paused": "‖", "failed": "✘", "interrupted": "✘"}
 _STYLES = {"live": "$text-primary", "done": "$text-success", "failed": "$text-error", "interrupted": "$text-error"}
 _SHOWN_RUNS = 30
 _HEAD = "Fine-tune a language model, from your data to a chat with the result, in six steps."
@@ -37,7 +37,7 @@ class HomeScreen(WalkScreen):
     """This machine and its runs."""
 
     CSS_PATH = "home.tcss"
-    BINDINGS = bind("explain", "pick_gpu")
+    BINDINGS = bind("explain", "pick_gpu", "resume")
 
     class Looked(Message):
         """What was found of the machine and the runs, in a thread."""
@@ -85,9 +85,31 @@ class HomeScreen(WalkScreen):
 
     _examined = False
     _cards: Sequence[Gpu] = ()
+    _resumable: frozenset[str] = frozenset()
+    """Folders of the listed runs that ended before they were done."""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "resume":
+            return self._highlighted_run in self._resumable
         return len(self._cards) > 1 if action == "pick_gpu" else True
+
+    @property
+    def _highlighted_run(self) -> str:
+        """The folder of the run under the cursor; empty where none is."""
+        option = self.query_one("#starts", OptionList).highlighted_option
+        return str(option.id).removeprefix("run:") if option is not None else ""
+
+    @on(OptionList.OptionHighlighted, "#starts")
+    def _tell_of_resume(self) -> None:
+        self.refresh_bindings()
+
+    async def action_resume(self) -> None:
+        try:
+            await self.tuitune.open_run(Path(self._highlighted_run))
+        except TuituneError as error:
+            self.show_problem(error)
+        else:
+            self.tuitune.link.resume_run()
 
     @work(exit_on_error=False)
     async def action_pick_gpu(self) -> None:
@@ -114,6 +136,8 @@ class HomeScreen(WalkScreen):
     @on(Looked)
     def _show_looked(self, message: Looked) -> None:
         self._cards = message.cards
+        ended_early = ("interrupted", "paused", "stopped", "failed")
+        self._resumable = frozenset(str(each.run.folder) for each in message.glances if each.status in ended_early)
         self.refresh_bindings()
         self.query_one("#hardware", Static).update(message.machine)
         self._list_starts(message.glances)

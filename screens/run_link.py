@@ -237,12 +237,12 @@ class RunLink:
         request = Train(data, str(self.runs_folder.absolute()))
         self._app.run_worker(self._train(request), name="train", exit_on_error=False)
 
-    def resume_run(self) -> None:
-        """Go on with the run on show, which ended early."""
+    def resume_run(self, changes: tuple[str, ...] = ()) -> None:
+        """Go on with the run on show, which ended early, or is trained further by `changes` (see messages.Resume)."""
         assert self.run is not None, "there is a run to go on with"
         self.history.ended, self.problem = None, None
         self._live = self._sends_ours = True
-        self._app.run_worker(self._train(Resume(str(self.run.folder))), name="train", exit_on_error=False)
+        self._app.run_worker(self._train(Resume(str(self.run.folder), changes)), name="train", exit_on_error=False)
         self._app.post_message(self.RunChanged())
 
     async def _train(self, request: Request[Trained]) -> None:

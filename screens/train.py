@@ -12,6 +12,7 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher, ProgressBar, Static
 
 from screens.actions import bind
+from screens.change import ChangeScreen
 from screens.confirm import ConfirmScreen
 from screens.dashboard import headline, messages, numbers, pace, phases, samples
 from screens.run_link import AGAIN, RunLink
@@ -20,8 +21,8 @@ from screens.widgets.metric_plot import MetricPlot
 from tuitune.errors import TuituneError
 from tuitune.runs.events import Failed, Finished
 from tuitune.runs.folder import Run
-from tuitune.session.messages import Save
-from tuitune.text import safe_text
+from tuitune.session.messages import Change, Pause, Save
+from tuitune.text import one_line, safe_text
 
 _PANES = {"messages": "Messages", "samples": "Sample replies", "log": "Log"}
 _STOP_QUESTIONS = {
@@ -36,7 +37,10 @@ class TrainScreen(StepScreen):
 
     STEP = "train"
     CSS_PATH = "train.tcss"
-    BINDINGS = bind("start_stop", "resume", "save_checkpoint", "next_metric", "next_pane")
+    BINDINGS = bind(
+        *("start_stop", "resume", "pause", "change", "save_checkpoint"),
+        *("next_metric", "next_pane", "replies_before", "replies_after"),
+    )
 
     class LogRead(Message):
         """The end of the run's log, read in a thread."""
@@ -52,6 +56,8 @@ class TrainScreen(StepScreen):
         self._stopping: dict[tuple[Run | None, int], str] = {}
         """When an attempt of a run will stop that was asked to here."""
         self._pane_chosen = False
+        self._replies: tuple[Run | None, int | None] = (None, None)
+        """The run and the step whose sample replies were chosen; the newest where it is None or another run."""
 
     def body(self) -> ComposeResult:
         yield Static(id="headline")
@@ -126,7 +132,8 @@ class TrainScreen(StepScreen):
             self._put("phases", phases(history))
         self._put("numbers", numbers(history, self.query_one("#numbers").size.height))
         self._put("messages-text", messages(history), layout=True)
-        self._put("samples-text", samples(history), layout=True)
+        self._put("samples-text", samples(history, self._reply_step), layout=True)
+        self._title_pane()
         state = (link.run, link.is_training, bool(history.steps), history.ended, link.problem)
         if state != self._state:
             self._state = state
@@ -149,8 +156,12 @@ class TrainScreen(StepScreen):
     # --- actions ----------------------------------------------------------------------------------------------
 
     def why_not(self, action: str) -> str | None:
-        if action in ("start_stop", "save_checkpoint") and not self.tuitune.link.is_training:
+        if action in ("start_stop", "save_checkpoint", "pause") and not self.tuitune.link.is_training:
             return "No run is training."
+        if action == "change" and not (self.tuitune.link.run and self.tuitune.link.history.steps):
+            return "No step is done yet."
+        if action in ("replies_before", "replies_after") and not self.tuitune.link.history.reply_steps():
+            return "No sample prompt has been answered in training yet."
         if action == "resume":
             return self._why_not_resume()
         if action == "next_metric" and not self.tuitune.link.history.steps:
@@ -172,7 +183,7 @@ class TrainScreen(StepScreen):
         if link.run is None or link.is_training:
             return "The run is going." if link.is_training else "There is no run yet."
         if isinstance(link.history.ended, Finished) and link.history.ended.status == "done":
-            return "The run is done."
+            return "The run is done; e trains it further."
         return None if link.history.started else "The run has not begun."
 
     @property
@@ -184,6 +195,67 @@ class TrainScreen(StepScreen):
     def action_resume(self) -> None:
         self._stopping.pop(self._attempt, None)  # until the next attempt has begun, this one is on show
         self.tuitune.link.resume_run()
+
+    @property
+    def _reply_step(self) -> int | None:
+        run, step = self._replies
+        return step if run == self.tuitune.link.run else None
+
+    def action_replies_before(self) -> None:
+        self._show_replies(-1)
+
+    def action_replies_after(self) -> None:
+        self._show_replies(1)
+
+    def _show_replies(self, places: int) -> None:
+        """Show the replies of the step `places` further among those that were measured; the last means the newest."""
+        steps = self.tuitune.link.history.reply_steps()
+        at = steps.index(self._reply_step) if self._reply_step in steps else len(steps) - 1
+        place = max(0, min(at + places, len(steps) - 1)) if self._shows("samples") else at
+        self._replies = (self.tuitune.link.run, steps[place] if place < len(steps) - 1 else None)
+        self._pane_chosen = True
+        self._show_pane("samples")
+        self.draw()
+
+    def _shows(self, pane: str) -> bool:
+        return self.query_one("#lower", ContentSwitcher).current == pane
+
+    @work(exit_on_error=False)
+    async def action_pause(self) -> None:
+        question = "Pause the run after this step? A checkpoint is saved, and the GPU's memory is given back."
+        link = self.tuitune.link
+        if not await self.app.push_screen_wait(ConfirmScreen(question, "Pause", "Go on training")):
+            return
+        try:
+            if link.is_training and (await link.call(Pause(link.run.name if link.run else None)))["pausing"]:
+                self._stopping[self._attempt] = "after this step, for a while"
+                self._draw_headline()
+        except TuituneError as error:
+            self.show_problem(error)
+
+    @work(exit_on_error=False)
+    async def action_change(self) -> None:
+        """Ask for other steps and another rate, and have the run go on so: at once, or by resuming it."""
+        link, run = self.tuitune.link, self.tuitune.link.run
+        assert run is not None, "there is a run to change"
+        try:
+            train = run.resolved().train
+            length = ("max_steps", "Steps in all", f"{train.max_steps}")
+            if train.max_steps == -1:
+                length = ("num_train_epochs", "Epochs in all", f"{train.num_train_epochs:g}")
+            name, label, value = length
+            settings = {name: (label, value), "learning_rate": ("Peak learning rate", f"{train.learning_rate:g}")}
+            done = f"{link.history.step:,} steps of {one_line(run.name, max_length=40)} are done."
+            changes = await self.app.push_screen_wait(ChangeScreen(f"{done} How should it go on?", settings))
+            if changes is None or run != link.run:
+                return
+            if link.is_training:
+                await link.call(Change(run.name, changes))
+            else:
+                self._stopping.pop(self._attempt, None)
+                link.resume_run(changes)
+        except TuituneError as error:
+            self.show_problem(error)
 
     def action_next_metric(self) -> None:
         self.query_one(MetricPlot).show_next_metric()
@@ -203,9 +275,17 @@ class TrainScreen(StepScreen):
 
     def _title_pane(self) -> None:
         switcher = self.query_one("#lower", ContentSwitcher)
-        switcher.border_title = Content(_PANES[switcher.current or "messages"])
+        title = _PANES[switcher.current or "messages"]
+        if self._shows("samples") and (steps := self.tuitune.link.history.reply_steps()):
+            title += f" after {self._reply_step or steps[-1]:,} steps"
+        switcher.border_title = Content(title)
         others = " · ".join(title for name, title in _PANES.items() if name != switcher.current)
-        switcher.border_subtitle = Content(f"l: {others}")
+        steps = ", and . : other steps · " if self._shows("samples") and self._several_replies else ""
+        switcher.border_subtitle = Content(f"{steps}l: {others}")
+
+    @property
+    def _several_replies(self) -> bool:
+        return len(self.tuitune.link.history.reply_steps()) > 1
 
     @work(exclusive=True, group="stop", exit_on_error=False)  # a session that does not answer holds up no key
     async def action_start_stop(self) -> None:

@@ -118,8 +118,12 @@ class History:
         losses = [step.loss for step in self.steps]
         return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
 
-    def replies_before_and_after(self) -> list[tuple[str, str | None, str | None]]:
-        """Each sample prompt with the reply before training and the latest one after it began."""
+    def reply_steps(self) -> list[int]:
+        """After which steps the sample prompts were answered, 0 left out."""
+        return sorted({reply.step for reply in self.replies} - {0})
+
+    def replies_before_and_after(self, step: int | None = None) -> list[tuple[str, str | None, str | None]]:
+        """Each sample prompt with the reply before training and the one after `step` steps; None for the latest."""
         before = {reply.prompt: reply.reply for reply in self.replies if reply.step == 0}
-        after = {reply.prompt: reply.reply for reply in self.replies if reply.step > 0}
+        after = {reply.prompt: reply.reply for reply in self.replies if reply.step > 0 and step in (None, reply.step)}
         return [(prompt, before.get(prompt), after.get(prompt)) for prompt in dict.fromkeys([*before, *after])]
