@@ -14,7 +14,7 @@ from tuitune.text import safe_text
 
 
 class ChangeScreen(ModalScreen[tuple[str, ...] | None]):
-    """One field for each of `settings` (recipe field to its label and value); `field=value` for those that were changed.
+    """A field for each of `settings` (recipe field to label and value); `field=value` for those that were changed.
 
     None where the user gives up or changes nothing.
     """

@@ -280,8 +280,8 @@ class TrainScreen(StepScreen):
             title += f" after {self._reply_step or steps[-1]:,} steps"
         switcher.border_title = Content(title)
         others = " · ".join(title for name, title in _PANES.items() if name != switcher.current)
-        steps = ", and . : other steps · " if self._shows("samples") and self._several_replies else ""
-        switcher.border_subtitle = Content(f"{steps}l: {others}")
+        keys = ", and . : other steps · " if self._shows("samples") and self._several_replies else ""
+        switcher.border_subtitle = Content(f"{keys}l: {others}")
 
     @property
     def _several_replies(self) -> bool:
