@@ -61,7 +61,7 @@ _ALL = (
     ),
     Action("replies_before", "comma", "Replies before", "Show the sample replies of an earlier step.", footer=False),
     Action("replies_after", "full_stop", "Replies after", "Show the sample replies of a later step.", footer=False),
-    Action("save_checkpoint", "c", "Checkpoint", "Save a checkpoint after this step and go on training."),
+    Action("save_checkpoint", "c", "Save", "Save a checkpoint after this step and go on training."),
     Action("next_metric", "m", "Curve", "Show the next curve: loss, learning rate, gradient norm, tokens per second."),
     Action("next_pane", "l", "Log", "Show the next pane below: messages, sample replies, log."),
     Action("previous_row", "ctrl+up", "Row before", "Show the row before this one.", footer=False),

@@ -171,11 +171,11 @@ class TrainScreen(StepScreen):
         return None
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Of a run that ended early the footer has Resume in place of Stop and Checkpoint: 80 columns hold no more."""
-        if action in ("resume", "start_stop", "save_checkpoint"):
-            ended_early = self._why_not_resume() is None
-            if ended_early != (action == "resume"):
-                return False
+        """The footer has Stop and Save for a run that goes, Resume for one that ended early: 80 columns hold no more."""
+        if action == "resume" and self._why_not_resume() is not None:
+            return False
+        if action in ("start_stop", "save_checkpoint") and self.tuitune.link.run and not self.tuitune.link.is_training:
+            return False
         return super().check_action(action, parameters)
 
     def _why_not_resume(self) -> str | None:
