@@ -18,17 +18,33 @@ if importlib.util.find_spec("unsloth") is None:
     pytest.skip("needs Unsloth", allow_module_level=True)
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    (tmp_path / "data.jsonl").write_text("".join(sample_rows()))
-    asyncio.run(train_both(tmp_path))
-    whole, killed = Run(tmp_path / "runs" / "whole"), Run(tmp_path / "runs" / "killed")
+def apart(one: Run, other: Run) -> tuple[float, float]:
+    """The largest difference of a step's loss, and of a weight of the adapter."""
+    ours, theirs = (load_file(run.adapter / "adapter_model.safetensors") for run in (one, other))
+    weight = max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in theirs)
+    return max(abs(loss - losses(other)[step]) for step, loss in losses(one).items()), weight
+
+
+def test_a_killed_run_goes_on_as_near_as_the_same_run_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled kernels differ with what a process has run before; two undisturbed runs in two processes tell how far.
+
+    Within one process a run goes on bit for bit: tests/engine/test_going_on.py, which a GPU runs as a CPU does.
+    """
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        (folder / "data.jsonl").write_text("".join(sample_rows()))
+        asyncio.run(train_both(folder))
+    whole, again, killed = (
+        Run(folders[place] / "runs" / name) for place, name in ((0, "whole"), (1, "whole"), (0, "killed"))
+    )
     assert killed.status() == "interrupted"
     asyncio.run(resume(killed))
     assert list(losses(killed)) == list(losses(whole)) == list(range(1, STEPS + 1))
     assert [step.attempt for step in killed.history().steps] == [1] * SAVED + [2] * (STEPS - SAVED)
-    apart = max(abs(loss - losses(whole)[step]) for step, loss in losses(killed).items())
-    ours, theirs = (load_file(run.adapter / "adapter_model.safetensors") for run in (killed, whole))
-    weights_apart = max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in theirs)
-    print(f"largest difference of a loss {apart:.2g}, of a weight {weights_apart:.2g}")
-    assert apart <= 1e-5 and weights_apart <= 1e-5
+    floor, difference = apart(again, whole), apart(killed, whole)
+    print(f"loss and weight: the same run again {floor}, resumed {difference}")
+    assert difference[0] <= max(1e-5, 2 * floor[0]) and difference[1] <= max(1e-5, 2 * floor[1])
