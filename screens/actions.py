@@ -72,6 +72,7 @@ _ALL = (
     Action("next_source", "ctrl+r", "Source", "Show the rows of the next dataset of the recipe.", footer=False),
     Action("audit", "ctrl+t", "Audit", "Look at every row: lengths, duplicates, empty replies, secrets and more."),
     Action("map_columns", "ctrl+o", "Columns", "Say which column is the question and which the answer.", footer=False),
+    Action("choose_template", "ctrl+l", "Template", "Choose the chat template of a tokenizer that has none."),
     Action("switch_adapter", "ctrl+b", "Who", "Let the adapter answer, the base model, or both side by side."),
     Action("chat_settings", "ctrl+o", "Settings", "Show or hide the system prompt and the sampling settings."),
     Action(

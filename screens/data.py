@@ -36,7 +36,7 @@ class DataScreen(StepScreen):
     CSS_PATH = "data.tcss"
     BINDINGS = [  # noqa: RUF012
         *bind("next_row", "previous_row", "pick_file", "search_datasets", "audit"),
-        *bind("map_columns", "go_to_row", "next_source"),
+        *bind("map_columns", "choose_template", "go_to_row", "next_source"),
     ]
 
     def __init__(self) -> None:
@@ -47,6 +47,8 @@ class DataScreen(StepScreen):
         self._shown_for: dict[str, Any] | None = None
         self._unseen = False
         """Whether another dataset was chosen, or none could be read, and no row was shown since."""
+        self._lacks_template = False
+        """Whether the tokenizer needs a named chat template before its rows can be shown."""
         self._summary = Content("")
         self._examples: dict[str, list[tuple[int, int]]] = {}
         self._from_finding = False
@@ -172,8 +174,14 @@ class DataScreen(StepScreen):
         except TuituneError as error:
             self._unseen = True
             self._show_nothing()
-            about_columns = "data.columns" in str(error)
-            self.show_problem(f"{error} {key_name(ACTIONS['map_columns'])} sets them here." if about_columns else error)
+            about_columns, self._lacks_template = "data.columns" in str(error), "model.chat_template" in str(error)
+            told = str(error)
+            if about_columns:
+                told += f" {key_name(ACTIONS['map_columns'])} sets them here."
+            elif self._lacks_template:
+                told += f" {key_name(ACTIONS['choose_template'])} chooses one here."
+            self.show_problem(told)
+            self.refresh_bindings()
 
     @work(exclusive=True, group="unusable", exit_on_error=False)
     async def _tell_unusable(self, recipe: dict[str, Any]) -> None:
@@ -255,6 +263,16 @@ class DataScreen(StepScreen):
             self._show(int(answer.replace(",", "")))
         else:
             self.show_problem(f"{one_line(answer, max_length=40)} is not a row: rows are numbered from 0.")
+
+    @work(exit_on_error=False)
+    async def action_choose_template(self) -> None:
+        from screens.templates import PickTemplate
+
+        chosen = await self.app.push_screen_wait(PickTemplate())
+        if chosen is not None:
+            self.tuitune.link.draft.set("model.chat_template", chosen)
+            self._lacks_template = False
+            self.load()
 
     # --- which column is which --------------------------------------------------------------------------------
 
@@ -350,6 +368,12 @@ class DataScreen(StepScreen):
         if action == "next_source" and len(self.sources) < 2:
             return "The recipe has one dataset."
         return super().why_not(action)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Where a template is missing its key has the place of the audit's: 80 columns hold no more."""
+        if action in ("choose_template", "audit") and self._lacks_template != (action == "choose_template"):
+            return False
+        return super().check_action(action, parameters)
 
     async def action_go_on(self) -> None:
         """Go on from a dataset that was shown; show first one that was given since."""

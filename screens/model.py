@@ -274,7 +274,7 @@ class ModelScreen(StepScreen):
     @on(Input.Changed, "#name")
     def _name_changed(self, event: Input.Changed) -> None:
         if event.value.strip() != one_line(self.tuitune.link.draft.get("model.name") or ""):
-            self.tuitune.link.draft.set("model.name", event.value.strip())
+            self._put_in_draft(event.value.strip())
             self._unseen = True
         self.show_problem(None)
         if self.choices:
@@ -297,8 +297,15 @@ class ModelScreen(StepScreen):
     def _take(self, name: str) -> None:
         with self.prevent(Input.Changed):
             self.query_one("#name", Input).value = one_line(name)
-        self.tuitune.link.draft.set("model.name", name)
+        self._put_in_draft(name)
         self._unseen = False
+
+    def _put_in_draft(self, name: str) -> None:
+        """The model, without the chat template that was chosen for another one."""
+        draft = self.tuitune.link.draft
+        if name != draft.get("model.name"):
+            draft.set("model.chat_template", None)
+        draft.set("model.name", name)
 
     @on(Input.Submitted)
     async def _submitted(self) -> None:

@@ -1,6 +1,7 @@
 """The data screen against a real session: rows and masks, unknown columns, and the audit."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from textual.widgets import Input
 from screens.app import TuituneApp
 from screens.columns import ColumnsScreen
 from screens.data import DataScreen, lengths
+from tests.conftest import DEMO
 from tests.engine.hub_server import hub_server
 from tests.screens.conftest import SIZE, screen_text, until, words
 from tuitune.recipe import Recipe, SourceSection
@@ -218,3 +220,29 @@ def test_the_cut_stands_where_max_length_is() -> None:
     assert [line.count("█") for line in lines] == [36, 7, 0, 0, 29]
     assert "✂" not in lengths({**found, "truncated": 0}, 200).plain
     assert "Rows by their tokens" in lengths({**found, "token_percentiles": {}, "length_histogram": []}, 100).plain
+
+
+async def test_a_base_model_without_a_chat_template_gets_one_by_a_key(
+    recipe: Recipe, runs_folder: Path, tmp_path: Path
+) -> None:
+    """From the error to a row in two keys; another model takes its own template again."""
+    base = tmp_path / "base"
+    shutil.copytree(DEMO / "demo_model", base)
+    (base / "chat_template.jinja").unlink()
+    app = TuituneApp(
+        recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": str(base)})}),
+        runs_folder=runs_folder,
+    )
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("data")
+        await until(pilot, lambda: "has no chat template" in words(pilot), what="what is wrong")
+        assert "^l chooses one here." in words(pilot) and "^l Template" in words(pilot)
+        await pilot.press("ctrl+l")
+        await until(pilot, lambda: "How are turns marked?" in words(pilot), what="the templates")
+        await pilot.press("enter")
+        await until(pilot, lambda: "<|im_start|>" in words(pilot), what="a row in that template")
+        assert "^l Template" not in words(pilot)
+        await app.show_step("model")
+        app.screen.query_one("#name", Input).value = str(DEMO / "demo_model")
+        await until(pilot, lambda: app.link.draft.get("model.name") == str(DEMO / "demo_model"), what="the other model")
+        assert app.link.draft.get("model.chat_template") is None

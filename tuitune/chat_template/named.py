@@ -66,6 +66,20 @@ TEMPLATES = {
     "alpaca": _by_role("%\n\n", "### Instruction:\n%\n\n", "### Response:\n%{{ eos_token }}\n\n", "### Response:\n"),
     "deepseek": _by_role("%", "<｜User｜>%", "<｜Assistant｜>%{{ eos_token }}", "<｜Assistant｜>"),
 }
+
+FOR = {
+    "chatml": "Qwen, Yi, Hermes and many others; a good choice for any base model",
+    "llama-3": "Llama 3",
+    "gemma": "Gemma 2 and 3",
+    "mistral": "Mistral and Mixtral",
+    "phi-3": "Phi 3",
+    "phi-4": "Phi 4",
+    "zephyr": "Zephyr, TinyLlama",
+    "vicuna": "Vicuna; marks turns in plain words, USER and ASSISTANT",
+    "alpaca": "Alpaca; marks turns in plain words, ### Instruction",
+    "deepseek": "DeepSeek",
+}
+"""Each template's models, in words for whoever has to choose one."""
 """Written from the formats' public descriptions; `assistant` turns end in a marker that the tokenizer must know."""
 
 
