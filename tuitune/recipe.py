@@ -163,6 +163,8 @@ class TrainSection(_Section):
     """Measurements in a row without gain that end the run: `auto` 3 on held-out rows in over two epochs, 0 never."""
     early_stopping_threshold: float = Field(0.0, ge=0)
     """By how much the held-out loss must fall below its best to count as a gain."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
+    """Where the figures of each step are sent to as well, with whatever login that library has on this machine."""
     seed: int = Field(3407, ge=0, lt=2**32)
     """Start of every random choice: adapter weights, row order, the held-out rows."""
     optim: Literal["auto", "adamw_8bit", "adamw_torch_fused"] = "auto"

@@ -4,7 +4,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +35,7 @@ from tuitune.train.resume import (
 from tuitune.train.trainer import make_trainer
 
 if TYPE_CHECKING:
-    from tuitune.train.callbacks import RunCallback
+    from transformers import TrainerCallback
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,13 @@ def check(recipe: Recipe) -> None:
     """Refuse, before a run folder is made, what can be refused at once. Raises UnusableInput."""
     from tuitune.data import open_dataset
     from tuitune.model.config import training_config
+    from tuitune.train.reporting import require_reporters
 
     require_weights(recipe.model)
     open_dataset(recipe.data)
     training_config(recipe)
     require_loftq(recipe)
+    require_reporters(recipe)
     if recipe.lora.init_adapter is not None:
         require_adapter(recipe.lora.init_adapter)
 
@@ -107,13 +109,16 @@ def train(
         phase("adapter", "Timing ways to run a step on this GPU")
         recipe = _fit(loaded, recipe, prepared, run, control, emit)
 
-    from tuitune.train.callbacks import RunCallback  # not before Unsloth, which changes the trainer it imports
+    # Not before Unsloth, which changes the trainer that these import.
+    from tuitune.train.callbacks import RunCallback
+    from tuitune.train.reporting import reporters
 
     first_step = checkpoints.step_of(checkpoint) if checkpoint else 0
     measured = resumed.measured if resumed else ()
     evaluator = Evaluator(loaded, recipe, prepared, control, emit, attempt, measured)
     callback = RunCallback(run, control, emit, evaluator, attempt, first_step)
-    trainer = evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callback)
+    callbacks = [callback, *reporters(recipe, run, emit)]
+    trainer = evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callbacks)
     if recipe.lora.init_adapter is not None:
         begin_with_adapter(loaded, recipe.lora.init_adapter)  # once the trainer has turned the adapter to fp32
     plan = _plan(loaded, prepared, trainer, batches)
@@ -132,7 +137,7 @@ def train(
             )
             phase("training", going_on)
             backend.for_training(loaded)
-            _train_to_the_end(evaluator, loaded, recipe, prepared, run, callback, control, emit, checkpoint)
+            _train_to_the_end(evaluator, loaded, recipe, prepared, run, callbacks, control, emit, checkpoint)
             if evaluator.stopped_early:
                 adapter_step = _go_back_to_the_best(evaluator, loaded, run, emit)
             if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
@@ -230,7 +235,7 @@ def _train_to_the_end(
     recipe: Recipe,
     prepared: Prepared,
     run: Run,
-    callback: "RunCallback",
+    callbacks: Sequence["TrainerCallback"],
     control: Control,
     emit: Emit,
     checkpoint: Path | None,
@@ -275,7 +280,7 @@ def _train_to_the_end(
             emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
         evaluator.recipe = recipe
         loaded.backend.for_training(loaded)
-        evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callback)
+        evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callbacks)
         for name, parameter in loaded.model.named_parameters():
             if checkpoint is None and name in first:
                 parameter.data.copy_(first[name])

@@ -1,5 +1,6 @@
 """The recipe as TRL's trainer takes it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuitune.backends.loaded import LoadedModel
@@ -13,10 +14,12 @@ from tuitune.train.arguments import settled_arguments
 from tuitune.train.batching import collator
 
 if TYPE_CHECKING:
-    from tuitune.train.callbacks import RunCallback
+    from transformers import TrainerCallback
 
 
-def make_trainer(loaded: LoadedModel, recipe: Recipe, prepared: Prepared, run: Run, callback: "RunCallback") -> Any:
+def make_trainer(
+    loaded: LoadedModel, recipe: Recipe, prepared: Prepared, run: Run, callbacks: Sequence["TrainerCallback"]
+) -> Any:
     """TRL's SFTTrainer for the loaded model, on rows that are tokenised already, with its adapter in fp32.
 
     `recipe` is what is trained in the end: its rows a pass, passes a step and optimizer.
@@ -35,8 +38,9 @@ def make_trainer(loaded: LoadedModel, recipe: Recipe, prepared: Prepared, run: R
         train_dataset=prepared.train,
         eval_dataset=prepared.eval,
         data_collator=collator(loaded),
-        callbacks=[callback],
+        callbacks=list(callbacks),
         args=SFTConfig(
+            run_name=run.name,
             output_dir=str(checkpoints.staged_checkpoints(run)),
             **settled_arguments(recipe),
             per_device_eval_batch_size=recipe.train.per_device_train_batch_size,
