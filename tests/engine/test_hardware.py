@@ -20,12 +20,15 @@ class FakeNvml:
     """The part of NVML's Python interface that is used, for two cards: an idle H200 and a busy T4."""
 
     NVML_TEMPERATURE_GPU = 0
+    NVML_CLOCK_SM = 1
 
     class NVMLError(Exception):
         pass
 
     def __init__(self) -> None:
         self.broken: set[str] = set()
+        self.reasons = 0x01  # idle
+        self.processes = [(os.getpid(), GIB), (1, 5)]
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -61,7 +64,7 @@ class FakeNvml:
         return ("GPU-aaaa", "GPU-bbbb")[handle]
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Any]:
-        return [SimpleNamespace(pid=os.getpid(), usedGpuMemory=GIB), SimpleNamespace(pid=1, usedGpuMemory=5)]
+        return [SimpleNamespace(pid=pid, usedGpuMemory=held) for pid, held in self.processes]
 
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
         return SimpleNamespace(gpu=87)
@@ -71,6 +74,18 @@ class FakeNvml:
 
     def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
         return 61
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:
+        return self.reasons
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> int:
+        return self.reasons
+
+    def nvmlDeviceGetClockInfo(self, handle: int, clock: int) -> int:
+        return 990
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: int, clock: int) -> int:
+        return 1_980
 
 
 @pytest.fixture
@@ -152,6 +167,87 @@ def test_a_sample_tells_this_process_apart(nvml: FakeNvml) -> None:
     assert (sample.gpu_process_bytes, sample.gpu_used_bytes) == (GIB, 2 * GIB)
     assert (sample.gpu_percent, sample.gpu_celsius, sample.gpu_watts) == (87.0, 61.0, 412.5)
     assert sample.process_bytes > 10 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("reasons", "words"),
+    [
+        (0x00, ()),
+        (0x01, ()),
+        (0x20, ("heat",)),
+        (0x08 | 0x40, ("heat",)),
+        (0x04, ("power limit",)),
+        (0x80, ("power brake",)),
+    ],
+)
+@pytest.mark.parametrize("driver", ["new", "old"])
+def test_what_holds_the_clock_down_is_told_in_words(
+    nvml: FakeNvml, driver: str, reasons: int, words: tuple[str, ...]
+) -> None:
+    nvml.reasons = reasons
+    nvml.broken = {"nvmlDeviceGetCurrentClocksEventReasons"} if driver == "old" else set()
+    sample = hardware.sample()
+    assert sample.gpu_slowed_by == words
+    assert sample.gpu_clock_share == (0.5 if words else None)
+
+
+HOST_PIDS = [(4001, 3 * GIB), (4002, GIB // 2)]
+
+
+@pytest.mark.parametrize(
+    ("processes", "by_torch", "others"),
+    [
+        ([(os.getpid(), GIB), (1, 7 * GIB)], None, 7 * GIB),
+        ([(1, 7 * GIB)], None, 7 * GIB),  # nothing of ours is on the card yet
+        ([(os.getpid(), GIB), (os.getpid(), GIB)], None, 0),  # two instances of a card
+        (HOST_PIDS, 2 * GIB, GIB // 2),  # in a container: the first is ours
+        (HOST_PIDS, GIB // 4, None),  # either may be ours
+        ([], 2 * GIB, None),
+        ([(1, None)], None, 0),
+    ],
+)
+def test_what_other_processes_hold_is_told_where_ours_is_known(
+    nvml: FakeNvml,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: list[tuple[int, int]],
+    by_torch: int | None,
+    others: int | None,
+) -> None:
+    nvml.processes = processes
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True, memory_reserved=lambda: by_torch))
+    if by_torch is not None:
+        monkeypatch.setitem(sys.modules, "torch", torch)
+    assert hardware.sample().gpu_others_bytes == others
+
+
+READINGS = [
+    "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetPowerUsage",
+    "nvmlDeviceGetTemperature",
+    "nvmlDeviceGetCurrentClocksEventReasons",
+    "nvmlDeviceGetCurrentClocksThrottleReasons",
+    "nvmlDeviceGetClockInfo",
+    "nvmlDeviceGetMaxClockInfo",
+]
+
+
+@pytest.mark.parametrize("error", [FakeNvml.NVMLError("GPU is lost"), AttributeError("an older package"), OSError()])
+def test_no_reading_that_fails_breaks_a_sample(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise error
+
+    nvml.reasons = 0x20
+    for broken in READINGS:
+        with monkeypatch.context() as patch:
+            patch.setattr(nvml, broken, fails)
+            assert hardware.sample().gpu_used_bytes == 2 * GIB, broken
+    for broken in READINGS:
+        monkeypatch.setattr(nvml, broken, fails)
+    sample = hardware.sample()
+    assert (sample.gpu_others_bytes, sample.gpu_slowed_by, sample.gpu_clock_share) == (None, (), None)
 
 
 def test_a_reading_that_the_card_does_not_give_is_none(nvml: FakeNvml) -> None:

@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 import threading
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from tuitune.errors import UnusableInput
 from tuitune.machine.precision import is_ampere_or_later
 from tuitune.runs.events import Sample
 from tuitune.text import one_line
+
+# NVML's bits of `nvmlDeviceGetCurrentClocksEventReasons`, and what they say of a card that works.
+_SLOWED_BY = {
+    "heat": 0x20 | 0x40,  # SwThermalSlowdown, HwThermalSlowdown
+    "power limit": 0x04,  # SwPowerCap
+    "power brake": 0x80,  # HwPowerBrakeSlowdown: what feeds the machine cannot give more
+}
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "unsloth", "unsloth_zoo", "triton")
 
@@ -175,22 +183,50 @@ def _gpu_sample(pid: int) -> dict[str, Any]:
     def read(call: Any) -> Any:
         try:
             return call()
-        except (nvml.NVMLError, TypeError, ValueError):  # a reading that this card or driver does not give
+        except Exception:  # a reading that this card, driver or package does not give
             return None
 
-    running = read(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
-    mine = [each.usedGpuMemory for each in running if each.pid == pid and each.usedGpuMemory is not None]
+    running = read(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    held: Counter[int] = Counter()
+    for process in running or ():
+        held[process.pid] += process.usedGpuMemory or 0
+    by_torch = _held_by_torch(pid)
+    own_pid = _own_pid(held, pid, by_torch) if running is not None else None
     utilization = read(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     milliwatts = read(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    reasons = read(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+    if reasons is None:  # drivers before 535 have the older name
+        reasons = read(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    slowed_by = tuple(word for word, bits in _SLOWED_BY.items() if (reasons or 0) & bits)
     return {
         "gpu_index": card.index,
         "gpu_used_bytes": card.used_bytes,
         "gpu_total_bytes": card.total_bytes,
-        "gpu_process_bytes": sum(mine) if mine else _held_by_torch(pid),
+        "gpu_process_bytes": held[pid] or by_torch,
         "gpu_percent": float(utilization.gpu) if utilization else None,
         "gpu_celsius": read(lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
         "gpu_watts": milliwatts / 1000 if milliwatts is not None else None,
+        "gpu_others_bytes": None if own_pid is None else held.total() - held[own_pid],
+        "gpu_slowed_by": slowed_by,
+        "gpu_clock_share": read(lambda: _clock_share(nvml, handle)) if slowed_by else None,
     }
+
+
+def _clock_share(nvml: Any, handle: Any) -> float:
+    now = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
+    return float(now / nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
+
+
+def _own_pid(held: dict[int, int], pid: int, by_torch: int | None) -> int | None:
+    """As which of the processes in `held` (bytes by pid) NVML knows the process `pid`; None where nobody can tell.
+
+    In a container NVML tells the host's pids: there it is the only process, if there is one, that holds at least what
+    torch says.
+    """
+    if pid in held or not by_torch:
+        return pid
+    candidates = [other for other, held_bytes in held.items() if held_bytes >= by_torch]
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _held_by_torch(pid: int) -> int | None:

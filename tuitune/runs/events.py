@@ -124,6 +124,12 @@ class Sample(Event):
     gpu_percent: float | None = None
     gpu_celsius: float | None = None
     gpu_watts: float | None = None
+    gpu_others_bytes: int | None = None
+    """GPU memory that other processes hold; None where NVML does not tell whose it is."""
+    gpu_slowed_by: tuple[str, ...] = ()
+    """What holds the card's clock down: `heat`, `power limit`, `power brake`."""
+    gpu_clock_share: float | None = None
+    """The clock as a share of the card's highest, where something holds it down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
