@@ -1,5 +1,6 @@
 """A run's history: everything a dashboard or report shows, as a pure function of the run's events."""
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -17,6 +18,9 @@ from tuitune.runs.events import (
     Started,
     Step,
 )
+from tuitune.runs.pace import Pace
+
+_SAMPLES_KEPT = 60  # a minute
 
 
 @dataclass
@@ -35,6 +39,9 @@ class History:
     notices: list[Notice] = field(default_factory=list)
     ended: Finished | Failed | None = None
     last_at: float = 0.0
+    pace: Pace = field(default_factory=Pace)
+    samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
+    """The latest ones, for what a single one cannot tell."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -45,9 +52,11 @@ class History:
 
     def add(self, event: Event) -> None:
         self.last_at = max(self.last_at, event.at)
+        self.pace.add(event)
         match event:
             case Started():
                 self.started, self.ended = event, None
+                self.samples.clear()
             case Phase():
                 self.phase = event
             case Plan():
@@ -65,6 +74,7 @@ class History:
                 self.replies.append(event)
             case Sample():
                 self.sample = event
+                self.samples.append(event)
                 self.peak_gpu_bytes = max(self.peak_gpu_bytes, event.gpu_process_bytes or 0)
             case Checkpoint():
                 self.checkpoints.append(event)
@@ -86,16 +96,8 @@ class History:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the last step at the pace of the latest 20 steps; None until two steps are done or once ended."""
-        recent = [step for step in self.steps[-20:] if step.attempt == self.steps[-1].attempt]
-        if self.ended is not None or len(recent) < 2:
-            return None
-        first, last = recent[0], recent[-1]
-        if first.elapsed_s is not None and last.elapsed_s is not None:
-            seconds = last.elapsed_s - first.elapsed_s
-        else:
-            seconds = last.at - first.at
-        return max(0.0, seconds / (last.step - first.step) * (self.total_steps - self.step))
+        """Time to the end, as `Pace` measures it; None until two steps of the attempt are done or once ended."""
+        return None if self.ended is not None else self.pace.seconds_left
 
     def smoothed_losses(self, decay: float = 0.9) -> list[float]:
         """Bias-corrected exponential moving average of the step losses (Kingma & Ba 2015, section 3)."""

@@ -1,0 +1,142 @@
+"""How fast a run goes, measured as its events come, and how long it still takes with all that stops its steps."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean, median
+from typing import Literal
+
+from tuitune.runs.events import Checkpoint, Evaluation, Event, Phase, Plan, Reply, Started, Step
+
+Stop = Literal["evaluation", "replies", "checkpoint"]
+
+_STEPS_KEPT = 1_000
+_FEWEST_STEPS = 20
+"""Rows differ in length and a machine in its load: a mean over fewer steps would jump."""
+_STOPS_KEPT = 6
+_LATEST_STOPS = 3
+"""So many stops of a kind tell what the next ones take: replies grow longer, a disk becomes busy."""
+
+
+@dataclass
+class Pace:
+    """The fold of a run's events into seconds a step and seconds a stop of each kind.
+
+    Between two steps the trainer may measure the held-out loss, reply to the sample prompts and save a checkpoint. The
+    time they take together is measured by the clock that is never set (`Step.elapsed_s`), and divided among them as
+    their own times tell.
+    """
+
+    step: int = 0
+    total_steps: int = 0
+    step_seconds: list[float] = field(default_factory=list)
+    """Seconds of each of this attempt's latest steps but the first, without stops."""
+    stops: dict[Stop, list[tuple[int, float]]] = field(default_factory=dict)
+    """Of the latest stops of each kind: after how many steps they were, and the seconds they took."""
+    _last_step: Step | None = None
+    _last_phase: str = ""
+    _last_at: float = 0.0
+    _pending: list[tuple[Stop, int, float]] = field(default_factory=list)
+    """The stops since the last step, with their seconds by their own times."""
+
+    def add(self, event: Event) -> None:
+        """Take in the run's next event."""
+        match event:
+            case Started():
+                self._last_step = None
+                self.step_seconds.clear()
+                self._pending.clear()
+            case Plan():
+                self.total_steps = event.total_steps
+            case Step():
+                self._add_step(event)
+            case Evaluation():
+                self._add_stop("evaluation", event.step, event.at)
+            case Reply():
+                self._add_stop("replies", event.step, event.at)
+            case Checkpoint():
+                self._add_stop("checkpoint", event.step, event.at)
+            case Phase() if event.name != self._last_phase:
+                self._last_phase, self._last_at = event.name, event.at
+
+    def _add_stop(self, kind: Stop, step: int, at: float) -> None:
+        self._pending.append((kind, step, max(0.0, at - self._last_at)))
+        self._last_at = at
+
+    def _add_step(self, step: Step) -> None:
+        earlier = self._last_step
+        self.step, self.total_steps = step.step, step.total_steps
+        self._last_step, self._last_at = step, step.at
+        pending, self._pending = self._pending, []
+        if earlier is not None and (earlier.attempt != step.attempt or step.step != earlier.step + 1):
+            return  # what lies between is no step: memory ran out, and the trainer went back to a checkpoint
+        seconds = _seconds_between(earlier, step)
+        if seconds is None:
+            return
+        own_seconds = seconds
+        if pending:
+            own_seconds = min(seconds, self._own_seconds(step))
+            told = sum(took for _, _, took in pending)
+            for kind, at_step, took in pending:
+                share = took / told if told else 1 / len(pending)
+                self._keep(kind, at_step, (seconds - own_seconds) * share)
+        if earlier is not None:  # an attempt's first step loads and compiles
+            self.step_seconds.append(own_seconds)
+            del self.step_seconds[:-_STEPS_KEPT]
+
+    def _own_seconds(self, step: Step) -> float:
+        """What a step itself took that something stopped before."""
+        if step.tokens and step.tokens_per_second:
+            return step.tokens / step.tokens_per_second
+        return self.seconds_a_step or 0.0
+
+    def _keep(self, kind: Stop, at_step: int, took: float) -> None:
+        """Add a stop to those of its kind; all replies after one step are one stop."""
+        kept = self.stops.setdefault(kind, [])
+        while kept and kept[-1][0] > at_step:  # a resumed attempt does these steps again
+            kept.pop()
+        if kept and kept[-1][0] == at_step:
+            took += kept.pop()[1]
+        kept.append((at_step, took))
+        del kept[:-_STOPS_KEPT]
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        """Mean of the latest half of this attempt's steps, without stops; None until two are done."""
+        latest = self.step_seconds[-max(_FEWEST_STEPS, len(self.step_seconds) // 2) :]
+        return fmean(latest) if latest else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until everything is done: the steps, and evaluations, replies and checkpoints as often as so far.
+
+        After the last step comes one of each more. None until two steps of this attempt are done.
+        """
+        seconds_a_step = self.seconds_a_step
+        if seconds_a_step is None:
+            return None
+        seconds = seconds_a_step * max(0, self.total_steps - self.step)
+        return seconds + sum(
+            median(took for _, took in stops[-_LATEST_STOPS:]) * self._to_come(kind)
+            for kind, stops in self.stops.items()
+        )
+
+    def _to_come(self, kind: Stop) -> int:
+        """How many stops of a kind that has been are to come: at the same distance, and after the last step."""
+        at_steps = [step for step, _ in self.stops[kind]]
+        at_steps += [step for pending, step, _ in self._pending if pending == kind and step > at_steps[-1]][:1]
+        if at_steps[-1] == 0:
+            return 1
+        if len(at_steps) == 1:
+            at_steps.insert(0, 0)
+        # A checkpoint that the user asks for lies between two of the others.
+        distance = max(later - earlier for earlier, later in pairwise(at_steps))
+        return max(0, -(-(self.total_steps - at_steps[-1]) // distance))
+
+
+def _seconds_between(earlier: Step | None, later: Step) -> float | None:
+    """Seconds from one step's end to the next one's; of an attempt's first step, since the attempt began to train."""
+    if earlier is None:
+        return later.elapsed_s
+    if earlier.elapsed_s is not None and later.elapsed_s is not None:
+        return max(0.0, later.elapsed_s - earlier.elapsed_s)
+    return max(0.0, later.at - earlier.at)
