@@ -1,6 +1,7 @@
 """What the dashboard says in words and numbers: pure functions of a run's history."""
 
 import time
+from collections.abc import Sequence
 
 from textual.content import Content
 
@@ -8,6 +9,7 @@ from screens.widgets.bars import bar
 from tuitune.runs.events import Failed, Finished, Sample
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
+from tuitune.runs.warning import RunWarning
 from tuitune.text import one_line
 from tuitune.units import count, duration, gib, size
 
@@ -31,7 +33,13 @@ MUTED = "$foreground 60%"
 
 
 def headline(
-    history: History, run: Run | None, *, is_training: bool, problem: str | None, stopping: str | None = None
+    history: History,
+    run: Run | None,
+    *,
+    is_training: bool,
+    problem: str | None,
+    stopping: str | None = None,
+    warnings: Sequence[RunWarning] = (),
 ) -> Content:
     """One line: which run, and how it stands; `stopping` is when it will stop, once it was asked to."""
     ended, phase = history.ended, history.phase
@@ -59,7 +67,12 @@ def headline(
     if is_training and history.started and ended is None:
         spent = f" · {duration(max(0.0, time.time() - history.started.at))} so far"
     name = one_line(run.name, max_length=40) if run else "New run"
-    return Content.assemble((name, "bold"), "  ", (one_line(state, max_length=200), style), spent)
+    told = [warning.title for warning in warnings if not warning.is_lasting] if is_training else []
+    more = f" and {len(told) - 1} more" if len(told) > 1 else ""
+    warned = f" · ! {told[0]}{more}" if told else ""
+    return Content.assemble(
+        (name, "bold"), "  ", (one_line(state, max_length=200), style), spent, (warned, "$text-warning")
+    )
 
 
 def live_line(history: History, run: Run, *, is_training: bool, problem: str | None, width: int) -> Content:
@@ -178,16 +191,23 @@ def _memory(name: str, used: int, total: int) -> Content:
     return Content.assemble((f"{name} ", MUTED), (bar(share, _BAR_WIDTH), style), amount)
 
 
-def messages(history: History) -> Content:
-    """Notices and checkpoints, the newest first."""
-    lines = [
+def messages(history: History, warnings: Sequence[RunWarning] = ()) -> Content:
+    """What is wrong with the run, the most serious first; then notices and checkpoints, the newest first."""
+    warned = [_warned(warning) for warning in warnings if not warning.is_lasting]
+    lines = [(warning.at, _warned(warning)) for warning in warnings if warning.is_lasting]
+    lines += [
         (each.at, Content.styled(f"! {one_line(each.text, max_length=400)}", "$text-warning"))
         for each in history.notices
     ]
     lines += [(each.at, Content(f"✔ Checkpoint of step {each.step:,} saved")) for each in history.checkpoints]
     lines.sort(key=lambda line: line[0], reverse=True)
-    shown = [Content.assemble((time.strftime("%H:%M:%S ", time.localtime(at)), MUTED), line) for at, line in lines]
+    told = [Content.assemble((time.strftime("%H:%M:%S ", time.localtime(at)), MUTED), line) for at, line in lines]
+    shown = [*warned, *told]
     return Content("\n").join(shown[:200]) if shown else Content.styled("Nothing to report.", MUTED)
+
+
+def _warned(warning: RunWarning) -> Content:
+    return Content.assemble((f"! {warning.text}", "$text-warning"), f" → {warning.remedy}.")
 
 
 def samples(history: History, step: int | None = None) -> Content:

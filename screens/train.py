@@ -21,6 +21,8 @@ from screens.widgets.metric_plot import MetricPlot
 from tuitune.errors import TuituneError
 from tuitune.runs.events import Failed, Finished
 from tuitune.runs.folder import Run
+from tuitune.runs.monitor import Monitor
+from tuitune.runs.warning import RunWarning
 from tuitune.session.messages import Change, Pause, Save
 from tuitune.text import one_line, safe_text
 
@@ -56,6 +58,8 @@ class TrainScreen(StepScreen):
         self._stopping: dict[tuple[Run | None, int], str] = {}
         """When an attempt of a run will stop that was asked to here."""
         self._pane_chosen = False
+        self._monitor = Monitor()
+        self._warnings: list[RunWarning] = []
         self._replies: tuple[Run | None, int | None] = (None, None)
         """The run and the step whose sample replies were chosen; the newest where it is None or another run."""
 
@@ -106,6 +110,7 @@ class TrainScreen(StepScreen):
                 is_training=link.is_training,
                 problem=link.problem,
                 stopping=self._stopping.get(self._attempt),
+                warnings=self._warnings,
             ),
         )
 
@@ -118,6 +123,7 @@ class TrainScreen(StepScreen):
     def draw(self) -> None:
         """Show the history as it now is."""
         link, history = self.tuitune.link, self.tuitune.link.history
+        self._warnings = self._monitor.warnings(link.run, history)
         self._draw_headline()
         bar = self.query_one(ProgressBar)
         bar.display = bool(history.total_steps)
@@ -131,7 +137,7 @@ class TrainScreen(StepScreen):
         else:
             self._put("phases", phases(history))
         self._put("numbers", numbers(history, self.query_one("#numbers").size.height))
-        self._put("messages-text", messages(history), layout=True)
+        self._put("messages-text", messages(history, self._warnings), layout=True)
         self._put("samples-text", samples(history, self._reply_step), layout=True)
         self._title_pane()
         state = (link.run, link.is_training, bool(history.steps), history.ended, link.problem)

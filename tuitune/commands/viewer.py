@@ -15,8 +15,14 @@ from rich.text import Text
 from tuitune.runs.events import Evaluation, Event, Failed, Finished, Notice, Phase, Plan, Started, Step, to_json
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
+from tuitune.runs.monitor import Monitor, warnings_of
+from tuitune.runs.warning import RunWarning
 from tuitune.text import one_line, safe_text
 from tuitune.units import duration
+
+_LOOKS_A_RUN = 500
+_STEPS_OF_PEACE = 50
+"""A warning that comes again sooner is the same one."""
 
 
 def plain_console() -> Console:
@@ -106,6 +112,10 @@ class _TextViewer(Viewer):
         self.console = plain_console()
         self._phase = ""
         self._next_line = 0
+        self._monitor = Monitor()
+        self._next_look = 0
+        self._warned: dict[str, int] = {}
+        """After how many steps each kind of warning was last in force."""
         self._progress: Progress | None = None
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
@@ -146,6 +156,20 @@ class _TextViewer(Viewer):
                 self.console.print(Text(f"! {safe_text(event.text)}"))
             case _:
                 pass
+        if isinstance(event, Step) and event.step >= self._next_look:
+            self._next_look = event.step + max(1, event.total_steps // _LOOKS_A_RUN)
+            self._warn()
+        elif isinstance(event, Started):
+            self._next_look = 0
+            self._warned.clear()
+
+    def _warn(self) -> None:
+        """Say what has begun to be wrong with the run, each kind of warning once as long as it lasts."""
+        for warning in self._monitor.warnings(self.run, self.history):
+            last = self._warned.get(warning.kind, -math.inf)
+            self._warned[warning.kind] = self.history.step
+            if self.history.step - last > _STEPS_OF_PEACE:
+                self.console.print(Text(warning_text(warning)))
 
     def _step(self, event: Step) -> None:
         line = f"step {event.step}/{event.total_steps}  loss {event.loss:.3f}"
@@ -167,6 +191,11 @@ class _TextViewer(Viewer):
     def report(self) -> None:
         if self.run is not None:
             print_report(self.run, self.history, self.console)
+
+
+def warning_text(warning: RunWarning) -> str:
+    """One line: what is wrong, and what to do."""
+    return f"! {warning.text} → {warning.remedy}."
 
 
 def plan_text(plan: Plan) -> str:
@@ -192,6 +221,7 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
         lines.append(f"  {what} {losses[0]:.3f} → {losses[1]:.3f} over {history.step} steps")
     if isinstance(history.ended, Finished):
         lines.append(f"  took {duration(history.ended.seconds)}")
+    lines += [f"  {warning_text(warning)}" for warning in warnings_of(history) if status != "live"]
     for prompt, before, after in history.replies_before_and_after():
         lines += ["", f"  prompt  {one_line(prompt, max_length=300)}"]
         lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []

@@ -1,0 +1,172 @@
+"""What the pace of a run and the samples of its machine say is wrong around it: pure functions of its history."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+
+from tuitune.runs.events import Sample, Step
+from tuitune.runs.history import History
+from tuitune.runs.warning import RunWarning
+from tuitune.units import size
+
+_FIRST_STEPS = 3
+"""They load and tune kernels."""
+_WINDOW_S = 30.0
+"""What slows steps for less is over before anyone could look."""
+_FEWEST_TIMED = 10
+_FEWEST_ALIKE = 5
+_MOST_TIMED = 500
+_LENGTHS = 4
+_SLOWER = 1.5
+
+
+def slower_steps(history: History) -> RunWarning | None:
+    """The latest half minute of steps takes longer than this attempt's first one did, for rows as long."""
+    attempt = history.steps[-1].attempt
+    first = bisect_left(history.steps, attempt, key=lambda step: step.attempt) + _FIRST_STEPS
+    early = _timed(history.steps[first : first + _MOST_TIMED])
+    late = _timed(history.steps[max(first, len(history.steps) - _MOST_TIMED) :][::-1])
+    if not early or not late or early[-1].step >= late[-1].step:
+        return None
+    seconds_as_long = _seconds_by_length(early)
+    ratios = [_own_seconds(step) / usual for step in late if (usual := seconds_as_long(step.tokens or 0))]
+    if len(ratios) < _FEWEST_ALIKE or (slower := median(ratios)) < _SLOWER:
+        return None
+    now, then = (median(step.tokens_per_second or 0.0 for step in steps) for steps in (late, early))
+    return RunWarning.since(
+        late[-1],
+        "pace",
+        "slower than at first",
+        f"A step takes {slower:.1f} times as long as at first ({now:,.0f} tokens/s, {then:,.0f} then)",
+        "look for other programs with `top`"
+        + (" and `nvidia-smi`" if history.sample and history.sample.gpu_total_bytes else ""),
+    )
+
+
+def _timed(steps: Sequence[Step]) -> list[Step]:
+    """The first of these steps whose own times are known and fill the window; empty where they do not."""
+    timed: list[Step] = []
+    seconds = 0.0
+    for step in steps:
+        if step.tokens and step.tokens_per_second:
+            timed.append(step)
+            seconds += _own_seconds(step)
+        if seconds >= _WINDOW_S and len(timed) >= _FEWEST_TIMED:
+            return timed
+    return []
+
+
+def _own_seconds(step: Step) -> float:
+    return (step.tokens or 0) / (step.tokens_per_second or math.inf)
+
+
+def _seconds_by_length(steps: Sequence[Step]) -> Callable[[int], float | None]:
+    """The median seconds of steps of about so many tokens; None for more or fewer tokens than any of them has."""
+    by_length = sorted(steps, key=lambda step: step.tokens or 0)
+    groups = [
+        by_length[len(steps) * part // _LENGTHS : len(steps) * (part + 1) // _LENGTHS] for part in range(_LENGTHS)
+    ]
+    longest = [group[-1].tokens or 0 for group in groups]
+    seconds = [median(_own_seconds(step) for step in group) for group in groups]
+
+    def seconds_of(tokens: int) -> float | None:
+        if not (by_length[0].tokens or 0) <= tokens <= longest[-1]:
+            return None
+        return seconds[bisect_left(longest, tokens)]
+
+    return seconds_of
+
+
+_FEWEST_SAMPLES = 20
+_MOST_OF_SAMPLES = 0.8
+_LOW_CLOCK = 0.6
+"""A card at work reaches its power limit and lowers its clock by up to a third: that is how cards are made."""
+_SLOWED_REMEDIES = {
+    "heat": "give the machine air, or lower the card's power limit; the run itself is right",
+    "power brake": "look at the machine's power supply; the run itself is right",
+    "power limit": "plug a laptop in, or raise the limit with `nvidia-smi -pl`; the run itself is right",
+}
+
+
+def slowed_card(history: History) -> RunWarning | None:
+    """Heat, a power brake or an unusually low power limit has held the card's clock down for most of a minute."""
+    for cause, remedy in _SLOWED_REMEDIES.items():
+        slowed = _most_samples(history, partial(_is_slowed, cause))
+        if not slowed:
+            continue
+        shares = [sample.gpu_clock_share for sample in slowed if sample.gpu_clock_share is not None]
+        share = median(shares) if shares else None
+        if cause == "power limit" and (share is None or share > _LOW_CLOCK):
+            continue
+        clock = f"to {share:.0%} of its highest clock " if share is not None else ""
+        degrees = history.sample.gpu_celsius if history.sample and cause == "heat" else None
+        because = f"heat ({degrees:.0f} °C)" if degrees is not None else f"its {cause}" if cause != "heat" else cause
+        text = f"The GPU is held down {clock}by {because}"
+        return RunWarning("slowed", f"GPU slowed by {cause}", text, remedy, history.step, slowed[0].at)
+    return None
+
+
+def _is_slowed(cause: str, sample: Sample) -> bool:
+    return cause in sample.gpu_slowed_by
+
+
+_SHARED_BYTES = 2**30
+_SHARED = 0.05
+"""What a desktop and its windows take is less than both."""
+
+
+def shared_card(history: History) -> RunWarning | None:
+    """Other processes hold much of the card's memory."""
+    shared = _most_samples(
+        history,
+        lambda sample: (sample.gpu_others_bytes or 0) > max(_SHARED_BYTES, _SHARED * (sample.gpu_total_bytes or 0)),
+    )
+    if not shared:
+        return None
+    held, total = shared[-1].gpu_others_bytes or 0, shared[-1].gpu_total_bytes or 0
+    return RunWarning(
+        "shared",
+        "GPU shared",
+        f"Other processes hold {size(held)} of the GPU's {size(total)}: steps take longer, and memory may run out",
+        "`nvidia-smi` lists them: end them, or choose another card with --gpu",
+        history.step,
+        shared[0].at,
+    )
+
+
+_BYTES_A_PARAMETER = 12
+"""A trained parameter in fp32 and the two moments that Adam keeps of it: what a checkpoint holds, nearly."""
+_CHECKPOINTS_AT_ONCE = 4
+"""The two newest, the best, and one that is being written."""
+
+
+def disk_too_small(history: History, save_steps: int | None, checkpoint_bytes: int | None) -> RunWarning | None:
+    """What is still to be saved, older checkpoints being removed, is more than the disk has room for."""
+    plan, sample = history.plan, history.sample
+    if plan is None or sample is None or sample.disk_free_bytes is None:
+        return None
+    checkpoint_bytes = checkpoint_bytes or plan.trainable_parameters * _BYTES_A_PARAMETER
+    on_disk = min(len({checkpoint.step for checkpoint in history.checkpoints}), _CHECKPOINTS_AT_ONCE - 1)
+    to_come = -(-history.total_steps // save_steps) - history.step // save_steps if save_steps else 1
+    more = max(0, min(to_come, _CHECKPOINTS_AT_ONCE - on_disk))
+    needed_bytes = more * checkpoint_bytes + plan.trainable_parameters * 4  # and the adapter, in fp32
+    if sample.disk_free_bytes >= needed_bytes:
+        return None
+    return RunWarning(
+        "disk",
+        "the disk fills",
+        f"{size(sample.disk_free_bytes)} are free where the run is saved, and it needs {size(needed_bytes)}: "
+        f"checkpoints of {size(checkpoint_bytes)}, {to_come} to come, and the adapter",
+        "make room before then; a full disk ends the run",
+        history.step,
+        sample.at,
+    )
+
+
+def _most_samples(history: History, is_odd: Callable[[Sample], bool]) -> list[Sample]:
+    """The latest samples that are odd, if most of them are."""
+    odd = [sample for sample in history.samples if is_odd(sample)]
+    few = len(history.samples) < _FEWEST_SAMPLES
+    return [] if few or len(odd) < _MOST_OF_SAMPLES * len(history.samples) else odd
