@@ -68,7 +68,7 @@ def headline(
         spent = f" · {duration(max(0.0, time.time() - history.started.at))} so far"
     name = one_line(run.name, max_length=40) if run else "New run"
     told = [warning.title for warning in warnings if not warning.is_lasting] if is_training else []
-    more = f" and {len(told) - 1} more" if len(told) > 1 else ""
+    more = f" (+{len(told) - 1})" if len(told) > 1 else ""
     warned = f" · ! {told[0]}{more}" if told else ""
     return Content.assemble(
         (name, "bold"), "  ", (one_line(state, max_length=200), style), spent, (warned, "$text-warning")

@@ -1,5 +1,6 @@
 """Runs told by fixed events, so that a screen drawn from them looks the same each time."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterator
@@ -97,6 +98,19 @@ def training(steps: int = 40, total: int = 60, at: float = AT) -> Iterator[Event
         gpu_celsius=61.0,
         gpu_watts=340.0,
     )
+
+
+def overfitting(at: float = AT) -> Iterator[Event]:
+    """A run that learns its rows by heart since step 20, on a card that another process uses."""
+    losses = iter((1.31, 0.94, 1.02, 1.13))
+    for event in training(at=at):
+        if isinstance(event, Sample):
+            held = {"gpu_others_bytes": 6 * GIB, "gpu_used_bytes": 15 * GIB}
+            yield from (dataclasses.replace(event, at=event.at - 20 + second, **held) for second in range(21))
+        elif not isinstance(event, Evaluation) or event.step == 0:
+            yield event
+        if isinstance(event, Step) and event.step % 10 == 0:
+            yield Evaluation(at=event.at, attempt=1, step=event.step, loss=next(losses))
 
 
 def finished(at: float = AT) -> Iterator[Event]:

@@ -57,6 +57,7 @@ def place(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         histories.write(histories.failed(histories.AT - DAY / 4), recipe, runs, "pirate-2"),
         histories.write(histories.loading(histories.NOW - 12), recipe, runs, "pirate-3"),
         histories.write(histories.training(), recipe, runs, "pirate-4"),
+        histories.write(histories.overfitting(), recipe, place / "warned", "pirate-5"),  # not among the runs on home
     ]
     histories.write(histories.training(12, at=histories.AT - 3 * DAY), recipe, runs, "gsm8k-1")
     (place / "sums.jsonl").write_text("\n".join(with_problems()) + "\n")
@@ -160,12 +161,11 @@ def same_everywhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     time.tzset()
 
 
-def app_on(run: str) -> TuituneApp:
+def app_on(run: str, runs: str = "runs") -> TuituneApp:
     """The app attached to the session of one of the runs."""
-    runs = Path("runs")
     return TuituneApp(
         None,
-        runs_folder=runs,
+        runs_folder=Path(runs),
         attach=Run(HERE / runs / run),
         settings=Settings(reduced_motion=True, notifications=False),
     )
@@ -227,6 +227,12 @@ STATES = {
 def test_dashboard(state: str, size: tuple[int, int], snap_compare: Any) -> None:
     run, shown = STATES[state]
     assert snap_compare(app_on(run), terminal_size=size, run_before=pressing(shown))
+
+
+@each_size
+def test_dashboard_of_a_run_that_overfits(size: tuple[int, int], snap_compare: Any) -> None:
+    app = app_on("pirate-5", runs="warned")
+    assert snap_compare(app, terminal_size=size, run_before=pressing(TRAINING))
 
 
 def test_dashboard_curves(snap_compare: Any) -> None:
