@@ -76,9 +76,10 @@ class Pace:
         if pending:
             own_seconds = min(seconds, self._own_seconds(step))
             told = sum(took for _, _, took in pending)
+            # What comes before an attempt's first step is not only what the events tell of.
+            stopped = seconds - own_seconds if earlier is not None else min(told, seconds - own_seconds)
             for kind, at_step, took in pending:
-                share = took / told if told else 1 / len(pending)
-                self._keep(kind, at_step, (seconds - own_seconds) * share)
+                self._keep(kind, at_step, stopped * (took / told if told else 1 / len(pending)))
         if earlier is not None:  # an attempt's first step loads and compiles
             self.step_seconds.append(own_seconds)
             del self.step_seconds[:-_STEPS_KEPT]
