@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import DEMO
 from tests.engine.recorded_runs import recorded
+from tuitune.commands.run import follow_run
+from tuitune.commands.status import DONE
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Checkpoint, Evaluation, Event, Finished, Plan, Sample, Step
 from tuitune.runs.folder import create_run
@@ -307,3 +309,24 @@ def test_the_worst_comes_first_and_a_long_run_is_judged_in_milliseconds() -> Non
     assert (time.perf_counter() - began) / 5 < 0.1
     assert warnings[0][0].kind == "loss"
     assert rising_loss(history) == warnings[0][0]
+
+
+# --- on plain output ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "begins_with"), [("wrong_replies", "! The held-out loss has risen"), ("healthy", None)]
+)
+def test_a_warning_is_one_line_as_it_begins_and_stands_in_the_report(
+    name: str, begins_with: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = create_run(Recipe.load(DEMO / "demo.yaml"), tmp_path, "run")
+    for event in recorded(name):
+        writer.append(event)
+    writer.close()
+    assert follow_run(writer.run) == DONE
+    during, _, report = capsys.readouterr().out.partition("Run run: done")
+    for text in (during, report):
+        warned = [line.strip() for line in text.splitlines() if line.lstrip().startswith("!")]
+        assert len(warned) == (1 if begins_with else 0)
+        assert all(line.startswith(begins_with or "") and " → stop, and take" in line for line in warned)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from screens.dashboard import numbers
+from screens.dashboard import headline, messages, numbers
 from tests.screens import histories
 from tuitune.machine.hardware import sample
 from tuitune.runs.events import Sample
+from tuitune.runs.folder import Run
 from tuitune.runs.history import History
+from tuitune.runs.monitor import warnings_of
 
 MIB = 2**20
 
@@ -42,3 +44,25 @@ def test_the_disk_is_the_one_that_the_run_is_written_to(tmp_path: Path) -> None:
     assert "GiB free" in numbers(History.of([sample(folder=tmp_path / "not-made-yet")])).plain
     assert sample().disk_free_bytes is None
     assert "Disk" not in numbers(History.of([sample()])).plain
+
+
+def test_what_is_wrong_stands_before_the_messages_and_its_worst_in_the_headline() -> None:
+    history = histories.of(histories.overfitting())
+    warnings = warnings_of(history)
+    assert [warning.kind for warning in warnings] == ["overfitting", "shared"]
+    lines = messages(history, warnings).plain.splitlines()
+    assert lines[0].startswith("! The held-out loss has risen from 0.940 at step 20 to 1.130") and "→ stop" in lines[0]
+    assert lines[1].startswith("! Other processes hold 6.0 GiB") and "Checkpoint of step 40" in lines[2]
+    run = Run(Path("pirate-5"))
+    training = headline(history, run, is_training=True, problem=None, warnings=warnings).plain
+    assert training.endswith(" · ! overfitting since step 20 (+1)")
+    assert "!" not in headline(history, run, is_training=False, problem=None, warnings=warnings).plain
+
+
+def test_what_is_known_from_the_beginning_stands_among_the_messages_at_its_time() -> None:
+    history = histories.of(histories.training())
+    assert history.plan is not None
+    history.plan = dataclasses.replace(history.plan, eval_rows=5)
+    warnings = warnings_of(history)
+    assert "Only 5 rows are held out" in messages(history, warnings).plain.splitlines()[-2]
+    assert "held" not in headline(history, None, is_training=True, problem=None, warnings=warnings).plain

@@ -67,8 +67,11 @@ class Pace:
         self.step, self.total_steps = step.step, step.total_steps
         self._last_step, self._last_at = step, step.at
         pending, self._pending = self._pending, []
-        if earlier is not None and (earlier.attempt != step.attempt or step.step != earlier.step + 1):
-            return  # what lies between is no step: memory ran out, and the trainer went back to a checkpoint
+        if earlier is not None and earlier.attempt != step.attempt:
+            earlier = None
+            self.step_seconds.clear()
+        if earlier is not None and step.step != earlier.step + 1:
+            return  # memory ran out, and the trainer went back to a checkpoint: what lies between is no step
         seconds = _seconds_between(earlier, step)
         if seconds is None:
             return
