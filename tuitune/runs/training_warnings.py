@@ -70,17 +70,18 @@ _MEANS = 200
 
 def rising_loss(history: History) -> RunWarning | None:
     """The training loss is far above where it has been: the mean of the latest steps against the lowest such mean."""
-    losses = [step.loss for step in history.steps]
+    steps = history.steps
     width = max(5, min(50, history.total_steps // 20))
-    if len(losses) < max(_STEPS_OF_NOISE, 2 * width):
+    if len(steps) < max(_STEPS_OF_NOISE, 2 * width):
         return None
+    latest = [step.loss for step in steps[-max(width, _STEPS_OF_NOISE) :]]
+    now, error = fmean(latest[-width:]), pstdev(latest) * math.sqrt(2 / width)
     apart = max(1, width // 4, history.total_steps // _MEANS)
-    now = fmean(losses[-width:])
-    error = pstdev(losses[-max(width, _STEPS_OF_NOISE) :]) * math.sqrt(2 / width)
-    lowest, begin = min((fmean(losses[begin : begin + width]), begin) for begin in range(0, len(losses) - width, apart))
+    begins = range(0, len(steps) - width, apart)
+    lowest, begin = min((sum(step.loss for step in steps[begin : begin + width]) / width, begin) for begin in begins)
     if now - lowest <= max(_RISEN * lowest, _RISEN_NATS, _CERTAIN * error):
         return None
-    step, rate = history.steps[begin + width - 1], _highest_rate(history.steps[-width:])
+    step, rate = steps[begin + width - 1], _highest_rate(steps[-width:])
     return RunWarning.since(
         step,
         "loss",
