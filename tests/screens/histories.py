@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tuitune.recipe import Recipe
 from tuitune.runs.events import (
@@ -105,7 +106,7 @@ def overfitting(at: float = AT) -> Iterator[Event]:
     losses = iter((1.31, 0.94, 1.02, 1.13))
     for event in training(at=at):
         if isinstance(event, Sample):
-            held = {"gpu_others_bytes": 6 * GIB, "gpu_used_bytes": 15 * GIB}
+            held: dict[str, Any] = {"gpu_others_bytes": 6 * GIB, "gpu_used_bytes": 15 * GIB}
             yield from (dataclasses.replace(event, at=event.at - 20 + second, **held) for second in range(21))
         elif not isinstance(event, Evaluation) or event.step == 0:
             yield event

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,10 @@ def test_a_disk_that_fills_is_told_by_a_glyph(free: int, line: str) -> None:
 @pytest.mark.parametrize("gib", [0.5, 10, 99.97, 140, 1999])
 def test_no_amount_wraps_and_the_disk_is_told_in_any_height(gib: float) -> None:
     history = histories.of(histories.training())
-    used = {
+    used: dict[str, Any] = {
         name: int(gib * 2**30) for name in ("gpu_used_bytes", "gpu_process_bytes", "host_used_bytes", "process_bytes")
     }
-    total = dict.fromkeys(("gpu_total_bytes", "host_total_bytes"), 2000 * 2**30)
+    total: dict[str, Any] = dict.fromkeys(("gpu_total_bytes", "host_total_bytes"), 2000 * 2**30)
     assert history.sample is not None
     largest = dataclasses.replace(history.sample, **total, cpu_percent=6400.0, disk_free_bytes=1999 * 2**30)
     history.add(dataclasses.replace(largest, **used))
