@@ -25,6 +25,7 @@ PHASES = {
 }
 _ENDED = {"done": ("✔", "Done"), "stopped": ("✔", "Stopped"), "paused": ("‖", "Paused")}
 _BAR_WIDTH = 10
+_PACE_WIDTH = 44  # as much as there is beside the progress bar
 _NEEDED_LEAST = ("rows", "trained", "grad norm", "learning rate")
 # What cannot be counted shows how long it has taken, from here on.
 _LONG_SECONDS = 5.0
@@ -96,10 +97,9 @@ def pace(history: History, *, problem: str | None = None) -> Content:
         return Content.assemble(text, " · ", ("r: go on with it", "bold $text-success"))
     if isinstance(history.ended, Finished) and history.ended.adapter:
         return Content.assemble(text, " · ", ("Enter: chat with it", "bold $text-success"))
-    if history.steps:
-        text += f" · epoch {history.steps[-1].epoch:.2f}"
-    left = history.seconds_left
-    return Content(text + (f" · {duration(left)} left" if left is not None else ""))
+    epoch = f" · epoch {history.steps[-1].epoch:.2f}" if history.steps else ""
+    left = f" · {duration(history.seconds_left)} left" if history.seconds_left is not None else ""
+    return Content(text + epoch + left if len(text + epoch + left) <= _PACE_WIDTH else text + left)
 
 
 def phases(history: History) -> Content:

@@ -1,5 +1,6 @@
 """The machine as NVML and psutil tell it; only NVML itself is stood in for."""
 
+import json
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 from tuitune.errors import UnusableInput
 from tuitune.machine import hardware
 from tuitune.machine.environment import unsloth_is_usable
+from tuitune.runs.events import Sample, from_json, to_json
 
 GIB = 2**30
 
@@ -189,6 +191,20 @@ def test_what_holds_the_clock_down_is_told_in_words(
     sample = hardware.sample()
     assert sample.gpu_slowed_by == words
     assert sample.gpu_clock_share == (0.5 if words else None)
+
+
+def test_what_a_sample_tells_comes_back_from_a_record(nvml: FakeNvml) -> None:
+    nvml.reasons = 0x60 | 0x04
+    sample = hardware.sample()
+    assert sample.gpu_slowed_by == ("heat", "power limit")
+    assert from_json(to_json(sample)) == sample
+    older = {
+        name: value
+        for name, value in json.loads(to_json(sample)).items()
+        if name not in ("gpu_slowed_by", "gpu_others_bytes")
+    }
+    read = from_json(json.dumps(older))
+    assert isinstance(read, Sample) and (read.gpu_slowed_by, read.gpu_others_bytes) == ((), None)
 
 
 HOST_PIDS = [(4001, 3 * GIB), (4002, GIB // 2)]

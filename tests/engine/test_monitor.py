@@ -113,6 +113,16 @@ def test_overfitting_is_told_from_the_step_it_began_at() -> None:
     assert [standing.kind for standing in warnings_of(history)] == ["overfitting"], "also once it has ended"
 
 
+def test_a_held_out_loss_that_only_rises_names_no_checkpoint() -> None:
+    """Made up: the same run, whose held-out loss was lowest before the first step."""
+    only_rising = [
+        replace(event, loss=0.5 + event.step / 100) if isinstance(event, Evaluation) else event
+        for event in recorded("wrong_replies")
+    ]
+    _, warning = told(only_rising)["overfitting"]
+    assert warning.step == 0 and warning.remedy.startswith("stop: the model was better before; train fewer steps")
+
+
 def test_a_held_out_loss_that_rises_with_the_training_loss_is_not_called_overfitting() -> None:
     rising = [
         replace(event, loss=5.0 + event.step / 50) if isinstance(event, Step) else event

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from screens.dashboard import headline, messages, numbers
+from screens.dashboard import headline, messages, numbers, pace
 from tests.screens import histories
 from tuitune.machine.hardware import sample
 from tuitune.runs.events import Sample
@@ -45,6 +45,16 @@ def test_the_disk_is_the_one_that_the_run_is_written_to(tmp_path: Path) -> None:
     assert "GiB free" in numbers(History.of([sample(folder=tmp_path / "not-made-yet")])).plain
     assert sample().disk_free_bytes is None
     assert "Disk" not in numbers(History.of([sample()])).plain
+
+
+@pytest.mark.parametrize(
+    ("total", "text"),
+    [(60, "step 40 of 60 · epoch 0.98 · 40 s left"), (12_345, "step 40 of 12,345 · 6 h 50 min left")],
+)
+def test_the_time_left_is_told_in_any_case(total: int, text: str) -> None:
+    """The epoch is left out where there is no room for both."""
+    history = histories.of(histories.training(total=total))
+    assert pace(history).plain == text
 
 
 def test_what_is_wrong_stands_before_the_messages_and_its_worst_in_the_headline() -> None:

@@ -115,7 +115,7 @@ def overfitting(history: History) -> RunWarning | None:
     if any(evaluation.loss <= best.loss * (1 + _HELD_OUT_RISEN / 2) for evaluation in later[-_RISES_IN_A_ROW:]):
         return None
     before = bisect_right(history.steps, best.step, key=lambda step: step.step)
-    width = min(_STEPS_OF_MEAN, before or len(history.steps), len(history.steps) - before)
+    width = min(_STEPS_OF_MEAN, before or len(history.steps) // 2, len(history.steps) - before)
     if width == 0:
         return None
     then = fmean(step.loss for step in (history.steps[before - width : before] or history.steps[:width]))
@@ -127,7 +127,8 @@ def overfitting(history: History) -> RunWarning | None:
         f"overfitting since step {best.step}",
         f"The held-out loss has risen from {best.loss:.3f} at step {best.step} to {later[-1].loss:.3f}, while the "
         f"training loss fell from {then:.3f} to {now:.3f}: the rows are learnt by heart",
-        f"stop, and take the checkpoint of step {best.step}; train fewer steps, at a lower rate, or on more rows",
+        (f"stop, and take the checkpoint of step {best.step}" if best.step else "stop: the model was better before")
+        + "; train fewer steps, at a lower rate, or on more rows",
         best.step,
         best.at,
     )
