@@ -115,8 +115,9 @@ def overfitting(history: History) -> RunWarning | None:
     if any(evaluation.loss <= best.loss * (1 + _HELD_OUT_RISEN / 2) for evaluation in later[-_RISES_IN_A_ROW:]):
         return None
     before = bisect_right(history.steps, best.step, key=lambda step: step.step)
-    width = min(_STEPS_OF_MEAN, before or len(history.steps) // 2, len(history.steps) - before)
-    if width == 0:
+    apart = later[0].step - best.step
+    width = min(_STEPS_OF_MEAN, apart, before or len(history.steps) // 2, len(history.steps) - before)
+    if width < 1:
         return None
     then = fmean(step.loss for step in (history.steps[before - width : before] or history.steps[:width]))
     now = fmean(step.loss for step in history.steps[-width:])
