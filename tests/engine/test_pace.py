@@ -8,6 +8,7 @@ import pytest
 from tests.engine.recorded_runs import recorded
 from tuitune.runs.events import Checkpoint, Evaluation, Event, Finished, Phase, Plan, Reply, Started, Step
 from tuitune.runs.history import History
+from tuitune.runs.pace import SHARE_OF_TIME
 
 AT = 1_900_000_000.0
 STEP_S, EVALUATION_S, REPLY_S, CHECKPOINT_S = 2.0, 10.0, 3.0, 1.0
@@ -65,9 +66,14 @@ def errors(events: list[tuple[float, Event]], since: int) -> list[float]:
     return wrong
 
 
-@pytest.mark.parametrize(("eval_steps", "save_steps"), [(10, 25), (7, 7), (33, 10), (1_000, 20)])
+@pytest.mark.parametrize(("eval_steps", "save_steps"), [(10, 25), (7, 7), (33, 10)])
 def test_evaluations_replies_and_checkpoints_to_come_are_in_the_time_left(eval_steps: int, save_steps: int) -> None:
     assert max(errors(list(timed(100, eval_steps, save_steps)), since=34)) < 0.02
+
+
+def test_what_is_measured_for_the_first_time_late_or_never_is_told_by_its_share_of_the_time() -> None:
+    for eval_steps in (160, 10_000):  # in 5% of the time, or not at all
+        assert max(errors(list(timed(1_000, eval_steps)), since=34)) < SHARE_OF_TIME
 
 
 def test_the_first_step_of_an_attempt_says_nothing_of_the_others() -> None:

@@ -9,6 +9,11 @@ from tuitune.runs.events import Checkpoint, Evaluation, Event, Phase, Plan, Repl
 
 Stop = Literal["evaluation", "replies", "checkpoint"]
 
+MEASUREMENTS_A_RUN = 10
+SHARE_OF_TIME = 0.05
+"""How often, and for how much of its time at most, a run is measured where the recipe leaves that to tuitune."""
+
+_MEASURED: tuple[Stop, ...] = ("evaluation", "replies")
 _STEPS_KEPT = 1_000
 _FEWEST_STEPS = 20
 """Rows differ in length and a machine in its load: a mean over fewer steps would jump."""
@@ -119,10 +124,22 @@ class Pace:
         if seconds_a_step is None:
             return None
         seconds = seconds_a_step * max(0, self.total_steps - self.step)
-        return seconds + sum(
-            median(took for _, took in stops[-_LATEST_STOPS:]) * self._to_come(kind)
-            for kind, stops in self.stops.items()
-        )
+        stopped = sum(self._seconds_a_stop(kind) * self._to_come(kind) for kind in self.stops)
+        return seconds + stopped + self._not_yet_seen(seconds)
+
+    def _seconds_a_stop(self, kind: Stop) -> float:
+        return median(took for _, took in self.stops[kind][-_LATEST_STOPS:])
+
+    def _not_yet_seen(self, seconds: float) -> float:
+        """What measuring takes during `seconds` of steps where it was done only before the first one.
+
+        As `train.eval_steps: auto` has it, which most runs leave as it is.
+        """
+        kinds = [kind for kind in _MEASURED if kind in self.stops]
+        if any(step > 0 for kind in kinds for step, _ in self.stops[kind]):
+            return 0.0
+        times = MEASUREMENTS_A_RUN * (self.total_steps - self.step) / max(1, self.total_steps)
+        return min(SHARE_OF_TIME * seconds, times * sum(self._seconds_a_stop(kind) for kind in kinds))
 
     def _to_come(self, kind: Stop) -> int:
         """How many stops of a kind that has been are to come: at the same distance, and after the last step."""

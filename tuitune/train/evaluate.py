@@ -15,14 +15,12 @@ from tuitune.data.prepare import Prepared
 from tuitune.errors import TuituneError, explain
 from tuitune.recipe import Recipe, TrainSection
 from tuitune.runs.events import Evaluation, Notice, Reply
+from tuitune.runs.pace import MEASUREMENTS_A_RUN, SHARE_OF_TIME
 from tuitune.text import one_line
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
 
 log = logging.getLogger(__name__)
 
-MEASUREMENTS_A_RUN = 10
-SHARE_OF_TIME = 0.05
-"""At most this much of the time of a run goes into measuring, where the recipe leaves the steps to tuitune."""
 PATIENCE = 3
 """Measurements without gain that end a run by default: one or two may be noise of few held-out rows."""
 _MOST_EPOCHS_WITHOUT = 2
