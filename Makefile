@@ -1,5 +1,6 @@
 # make demo   the app on the demo recipe (without a terminal: the whole run and its report)
 # make test   the tests, two files at a time
+# make faults every fault instead of a quick subset of them: kills, full disks, limits; counts what was lost
 # make check  linters, types and import contracts
 # make gpu    the tests that need an NVIDIA GPU
 
@@ -8,12 +9,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRA  := $(shell nvidia-smi -L >/dev/null 2>&1 && echo '[gpu]')
 
-.PHONY: demo test check gpu
+.PHONY: demo test faults check gpu
 demo: $(VENV)/installed
 	@$(BIN)/tuitune demo
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
+
+faults: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -p tests.faults.totals --sweep -m "fault and not gpu"
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m gpu

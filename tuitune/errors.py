@@ -3,7 +3,12 @@
 import errno
 
 # What a full disk is in the words of whichever library was writing. torch tells no reason for a write that failed.
-_DISK_IS_FULL = ("No space left on device", "Disk quota exceeded", "enforce fail at inline_container.cc")
+_DISK_IS_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "enforce fail at inline_container.cc",
+    "basic_ios::clear: iostream error",
+)
 
 
 class TuituneError(Exception):

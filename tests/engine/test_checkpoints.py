@@ -1,6 +1,8 @@
 """What was saved stays whole: rotation takes only its own, and nothing that is damaged is used again."""
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -162,6 +164,18 @@ def test_a_manifest_that_is_no_manifest_is_damage(tmp_path: Path, manifest: str,
     assert damage(tmp_path) == "manifest.json is missing"
     (tmp_path / MANIFEST).write_text(manifest)
     assert says in str(damage(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["rng_state_0.pth", "default/adapter_model.bin", "default/adapter_model.safetensors"])
+def test_what_the_trainer_would_load_and_did_not_save_is_damage(tmp_path: Path, name: str) -> None:
+    checkpoint = tmp_path / "checkpoint-4"
+    (checkpoint / "default").mkdir(parents=True)
+    (checkpoint / "weights").write_text("a")
+    (checkpoint / MANIFEST).write_text(json.dumps({"weights": hashlib.sha256(b"a").hexdigest()}))
+    (checkpoint / "notes.txt").write_text("mine")
+    assert damage(checkpoint) is None
+    (checkpoint / name).write_bytes(b"")
+    assert damage(checkpoint) == f"{name} was not saved with it"
 
 
 def test_what_is_saved_is_on_disk_before_it_is_told(

@@ -19,6 +19,7 @@ MANIFEST = "manifest.json"
 _STAGED_CHECKPOINTS = ".partial"
 _STAGED_ADAPTER = ".adapter.partial"
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
+_LOADED_BY_LIBRARIES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".safetensors"}
 
 
 def staged_checkpoints(run: Run) -> Path:
@@ -84,6 +85,11 @@ def damage(folder: Path) -> str | None:
                 return f"{one_line(name, max_length=120)} is missing"
             if _sha256(file) != digest:
                 return f"{one_line(name, max_length=120)} has changed since"
+        if _CHECKPOINT.fullmatch(folder.name):  # the trainer loads what it finds there, in folders within it too
+            for file in sorted(folder.rglob("*")):
+                name = str(file.relative_to(folder))
+                if file.suffix in _LOADED_BY_LIBRARIES and name not in manifest:
+                    return f"{one_line(name, max_length=120)} was not saved with it"
     except (OSError, ValueError, RecursionError) as error:
         return f"it cannot be read ({one_line(error, max_length=120)})"
     return None
