@@ -1,5 +1,6 @@
 """Paths as people write them, and the folders that are this user's alone."""
 
+import errno
 import hashlib
 import json
 import os
@@ -48,6 +49,18 @@ def own_folder(folder: Path) -> Path:
             f"{folder} cannot be made ({explain(error)}): set XDG_RUNTIME_DIR to a folder of yours."
         ) from None
     return folder
+
+
+def open_own(file: Path, flags: int) -> int:
+    """A handle of a file that is written in a folder of the user's. Raises OSError.
+
+    A link, a pipe or a device that somebody put in its place is refused: a run folder may come from elsewhere.
+    """
+    handle = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a file", str(file))
+    return handle
 
 
 def temporary_folder() -> Path:

@@ -1,7 +1,7 @@
 """Faults at every call of what makes files and folders whole: runs, records, checkpoints, adapters and exports.
 
-The files' content is made up; the trainer's own is in `trained.py`. `python -m tests.faults.edges RECORDS EVERY` injects
-one of EVERY faults, 1 for all.
+The files' content is made up; the trainer's own is in `trained.py`. `python -m tests.faults.edges RECORDS EVERY`
+injects one of EVERY faults, 1 for all.
 """
 
 import os

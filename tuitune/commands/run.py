@@ -5,10 +5,11 @@ import contextlib
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuitune.commands.status import DONE, FAILED, INTERRUPTED
+from tuitune.commands.status import DONE, FAILED, INTERRUPTED, PREEMPTED
 from tuitune.commands.viewer import Viewer, own_command, viewer_for
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
@@ -144,21 +145,21 @@ def follow_run(run: Run) -> int:
 async def _show_training(request: Request[Trained], viewer: Viewer) -> int:
     session = await Session.start()
     session.on_silence = viewer.tell_silence
-    interrupted = _stop_on_signals(session, viewer)
+    asked = _stop_on_signals(session, viewer)
     try:
         viewer.status("Starting: importing the libraries")
         await _while_seen(session, viewer, _train(session, viewer, request))
     except TuituneError as error:
         viewer.close()
-        if not interrupted.is_set():
+        if asked.status is None:
             raise
         print(f"tuitune: {safe_text(error)}", file=sys.stderr)
-        return INTERRUPTED
+        return asked.status
     finally:
         viewer.close()
         await session.close()
     viewer.report()
-    return INTERRUPTED if interrupted.is_set() else DONE
+    return DONE if asked.status is None else asked.status
 
 
 async def _train(session: Session, viewer: Viewer, request: Request[Trained]) -> None:
@@ -234,19 +235,27 @@ async def _first(*ends: Awaitable[Any]) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _stop_on_signals(session: Session, viewer: Viewer) -> asyncio.Event:
-    """Ctrl+C asks the session to stop, a second one to stop now. Returns what is set once a stop was asked for.
+@dataclass
+class _Asked:
+    """Whether a signal has asked for a stop."""
 
-    A third one leaves, as does the first where the session does not answer. SIGTERM only ever asks to stop: who sends
-    it (systemd, Slurm) may send it to the session and twice.
+    status: int | None = None
+    """What the command ends with then, by the first signal."""
+
+
+def _stop_on_signals(session: Session, viewer: Viewer) -> _Asked:
+    """Ctrl+C asks the session to stop, a second one to stop now. Returns what tells of it once it was asked.
+
+    A third one leaves, as does the first where the session does not answer. SIGTERM and SIGUSR1 only ever ask to stop:
+    who sends them (systemd, Slurm) may send them to the session and twice.
     """
     loop = asyncio.get_running_loop()
-    interrupted = asyncio.Event()
+    told = _Asked()
     asked: dict[str, asyncio.Task[Any]] = {}
 
-    def ask(command: str) -> None:
+    def ask(command: str, status: int) -> None:
         viewer.status("Stopping now" if command == "now" else "Stopping after this step; Ctrl+C once more stops now")
-        interrupted.set()
+        told.status = told.status or status
         asked[command] = asyncio.create_task(session.stop(now=command == "now"))
         asked[command].add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
         if session.silent_s:
@@ -261,8 +270,9 @@ def _stop_on_signals(session: Session, viewer: Viewer) -> asyncio.Event:
         )
 
     def interrupt() -> None:
-        leave() if "now" in asked else ask("now" if interrupted.is_set() else "stop")
+        leave() if "now" in asked else ask("now" if told.status else "stop", INTERRUPTED)
 
     loop.add_signal_handler(signal.SIGINT, interrupt)
-    loop.add_signal_handler(signal.SIGTERM, lambda: ask("stop"))
-    return interrupted
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        loop.add_signal_handler(number, ask, "stop", PREEMPTED)
+    return told

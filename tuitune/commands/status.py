@@ -1,3 +1,6 @@
-"""Exit statuses of the command line; what is unusable ends with `UnusableInput.exit_code`."""
+"""Exit statuses of the command line; what is unusable ends with `UnusableInput.exit_code`.
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130
+PREEMPTED, by SIGTERM or SIGUSR1 and saved, is the EX_TEMPFAIL of sysexits.h: it can be gone on with.
+"""
+
+DONE, FAILED, PREEMPTED, INTERRUPTED = 0, 1, 75, 130

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from tuitune.atomic import flush, write_atomic
 from tuitune.errors import TuituneError, UnusableInput, explain
-from tuitune.paths import expanded
+from tuitune.paths import expanded, open_own
 from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Plan, from_json, to_json
 from tuitune.runs.history import History
 from tuitune.text import one_line
@@ -197,11 +197,11 @@ class Run:
 
 
 class RunWriter:
-    """The one writer of a run folder; holds its lock from creation to `close`."""
+    """The one writer of a run folder; holds its lock from creation to `close`. Raises TuituneError, OSError."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._lock = os.open(run.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = open_own(run.folder / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -210,7 +210,7 @@ class RunWriter:
                 f"Run {one_line(run.name)} is in use by {run.holder()}: attach to it, or stop it first."
             ) from None
         try:
-            self._events = os.open(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._events = open_own(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             self._end_torn_line()
         except OSError:
             os.close(self._lock)

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,7 +95,7 @@ class Session:
         """Connect to the live session that holds `run`. Raises TuituneError if there is none."""
         socket = run.session_socket()
         try:
-            if socket is None:
+            if socket is None or not stat.S_ISSOCK(socket.lstat().st_mode):  # a link could lead to anyone's
                 raise FileNotFoundError
             session = await cls._connect(socket)
         except OSError:

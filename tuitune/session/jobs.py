@@ -19,6 +19,7 @@ from tuitune.data import cache
 from tuitune.errors import TuituneError, disk_is_full, explain
 from tuitune.machine.environment import warm_up
 from tuitune.model.read_ahead import read_ahead
+from tuitune.paths import open_own
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Started
 from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
@@ -399,7 +400,7 @@ def _failure(error: BaseException, run: Run) -> str:
 def _log_to(file: Path) -> None:
     """Send everything this process prints, C libraries included, to a log, if it can be written."""
     try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        handle = open_own(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OSError:
         return
     sys.stdout.flush()

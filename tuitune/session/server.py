@@ -47,6 +47,7 @@ STOP_NOW_SECONDS = 10.0
 SAMPLE_SECONDS = 1.0
 _CHUNK_BYTES = 2**20
 _MOST_JOBS = 64
+_MOST_UNREAD_BYTES = 4 * MAX_LINE_BYTES
 _TRAINING = (Train.command, Resume.command)
 _OUTLIVE_THEIR_CLIENT = (Train, Resume, Export)
 _OTHER_VERSION = "The session is of another version of tuitune: leave, and start tuitune again."
@@ -62,7 +63,10 @@ class Client:
         self.follower: asyncio.Task[None] | None = None
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message; in place of one that no client could read as it is too long, an error for its command."""
+        """Send a message; in place of one that no client could read as it is too long, an error for its command.
+
+        A client that leaves too much unread is dropped, as it all waits in this process's memory.
+        """
         line = encode(message)
         if len(line) > MAX_LINE_BYTES:
             problem = (
@@ -72,6 +76,9 @@ class Client:
             line = encode({"id": message.get("id"), "error": problem, "exit_code": 1})
         if not self.writer.is_closing():
             self.writer.write(line)
+            if self.writer.transport.get_write_buffer_size() > _MOST_UNREAD_BYTES:
+                log.warning("a client that does not read its answers was dropped")
+                self.writer.transport.abort()
 
 
 class Server:
@@ -95,7 +102,7 @@ class Server:
         forget_dead_sessions()
         server = await asyncio.start_unix_server(self._serve_client, self.socket_path, limit=MAX_LINE_BYTES)
         self.socket_path.chmod(0o600)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             self.loop.add_signal_handler(number, self._terminate)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.worker.start()
@@ -137,7 +144,7 @@ class Server:
             while line := await reader.readline():
                 self._receive(client, decode(line))
                 await writer.drain()  # who does not read the answers is not asked for more
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:  # outside text, of any shape
             log.warning("a client's connection ended: %s", error)
         finally:
             self.clients.discard(client)
@@ -304,7 +311,10 @@ class Server:
             self.ended.set()
 
     def _terminate(self) -> None:
-        """SIGTERM stops a run as `stop` does, and an export: the process ends with it, at once where there is none."""
+        """SIGTERM stops a run as `stop` does, and an export: the process ends with it, at once where there is none.
+
+        So does SIGUSR1, which schedulers send some time before.
+        """
         self.leaving = True
         for job in self.lasting:
             job.control.stop.set()

@@ -30,7 +30,7 @@ def staged_checkpoints(run: Run) -> Path:
 def staged_adapter(run: Run) -> Path:
     """An empty place for an adapter that is not yet whole."""
     staged = run.folder / _STAGED_ADAPTER
-    shutil.rmtree(staged, ignore_errors=True)
+    _clear(staged)
     return staged
 
 
@@ -147,11 +147,17 @@ def tidy(run: Run) -> None:
 
     What cannot be removed stays.
     """
-    shutil.rmtree(staged_checkpoints(run), ignore_errors=True)
-    shutil.rmtree(run.folder / _STAGED_ADAPTER, ignore_errors=True)
+    _clear(staged_checkpoints(run))
+    _clear(run.folder / _STAGED_ADAPTER)
     for folder in (run.folder, run.checkpoints):
         with suppress(OSError):
             recover(folder)
+
+
+def _clear(staged: Path) -> None:
+    """Remove a staged folder, if it can be; of a link only the link."""
+    with suppress(OSError):
+        staged.unlink() if staged.is_symlink() else shutil.rmtree(staged, ignore_errors=True)
 
 
 def _write_manifest(folder: Path) -> None:
