@@ -1,0 +1,69 @@
+"""What the package's own code never does, read from the code: no shell, no unpickling, no remote code, no listener."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tuitune
+
+ROOT = Path(tuitune.__file__).parents[1]
+FILES = sorted(file for package in ("tuitune", "screens") for file in (ROOT / package).rglob("*.py"))
+
+SHELLS = {
+    "os.system",
+    "os.popen",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "asyncio.create_subprocess_shell",
+}
+CODE = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "marshal.loads", "shelve.open"}
+CODE |= {"torch.load", "yaml.unsafe_load", "yaml.full_load", "dill.load", "joblib.load", "numpy.load", "np.load"}
+LISTENERS = {"asyncio.start_server", "socketserver.TCPServer", "http.server.HTTPServer", "socket.create_server"}
+DOWNLOADS_CODE = {"from_pretrained", "from_config"}
+WITHOUT_REMOTE_CODE = {"PeftModel"}
+"""Classes whose `from_pretrained` knows no code of a repository's."""
+
+
+def calls() -> Iterator[tuple[str, ast.Call]]:
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                yield f"{file.relative_to(ROOT)}:{node.lineno}", node
+
+
+def named(call: ast.Call) -> str:
+    return ast.unparse(call.func)
+
+
+def keyword(call: ast.Call, name: str) -> str | None:
+    return next((ast.unparse(each.value) for each in call.keywords if each.arg == name), None)
+
+
+@pytest.mark.parametrize("forbidden", [SHELLS, CODE, LISTENERS], ids=["shell", "code", "listener"])
+def test_it_calls_none_of_these(forbidden: set[str]) -> None:
+    assert len(FILES) > 100
+    assert [(where, named(call)) for where, call in calls() if named(call) in forbidden] == []
+
+
+def test_yaml_makes_no_objects() -> None:
+    assert all(keyword(call, "Loader") for _, call in calls() if named(call) == "yaml.load")
+    named_loaders = set(re.findall(r"\byaml\.(\w*Loader)\b", "".join(file.read_text() for file in FILES)))
+    assert named_loaders <= {"SafeLoader", "CSafeLoader"}
+
+
+def test_no_command_goes_through_a_shell() -> None:
+    assert [where for where, call in calls() if keyword(call, "shell") not in (None, "False")] == []
+
+
+def test_no_model_brings_its_code() -> None:
+    """Wherever a model, tokenizer or configuration is opened it is said that code of a repository is off."""
+    loads = [(where, call) for where, call in calls() if named(call).rpartition(".")[2] in DOWNLOADS_CODE]
+    unsaid = [
+        (where, ast.unparse(call.func))
+        for where, call in loads
+        if keyword(call, "trust_remote_code") != "False" and named(call).partition(".")[0] not in WITHOUT_REMOTE_CODE
+    ]
+    assert len(loads) >= 8 and unsaid == []
