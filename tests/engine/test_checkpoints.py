@@ -51,6 +51,7 @@ def test_the_oldest_checkpoints_go_and_a_users_own_copies_stay(demo_recipe: Reci
     assert [damage(checkpoint) for checkpoint in checkpoints_of(run)] == [None, None]
 
 
+@pytest.mark.fault
 def test_a_kill_while_a_folder_is_deleted_leaves_no_half_of_it_under_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     checkpoint = folder / "checkpoint-2"
@@ -78,6 +79,7 @@ def test_a_kill_while_a_folder_is_deleted_leaves_no_half_of_it_under_its_name(tm
     assert not list(folder.iterdir())
 
 
+@pytest.mark.fault
 def test_what_cannot_be_deleted_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("final", "new", ".tuitune-previous-final"):
         (tmp_path / "run" / name).mkdir(parents=True)
@@ -96,6 +98,7 @@ def test_what_cannot_be_deleted_ends_nothing(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in sorted((tmp_path / "run").iterdir())] == [".tuitune-previous-final", "final"]
 
 
+@pytest.mark.fault
 def test_a_damaged_checkpoint_is_passed_over_when_memory_runs_out(
     demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +133,7 @@ def test_a_damaged_checkpoint_is_passed_over_when_memory_runs_out(
     ]
 
 
+@pytest.mark.fault
 def test_a_damaged_adapter_neither_chats_nor_exports(demo_recipe: Recipe, tmp_path: Path) -> None:
     run, _ = trained(with_train(demo_recipe, max_steps=1), tmp_path, "half")
     made = export(run, ["adapter"], tmp_path / "out", lambda *_: None, lambda question: False, lambda: False)
@@ -159,6 +163,7 @@ def test_a_damaged_adapter_neither_chats_nor_exports(demo_recipe: Recipe, tmp_pa
         ('{"a": 7}', "a has changed since"),
     ],
 )
+@pytest.mark.fault
 def test_a_manifest_that_is_no_manifest_is_damage(tmp_path: Path, manifest: str, says: str) -> None:
     (tmp_path / "a").write_text("a")
     assert damage(tmp_path) == "manifest.json is missing"
@@ -178,6 +183,7 @@ def test_what_the_trainer_would_load_and_did_not_save_is_damage(tmp_path: Path, 
     assert damage(checkpoint) == f"{name} was not saved with it"
 
 
+@pytest.mark.fault
 def test_what_is_saved_is_on_disk_before_it_is_told(
     demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

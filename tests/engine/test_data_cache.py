@@ -63,6 +63,7 @@ def test_a_mix_of_more_datasets_than_are_kept_is_prepared(tmp_path: Path, entrie
     assert len(os.listdir(entries)) == KEPT
 
 
+@pytest.mark.fault
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, entries: Path) -> None:
     file = tmp_path / "recipe.yaml"
     chosen = recipe(rows(tmp_path / "rows.jsonl", 600))

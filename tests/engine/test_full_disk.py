@@ -23,6 +23,8 @@ from tuitune.runs.folder import all_runs, create_run
 from tuitune.session.jobs import Jobs
 from tuitune.session.worker import Job
 
+pytestmark = pytest.mark.fault
+
 RECIPE = Recipe.from_data({"model": {"name": "m"}, "data": {"path": "d"}})
 
 

@@ -148,6 +148,7 @@ def test_a_card_is_chosen_by_its_number(nvml: FakeNvml, monkeypatch: pytest.Monk
         hardware.choose_gpu(7)
 
 
+@pytest.mark.fault
 def test_a_card_that_is_lost_between_two_readings_ends_no_sampling(
     nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +274,7 @@ def test_a_reading_that_the_card_does_not_give_is_none(nvml: FakeNvml) -> None:
     assert sample.gpu_celsius == 61.0
 
 
+@pytest.mark.fault
 def test_a_card_that_fell_off_the_bus_does_not_raise(nvml: FakeNvml) -> None:
     nvml.broken = {"nvmlDeviceGetMemoryInfo"}
     assert hardware.gpus() == []

@@ -138,6 +138,7 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
     RunWriter(writer.run).close()
 
 
+@pytest.mark.fault
 def test_a_killed_writer_leaves_a_record_that_reads(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from tuitune.runs.folder import create_run; "
@@ -159,6 +160,7 @@ def test_a_killed_writer_leaves_a_record_that_reads(tmp_path: Path) -> None:
     assert [event.text for event in run.events() if isinstance(event, Notice)] == ["before"]
 
 
+@pytest.mark.fault
 def test_a_kill_while_a_run_is_made_takes_no_name(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from tuitune.runs.folder import create_run\n"
@@ -262,6 +264,7 @@ def test_a_history_tells_before_and_after() -> None:
     assert history.seconds_left is None
 
 
+@pytest.mark.fault
 def test_a_clock_that_is_set_changes_no_time_left() -> None:
     done = [
         Step(attempt=1, step=step, total_steps=10, epoch=0.1, loss=1.0, at=at, elapsed_s=float(step))
@@ -273,6 +276,7 @@ def test_a_clock_that_is_set_changes_no_time_left() -> None:
     assert History.of([*done, resumed, following]).seconds_left == pytest.approx(20.0)
 
 
+@pytest.mark.fault
 def test_a_pipe_in_place_of_the_sockets_name_holds_nobody_up(tmp_path: Path) -> None:
     writer = create_run(RECIPE, tmp_path, "one")
     os.mkfifo(writer.run.socket_file)
@@ -288,6 +292,7 @@ def test_a_folder_without_a_lock_is_not_live(tmp_path: Path) -> None:
     assert not Run(tmp_path).is_live()
 
 
+@pytest.mark.fault
 def test_the_next_session_removes_what_killed_ones_left(tmp_path: Path) -> None:
     def leave(run: Run) -> list[Path]:
         left = [

@@ -108,6 +108,7 @@ async def test_wrong_commands_and_arguments_are_sentences() -> None:
     await session.close()
 
 
+@pytest.mark.fault
 async def test_a_line_that_is_no_message_ends_only_that_connection() -> None:
     session = await Session.start()
     (socket,) = (Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune").glob("*.sock")
@@ -148,6 +149,7 @@ async def test_a_session_of_another_version_is_told_so(tmp_path: Path, demo_reci
     run.close()
 
 
+@pytest.mark.fault
 async def test_a_killed_session_is_told_in_one_sentence() -> None:
     session = await Session.start()
     status = await session.call(Status())
@@ -161,6 +163,7 @@ async def test_a_killed_session_is_told_in_one_sentence() -> None:
     await session.close()
 
 
+@pytest.mark.fault
 async def test_what_a_killed_session_left_is_cleared_away() -> None:
     session = await Session.start()
     os.kill((await session.call(Status()))["pid"], signal.SIGKILL)
@@ -191,6 +194,7 @@ def test_a_runtime_folder_that_cannot_be_one_is_not_used(
     assert folder == tmp_path / f"tuitune-{os.getuid()}" and stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.fault
 async def test_who_does_not_read_the_answers_is_not_read_either() -> None:
     session = await Session.start()
     (path,) = (Path(os.environ["XDG_RUNTIME_DIR"]) / "tuitune").glob("*.sock")
@@ -210,6 +214,7 @@ async def test_who_does_not_read_the_answers_is_not_read_either() -> None:
     await session.close()
 
 
+@pytest.mark.fault
 async def test_a_client_has_a_bounded_number_of_commands_waiting(demo_recipe: Recipe) -> None:
     session = await Session.start()
     raw = demo_recipe.model_dump(mode="json")
@@ -221,6 +226,7 @@ async def test_a_client_has_a_bounded_number_of_commands_waiting(demo_recipe: Re
     await session.close()
 
 
+@pytest.mark.fault
 async def test_a_session_that_ends_in_the_middle_of_tokenising_leaves_no_rows(
     tmp_path: Path, demo_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +250,7 @@ async def test_a_session_that_ends_in_the_middle_of_tokenising_leaves_no_rows(
     assert list(tokenised.iterdir()) == []
 
 
+@pytest.mark.fault
 async def test_a_run_outlives_its_client_and_is_found_again(tmp_path: Path, demo_recipe: Recipe) -> None:
     first = await Session.start()
     run, job = await start_run(first, demo_recipe, tmp_path / "runs")
@@ -325,6 +332,7 @@ async def test_an_answer_beyond_what_a_line_may_hold_is_an_error_of_its_command(
     await session.close()
 
 
+@pytest.mark.fault
 async def test_a_run_whose_folder_is_moved_goes_on_to_be_seen_and_saved(tmp_path: Path, demo_recipe: Recipe) -> None:
     train = {**demo_recipe.train.model_dump(), "max_steps": 5000}
     recipe = Recipe.from_data({**demo_recipe.model_dump(), "train": train})
@@ -498,6 +506,7 @@ async def test_a_stop_is_heeded_before_the_run_has_begun(tmp_path: Path, demo_re
     await session.close()
 
 
+@pytest.mark.fault
 async def test_a_terminated_session_begins_no_run_and_ends(tmp_path: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()
     job = asyncio.create_task(session.call(Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs"))))
@@ -519,6 +528,7 @@ asyncio.base_events.Server.wait_closed = wait_closed
 """
 
 
+@pytest.mark.fault
 async def test_a_terminated_session_ends_though_clients_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(WAITS_FOR_CLIENTS)  # as Python does since 3.12.1
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)

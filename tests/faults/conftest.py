@@ -8,10 +8,14 @@ import pytest
 from tests.faults.sweep import Record
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/faults/" in item.path.as_posix():
             item.add_marker("fault")
+    if not config.getoption("sweep", False):
+        left_out = [item for item in items if item.get_closest_marker("sweep")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

@@ -187,12 +187,8 @@ async def test_a_run_goes_on_while_clients_flood_it_come_and_go(
     survived(records)
 
 
-@pytest.mark.parametrize("comes", ["never", "once, and not again"])
-async def test_a_session_whose_app_does_not_return_ends_by_itself(
-    comes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thorough: bool
-) -> None:
-    if comes == "never" and not thorough:
-        pytest.skip("it waits half a minute for its first client: `make faults` waits, too")
+@pytest.mark.parametrize("comes", [pytest.param("never", marks=pytest.mark.sweep), "once, and not again"])
+async def test_a_session_whose_app_does_not_return_ends_by_itself(comes: str, tmp_path: Path) -> None:
     from tuitune.session.client import _spawn
 
     path = tmp_path / "runtime" / "tuitune" / "x.sock"

@@ -38,6 +38,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunLink, "_start", lambda self: self._set_state("ready"))
 
 
+@pytest.mark.fault
 async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_folder: Path) -> None:
     train = recipe.train.model_copy(update={"max_steps": 500})
     app = TuituneApp(recipe.model_copy(update={"train": train}), runs_folder=runs_folder)

@@ -171,6 +171,7 @@ def test_a_held_out_loss_that_is_not_a_number_hides_no_run(tmp_path: Path, demo_
 
 
 @pytest.mark.parametrize("form", [["--json"], []])
+@pytest.mark.fault
 def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_is_said_to(
     form: list[str], recipe_file: str, tmp_path: Path
 ) -> None:
@@ -195,6 +196,7 @@ def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_is_said_to(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.fault
 def test_output_on_a_full_disk_is_said_in_a_sentence(unbuffered: str, recipe_file: str) -> None:
     for arguments in (["runs"], ["inspect", recipe_file], ["run", recipe_file]):
         with open("/dev/full", "w") as full:
@@ -219,6 +221,7 @@ def test_output_that_is_read_in_part_is_no_failure(recipe_file: str) -> None:
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
 
 
+@pytest.mark.fault
 def test_a_session_that_does_not_answer_is_said_and_can_be_left(recipe_file: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "stuck", "--set", "max_steps=5000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -292,6 +295,7 @@ def test_a_run_that_is_left_to_itself_is_asked_for_a_checkpoint_stopped_and_gone
     assert "attempt 2" in shown.stdout and "Run far: stopped when asked to" in shown.stdout
 
 
+@pytest.mark.fault
 def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "c", "--set", "max_steps=5000", "--json"],
@@ -309,7 +313,11 @@ def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> Non
     assert (find_run("c", tmp_path / "runs").adapter / "adapter_model.safetensors").is_file()
 
 
-def test_one_sigterm_to_the_command_and_its_session_saves_everything(recipe_file: str, tmp_path: Path) -> None:
+@pytest.mark.fault
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_one_signal_to_the_command_and_its_session_saves_everything(
+    number: signal.Signals, recipe_file: str, tmp_path: Path
+) -> None:
     """As `systemctl stop` and Slurm do; the step is long, so that all of them come within it."""
     options = ["--name", "t", "--set", "max_steps=5000", "--set", "gradient_accumulation_steps=32", "--json"]
     process = subprocess.Popen(
@@ -324,9 +332,9 @@ def test_one_sigterm_to_the_command_and_its_session_saves_everything(recipe_file
             break
     assert session is not None
     for pid in (process.pid, session, process.pid):
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, number)
     process.stdout.read()
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=60) == 75
     run = find_run("t", tmp_path / "runs")
     assert run.status() == "stopped"
     assert (run.checkpoints / f"checkpoint-{run.history().step}" / "manifest.json").is_file()

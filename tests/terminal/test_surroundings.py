@@ -101,6 +101,7 @@ def test_where_everybody_may_write_only_the_owner_does(tmp_path: Path, recipe_fi
     assert len(files) > 3 and not [file for file in files if file.stat().st_mode & 0o022]
 
 
+@pytest.mark.fault
 def test_a_session_that_is_killed_is_told_in_one_sentence(recipe_file: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "dead", "--set", "max_steps=5000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -95,6 +95,7 @@ def test_six_screens_with_keys_alone(tmp_path: Path, demo_recipe: Recipe, termin
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, None])
+@pytest.mark.fault
 def test_the_run_finishes_without_its_app_and_a_new_app_shows_it(
     number: signal.Signals | None, tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
 ) -> None:

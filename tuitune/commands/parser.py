@@ -36,7 +36,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune doctor                is this machine ready?
 
 `tuitune COMMAND --help` explains a command. Exit status: 0 done, 1 failed, 2 unusable arguments or recipe,
-130 interrupted."""
+75 preempted (SIGTERM or SIGUSR1), 130 interrupted."""
 
 
 def run_command(arguments: list[str]) -> int:
