@@ -17,7 +17,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 faults: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -p tests.faults.totals --sweep -m "fault and not gpu" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -p tests.faults.totals --sweep -m "fault and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m gpu

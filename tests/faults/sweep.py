@@ -164,6 +164,13 @@ def sweep(
 
     The folder is put back to how it is now before each, and stays so in the end.
     """
+
+    def look() -> list[str]:
+        try:
+            return problems()
+        except Exception as error:
+            return [repr(error)]
+
     injector = Injector(folder, folder.with_name(f"{folder.name}.log"))
     kept = folder.with_name(f"{folder.name}.kept")
     shutil.copytree(folder, kept, symlinks=True)
@@ -174,7 +181,7 @@ def sweep(
 
     status, told = forked(undisturbed)
     assert status == _DONE, f"{case}, undisturbed: {told}"
-    assert not (wrong := problems()), f"{case}, undisturbed: {wrong}"
+    assert not (wrong := look()), f"{case}, undisturbed: {wrong}"
     calls = injector.calls()
     points = [(fault, number) for fault in faults for number, (name, _) in enumerate(calls, 1) if fault.befalls(name)]
     for fault, number in points[offset % every :: every]:
@@ -187,7 +194,7 @@ def sweep(
         status, told = forked(disturbed)
         name, path = calls[number - 1]
         where = f"{fault.name} at {name} {number} of {len(calls)}, {path}"
-        yield Record(case, where, expected, problem_of_end(fault, status, told) or problems())
+        yield Record(case, where, expected, problem_of_end(fault, status, told) or look())
     put_back(folder, kept)
     shutil.rmtree(kept)
 

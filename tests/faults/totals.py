@@ -19,6 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sweep", action="store_true", help="inject every fault instead of a quick subset")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "test_sweeps" not in item.nodeid)  # the longest first
+
+
 class Totals:
     """Cases by name, each with its expected state and how often it was injected and held."""
 

@@ -153,7 +153,7 @@ class Disturbed:
         def problems() -> list[str]:
             left = self.copy()
             wrong = problems_of(left)
-            if len(self.records) % (12 * self.every) == 0:
+            if len(self.records) % (24 * self.every) == 0:
                 self.killed.append((case, left))
             else:
                 shutil.rmtree(left.folder)
@@ -233,7 +233,7 @@ def clocks(disturbed: Disturbed) -> Iterator[Record]:
     """The wall clock is put back or forward between two steps."""
     day = 86_400
     for offset_s in (-day, -400 * day, 3650 * day):
-        for step in range(1, STEPS):
+        for step in range(1, STEPS, 2):
 
             def train(offset_s: int = offset_s, step: int = step) -> None:
                 injector = Injector(disturbed.work, disturbed.work / "log")
@@ -349,7 +349,10 @@ def exports(disturbed: Disturbed) -> Iterator[Record]:
     """A fault at every call of an export that takes the place of an older one."""
     from tuitune.export import Exported, export
 
-    for kind, weights, every in (("adapter", "adapter_model.safetensors", 2), ("merged_16bit", "model.safetensors", 8)):
+    for kind, weights, every in (
+        ("adapter", "adapter_model.safetensors", 2),
+        ("merged_16bit", "model.safetensors", 16),
+    ):
         out = disturbed.work / f"exported-{kind}"
 
         def make(kind: str = kind, out: Path = out) -> None:
