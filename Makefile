@@ -17,7 +17,8 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 faults: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -p tests.faults.totals --sweep -m "fault and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -p tests.faults.totals --sweep -n 2 --dist loadfile --no-loadscope-reorder tests/faults
+	$(BIN)/python -m pytest -p tests.faults.totals --add -m "fault and not gpu" -n 2 --dist loadfile --ignore tests/faults
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m gpu

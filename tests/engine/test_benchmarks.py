@@ -37,3 +37,11 @@ def test_a_peer_without_a_result_is_told_with_its_last_words(tmp_path: Path) -> 
     script = tmp_path / "peer.py"
     script.write_text("import sys; sys.exit('no GPU here')")
     assert gpu_speed.notebook(script, tmp_path, tmp_path, 1) == {"error": "no GPU here\n"}
+
+
+def test_the_readme_tells_the_faults_that_were_counted() -> None:
+    root = Path(gpu_speed.__file__).parents[1]
+    counted = json.loads((root / "benchmarks" / "results" / "faults.json").read_text())
+    assert counted["injected"] == counted["survived"] + counted["lost"]
+    told = "{injected:,} faults were injected, {survived:,} survived and {lost:,} lost".format(**counted)
+    assert told in (root / "README.md").read_text()

@@ -5,6 +5,7 @@ Runs in a process into which `injector.c` was preloaded (`sweep_in_child`, for t
 
 import ctypes
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -183,7 +184,8 @@ def sweep(
     assert status == _DONE, f"{case}, undisturbed: {told}"
     assert not (wrong := look()), f"{case}, undisturbed: {wrong}"
     calls = injector.calls()
-    points = [(fault, number) for fault in faults for number, (name, _) in enumerate(calls, 1) if fault.befalls(name)]
+    numbers = distinct(calls)
+    points = [(fault, number) for fault in faults for number in numbers if fault.befalls(calls[number - 1][0])]
     for fault, number in points[offset % every :: every]:
         put_back(folder, kept)
 
@@ -197,6 +199,15 @@ def sweep(
         yield Record(case, where, expected, problem_of_end(fault, status, told) or look())
     put_back(folder, kept)
     shutil.rmtree(kept)
+
+
+def distinct(calls: list[tuple[str, str]]) -> list[int]:
+    """The calls' numbers; of more than four equal ones in a row the first two, the middle one and the last."""
+    numbers: list[int] = []
+    for _, group in itertools.groupby(range(1, len(calls) + 1), key=lambda number: calls[number - 1]):
+        row = list(group)
+        numbers += row if len(row) <= 4 else [*row[:2], row[len(row) // 2], row[-1]]
+    return numbers
 
 
 def write_records(records: Iterator[Record], file: Path) -> None:

@@ -1,6 +1,7 @@
 """Counts what was injected, survived and lost, and writes it as a dated JSON (`make faults`).
 
-A plugin for pytest: `-p tests.faults.totals --sweep`. A test marked `fault` is one fault, or as many as it records.
+A plugin for pytest: `-p tests.faults.totals --sweep`, and then `--add` for more. A test marked `fault` is one fault, or
+as many as it records.
 """
 
 import datetime
@@ -17,6 +18,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "faults.json"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sweep", action="store_true", help="inject every fault instead of a quick subset")
+    parser.addoption("--add", action="store_true", help="add to what was counted last")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,19 +68,22 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if not _totals.cases:
         return
+    if config.getoption("add"):
+        before = json.loads(RESULTS.read_text())
+        _totals.cases.update(before["cases"])
+        _totals.lost[:0] = before["what_was_lost"]
     injected, survived, lost = (_totals.of(name) for name in ("injected", "survived", "lost"))
     result = {
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "sweep": config.getoption("sweep"),
         "injected": injected,
         "survived": survived,
         "lost": lost,
         "cases": _totals.cases,
         "what_was_lost": _totals.lost,
     }
-    if config.getoption("sweep"):
+    if config.getoption("sweep") or config.getoption("add"):
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     terminalreporter.section("faults")
     for case, counts in sorted(_totals.cases.items()):

@@ -153,7 +153,7 @@ class Disturbed:
         def problems() -> list[str]:
             left = self.copy()
             wrong = problems_of(left)
-            if len(self.records) % (24 * self.every) == 0:
+            if len(self.records) % (12 * self.every) == 0:
                 self.killed.append((case, left))
             else:
                 shutil.rmtree(left.folder)
@@ -161,7 +161,7 @@ class Disturbed:
 
         expected = "checkpoints that are whole, the newest one told of among them, and a record to go on with"
         try:
-            for fault_set, every in ((KILLS, self.every), (_DISK, 3 * self.every)):
+            for fault_set, every in ((KILLS, self.every), (_DISK, 2 * self.every)):
                 for record in sweep(case, expected, self.run.folder, go_on, problems, fault_set, every):
                     self.records.append(record)
         except GoOn as going:
