@@ -86,6 +86,13 @@ _ALL = (
     Action("save_transcript", "ctrl+s", "Save", "Save the conversation as Markdown in the run's folder.", footer=False),
     Action("clear_chat", "ctrl+l", "New chat", "Forget this conversation and start a new one."),
     Action("export_now", "enter,ctrl+e", "Export", "Make the chosen exports."),
+    Action(
+        "endings",
+        "f3",
+        "Costs and endings",
+        "Say what an hour costs, who is told of a run's end, and which command follows it.",
+        footer=False,
+    ),
     Action("change_theme", "", "Theme", "Choose the colours: dark, light, colour-blind-safe and others."),
     Action("toggle_ascii", "", "ASCII", "Draw with ASCII characters only, or with lines and glyphs again."),
     Action("toggle_motion", "", "Motion", "Animate nothing, or animate again."),
@@ -137,6 +144,6 @@ def key_name(action: Action, *, last: bool = False) -> str:
 
 def name_of(key: str) -> str:
     """A key as a person reads it: `^t` for Ctrl+T."""
-    names = {"escape": "Esc", "enter": "Enter", "question_mark": "?", "f1": "F1", "f2": "F2"}
+    names = {"escape": "Esc", "enter": "Enter", "question_mark": "?", "f1": "F1", "f2": "F2", "f3": "F3"}
     names |= {"comma": ",", "full_stop": "."}
     return names.get(key, key.replace("ctrl+", "^"))

@@ -28,13 +28,13 @@ from screens.appearance import HARMLESS, SAFE_DARK, SAFE_LIGHT, Ascii, Plain
 from screens.draft import Draft
 from screens.palette import ActionProvider
 from screens.run_link import RunLink
-from screens.settings import Settings, settings_file
 from screens.step_screen import WalkScreen
 from screens.steps import StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import explain
 from tuitune.runs.events import Failed
 from tuitune.runs.folder import Run
+from tuitune.settings import Settings, settings_file
 from tuitune.text import one_line
 from tuitune.train.checkpoints import checkpoints_of
 
@@ -52,7 +52,7 @@ class TuituneApp(App[int]):
     TITLE = "tuitune"
     CSS_PATH = "app.tcss"
     COMMANDS = {ActionProvider}  # noqa: RUF012
-    BINDINGS = bind("leave")
+    BINDINGS = bind("leave", "endings")
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
 
@@ -103,6 +103,12 @@ class TuituneApp(App[int]):
         stop = key_name(ACTIONS["start_stop"])
         goes_on = f"; the run goes on then. {stop} on its dashboard stops it." if self.link.is_training else "."
         self.notify(leaves + goes_on, markup=False)
+
+    def action_endings(self) -> None:
+        from screens.endings import EndingsScreen
+
+        if self.screen is self.step_screen:
+            self.push_screen(EndingsScreen(self.link, self.settings))
 
     def notify_problem(self, error: BaseException | str) -> None:
         text = explain(error) if isinstance(error, BaseException) else error
@@ -284,6 +290,21 @@ class TuituneApp(App[int]):
         attention.set_title(self, f"tuitune: {name} {ending}")
         if self.settings.notifications and time.time() - message.event.at < _RECENT_SECONDS:
             attention.call(self, f"{name} {ending}")
+
+    @on(RunLink.EndingTold)
+    def _show_countdown(self, message: RunLink.EndingTold) -> None:
+        """Show the command that is about to be run, wherever the user is; once it runs there is nothing to cancel."""
+        from screens.endings import CountdownScreen
+
+        shown = next((screen for screen in self.screen_stack if isinstance(screen, CountdownScreen)), None)
+        ending = message.ending
+        if ending is None or ending["state"] == "running":
+            if shown is not None:
+                shown.close()
+        elif shown is not None:
+            shown.show(ending)
+        elif ending["state"] == "counting" and not isinstance(self.screen, TooSmall):
+            self.push_screen(CountdownScreen(self.link, ending))
 
 
 def _made(step: ScreenName) -> WalkScreen:

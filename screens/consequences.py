@@ -4,9 +4,11 @@ from typing import Any
 
 from textual.content import Content
 
+from screens.actions import ACTIONS, key_name
 from screens.widgets.bars import bar
 from tuitune.plan.advice import offer_of_16bit, passes_over_data, training_seconds, warnings
 from tuitune.recipe import Recipe
+from tuitune.runs.cost import Price, money
 from tuitune.runs.glance import Speed
 from tuitune.text import one_line
 from tuitune.units import about, count, gib, size
@@ -14,13 +16,22 @@ from tuitune.units import about, count, gib, size
 _MUTED = "$foreground 60%"
 _STYLES = {"fits": "$text-success", "tight": "$text-warning", "does not fit": "$text-error"}
 _GLYPHS = {"fits": "✔", "tight": "~", "does not fit": "✘"}
+_ASK_PRICE = f"{key_name(ACTIONS['endings'])}: its cost"
 _PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "overhead")
 
 
 def consequences(
-    recipe: Recipe, estimate: dict[str, Any] | None, speed: Speed | None = None, *, counting: bool = True
+    recipe: Recipe,
+    estimate: dict[str, Any] | None,
+    speed: Speed | None = None,
+    *,
+    price: Price | None = None,
+    counting: bool = True,
 ) -> Content:
-    """`estimate` is the session's answer, None while it is `counting` or could not; `speed` an earlier run's."""
+    """`estimate` is the session's answer, None while it is `counting` or could not; `speed` an earlier run's.
+
+    `price` is what the machine costs, None where nobody has said so.
+    """
     train, lora = recipe.train, recipe.lora
     batch = f"batch {train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
     told = estimate["warnings"] if estimate else warnings(recipe)
@@ -28,7 +39,7 @@ def consequences(
     if estimate is None and counting:
         lines.append(Content.styled("Counting parameters, steps and memory…", _MUTED))
     if estimate is not None:
-        lines += _counted(recipe, estimate, speed)
+        lines += _counted(recipe, estimate, speed, price)
     lines.append(
         Content(
             f"r {lora.r} · lora_alpha {lora.lora_alpha:g} · learning_rate {train.learning_rate:g} · "
@@ -41,7 +52,7 @@ def consequences(
     return Content("\n").join(lines)
 
 
-def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> list[Content]:
+def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, price: Price | None) -> list[Content]:
     steps, rows = estimate["steps"], estimate["rows"]
     trained, frozen = count(estimate["trainable_parameters"]), count(estimate["total_parameters"])
     trained += f" parameters beside {frozen} frozen ones ({estimate['trainable_share']:.2%})"
@@ -57,7 +68,7 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> l
         passes = passes_over_data(recipe, rows)
         tokens = f"{count(estimate['tokens'])} tokens, {count(estimate['trained_tokens'])} trained"
         lines.append(_line("Data", f"{rows:,} rows, each seen {passes:.1f} times · {tokens}"))
-    lines.append(_line("Time", _time(recipe, estimate, speed)))
+    lines.append(_line("Time", _time(recipe, estimate, speed, price)))
     memory, available, verdict = estimate["memory"], estimate["available_bytes"], estimate["verdict"]
     needed = memory["total_bytes"]
     device = one_line(estimate["device"], max_length=40)
@@ -73,15 +84,16 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> l
     return lines
 
 
-def _time(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None) -> str:
-    """Never a guess: from what was measured on this device, or not at all."""
+def _time(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, price: Price | None) -> str:
+    """Time and cost of the training: never a guess, from what was measured on this device or not at all."""
     if speed is None:
-        return "measured from the first steps"
+        return f"measured from the first steps ({price or _ASK_PRICE})"
     pace = f"at the {speed.tokens_per_second:,.0f} tokens/s of {one_line(speed.run, max_length=40)}"
     if estimate["rows"] is None:
-        return f"known once the data is counted, {pace}"
+        return f"known once the data is counted, {pace} ({price or _ASK_PRICE})"
     seconds = training_seconds(recipe, estimate["rows"], estimate["tokens"], speed.tokens_per_second)
-    return f"{about(seconds)} {pace}"
+    cost = f"about {money(seconds / 3600 * price.per_hour, price.currency)}" if price else _ASK_PRICE
+    return f"{about(seconds)} ({cost}) {pace}"
 
 
 def _line(name: str, text: str) -> Content:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from screens.widgets.bars import bar
+from tuitune.runs.cost import cost, live_cost, money
 from tuitune.runs.events import Failed, Finished, Sample
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
@@ -67,6 +68,10 @@ def headline(
     spent = ""
     if is_training and history.started and ended is None:
         spent = f" · {duration(max(0.0, time.time() - history.started.at))} so far"
+        if (live := live_cost(history)) is not None:
+            spent += f" · {live}"
+    elif not is_training and (paid := cost(history)) is not None:
+        spent = f" · {money(paid.so_far, paid.currency)}"
     name = one_line(run.name, max_length=40) if run else "New run"
     told = [warning.title for warning in warnings if not warning.is_lasting] if is_training else []
     more = f" (+{len(told) - 1})" if len(told) > 1 else ""

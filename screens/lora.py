@@ -24,6 +24,7 @@ from screens.widgets.yaml_area import YamlArea, read_recipe
 from tuitune.errors import TuituneError
 from tuitune.plan.advice import USUAL
 from tuitune.recipe import Recipe
+from tuitune.runs.cost import Price
 from tuitune.runs.glance import measured_speed
 from tuitune.session.messages import Estimate
 from tuitune.text import one_line, safe_text
@@ -279,7 +280,14 @@ class LoraScreen(StepScreen):
         speed = await to_thread(
             measured_speed, self.tuitune.link.runs_folder, recipe.model.name, device, found["backend"]
         )
-        shown.update(consequences(recipe, found, speed))
+        shown.update(consequences(recipe, found, speed, price=self._price()))
+
+    def _price(self) -> Price | None:
+        """What the user says an hour costs; None where that cannot be read."""
+        try:
+            return Price.parse(self.tuitune.settings.price)
+        except TuituneError:
+            return None
 
     # --- on -----------------------------------------------------------------------------------------------------
 

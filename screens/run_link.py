@@ -11,12 +11,24 @@ from textual.app import App
 from textual.message import Message
 
 from screens.draft import Draft
+from tuitune.endings.command import words_of
 from tuitune.errors import TuituneError
 from tuitune.runs.events import Event, Failed, Finished, Started
 from tuitune.runs.folder import Run, all_runs
 from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import ReplyT, Request, Resume, Status, Stopping, Train, Trained
+from tuitune.session.messages import (
+    EndingStatus,
+    ReplyT,
+    Request,
+    Resume,
+    SetPrice,
+    SetThen,
+    Status,
+    Stopping,
+    Train,
+    Trained,
+)
 
 if TYPE_CHECKING:
     from tuitune.recipe import Recipe
@@ -69,6 +81,13 @@ class RunLink:
             self.run = run
             self.event = event
 
+    class EndingTold(Message):
+        """What follows the end of the run on show; `ending` is None once nothing does any more."""
+
+        def __init__(self, ending: EndingStatus | None) -> None:
+            super().__init__()
+            self.ending = ending
+
     def __init__(self, app: App[int], recipe: "Recipe | None", runs_folder: Path, run: Run | None) -> None:
         """`recipe` to begin the draft with; `run` to show first, instead of a live one."""
         self._app = app
@@ -81,6 +100,8 @@ class RunLink:
         self.state = "starting…"
         """What the session is doing, in a word or two."""
         self._answering_state = self.state
+        self.then = ""
+        """The command that follows the next run that is started; kept for no run after it."""
         self.problem: str | None = None
         """Why the run on show could not start or went on no longer, where no event says it."""
         self._find_live = recipe is None and run is None
@@ -231,10 +252,10 @@ class RunLink:
 
     def start_run(self) -> None:
         """Train the draft. Raises UnusableInput before anything is started."""
-        data = self.draft.as_data()
+        data, then = self.draft.as_data(), self._take_words()
         self.run, self.history, self.problem = None, History(), None
         self._live, self._sends_ours = True, False
-        request = Train(data, str(self.runs_folder.absolute()))
+        request = Train(data, str(self.runs_folder.absolute()), then=then)
         self._app.run_worker(self._train(request), name="train", exit_on_error=False)
 
     def resume_run(self, changes: tuple[str, ...] = ()) -> None:
@@ -242,7 +263,8 @@ class RunLink:
         assert self.run is not None, "there is a run to go on with"
         self.history.ended, self.problem = None, None
         self._live = self._sends_ours = True
-        self._app.run_worker(self._train(Resume(str(self.run.folder), changes)), name="train", exit_on_error=False)
+        request = Resume(str(self.run.folder), changes, then=self._take_words())
+        self._app.run_worker(self._train(request), name="train", exit_on_error=False)
         self._app.post_message(self.RunChanged())
 
     async def _train(self, request: Request[Trained]) -> None:
@@ -258,6 +280,48 @@ class RunLink:
     def _begun(self, part: dict[str, Any]) -> None:
         self.run = Run(Path(part["run"]))
         self._app.run_worker(self._session.result().follow(self._receive), name="follow", exit_on_error=False)
+
+    # --- what follows its end ---------------------------------------------------------------------------------
+
+    def _take_words(self) -> list[str]:
+        """The words of the command for the run that is being started, and for no later one. Raises UnusableInput."""
+        words, self.then = words_of(self.then), ""
+        return words
+
+    async def command_at_end(self) -> str:
+        """The command that follows the run that is going. Raises TuituneError."""
+        ending = (await self.call(Status()))["ending"]
+        return ending["command"] if ending and self.run and ending["run"] == self.run.name else ""
+
+    async def set_ending(self, price: str, then: str, words: list[str] | None) -> None:
+        """Give the run that is going, or else the next one, its price (if any) and its command (None: as it is).
+
+        Raises TuituneError.
+        """
+        if not self.is_training:
+            self.then = then
+        elif self.run is None:
+            raise TuituneError("The run is only just beginning: try again in a moment.")
+        else:
+            if price:
+                await self.call(SetPrice(self.run.name, price))
+            if words is not None:
+                await self.call(SetThen(self.run.name, words))
+
+    async def cancel_ending(self, run: str) -> None:
+        """Raises TuituneError where it is too late."""
+        await self.call(SetThen(run))
+
+    async def _watch_ending(self, run: Run | None) -> None:
+        """Tell of the command that follows the run, until it is cancelled or has been run."""
+        with contextlib.suppress(TuituneError):
+            session = await asyncio.shield(self._session)
+            while (ending := (await session.call(Status()))["ending"]) is not None and run == self.run:
+                if run is None or ending["run"] != run.name:
+                    break
+                self._app.post_message(self.EndingTold(ending))
+                await asyncio.sleep(0.25)
+        self._app.post_message(self.EndingTold(None))
 
     def finished_with_draft(self) -> Run | None:
         """The run on show where it has finished with the very recipe that the draft is. Raises UnusableInput."""
@@ -292,6 +356,7 @@ class RunLink:
         self.history.add(event)
         if isinstance(event, Finished | Failed):
             self._app.post_message(self.RunEnded(self.run.name if self.run else None, event))
+            self._app.run_worker(self._watch_ending(self.run), group="ending", exclusive=True, exit_on_error=False)
         if not self._changed:
             self._changed = True
             self._app.set_timer(_REDRAW_SECONDS, self._tell_of_change)

@@ -17,7 +17,6 @@ from screens.home import HomeScreen
 from screens.lora import LoraScreen
 from screens.model import ModelScreen
 from screens.run_link import RunLink
-from screens.settings import Settings
 from screens.too_small import TooSmall
 from screens.train import TrainScreen
 from screens.widgets.step_bar import StepTab
@@ -30,6 +29,7 @@ from tuitune.runs.events import Step, to_json
 from tuitune.runs.folder import Run, all_runs, create_run
 from tuitune.session.client import Session
 from tuitune.session.messages import Status, Train
+from tuitune.settings import Settings
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from textual.widgets import Input, TextArea
 
 from screens.app import TuituneApp
 from screens.chat import ChatScreen, Turn
-from screens.settings import Settings
+from screens.run_link import RunLink
 from screens.widgets.tokens import tokens_content
 from tests.conftest import DEMO
 from tests.screens import histories
@@ -31,7 +31,8 @@ from tests.screens.machine import be_the_machine, see_libraries, write_libraries
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
-from tuitune.session.messages import Export
+from tuitune.session.messages import EndingStatus, Export
+from tuitune.settings import Settings
 
 SIZES = [(80, 24), (120, 40)]
 REPOSITORY = Path(__file__).parents[2]
@@ -326,6 +327,23 @@ def test_export(size: tuple[int, int], snap_compare: Any) -> None:
 def test_help(snap_compare: Any) -> None:
     helped = pressing(TRAINING, ("f1", "Train: help"))
     assert snap_compare(app_on("pirate-4"), terminal_size=(80, 24), run_before=helped)
+
+
+def test_endings(snap_compare: Any) -> None:
+    asked = pressing(FINISHED, ("f3", "Price of an hour"))
+    assert snap_compare(app_on("pirate-1"), terminal_size=(80, 24), run_before=asked)
+
+
+def test_countdown(snap_compare: Any) -> None:
+    async def counting(pilot: Pilot[int]) -> None:
+        await still(pilot, FINISHED)
+        command = "sh -c 'rsync -a /data/runs backup: && sudo poweroff'"
+        ending = EndingStatus(run="pirate-1", command=command, state="counting", seconds=7.4)
+        pilot.app.post_message(RunLink.EndingTold(ending))
+        await seen(pilot, "in 8 s")
+        await settled(pilot)
+
+    assert snap_compare(app_on("pirate-1"), terminal_size=(80, 24), run_before=counting)
 
 
 def test_too_small(snap_compare: Any) -> None:

@@ -26,6 +26,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune stop RUN              have a live run stop; `checkpoint RUN` has it save
   tuitune pause RUN             give the GPU back for a while; `resume RUN` goes on
   tuitune change RUN --set …    steps, epochs or learning rate of a live run
+  tuitune then RUN COMMAND      have a command run when a live run has ended
   tuitune inspect RECIPE        what is in the data and which tokens are trained
   tuitune audit RECIPE          every problem in the data, row by row
   tuitune estimate RECIPE       what will be trained, steps, memory
@@ -81,6 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
         "pause": (_live_arguments, _pause),
         "change": (_change_arguments, _change),
         "checkpoint": (_live_arguments, _checkpoint),
+        "then": (_then_arguments, _then),
         "inspect": (_inspect_arguments, _inspect),
         "audit": (_recipe_arguments, _audit),
         "estimate": (_recipe_arguments, _estimate),
@@ -174,12 +176,29 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _json_option(parser)
     parser.add_argument("--name", metavar="N", help="the run's name (default: the data's name and a number)")
     _detach_option(parser)
+    _ending_options(parser)
     _gpu_option(parser)
     _runs_option(parser)
 
 
 def _detach_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detach", action="store_true", help="leave the run to itself as soon as it has begun")
+
+
+def _ending_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--price", metavar="P", default="", help="what an hour of this machine costs, as in 2.50 or €2")
+    parser.add_argument(
+        "--then",
+        metavar="COMMAND",
+        default="",
+        help="run this, without a shell, when the run is done or has failed; ten seconds to cancel it",
+    )
+
+
+def _then_arguments(parser: argparse.ArgumentParser) -> None:
+    _live_arguments(parser)
+    parser.add_argument("then", nargs="?", default="", metavar="COMMAND", help="the command, as one argument in quotes")
+    parser.add_argument("--cancel", action="store_true", help="run none, also where the ten seconds have begun")
 
 
 def _live_arguments(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +220,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     _live_arguments(parser)
     _changes_option(parser)
     _detach_option(parser)
+    _ending_options(parser)
     _gpu_option(parser)
     _json_option(parser)
 
@@ -301,15 +321,18 @@ def _demo(arguments: argparse.Namespace) -> int:
         return _app(arguments)
     arguments.changes, arguments.name, arguments.json, arguments.detach = [], None, False, False
     arguments.begin = arguments.checkpoint = None
+    arguments.price = arguments.then = ""
     return _run(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     """Train a recipe without the app. Ctrl+C stops after the step and saves, twice at once; a third one leaves."""
     from tuitune.commands.run import recipe_beginning_with, run_recipe
+    from tuitune.endings.command import words_of
     from tuitune.recipe import Recipe
     from tuitune.runs.folder import find_run
 
+    then = words_of(arguments.then)
     if arguments.begin is not None:
         run = find_run(arguments.begin, _runs_folder(arguments))
         recipe = recipe_beginning_with(run, arguments.checkpoint, arguments.recipe, arguments.changes)
@@ -320,17 +343,39 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         recipe = Recipe.load(arguments.recipe, arguments.changes)
     return run_recipe(
-        recipe, _runs_folder(arguments), name=arguments.name, as_json=arguments.json, detach=arguments.detach
+        recipe,
+        _runs_folder(arguments),
+        name=arguments.name,
+        as_json=arguments.json,
+        detach=arguments.detach,
+        price=_price(arguments),
+        then=then,
     )
 
 
 def _resume(arguments: argparse.Namespace) -> int:
     """Go on with a run that has ended early, or further with one that is done, from its newest whole checkpoint."""
     from tuitune.commands.run import resume_run
+    from tuitune.endings.command import words_of
     from tuitune.runs.folder import find_run
 
-    run = find_run(arguments.run, _runs_folder(arguments))
-    return resume_run(run, arguments.changes, as_json=arguments.json, detach=arguments.detach)
+    run, then = find_run(arguments.run, _runs_folder(arguments)), words_of(arguments.then)
+    return resume_run(
+        run,
+        arguments.changes,
+        as_json=arguments.json,
+        detach=arguments.detach,
+        price=_price(arguments),
+        then=then,
+    )
+
+
+def _price(arguments: argparse.Namespace) -> str:
+    """The price of an hour, as it was written. Raises UnusableInput before anything is started."""
+    from tuitune.runs.cost import Price
+
+    Price.parse(arguments.price)
+    return str(arguments.price)
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -363,6 +408,18 @@ def _checkpoint(arguments: argparse.Namespace) -> int:
     from tuitune.runs.folder import find_run
 
     return save_checkpoint(find_run(arguments.run, _runs_folder(arguments)))
+
+
+def _then(arguments: argparse.Namespace) -> int:
+    """Have a command run when a live run is done or has failed, or cancel the one that was to be."""
+    from tuitune.commands.run import set_then
+    from tuitune.endings.command import words_of
+    from tuitune.runs.folder import find_run
+
+    words = words_of(arguments.then)
+    if bool(words) == arguments.cancel:
+        raise UnusableInput("Give a command, as in `tuitune then RUN 'sudo poweroff'`, or --cancel.")
+    return set_then(find_run(arguments.run, _runs_folder(arguments)), words)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

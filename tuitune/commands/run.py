@@ -4,26 +4,51 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED, PREEMPTED
 from tuitune.commands.viewer import Viewer, own_command, viewer_for
+from tuitune.endings.command import shown
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import Change, Pause, ReplyT, Request, Resume, Save, Stop, Train, Trained
+from tuitune.session.messages import (
+    Change,
+    Pause,
+    ReplyT,
+    Request,
+    Resume,
+    Save,
+    SetThen,
+    Status,
+    Stop,
+    Train,
+    Trained,
+)
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
 from tuitune.train.checkpoints import adapter_of
 
 
-def run_recipe(recipe: Recipe, runs_folder: Path, *, name: str | None, as_json: bool, detach: bool = False) -> int:
-    """Train a recipe in a session of its own, show it as it goes, and end with a report; or leave it to itself."""
-    request = Train(recipe.model_dump(mode="json"), str(runs_folder), name)
+def run_recipe(
+    recipe: Recipe,
+    runs_folder: Path,
+    *,
+    name: str | None,
+    as_json: bool,
+    detach: bool = False,
+    price: str = "",
+    then: Sequence[str] = (),
+) -> int:
+    """Train a recipe in a session of its own, show it as it goes, and end with a report; or leave it to itself.
+
+    `price` is what an hour of the machine costs, `then` the words of the command that follows the run.
+    """
+    request = Train(recipe.model_dump(mode="json"), str(runs_folder), name, price, list(then))
     if detach:
         return start_detached(request)
     return asyncio.run(_show_training(request, viewer_for(as_json)))
@@ -47,9 +72,11 @@ def recipe_beginning_with(run: Run, checkpoint: str | None, recipe: Path | None,
     return Recipe.from_data({**other, "model": model, "lora": lora}, changes=changes)
 
 
-def resume_run(run: Run, changes: list[str], *, as_json: bool, detach: bool) -> int:
+def resume_run(
+    run: Run, changes: list[str], *, as_json: bool, detach: bool, price: str = "", then: Sequence[str] = ()
+) -> int:
     """Go on with a run that ended early, show what comes, and end with a report. Raises UnusableInput."""
-    request = Resume(str(run.folder), tuple(changes))
+    request = Resume(str(run.folder), tuple(changes), price, list(then))
     if detach:
         return start_detached(request)
     started = run.history().started
@@ -115,6 +142,14 @@ def save_checkpoint(run: Run) -> int:
     return DONE
 
 
+def set_then(run: Run, words: Sequence[str]) -> int:
+    """Name or cancel the command that follows a run. Raises TuituneError where no session holds it or answers."""
+    asyncio.run(_asked(run, SetThen(run.name, list(words))))
+    name = one_line(run.name)
+    print(f"When run {name} has ended, this is run: {shown(words)}" if words else f"No command follows run {name}.")
+    return DONE
+
+
 async def _asked(run: Run, request: Request[ReplyT]) -> ReplyT:
     """What the session of a run answers; one that does not answer gets a stop by signal."""
     session = await Session.attach(run)
@@ -148,7 +183,10 @@ async def _show_training(request: Request[Trained], viewer: Viewer) -> int:
     asked = _stop_on_signals(session, viewer)
     try:
         viewer.status("Starting: importing the libraries")
-        await _while_seen(session, viewer, _train(session, viewer, request))
+        try:
+            await _while_seen(session, viewer, _train(session, viewer, request))
+        finally:
+            await _show_ending(session, viewer)
     except TuituneError as error:
         viewer.close()
         if asked.status is None:
@@ -179,6 +217,23 @@ async def _train(session: Session, viewer: Viewer, request: Request[Trained]) ->
             await session.follow(viewer.add)
     await job
     await _first(viewer.ended.wait(), session.lost.wait())
+
+
+async def _show_ending(session: Session, viewer: Viewer) -> None:
+    """Call the user, and show the command that follows the run until it has ended. Ctrl+C cancels it, then leaves."""
+    if viewer.run is None or viewer.history.ended is None or viewer.problem is not None:
+        return
+    viewer.call_user()
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    with contextlib.suppress(TuituneError):  # what follows the run goes on without being shown
+        while (ending := (await session.call(Status()))["ending"]) is not None and ending["run"] == viewer.run.name:
+            viewer.tell_ending(ending)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(interrupted.wait(), 0.25)
+                if ending["state"] == "running":
+                    return
+                await session.call(SetThen(viewer.run.name))
 
 
 async def _follow_run(run: Run, viewer: Viewer) -> int:

@@ -12,11 +12,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from tuitune.endings import terminal
+from tuitune.endings.ending import COUNTDOWN_SECONDS
+from tuitune.endings.outcome import Outcome
+from tuitune.runs.cost import cost, live_cost
 from tuitune.runs.events import Evaluation, Event, Failed, Finished, Notice, Phase, Plan, Started, Step, to_json
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
 from tuitune.runs.monitor import Monitor, warnings_of
 from tuitune.runs.warning import RunWarning
+from tuitune.session.messages import EndingStatus
+from tuitune.settings import Settings, settings_file
 from tuitune.text import one_line, safe_text
 from tuitune.units import duration
 
@@ -44,6 +50,7 @@ class Viewer:
         """Set once nothing more is to be shown, because of `problem`."""
         self.problem: Exception | None = None
         self._silent = False
+        self._told_ending = False
 
     def add(self, event: Event) -> None:
         """Take in the run's next event, and show it."""
@@ -77,6 +84,20 @@ class Viewer:
         """Say that the session has not answered for so long, or with 0 that it answers again."""
         text = f"The session has not answered for {duration(silent_s)}; Ctrl+C leaves it"
         self._show(lambda: self.show_silence(text if silent_s else "The session answers again", bool(silent_s)))
+
+    def tell_ending(self, ending: EndingStatus) -> None:
+        """Say which command is about to be run; by default once, on standard error."""
+        if not self._told_ending:
+            print(f"tuitune: {_ending_text(ending)}.", file=sys.stderr, flush=True)
+        self._told_ending = True
+
+    def call_user(self) -> None:
+        """Have a terminal ring and notify that the run has ended."""
+        if self.run is None or self.history.ended is None or not sys.stderr.isatty():
+            return
+        if Settings.load(settings_file()).notifications:
+            text = f"{self.run.name} {Outcome.of(self.run, self.history).state}"
+            print(terminal.BELL + terminal.notification(text), end="", file=sys.stderr, flush=True)
 
     def show_silence(self, text: str, silent: bool) -> None:
         """By default on standard error, when it begins and when it ends."""
@@ -132,6 +153,9 @@ class _TextViewer(Viewer):
     def show_silence(self, text: str, silent: bool) -> None:
         self.show_status(text) if self._progress else super().show_silence(text, silent)
 
+    def tell_ending(self, ending: EndingStatus) -> None:
+        self.show_status(_ending_text(ending)) if self._progress else super().tell_ending(ending)
+
     def show(self, event: Event) -> None:
         match event:
             case Started():
@@ -177,6 +201,8 @@ class _TextViewer(Viewer):
             line += f"  {event.tokens_per_second:,.0f} tokens/s"
         if (left := self.history.seconds_left) is not None:
             line += f"  {duration(left)} left"
+        if (spent := live_cost(self.history)) is not None:
+            line += f"  {spent}"
         if self._progress:
             self._progress.update(self._task, description=line, completed=event.step, total=event.total_steps)
         elif event.step >= self._next_line or event.step == event.total_steps:
@@ -222,6 +248,9 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
     if isinstance(history.ended, Finished):
         lines.append(f"  took {duration(history.ended.seconds)}")
     lines += [f"  {warning_text(warning)}" for warning in warnings_of(history) if status != "live"]
+    if (spent := cost(history)) is not None:
+        attempts = f" over {len(history.attempts)} attempts" if len(history.attempts) > 1 else ""
+        lines.append(f"  cost {spent}{attempts}")
     for prompt, before, after in history.replies_before_and_after():
         lines += ["", f"  prompt  {one_line(prompt, max_length=300)}"]
         lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []
@@ -233,6 +262,15 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
         lines += [f"  adapter {one_line(run.adapter)}", f"  talk to it: {own_command('chat', run.folder)}"]
         lines += [f"  take it home: {own_command('export', run.folder, '--to', 'gguf:q8_0')}"]
     console.print(Text("\n".join(lines)))
+
+
+def _ending_text(ending: EndingStatus) -> str:
+    """What the command for the end does, and how to be rid of it."""
+    command = safe_text(ending["command"])
+    if ending["state"] == "running":
+        return f"{command} is running; Ctrl+C leaves it"
+    seconds = ending["seconds"] if ending["seconds"] is not None else COUNTDOWN_SECONDS
+    return f"{command} is run in {math.ceil(seconds)} s; Ctrl+C cancels it"
 
 
 def own_command(*arguments: object) -> str:

@@ -29,6 +29,15 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Price(Event):
+    """What an hour of the machine costs in this attempt, as the user says; `currency` is the user's own label."""
+
+    kind: ClassVar[str] = "price"
+    per_hour: float
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Phase(Event):
     """The run entered a phase, or got further in it: `done` of `total` units, where they can be counted."""
 
@@ -184,7 +193,21 @@ class Finished(Event):
 
 _KINDS: dict[str, type[Event]] = {
     each.kind: each
-    for each in (Started, Phase, Plan, Step, Evaluation, Reply, Sample, Checkpoint, Notice, Output, Failed, Finished)
+    for each in (
+        Started,
+        Price,
+        Phase,
+        Plan,
+        Step,
+        Evaluation,
+        Reply,
+        Sample,
+        Checkpoint,
+        Notice,
+        Output,
+        Failed,
+        Finished,
+    )
 }
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999, beyond which no clock can show a time
 

@@ -13,6 +13,7 @@ from tuitune.runs.events import (
     Notice,
     Phase,
     Plan,
+    Price,
     Reply,
     Sample,
     Started,
@@ -24,10 +25,21 @@ _SAMPLES_KEPT = 60  # a minute
 
 
 @dataclass
+class Attempt:
+    """A session's hold on the run: from when, until when it was last heard of, and what an hour of it costs."""
+
+    started_at: float
+    last_at: float
+    price: Price | None = None
+    ended: bool = False
+
+
+@dataclass
 class History:
     """The fold of a run's events. `add` each event once, in order; replaying a file gives an equal history."""
 
     started: Started | None = None
+    attempts: list[Attempt] = field(default_factory=list)
     phase: Phase | None = None
     plan: Plan | None = None
     steps: list[Step] = field(default_factory=list)
@@ -53,10 +65,18 @@ class History:
     def add(self, event: Event) -> None:
         self.last_at = max(self.last_at, event.at)
         self.pace.add(event)
+        if isinstance(event, Started):
+            self.attempts.append(Attempt(event.at, event.at))
+        elif self.attempts and not (attempt := self.attempts[-1]).ended:
+            attempt.last_at = max(attempt.last_at, event.at)
+            attempt.ended = isinstance(event, Finished | Failed)
         match event:
             case Started():
                 self.started, self.ended = event, None
                 self.samples.clear()
+            case Price():
+                if self.attempts:
+                    self.attempts[-1].price = event
             case Phase():
                 self.phase = event
             case Plan():

@@ -16,11 +16,13 @@ from tuitune.atomic import write_atomic
 from tuitune.backends.loaded import LoadedModel
 from tuitune.conversation import Conversation
 from tuitune.data import cache
-from tuitune.errors import TuituneError, disk_is_full, explain
+from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.machine.environment import warm_up
 from tuitune.model.read_ahead import read_ahead
 from tuitune.paths import open_own
 from tuitune.recipe import Recipe
+from tuitune.runs import events
+from tuitune.runs.cost import Price
 from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Started
 from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
 from tuitune.session import messages
@@ -28,6 +30,7 @@ from tuitune.session.messages import Request
 from tuitune.session.output import printed
 from tuitune.session.sweep import sweep
 from tuitune.session.worker import Job, Result
+from tuitune.settings import Settings, settings_file
 from tuitune.text import one_line
 from tuitune.train.checkpoints import adapter_of, require_whole_adapter
 
@@ -76,6 +79,7 @@ class Jobs:
             arguments["recipe"] = Recipe.from_data(arguments["recipe"])
         if "run" in arguments:
             arguments["run"] = Run(Path(arguments["run"]))
+        arguments.pop("then", None)  # is the main thread's
         if isinstance(request, messages.Train):
             read_ahead(arguments["recipe"].model)
         return lambda job: commands[type(request)](job, **arguments)
@@ -137,25 +141,29 @@ class Jobs:
 
         return estimate(recipe).as_dict()
 
-    def train(self, job: Job, recipe: Recipe, runs: str | None = None, name: str | None = None) -> Result:
+    def train(
+        self, job: Job, recipe: Recipe, runs: str | None = None, name: str | None = None, price: str = ""
+    ) -> Result:
         """Train in a new run folder, which is sent as a part as soon as it exists."""
         from tuitune.machine.hardware import machine
         from tuitune.train.pinning import pinned
         from tuitune.train.run import check
 
+        per_hour = price_of(price)
         check(recipe)
         resolved = pinned(recipe)
         self._free()
         runs_folder = Path(runs) if runs else default_runs_folder()
         sweep(runs_folder)
         writer = create_run(recipe, runs_folder, name, machine().as_dict(), resolved)
-        return self._train(job, writer, recipe, resolved)
+        return self._train(job, writer, recipe, resolved, per_hour)
 
-    def resume(self, job: Job, run: Run, changes: tuple[str, ...] = ()) -> Result:
+    def resume(self, job: Job, run: Run, changes: tuple[str, ...] = (), price: str = "") -> Result:
         """Go on with a run in its own folder."""
         from tuitune.train.resume import changed, require_unfinished
         from tuitune.train.run import check
 
+        per_hour = price_of(price)
         recipe = run.recipe()
         resolved = changed(run.resolved(), list(changes))
         require_unfinished(run, resolved)
@@ -164,7 +172,7 @@ class Jobs:
         writer = RunWriter(run)
         if changes:
             run.keep_resolved(resolved)
-        return self._train(job, writer, recipe, resolved, going_on=True, changes=changes)
+        return self._train(job, writer, recipe, resolved, per_hour, going_on=True, changes=changes)
 
     def change(self, job: Job, changes: tuple[str, ...]) -> messages.Changed:
         """Have the run that is going be trained by other settings from its next step on. Raises UnusableInput."""
@@ -184,6 +192,7 @@ class Jobs:
         writer: RunWriter,
         recipe: Recipe,
         resolved: Recipe,
+        per_hour: Price | None,
         *,
         going_on: bool = False,
         changes: tuple[str, ...] = (),
@@ -192,13 +201,14 @@ class Jobs:
         from tuitune.train.resume import resumption_of
         from tuitune.train.run import train
 
-        run = writer.run
+        job.run = run = writer.run
         self.run, self._writer, self._recipe, self._resolved = run, writer, recipe, resolved
         try:
             writer.announce(self._socket_path)
             _log_to(run.log_file)
             resumed = resumption_of(run, self.emit) if going_on else None
             self.emit(Started(run=run.name, attempt=resumed.attempt if resumed else 1, pid=os.getpid()))
+            self.set_price(per_hour)
             job.part(run=str(run.folder))
             if resumed:
                 self._tell_changed_libraries(run)
@@ -312,6 +322,11 @@ class Jobs:
             self._writer.append(event)
         self._on_event()
 
+    def set_price(self, price: Price | None) -> None:
+        """Record what an hour of this machine costs, where that is known; safe from any thread."""
+        if price is not None:
+            self.emit(events.Price(per_hour=price.per_hour, currency=price.currency))
+
     def keep_folder(self) -> None:
         """Where the folder of the run that is training was moved or removed, make it anew for what is still saved."""
         if not self.is_training or self.run is None or self._recipe is None or self.run.recipe_file.exists():
@@ -375,6 +390,15 @@ class Jobs:
 
 def _told(changes: tuple[str, ...]) -> str:
     return f"Changed from the next step on: {one_line(', '.join(changes), max_length=300)}."
+
+
+def price_of(text: str) -> Price | None:
+    """The price that the text says, or else the user's settings. Raises UnusableInput for the text."""
+    if text.strip():
+        return Price.parse(text)
+    with contextlib.suppress(UnusableInput):  # what was written into the file by hand ends no run
+        return Price.parse(Settings.load(settings_file()).price)
+    return None
 
 
 def _as_data(exported: "Exported") -> dict[str, Any]:

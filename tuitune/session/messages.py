@@ -5,7 +5,7 @@ it, as the dictionary that it is on the wire. Recipes travel as `Recipe.model_du
 app needs no pydantic to ask; runs travel as their folders.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar
 
 from tuitune.errors import UnusableInput
@@ -36,13 +36,29 @@ class Request(Generic[ReplyT]):
 # --- answered at once ----------------------------------------------------------------------------------------------
 
 
+class EndingStatus(TypedDict):
+    """The command for the end of a run: `state` is pending until it ends, then waiting, counting or running.
+
+    `seconds` are those left of the countdown.
+    """
+
+    run: str
+    command: str
+    state: str
+    seconds: float | None
+
+
 class SessionStatus(TypedDict):
-    """`ready` once the libraries are imported; `job` is the command being worked on, `run` the newest run's folder."""
+    """`ready` once the libraries are imported; `job` is the command being worked on, `run` the newest run's folder.
+
+    `ending` is None where no command is to follow a run.
+    """
 
     ready: bool
     job: str | None
     run: str | None
     pid: int
+    ending: EndingStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,27 @@ class Save(Request[Nothing]):
 
     command: ClassVar[str] = "save"
     run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetPrice(Request[Nothing]):
+    """What an hour of this machine costs in the attempt that is going at the run of this name."""
+
+    command: ClassVar[str] = "price"
+    run: str
+    price: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetThen(Request[Nothing]):
+    """Have the command of these words run after the run of this name; without words none, also while it is counted to.
+
+    Raises UnusableInput where the run is not training, or there is no command to cancel.
+    """
+
+    command: ClassVar[str] = "then"
+    run: str
+    words: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,12 +289,18 @@ class Trained(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Train(Request[Trained]):
-    """Train in a new run folder, which is sent as the part `run` as soon as it exists; goes on without its client."""
+    """Train in a new run folder, which is sent as the part `run` as soon as it exists; goes on without its client.
+
+    `price` is what an hour of this machine costs (empty: as in the user's settings); `then` are the words of the
+    command that follows a run that is done or has failed.
+    """
 
     command: ClassVar[str] = "train"
     recipe: RecipeData
     runs: str | None = None
     name: str | None = None
+    price: str = ""
+    then: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,12 +308,14 @@ class Resume(Request[Trained]):
     """Go on with a run that was interrupted, stopped or has failed, from its newest checkpoint that is whole.
 
     Its folder is sent as the part `run` as soon as it is held; goes on without its client. `changes` are as in Change;
-    with them a run that is done can be trained further.
+    with them a run that is done can be trained further. `price` and `then` are as in Train.
     """
 
     command: ClassVar[str] = "resume"
     run: str
     changes: tuple[str, ...] = ()
+    price: str = ""
+    then: list[str] = field(default_factory=list)
 
 
 class Answer(TypedDict):
@@ -333,7 +378,7 @@ class Preflight(Request[Exports]):
 REQUESTS: dict[str, type[Request[Any]]] = {
     each.command: each
     for each in (
-        *(Status, Stop, Pause, Change, Save, Cancel, Follow),
+        *(Status, Stop, Pause, Change, Save, SetPrice, SetThen, Cancel, Follow),
         *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, Estimate),
         *(Train, Resume, Chat, Export, Preflight),
     )

@@ -11,9 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tuitune.endings.command import require_command, shown
+from tuitune.endings.ending import Ending, is_wanted
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.machine.environment import prepare_environment
 from tuitune.machine.hardware import sample
+from tuitune.runs.cost import Price
 from tuitune.runs.events import Notice, to_json
 from tuitune.runs.folder import Run
 from tuitune.session.jobs import Jobs
@@ -21,6 +24,7 @@ from tuitune.session.messages import (
     VERSION,
     Cancel,
     Change,
+    EndingStatus,
     Export,
     Follow,
     Nothing,
@@ -30,6 +34,8 @@ from tuitune.session.messages import (
     Resume,
     Save,
     SessionStatus,
+    SetPrice,
+    SetThen,
     Status,
     Stop,
     Stopping,
@@ -93,6 +99,8 @@ class Server:
         self.lasting: list[Job] = []
         """Unfinished jobs that outlive their client, the oldest first."""
         self.jobs = Jobs(socket_path, on_event=self._from_worker(self._wake_followers))
+        self.endings: list[Ending] = []
+        """What still follows runs that have ended, the oldest first."""
         self.ready = False
         self.leaving = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -165,6 +173,7 @@ class Server:
                 client.send({"id": number, "result": answer})
                 return
             work = self.jobs.work(request)
+            then = require_command(request.then) if isinstance(request, Train | Resume) and request.then else []
             if len(client.jobs) >= _MOST_JOBS:
                 raise TuituneError(f"{_MOST_JOBS} commands of this client wait already: let some end first.")
         except Exception as error:
@@ -175,10 +184,14 @@ class Server:
             work,
             on_part=lambda part: self._from_worker(client.send)({"id": number, "part": part}),
             on_end=lambda end: self._from_worker(self._finish)(client, number, job, end),
+            then=then,
         )
         client.jobs[int(number or 0)] = job
         if isinstance(request, _OUTLIVE_THEIR_CLIENT):
             self.lasting.append(job)
+        if isinstance(request, Train | Resume):
+            for ending in self.endings:
+                ending.give_way()
         self.worker.submit(job)
 
     def _answer(self, client: Client, request: Request[Any]) -> Mapping[str, Any] | None:
@@ -191,6 +204,7 @@ class Server:
                     job=current.command if current else None,
                     run=str(run.folder) if run else None,
                     pid=os.getpid(),
+                    ending=self._ending_status(),
                 )
             case Stop():
                 return Stopping(stopping=self._stop(request))
@@ -207,6 +221,13 @@ class Server:
             case Save():
                 if job := self._training(request.run):
                     job.control.save.set()
+                return Nothing()
+            case SetPrice():
+                if self._training(request.run):
+                    self.jobs.set_price(Price.parse(request.price))
+                return Nothing()
+            case SetThen():
+                self._set_then(request)
                 return Nothing()
             case Cancel():
                 if job := client.jobs.get(request.job):
@@ -229,7 +250,45 @@ class Server:
             client.send({"id": number, **_error(end)})
         else:
             client.send({"id": number, "result": end})
+        if job.run is not None and is_wanted(job.then):
+            ending = Ending(job.run, job.then, self.socket_path, self._wake_followers)
+            self.endings.append(ending)
+            if self.leaving:
+                ending.cancel("the session was told to end")
+            self._spawn(self._follow_end(ending))
         self._end_if_idle()
+
+    # --- what follows a run's end -----------------------------------------------------------------------------
+
+    async def _follow_end(self, ending: Ending) -> None:
+        try:
+            await ending.follow()
+        finally:
+            self.endings.remove(ending)
+            self._end_if_idle()
+
+    def _ending_status(self) -> EndingStatus | None:
+        """The command that follows a run: the one that is counted down to, or that of the run that is going."""
+        for ending in self.endings:
+            if ending.command:
+                seconds = ending.seconds_left
+                return EndingStatus(run=ending.run.name, command=ending.command, state=ending.state, seconds=seconds)
+        job = self._training(None)
+        if job is None or not job.then:
+            return None
+        name = job.run.name if job.run else ""
+        return EndingStatus(run=name, command=shown(job.then), state="pending", seconds=None)
+
+    def _set_then(self, request: SetThen) -> None:
+        """Raises UnusableInput."""
+        words = require_command(request.words) if request.words else []
+        if job := self._training(request.run):
+            job.then = words
+            return
+        ending = next((ending for ending in self.endings if ending.run.name == request.run), None)
+        if words or ending is None or not ending.cancel("it was cancelled"):
+            what = "it is not training any more" if words else "none waits to be run"
+            raise UnusableInput(f"The command for the end of run {one_line(request.run)} cannot be changed: {what}.")
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -319,10 +378,12 @@ class Server:
         for job in self.lasting:
             job.control.stop.set()
             job.cancelled.set()
+        for ending in self.endings:
+            ending.cancel("the session was told to end")
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
-        if not self.lasting and (self.leaving or not self.clients):
+        if not self.lasting and not self.endings and (self.leaving or not self.clients):
             self.ended.set()
 
 

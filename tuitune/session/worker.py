@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuitune.runs.folder import Run
 from tuitune.train.control import Control
 
 Result = dict[str, Any]
@@ -27,6 +28,10 @@ class Job:
     work: Callable[["Job"], Result]
     on_part: Callable[[dict[str, Any]], None]
     on_end: Callable[[Result | BaseException], None]
+    then: list[str] = field(default_factory=list)
+    """The words of the command that follows the run."""
+    run: Run | None = None
+    """The run that the work trains or has trained, from when it has its folder."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     control: Control = field(default_factory=Control)
 
