@@ -35,7 +35,7 @@ from tuitune.errors import explain
 from tuitune.runs.events import Failed
 from tuitune.runs.folder import Run
 from tuitune.settings import Settings, settings_file
-from tuitune.text import one_line
+from tuitune.text import one_line, safe_text
 from tuitune.train.checkpoints import checkpoints_of
 
 if TYPE_CHECKING:
@@ -380,4 +380,9 @@ def run_app(
 
         back = own_command("attach", run.folder)
         print(f"Run {one_line(run.name)} goes on. Come back to it with: {back}")  # wrapped by nothing
+    elif run is not None and (ending := app.link.ending) is not None and ending["state"] == "counting":
+        from tuitune.commands.viewer import own_command
+
+        cancels = own_command("then", run.folder, "--cancel")
+        print(f"In {ending['seconds'] or 0:.0f} s this is run: {safe_text(ending['command'])}. To cancel it: {cancels}")
     return result if result is not None else app.return_code or 0

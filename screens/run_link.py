@@ -102,6 +102,8 @@ class RunLink:
         self._answering_state = self.state
         self.then = ""
         """The command that follows the next run that is started; kept for no run after it."""
+        self.ending: EndingStatus | None = None
+        """What was last heard of the command that follows the run on show, once that has ended."""
         self.problem: str | None = None
         """Why the run on show could not start or went on no longer, where no event says it."""
         self._find_live = recipe is None and run is None
@@ -319,8 +321,10 @@ class RunLink:
             while (ending := (await session.call(Status()))["ending"]) is not None and run == self.run:
                 if run is None or ending["run"] != run.name:
                     break
+                self.ending = ending
                 self._app.post_message(self.EndingTold(ending))
                 await asyncio.sleep(0.25)
+        self.ending = None
         self._app.post_message(self.EndingTold(None))
 
     def finished_with_draft(self) -> Run | None:
