@@ -18,6 +18,7 @@ from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
 from tuitune.session.messages import (
     Change,
+    EndingStatus,
     Pause,
     ReplyT,
     Request,
@@ -227,13 +228,25 @@ async def _show_ending(session: Session, viewer: Viewer) -> None:
     interrupted = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
     with contextlib.suppress(TuituneError):  # what follows the run goes on without being shown
-        while (ending := (await session.call(Status()))["ending"]) is not None and ending["run"] == viewer.run.name:
+        while (ending := await _ending_of(session, viewer.run, interrupted)) is not None:
             viewer.tell_ending(ending)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(interrupted.wait(), 0.25)
                 if ending["state"] == "running":
                     return
+                interrupted.clear()
                 await session.call(SetThen(viewer.run.name))
+
+
+async def _ending_of(session: Session, run: Run, interrupted: asyncio.Event) -> EndingStatus | None:
+    """What follows the run; None where nothing does, or the session is left before it has answered."""
+    answer = asyncio.create_task(session.call(Status()))
+    await _first(answer, interrupted.wait())
+    if not answer.done():
+        answer.cancel()
+        return None
+    ending = (await answer)["ending"]
+    return ending if ending is not None and ending["run"] == run.name else None
 
 
 async def _follow_run(run: Run, viewer: Viewer) -> int:
