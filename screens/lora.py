@@ -24,7 +24,7 @@ from screens.widgets.yaml_area import YamlArea, read_recipe
 from tuitune.errors import TuituneError
 from tuitune.plan.advice import USUAL
 from tuitune.recipe import Recipe
-from tuitune.runs.glance import measured_speed
+from tuitune.runs.speed import measured_speed
 from tuitune.session.messages import Estimate
 from tuitune.text import one_line, safe_text
 
