@@ -7,7 +7,7 @@ from textual.content import Content
 from tuitune.runs.summary import Summary
 from tuitune.text import one_line
 
-_GLYPHS = {"live": "▶", "done": "✔", "stopped": "■", "failed": "✘", "interrupted": "✘", "unreadable": "✘"}
+_GLYPHS = {"live": "▶", "done": "✔", "stopped": "■", "failed": "✘", "paused": "◌", "interrupted": "✘", "unreadable": "✘"}
 _STYLES = {
     "live": "$text-primary",
     "done": "$text-success",

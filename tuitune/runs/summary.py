@@ -50,7 +50,7 @@ class Summary:
     step: int = 0
     total_steps: int = 0
     held_out: tuple[float | None, ...] = ()
-    """The first and the newest mean loss over the held-out rows, None where it was no finite number."""
+    """Mean loss over the held-out rows before training and of the adapter, as far as measured; None: no finite number."""
     losses: tuple[float, ...] = ()
     """Training losses of up to 21 of its steps in their order, the newest last; only finite ones."""
     seconds: float = 0.0
@@ -211,12 +211,14 @@ def _read(run: Run) -> dict[str, Any]:
             history, losses, seconds = _scan(file)
     except FileNotFoundError:
         pass
-    held_out = [event.loss if math.isfinite(event.loss) else None for event in history.evaluations]
+    held_out = [event.loss for event in history.evaluations]
+    if len(held_out) > 1 and (before_and_after := history.loss_before_and_after()):
+        held_out = list(before_and_after)
     fields |= {
         "status": run.status(history),
         "step": history.step,
         "total_steps": history.total_steps,
-        "held_out": held_out[:1] + held_out[1:][-1:],
+        "held_out": [loss if math.isfinite(loss) else None for loss in held_out],
         "losses": losses,
         "seconds": seconds,
     }
@@ -236,24 +238,32 @@ def _recipe_fields(run: Run) -> dict[str, Any]:
 
 
 def _scan(file: BinaryIO) -> tuple[History, list[float], float]:
-    """What lists need of a record: a history without most of its steps, losses of some steps, seconds of training."""
+    """What lists need of a record: a history without most of its events, losses of some steps, seconds of training.
+
+    Of each attempt the history has the last event, so that it tells how long the attempt took.
+    """
     history, seconds = History(), 0.0
     steps: list[int] = []  # where their lines begin
     goes_on = False
-    place, before = 0, b""
+    place, unread = 0, b""
     while line := file.readline(_LONGEST_LINE):
         if line.startswith(_STEP):
             if goes_on and isinstance(event := from_json(line), Step):
                 del steps[max(0, event.step - 1) :]  # which this attempt runs again
                 goes_on = False
             steps.append(place)
-        elif not line.startswith(_NOT_NEEDED) and (event := from_json(line)) is not None:
+            unread = line
+        elif line.startswith(_NOT_NEEDED):
+            unread = line
+        elif (event := from_json(line)) is not None:
             if isinstance(event, Started):
-                seconds += _seconds(history, before)
+                _add(history, unread)
+                seconds += _seconds(history)
                 goes_on = bool(steps)
             history.add(event)
+            unread = b""
         place += len(line)
-        before = line
+    _add(history, unread)
 
     def step_at(place: int) -> Step | None:
         file.seek(place)
@@ -265,14 +275,16 @@ def _scan(file: BinaryIO) -> tuple[History, list[float], float]:
     if sampled:
         history.add(sampled[-1])
     losses = [step.loss for step in sampled if math.isfinite(step.loss)]
-    return history, losses, seconds + _seconds(history, before)
+    return history, losses, seconds + _seconds(history)
 
 
-def _seconds(history: History, last_line: bytes) -> float:
-    """How long the attempt took that the history is of: as it said itself, else until its last line."""
+def _add(history: History, line: bytes) -> None:
+    if line and (event := from_json(line)) is not None:
+        history.add(event)
+
+
+def _seconds(history: History) -> float:
+    """How long the attempt took that the history has come to: as it said itself, else until its last event."""
     if isinstance(history.ended, Finished):
         return max(0.0, history.ended.seconds)
-    if history.started is None:
-        return 0.0
-    event = from_json(last_line)
-    return max(0.0, (event.at if event else history.last_at) - history.started.at)
+    return max(0.0, history.last_at - history.started.at) if history.started else 0.0
