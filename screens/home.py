@@ -35,7 +35,7 @@ class HomeScreen(WalkScreen):
     """This machine and its runs."""
 
     CSS_PATH = "home.tcss"
-    BINDINGS = bind("explain", "pick_gpu", "resume")
+    BINDINGS = bind("show_history", "explain", "pick_gpu", "resume")
 
     class Looked(Message):
         """What was found of the machine and the runs, in a thread."""
@@ -108,6 +108,9 @@ class HomeScreen(WalkScreen):
             self.show_problem(error)
         else:
             self.tuitune.link.resume_run()
+
+    async def action_show_history(self) -> None:
+        await self.tuitune.action_show_history()
 
     @work(exit_on_error=False)
     async def action_pick_gpu(self) -> None:

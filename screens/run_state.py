@@ -7,7 +7,13 @@ from textual.content import Content
 from tuitune.runs.summary import Summary
 from tuitune.text import one_line
 
-_GLYPHS = {"live": "▶", "done": "✔", "stopped": "■", "failed": "✘", "paused": "◌", "interrupted": "✘", "unreadable": "✘"}
+_GLYPHS = {
+    "live": "▶",
+    "done": "✔",
+    "stopped": "■",
+    "paused": "◌",
+    **dict.fromkeys(("failed", "interrupted", "unreadable"), "✘"),
+}
 _STYLES = {
     "live": "$text-primary",
     "done": "$text-success",
@@ -17,8 +23,16 @@ _STYLES = {
 
 def state_of(run: Summary) -> Content:
     """A run's state as glyph and word, in 14 characters."""
-    glyph, word = _GLYPHS.get(run.status, "·"), one_line(run.status, max_length=11)
-    return Content.styled(f"{glyph} {word:<12}", _STYLES.get(run.status, ""))
+    return Content.styled(f"{state_text(run):<14}", state_style(run))
+
+
+def state_text(run: Summary) -> str:
+    return f"{_GLYPHS.get(run.status, '·')} {one_line(run.status, max_length=11)}"
+
+
+def state_style(run: Summary) -> str:
+    """Its style, as the theme names it; empty for none."""
+    return _STYLES.get(run.status, "")
 
 
 def ago(run: Summary) -> str:

@@ -134,7 +134,8 @@ def compare_runs(runs: Sequence[Run], *, as_json: bool) -> int:
     head = ("", *(one_line(run.name, max_length=80) for run in shown))
     width = os.get_terminal_size().columns if sys.stdout.isatty() else None
     _print_columns(head, rows, shrinkable=range(1, len(head)), width=width)
-    print(f"\n{why_not}" if why_not else "" if found else "\nTheir recipes are the same.")
+    if why_not or not found:
+        print(f"\n{why_not or 'Their recipes are the same.'}")
     return DONE
 
 

@@ -50,7 +50,7 @@ class Summary:
     step: int = 0
     total_steps: int = 0
     held_out: tuple[float | None, ...] = ()
-    """Mean loss over the held-out rows before training and of the adapter, as far as measured; None: no finite number."""
+    """Mean loss over the held-out rows, before training and of the adapter; None where it was no finite number."""
     losses: tuple[float, ...] = ()
     """Training losses of up to 21 of its steps in their order, the newest last; only finite ones."""
     seconds: float = 0.0
