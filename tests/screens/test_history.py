@@ -1,8 +1,6 @@
 """The history screen: every run found, compared, repeated, renamed, noted and deleted by keys."""
 
-import dataclasses
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +21,10 @@ from screens.widgets.overlay_plot import LETTERS, OverlayPlot, cells_of
 from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, until, words
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Evaluation, Event, Started, Step
+from tuitune.runs.events import Evaluation, Started, Step
 from tuitune.runs.folder import Run, RunWriter, all_runs
 from tuitune.runs.manage import write_note
-from tuitune.runs.summary import note_of
+from tuitune.runs.summary import note_of, summarize
 
 
 @pytest.fixture(autouse=True)
@@ -40,21 +38,11 @@ def changed(recipe: Recipe, learning_rate: float) -> Recipe:
     return recipe.model_copy(update={"train": train})
 
 
-def worse(events: Iterator[Event]) -> Iterator[Event]:
-    for event in events:
-        more = isinstance(event, Step | Evaluation)
-        yield (
-            dataclasses.replace(event, loss=event.loss + 0.5)
-            if isinstance(event, Step | Evaluation) and more
-            else event
-        )
-
-
 @pytest.fixture
 def runs(recipe: Recipe, runs_folder: Path) -> Path:
     """Four runs: two that are done, at different rates; one that failed; one that was interrupted, the newest."""
     histories.write(histories.finished(histories.AT - 4_000), recipe, runs_folder, "usual")
-    low = worse(histories.finished(histories.AT - 3_000))
+    low = histories.slower(histories.finished(histories.AT - 3_000))
     histories.write(low, changed(recipe, 1e-4), runs_folder, "low-rate")
     histories.write(histories.failed(histories.AT - 2_000), recipe, runs_folder, "broken")
     histories.write(histories.training(at=histories.AT), recipe, runs_folder, "going")
@@ -225,15 +213,16 @@ async def test_deleting_asks_and_enter_keeps(app: TuituneApp, runs: Path) -> Non
 
 
 async def test_a_live_run_is_kept_and_followed(app: TuituneApp, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("screens.history._LOOK_AGAIN_SECONDS", 0.1)
-    writer = RunWriter(Run(runs / "going"))
-    writer.append(Started(at=histories.NOW, run="going", attempt=2, pid=1))
+    monkeypatch.setattr("screens.history._LOOK_AGAIN_SECONDS", 1.0)
     async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen), what="home")  # which a live run would replace
+        writer = RunWriter(Run(runs / "going"))
+        writer.append(Started(at=histories.NOW, run="going", attempt=2, pid=1))
         await opened(pilot, 4)
         assert "▶ live going 40/60" in words(pilot)
         writer.append(Step(attempt=2, step=41, total_steps=60, epoch=1.0, loss=0.4))
         await until(pilot, lambda: "▶ live going 41/60" in words(pilot), what="the next step")
-        await pilot.press("x")
+        await pilot.press("down", "down", "down", "x")  # the other records are written as of years to come
         await until(pilot, lambda: "for good?" in words(pilot), what="the question")
         await pilot.press("y")
         await until(pilot, lambda: "is in use by" in words(pilot), what="the refusal")
@@ -242,6 +231,7 @@ async def test_a_live_run_is_kept_and_followed(app: TuituneApp, runs: Path, monk
 
 
 async def test_a_thousand_runs_are_walked(app: TuituneApp, runs: Path) -> None:
+    summarize(Run(runs / "usual"))
     for number in range(996):
         shutil.copytree(runs / "usual", runs / f"copy-{number}")
     async with app.run_test(size=SIZE) as pilot:
