@@ -278,7 +278,7 @@ def history_of(past: Path, size: tuple[int, int], snap_compare: Any, *keys: tupl
         assert isinstance(app, TuituneApp)
         await seen(pilot, TRAINING)
         await app.show_step("history")
-        await seen(pilot, "Runs: 4", "SFT QLoRA")
+        await seen(pilot, "Runs: 4", "The usual rate")
         await pressing("sums-1", *keys)(pilot)
 
     app = app_on("pirate-4")
