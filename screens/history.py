@@ -227,7 +227,7 @@ class HistoryScreen(WalkScreen):
     def action_filter_runs(self) -> None:
         entry = self.query_one("#filter", Input)
         entry.display = True
-        entry.focus()
+        self.set_focus(entry)  # at once, so that what is typed next is not taken for keys of the table
 
     @on(Input.Changed, "#filter")
     def _filter(self) -> None:
