@@ -1,7 +1,7 @@
 """The one registry of actions: a key, its footer entry, its palette entry, its tooltip and its line of help."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from textual.binding import Binding, BindingType
@@ -33,6 +33,7 @@ _ALL = (
         "fold", "f2", "Explanation", "Show or fold away the paragraph on what this step does, for good.", footer=False
     ),
     Action("show_home", "", "Home", "Go to this machine and its runs."),
+    Action("show_history", "h", "History", "Every run so far: compare, repeat with changes, rename, note, delete."),
     Action("show_model", "", "Step 1: Model", "Go to the choice of the model."),
     Action("show_data", "", "Step 2: Data", "Go to the data and what of it is trained."),
     Action("show_lora", "", "Step 3: Settings", "Go to the settings of adapter and training."),
@@ -64,6 +65,14 @@ _ALL = (
     Action("save_checkpoint", "c", "Save", "Save a checkpoint after this step and go on training."),
     Action("next_metric", "m", "Curve", "Show the next curve: loss, learning rate, gradient norm, tokens per second."),
     Action("next_pane", "l", "Log", "Show the next pane below: messages, sample replies, log."),
+    Action("filter_runs", "slash", "Find", "Show only runs in which the words stand that you type; Esc shows all."),
+    Action("mark_run", "space", "Mark", "Mark this run, to compare it with others, or take its mark away."),
+    Action("compare_runs", "c", "Compare", "Show the marked runs' losses on one plot, and how their recipes differ."),
+    Action("duplicate_run", "d", "Duplicate", "Take this run's recipe to the steps, to change it and train again."),
+    Action("rename_run", "r", "Rename", "Give this run another name.", footer=False),
+    Action("note_run", "n", "Note", "Keep a note with this run.", footer=False),
+    Action("delete_run", "x,delete", "Delete", "Delete this run with all its files. Asks first.", footer=False),
+    Action("next_losses", "m", "Curve", "Show the held-out losses, or the training losses."),
     Action("previous_row", "ctrl+up", "Row before", "Show the row before this one.", footer=False),
     Action("next_row", "ctrl+down", "Next", "Show the row after this one."),
     Action("go_to_row", "ctrl+g", "Go to row", "Show the row of a number.", footer=False),
@@ -125,16 +134,19 @@ def bind(*names: str) -> list[BindingType]:
 
 
 def available(screen: Screen[Any]) -> Iterator[tuple[Action, DOMNode]]:
-    """The registered actions that can be had on `screen` at this moment, and the node that does each."""
+    """The registered actions that can be had on `screen` at this moment, and the node that does each.
+
+    What the app itself does can be had everywhere: through the palette where its key is not bound.
+    """
     bound = {each.binding.id: each.node for each in screen.active_bindings.values()}
     for name, action in ACTIONS.items():
         if name in bound:
             yield action, bound[name]
-        elif not action.key:
-            for node in (screen, screen.app):
-                if hasattr(node, f"action_{name}"):
-                    yield action, node
-                    break
+            continue
+        for node in (screen, screen.app) if not action.key else (screen.app,):
+            if hasattr(node, f"action_{name}"):
+                yield replace(action, key=""), node
+                break
 
 
 def key_name(action: Action, *, last: bool = False) -> str:
@@ -144,6 +156,6 @@ def key_name(action: Action, *, last: bool = False) -> str:
 
 def name_of(key: str) -> str:
     """A key as a person reads it: `^t` for Ctrl+T."""
-    names = {"escape": "Esc", "enter": "Enter", "question_mark": "?", "f1": "F1", "f2": "F2", "f3": "F3"}
-    names |= {"comma": ",", "full_stop": "."}
+    names = {"escape": "Esc", "enter": "Enter", "space": "Space", "f1": "F1", "f2": "F2", "f3": "F3"}
+    names |= {"question_mark": "?", "comma": ",", "full_stop": ".", "slash": "/"}
     return names.get(key, key.replace("ctrl+", "^"))

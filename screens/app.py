@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tuitune.recipe import Recipe
 
 
-ScreenName = StepName | Literal["home"]
+ScreenName = StepName | Literal["home", "history"]
 _RECENT_SECONDS = 30.0
 
 
@@ -194,6 +194,9 @@ class TuituneApp(App[int]):
     async def action_show_home(self) -> None:
         await self.show_step("home")
 
+    async def action_show_history(self) -> None:
+        await self.show_step("history")
+
     async def action_show_model(self) -> None:
         await self.show_step("model")
 
@@ -249,6 +252,11 @@ class TuituneApp(App[int]):
         """Train the draft. Raises UnusableInput before anything is started."""
         self.link.start_run()
         await self._forget("chat", "export")  # what was said and made there belongs to the run before
+
+    async def moved_run(self, folder: Path, run: Run | None) -> None:
+        """A run has moved from `folder`, or was deleted (None): where it is the one on show, follow it."""
+        if self.link.moved(folder, run):
+            await self._forget("chat", "export")
 
     async def _forget_choices(self) -> None:
         """Have the screens that show the draft or the run made again from the new ones."""
@@ -314,6 +322,10 @@ def _made(step: ScreenName) -> WalkScreen:
             from screens.home import HomeScreen
 
             return HomeScreen()
+        case "history":
+            from screens.history import HistoryScreen
+
+            return HistoryScreen()
         case "model":
             from screens.model import ModelScreen
 

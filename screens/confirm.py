@@ -30,9 +30,11 @@ class ConfirmScreen(ModalScreen[bool]):
     ConfirmScreen Button { margin-left: 2; }
     """
 
-    def __init__(self, question: str, yes: str = "Yes", no: str = "No") -> None:
+    def __init__(self, question: str, yes: str = "Yes", no: str = "No", *, yes_first: bool = True) -> None:
+        """`yes_first`: Enter means yes; False where it cannot be undone."""
         super().__init__()
         self._question, self._yes, self._no = question, yes, no
+        self._yes_first = yes_first
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -40,6 +42,9 @@ class ConfirmScreen(ModalScreen[bool]):
             with Horizontal():
                 yield Button(Content(f"{self._yes} (y)"), variant="primary", id="yes")
                 yield Button(Content(f"{self._no} (n)"), id="no")
+
+    def on_mount(self) -> None:
+        self.query_one("#yes" if self._yes_first else "#no").focus()
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:

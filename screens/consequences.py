@@ -9,7 +9,7 @@ from screens.widgets.bars import bar
 from tuitune.plan.advice import offer_of_16bit, passes_over_data, training_seconds, warnings
 from tuitune.recipe import Recipe
 from tuitune.runs.cost import Price, money
-from tuitune.runs.glance import Speed
+from tuitune.runs.speed import Speed
 from tuitune.text import one_line
 from tuitune.units import about, count, gib, size
 

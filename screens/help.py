@@ -43,8 +43,8 @@ class HelpScreen(ModalScreen[None]):
             panel.border_subtitle = "Esc closes"
             if self._focused is not None and isinstance(self._focused.tooltip, str | Content):
                 yield Static(Content.assemble(("This field  ", "bold"), Content(str(self._focused.tooltip))))
-            if step:
-                yield Static(Content(step.about))
+            if about := step.about if step else self._step_screen.ABOUT:
+                yield Static(Content(about))
             yield Static(Content("\n").join(self._lines()))
 
     def _lines(self) -> list[Content]:

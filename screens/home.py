@@ -1,6 +1,5 @@
 """Where one starts without a recipe: this machine at a glance, the runs, a new one."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from textual.widgets.option_list import Option
 import tuitune
 from screens.actions import bind
 from screens.gpus import PickGpu, card_line
+from screens.run_state import ago, state_of
 from screens.step_screen import WalkScreen
 from screens.widgets.bars import sparkline
 from screens.widgets.paths import PickPath, has_suffix
@@ -23,12 +23,10 @@ from screens.widgets.step_bar import StepBar
 from tuitune.errors import TuituneError
 from tuitune.machine.hardware import Gpu, choose_gpu, chosen_gpu, gpus
 from tuitune.runs.folder import all_runs
-from tuitune.runs.glance import Glance, glance
+from tuitune.runs.summary import Summary, steps_text, summarize
 from tuitune.text import one_line
 from tuitune.units import gib
 
-_GLYPHS = {"live": "▶", "done": "✔", "stopped": "■", "paused": "‖", "failed": "✘", "interrupted": "✘"}
-_STYLES = {"live": "$text-primary", "done": "$text-success", "failed": "$text-error", "interrupted": "$text-error"}
 _SHOWN_RUNS = 30
 _HEAD = "Fine-tune a language model, from your data to a chat with the result, in six steps."
 
@@ -37,16 +35,16 @@ class HomeScreen(WalkScreen):
     """This machine and its runs."""
 
     CSS_PATH = "home.tcss"
-    BINDINGS = bind("explain", "pick_gpu", "resume")
+    BINDINGS = bind("show_history", "explain", "pick_gpu", "resume")
 
     class Looked(Message):
         """What was found of the machine and the runs, in a thread."""
 
-        def __init__(self, cards: list[Gpu], machine: Content, glances: list[Glance]) -> None:
+        def __init__(self, cards: list[Gpu], machine: Content, runs: list[Summary]) -> None:
             super().__init__()
             self.cards = cards
             self.machine = machine
-            self.glances = glances
+            self.runs = runs
 
     class Examined(Message):
         """What the doctor found wrong."""
@@ -111,6 +109,9 @@ class HomeScreen(WalkScreen):
         else:
             self.tuitune.link.resume_run()
 
+    async def action_show_history(self) -> None:
+        await self.tuitune.action_show_history()
+
     @work(exit_on_error=False)
     async def action_pick_gpu(self) -> None:
         chosen = chosen_gpu()
@@ -130,26 +131,26 @@ class HomeScreen(WalkScreen):
         choose_gpu()
         cards = gpus()
         machine = _machine(cards, self.tuitune.link.runs_folder)
-        glances = [glance(run) for run in all_runs(self.tuitune.link.runs_folder)[:_SHOWN_RUNS]]
-        self.post_message(self.Looked(cards, machine, glances))
+        runs = [summarize(run) for run in all_runs(self.tuitune.link.runs_folder)[:_SHOWN_RUNS]]
+        self.post_message(self.Looked(cards, machine, runs))
 
     @on(Looked)
     def _show_looked(self, message: Looked) -> None:
         self._cards = message.cards
         ended_early = ("interrupted", "paused", "stopped", "failed")
-        self._resumable = frozenset(str(each.run.folder) for each in message.glances if each.status in ended_early)
+        self._resumable = frozenset(str(run.folder) for run in message.runs if run.status in ended_early)
         self.refresh_bindings()
         self.query_one("#hardware", Static).update(message.machine)
-        self._list_starts(message.glances)
+        self._list_starts(message.runs)
 
-    def _list_starts(self, glances: list[Glance]) -> None:
+    def _list_starts(self, runs: list[Summary]) -> None:
         starts = self.query_one("#starts", OptionList)
         at = starts.highlighted or 0
         starts.clear_options()
         starts.add_option(Option(Content.styled("+ New run", "bold"), id="new"))
         starts.add_option(Option(Content.styled("+ Run from a recipe file…", "bold"), id="recipe"))
-        for each in glances:
-            starts.add_option(Option(_run_line(each), id=f"run:{each.run.folder}"))
+        for run in runs:
+            starts.add_option(Option(_run_line(run), id=f"run:{run.folder}"))
         starts.highlighted = min(at, starts.option_count - 1)
 
     @work(thread=True, exclusive=True, group="examine", exit_on_error=False)
@@ -225,22 +226,11 @@ def _machine(cards: list[Gpu], runs_folder: Path) -> Content:
     return Content("\n").join(lines)
 
 
-def _run_line(each: Glance) -> Content:
-    style = _STYLES.get(each.status, "")
-    steps = f"{each.step:,}/{each.total_steps:,}" if each.total_steps else "no step"
-    loss = f"{each.losses[-1]:.3f}" if each.losses else ""
-    ago = _rough(time.time() - each.changed_at) if each.changed_at else ""
+def _run_line(run: Summary) -> Content:
     return Content.assemble(
-        (f"{_GLYPHS[each.status]} {each.status:<12}", style),
-        (f"{one_line(each.run.name, max_length=20):<21}", "bold"),
-        f"{steps:<10} {loss:<7}",
-        (f"{sparkline(each.losses, 10):<11}", "$primary"),
-        (ago, "$foreground 60%"),
+        state_of(run),
+        (f"{one_line(run.name, max_length=20):<21}", "bold"),
+        f"{steps_text(run) or 'no step':<10} {f'{run.losses[-1]:.3f}' if run.losses else '':<7}",
+        (f"{sparkline(run.losses, 10):<11}", "$primary"),
+        (ago(run), "$foreground 60%"),
     )
-
-
-def _rough(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return "1 min"

@@ -25,7 +25,7 @@ from tuitune.errors import TuituneError
 from tuitune.plan.advice import USUAL
 from tuitune.recipe import Recipe
 from tuitune.runs.cost import Price
-from tuitune.runs.glance import measured_speed
+from tuitune.runs.speed import measured_speed
 from tuitune.session.messages import Estimate
 from tuitune.text import one_line, safe_text
 

@@ -252,6 +252,16 @@ class RunLink:
             self._read_record(run)
         return True
 
+    def moved(self, folder: Path, run: Run | None) -> bool:
+        """The run in `folder`, which no session holds, has moved, or was deleted (None); whether it was on show."""
+        if self.run is None or self.run.folder.resolve() != folder.resolve():
+            return False
+        self.run = run
+        if run is None:
+            self.history, self.problem = History(), None
+        self._app.post_message(self.RunChanged())
+        return True
+
     def start_run(self) -> None:
         """Train the draft. Raises UnusableInput before anything is started."""
         data, then = self.draft.as_data(), self._take_words()

@@ -24,7 +24,9 @@ class WalkScreen(Screen[None]):
     """A place of the walk, with a StepBar and a Static named `problem`."""
 
     STEP: ClassVar[StepName | None] = None
-    """The wizard's step that this is; None on home."""
+    """The wizard's step that this is; None on home and on what is beside the steps."""
+    ABOUT: ClassVar[str] = ""
+    """What its help says first, where it is no step."""
 
     @property
     def tuitune(self) -> "TuituneApp":

@@ -12,20 +12,25 @@ _PREVIOUS = ".tuitune-previous-"
 _REMOVING = ".tuitune-removing-"
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that it is either wholly there under its name or not at all (temporary name, fsync, rename)."""
+def write_atomic(path: Path, data: str | bytes, *, lasting: bool = True) -> None:
+    """Write a file so that it is either wholly there under its name or not at all (temporary name, fsync, rename).
+
+    What can be made again need not be `lasting`: it is not waited for, and a power cut may leave it empty or old.
+    """
     raw = data.encode() if isinstance(data, str) else data
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    flush(path.parent)
+    if lasting:
+        flush(path.parent)
 
 
 def publish(staged: Path, final: Path) -> None:

@@ -27,13 +27,13 @@ def checked(value: Any, hint: Any) -> Any:
     """
     if hint is Any:
         return value
-    if get_origin(hint) in (Union, types.UnionType):  # each of them is `… | None`
-        hint = next(option for option in get_args(hint) if option is not type(None))
-        return None if value is None or _not_finite(value) else checked(value, hint)
     if hint is float:
         if isinstance(value, bool) or not isinstance(value, int | float) or _not_finite(value):
             raise TypeError("not a finite number")
         return float(value)
+    if get_origin(hint) in (Union, types.UnionType):  # each of them is `… | None`
+        hint = next(option for option in get_args(hint) if option is not type(None))
+        return None if value is None or _not_finite(value) else checked(value, hint)
     if get_origin(hint) in (tuple, list):
         if not isinstance(value, list):
             raise TypeError("not a list")

@@ -10,10 +10,10 @@ from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
+from screens.widgets.axes import LEFT, Axes, Curve
 from tuitune.runs.events import Step
 from tuitune.runs.history import History
 
-Floats = NDArray[np.float64]
 MetricName = Literal["loss", "learning_rate", "grad_norm", "tokens_per_second"]
 
 
@@ -72,15 +72,15 @@ class Curves:
         self._weights[index] = _DECAY * before + (1 - _DECAY)
         column[_SMOOTHED] = (_DECAY * average + (1 - _DECAY) * column[_ROWS["loss"]]) / self._weights[index]
 
-    def of(self, name: MetricName) -> tuple[Floats, Floats]:
+    def of(self, name: MetricName) -> Curve:
         """Steps and values, without those that were not measured or are not finite."""
         return self._row(_ROWS[name])
 
     @property
-    def smoothed(self) -> tuple[Floats, Floats]:
+    def smoothed(self) -> Curve:
         return self._row(_SMOOTHED)
 
-    def _row(self, row: int) -> tuple[Floats, Floats]:
+    def _row(self, row: int) -> Curve:
         steps, values = self._values[0, : self._length], self._values[row, : self._length]
         finite = np.isfinite(values)
         return (steps, values) if finite.all() else (steps[finite], values[finite])
@@ -88,68 +88,18 @@ class Curves:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn plot: braille codes (rows × columns of cells, 0 where empty) of two curves, marks, and the axes' ends."""
+    """A drawn plot: braille codes (rows × columns of cells, 0 where empty) of two curves, marks, and the axes."""
 
     faint: NDArray[np.int64]
     line: NDArray[np.int64]
     marks: frozenset[tuple[int, int]]
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
+    axes: Axes
 
 
-def draw(
-    faint: tuple[Floats, Floats], line: tuple[Floats, Floats], marks: tuple[Floats, Floats], columns: int, rows: int
-) -> Picture:
-    """The curves in `columns` × `rows` cells of 2 × 4 dots; of many points in one column of dots all between the
-    lowest and the highest is drawn, so that no spike is lost.
-    """
-    curves = (faint, line, marks)
-    x_range = _range([x[[0, -1]] for x, _ in curves if len(x)])
-    y_range = _range([np.array([y.min(), y.max()]) for _, y in curves if len(y)])
-    width, height = 2 * columns, 4 * rows
-
-    def across(x: Floats) -> Floats:
-        return (x - x_range[0]) / (x_range[1] - x_range[0]) * (width - 1)
-
-    def down(y: Floats) -> Floats:
-        return (y_range[1] - y) / (y_range[1] - y_range[0]) * (height - 1)
-
-    cells = {(int(y) // 4, int(x) // 2) for x, y in zip(across(marks[0]).round(), down(marks[1]).round(), strict=True)}
-    borders = x_range[0] + (np.arange(width) - 0.5) / (width - 1) * (x_range[1] - x_range[0])
-    codes = []
-    for x, y in (faint, line):
-        starts = np.unique(np.searchsorted(x, borders))
-        starts = starts[starts < len(x)]
-        if len(starts):
-            places = across(x[starts]).round().astype(int)
-            highest, lowest = np.maximum.reduceat(y, starts), np.minimum.reduceat(y, starts)
-            codes.append(_braille(places, down(highest), down(lowest), width, height))
-        else:
-            codes.append(np.zeros((rows, columns), dtype=np.int64))
-    return Picture(codes[0], codes[1], frozenset(cells), x_range, y_range)
-
-
-def _range(ends: list[Floats]) -> tuple[float, float]:
-    """From the lowest to the highest, with some room where they are the same."""
-    if not ends:
-        return 0.0, 1.0
-    low, high = float(min(each[0] for each in ends)), float(max(each[1] for each in ends))
-    return (low, high) if low < high else (low - 0.5, low + 0.5)
-
-
-_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
-
-
-def _braille(at: NDArray[np.int64], top: Floats, bottom: Floats, width: int, height: int) -> NDArray[np.int64]:
-    """A connected curve as braille codes of its cells, from its extent in each of the columns of dots `at`."""
-    dots = np.zeros((height, width), dtype=bool)
-    columns = np.arange(at[0], at[-1] + 1)
-    high, low = np.interp(columns, at, top).round(), np.interp(columns, at, bottom).round()
-    high[1:], low[1:] = np.minimum(high[1:], low[:-1]), np.maximum(low[1:], high[:-1])
-    rows = np.arange(height)[:, None]
-    dots[:, columns[0] : columns[-1] + 1] = (rows >= high) & (rows <= low)
-    cells = dots.reshape(height // 4, 4, width // 2, 2)
-    return np.asarray(np.einsum("rdcs,ds->rc", cells, _DOTS))
+def draw(faint: Curve, line: Curve, marks: Curve, columns: int, rows: int) -> Picture:
+    """The curves in `columns` × `rows` cells."""
+    axes = Axes.around((faint, line, marks), columns, rows)
+    return Picture(axes.braille(faint), axes.braille(line), frozenset(axes.cells(marks)), axes)
 
 
 class MetricPlot(Widget):
@@ -163,13 +113,12 @@ class MetricPlot(Widget):
     MetricPlot > .plot--axis { color: $foreground 60%; }
     MetricPlot > .plot--title { text-style: bold; }
     """
-    _LEFT = 8
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self.metric = METRICS[0]
         self._curves = Curves()
-        self._marks: tuple[Floats, Floats] = (np.empty(0), np.empty(0))
+        self._marks: Curve = (np.empty(0), np.empty(0))
         self._picture: Picture | None = None
 
     def show_next_metric(self) -> None:
@@ -191,7 +140,7 @@ class MetricPlot(Widget):
 
     def render_line(self, y: int) -> Strip:
         width, height = self.size
-        columns, rows = width - self._LEFT - 1, height - 3
+        columns, rows = width - LEFT - 1, height - 3
         if columns < 4 or rows < 2:
             return Strip.blank(width)
         if self._picture is None or self._picture.line.shape != (rows, columns):
@@ -199,9 +148,9 @@ class MetricPlot(Widget):
         if y == 0:
             segments = self._title()
         elif y <= rows:
-            segments = self._row(self._picture, y - 1, rows)
+            segments = self._row(self._picture, y - 1)
         else:
-            segments = [Segment(self._below(self._picture, y - rows - 1, columns), self._style("axis"))]
+            segments = [Segment(self._picture.axes.below(y - rows - 1), self._style("axis"))]
         return Strip(segments).adjust_cell_length(width, self.rich_style)
 
     def _draw(self, columns: int, rows: int) -> Picture:
@@ -222,11 +171,8 @@ class MetricPlot(Widget):
                 segments.append(Segment("   ◆ held-out", self._style("mark")))
         return segments
 
-    def _row(self, picture: Picture, row: int, rows: int) -> list[Segment]:
-        low, high = picture.y_range
-        labelled = row % 4 == 0
-        label = f"{high - (high - low) * row / max(1, rows - 1):.3g}" if labelled else ""
-        segments = [Segment(f"{label:>{self._LEFT - 1}} {'┤' if labelled else '│'}", self._style("axis"))]
+    def _row(self, picture: Picture, row: int) -> list[Segment]:
+        segments = [Segment(picture.axes.left_of(row), self._style("axis"))]
         styles = {kind: self._style(kind) for kind in ("line", "faint", "mark")}
         codes = np.where(picture.line[row] > 0, picture.line[row] | picture.faint[row], picture.faint[row])
         text, kind = "", "faint"
@@ -239,13 +185,3 @@ class MetricPlot(Widget):
             text += "◆" if marked else chr(0x2800 + int(code)) if code else " "
         segments.append(Segment(text, styles[kind]))
         return segments
-
-    def _below(self, picture: Picture, line: int, columns: int) -> str:
-        if line == 0:
-            return " " * self._LEFT + "└" + "─" * columns
-        first, last = picture.x_range
-        left, right, middle = f"{first:,.0f}", f"{last:,.0f}", f"{(first + last) / 2:,.0f}"
-        inner = columns - len(left) - len(right)
-        return (
-            " " * (self._LEFT + 1) + left + (middle.center(inner) if inner > len(middle) + 2 else " " * inner) + right
-        )

@@ -30,6 +30,7 @@ from tests.screens.conftest import settled, until, words
 from tests.screens.machine import be_the_machine, see_libraries, write_libraries, write_nvml
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
+from tuitune.runs.manage import write_note
 from tuitune.session.client import Session
 from tuitune.session.messages import EndingStatus, Export
 from tuitune.settings import Settings
@@ -254,6 +255,48 @@ def test_home(size: tuple[int, int], place: Path, snap_compare: Any, monkeypatch
         await still(pilot, "gsm8k-1", "12.0 GiB free for runs.")
 
     assert snap_compare(app_on("pirate-4"), terminal_size=size, run_before=examined)
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> Path:
+    """Runs in every state but live, of data and a model that are called the same everywhere."""
+    runs = tmp_path / "past"
+    recipe = recipe_of(Path("/data/sums.jsonl"), name="unsloth/Llama-3.2-1B-Instruct", backend="auto")
+    slower = recipe.model_copy(update={"train": recipe.train.model_copy(update={"learning_rate": 1e-4})})
+    noted = histories.write(histories.finished(histories.AT - DAY / 8), recipe, runs, "sums-1")
+    write_note(noted, "The usual rate: good answers, no repetition.")
+    histories.write(histories.slower(histories.finished(histories.AT - DAY / 4)), slower, runs, "sums-low-rate")
+    histories.write(histories.failed(histories.AT - DAY), recipe, runs, "sums-2")
+    histories.write(histories.training(12, at=histories.AT - 3 * DAY), recipe, runs, "gsm8k-1")
+    return runs
+
+
+def history_of(past: Path, size: tuple[int, int], snap_compare: Any, *keys: tuple[str, str]) -> bool:
+    """Whether the history of these runs looks as it did after each key was pressed and its words shown."""
+
+    async def prepare(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, TuituneApp)
+        await seen(pilot, TRAINING)
+        await app.show_step("history")
+        await seen(pilot, "Runs: 4", "The usual rate")
+        await pressing("sums-1", *keys)(pilot)
+
+    app = app_on("pirate-4")
+    app.link.runs_folder = past
+    return bool(snap_compare(app, terminal_size=size, run_before=prepare))
+
+
+@each_size
+def test_history(size: tuple[int, int], past: Path, snap_compare: Any) -> None:
+    keys = [("down", "sums-2"), ("space", "1 marked"), ("up", "1 marked"), ("up", "The usual rate")]
+    assert history_of(past, size, snap_compare, *keys)
+
+
+@each_size
+def test_compare(size: tuple[int, int], past: Path, snap_compare: Any) -> None:
+    keys = [("space", "1 marked"), ("space", "2 marked"), ("c", "train.learning_rate")]
+    assert history_of(past, size, snap_compare, *keys)
 
 
 @each_size

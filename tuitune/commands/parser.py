@@ -32,7 +32,9 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune estimate RECIPE       what will be trained, steps, memory
   tuitune chat RUN              talk to a run's adapter
   tuitune export RUN --to KIND  take the result home
-  tuitune runs                  every run so far
+  tuitune runs [WORD …]         every run so far, as a table, JSON or CSV
+  tuitune compare RUN RUN …     runs side by side: losses, and where their recipes differ
+  tuitune rename RUN NAME       also `note RUN TEXT` and `delete RUN`
   tuitune attach [RUN]          back to a live run
   tuitune doctor                is this machine ready?
 
@@ -89,6 +91,10 @@ def _dispatch(arguments: list[str]) -> int:
         "chat": (_chat_arguments, _chat),
         "export": (_export_arguments, _export),
         "runs": (_runs_arguments, _runs),
+        "compare": (_compare_arguments, _compare),
+        "rename": (_rename_arguments, _rename),
+        "note": (_note_arguments, _note),
+        "delete": (_delete_arguments, _delete),
         "attach": (_attach_arguments, _attach),
         "doctor": (_json_option, _doctor),
     }
@@ -146,7 +152,7 @@ def _app_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduced-motion", action="store_true", help="animate nothing in the app")
 
 
-def _json_option(parser: argparse.ArgumentParser) -> None:
+def _json_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="write only JSON on stdout")
 
 
@@ -279,7 +285,34 @@ def _kinds_help() -> str:
 
 
 def _runs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only runs in which all of these words stand")
+    form = parser.add_mutually_exclusive_group()
+    _json_option(form)
+    form.add_argument("--csv", action="store_true", help="write CSV for a spreadsheet on stdout")
+    _runs_option(parser)
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="RUN", help="runs' names or folders, two or more")
     _json_option(parser)
+    _runs_option(parser)
+
+
+def _rename_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("name", metavar="NAME", help="its new name")
+    _runs_option(parser)
+
+
+def _note_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="what to keep with it; '' removes it; none prints it")
+    _runs_option(parser)
+
+
+def _delete_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("--yes", action="store_true", help="delete without asking")
     _runs_option(parser)
 
 
@@ -505,13 +538,45 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    """List every run, the newest first."""
-    from tuitune.commands.show import print_runs
-    from tuitune.runs.folder import all_runs
+    """List every run, the newest first, or those in which all of the words stand."""
+    from tuitune.commands.runs import print_runs
+    from tuitune.runs.summary import summaries
 
     folder = _runs_folder(arguments)
-    print_runs(all_runs(folder), folder, as_json=arguments.json)
-    return DONE
+    return print_runs(summaries(folder), folder, arguments.words, as_json=arguments.json, as_csv=arguments.csv)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Show runs side by side: how they ended, and every recipe field in which they differ."""
+    from tuitune.commands.runs import compare_runs
+    from tuitune.runs.folder import find_run
+
+    runs = [find_run(name, _runs_folder(arguments)) for name in arguments.names]
+    return compare_runs(runs, as_json=arguments.json)
+
+
+def _rename(arguments: argparse.Namespace) -> int:
+    """Give a run another name; its folder is renamed."""
+    from tuitune.commands.runs import rename_run
+    from tuitune.runs.manage import find_own_run
+
+    return rename_run(find_own_run(arguments.run, _runs_folder(arguments)), arguments.name)
+
+
+def _note(arguments: argparse.Namespace) -> int:
+    """Keep a note with a run, or print the one that is there."""
+    from tuitune.commands.runs import note_run
+    from tuitune.runs.folder import find_run
+
+    return note_run(find_run(arguments.run, _runs_folder(arguments)), arguments.text)
+
+
+def _delete(arguments: argparse.Namespace) -> int:
+    """Delete a run: its folder with record, checkpoints, adapter and exports. Asks first; a live run is refused."""
+    from tuitune.commands.runs import delete_run
+    from tuitune.runs.manage import find_own_run
+
+    return delete_run(find_own_run(arguments.run, _runs_folder(arguments)), yes=arguments.yes)
 
 
 def _attach(arguments: argparse.Namespace) -> int:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 Status = Literal["live", "done", "stopped", "paused", "failed", "interrupted"]
 
-NEW_RUN = ".tuitune-new-"
+UNFINISHED = ".tuitune-"
+"""What the names of folders begin with that are no runs: not yet, or no longer."""
+
+NEW_RUN = f"{UNFINISHED}new-"
 """What the name of a run's folder begins with until everything is in it."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -81,6 +84,16 @@ class Run:
     @property
     def exports(self) -> Path:
         return self.folder / "exports" / self.checkpoint
+
+    @property
+    def summary_file(self) -> Path:
+        """What lists show of this run, kept so that they need not read its record (`tuitune.runs.summary`)."""
+        return self.folder / "summary.json"
+
+    @property
+    def note_file(self) -> Path:
+        """What the user has noted about this run."""
+        return self.folder / "note.txt"
 
     @property
     def socket_file(self) -> Path:
@@ -269,7 +282,8 @@ def create_run(
     """
     try:
         runs_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _require_usable(name, runs_folder)
+        if name is not None:
+            require_usable(name, runs_folder)
         folder = Path(tempfile.mkdtemp(prefix=NEW_RUN, dir=runs_folder))
         with ExitStack() as undo:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -290,10 +304,8 @@ def create_run(
     return writer
 
 
-def _require_usable(name: str | None, runs_folder: Path) -> None:
+def require_usable(name: str, runs_folder: Path) -> None:
     """Refuse a name that cannot be a new folder's. Raises UnusableInput."""
-    if name is None:
-        return
     if not _NAME.fullmatch(name):
         raise UnusableInput(
             f"The run name {one_line(name, max_length=80)!r} cannot be a folder name: "
@@ -304,8 +316,8 @@ def _require_usable(name: str | None, runs_folder: Path) -> None:
 
 
 def _taken(name: str, runs_folder: Path) -> UnusableInput:
-    what = "run" if _holds_run(runs_folder / name) else "file or folder"
-    return UnusableInput(f"A {what} named {name} exists in {runs_folder}: choose another --name.")
+    what = "run" if holds_run(runs_folder / name) else "file or folder"
+    return UnusableInput(f"A {what} named {name} exists in {runs_folder}: choose another name.")
 
 
 def _named(folder: Path, name: str | None, stem: str) -> Path:
@@ -328,15 +340,15 @@ def _named(folder: Path, name: str | None, stem: str) -> Path:
 def all_runs(runs_folder: Path) -> list[Run]:
     """Every run in the folder, the most recently changed first."""
     try:
-        runs = [Run(folder) for folder in runs_folder.iterdir() if _holds_run(folder)]
+        runs = [Run(folder) for folder in runs_folder.iterdir() if holds_run(folder)]
     except OSError:
         return []
     return sorted(runs, key=_changed, reverse=True)
 
 
-def _holds_run(folder: Path) -> bool:
+def holds_run(folder: Path) -> bool:
     """Whether there is a recipe or a record in it; also False where another user's folder cannot be looked into."""
-    if folder.name.startswith(NEW_RUN):
+    if folder.name.startswith(UNFINISHED):
         return False
     try:
         return (folder / "recipe.yaml").is_file() or (folder / "events.jsonl").is_file()
@@ -354,7 +366,7 @@ def _changed(run: Run) -> float:
 def find_run(named: str, runs_folder: Path) -> Run:
     """The run with this name or folder. Raises UnusableInput."""
     for folder in (runs_folder / named, expanded(named)):
-        if _holds_run(folder):
+        if holds_run(folder):
             return Run(folder.resolve())
     known = ", ".join(one_line(run.name) for run in all_runs(runs_folder)[:5]) or "none yet"
     raise UnusableInput(

@@ -25,6 +25,7 @@ from tuitune.runs import events
 from tuitune.runs.cost import Price
 from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Started
 from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
+from tuitune.runs.summary import summarize
 from tuitune.session import messages
 from tuitune.session.messages import Request
 from tuitune.session.output import printed
@@ -356,6 +357,7 @@ class Jobs:
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
+                summarize(writer.run)  # which lists then need not read its record for
 
     # --- the model in memory -----------------------------------------------------------------------------------
 

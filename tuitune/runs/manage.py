@@ -1,0 +1,108 @@
+"""What a user does to a run that is over: give it another name, note something about it, delete it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tuitune.atomic import flush, remove, write_atomic
+from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.paths import expanded
+from tuitune.runs.folder import Run, find_run, holds_run, require_usable
+from tuitune.text import one_line
+
+_RECORD = ("recipe.yaml", "resolved.yaml", "environment.json", "events.jsonl", "session.log", "session.json", ".lock")
+_OURS = frozenset([*_RECORD, "summary.json", "note.txt", "adapter", "checkpoints", "exports"])
+NOTE_CHARACTERS = 2_000
+
+
+def find_own_run(named: str, runs_folder: Path) -> Run:
+    """The run with this name or folder, as `find_run`, but not through a link. Raises UnusableInput."""
+    for folder in (runs_folder / named, expanded(named)):
+        if folder.is_symlink():
+            raise UnusableInput(
+                f"{one_line(folder, max_length=200)} is a link: give the folder that it points to, or remove the link."
+            )
+    return find_run(named, runs_folder)
+
+
+def rename(run: Run, name: str) -> Run:
+    """Give the run another name, which is its folder's. Raises UnusableInput, and TuituneError where it is live."""
+    require_usable(name, run.folder.parent)
+    renamed = Run(run.folder.with_name(name))
+    with _left_alone(run, "renamed"):
+        try:
+            os.rename(run.folder, renamed.folder)
+            flush(run.folder.parent)
+        except OSError as error:
+            raise TuituneError(f"{_named(run)} cannot be renamed ({one_line(explain(error))}).") from None
+    return renamed
+
+
+def write_note(run: Run, text: str) -> None:
+    """Keep a note of up to 2,000 characters with the run; an empty one removes it. Raises TuituneError."""
+    text = text.strip()
+    if len(text) > NOTE_CHARACTERS:
+        raise UnusableInput(f"The note has {len(text):,} characters: {NOTE_CHARACTERS:,} are kept at most.")
+    try:
+        if text:
+            write_atomic(run.note_file, text.encode(errors="replace") + b"\n")
+        else:
+            run.note_file.unlink(missing_ok=True)
+    except OSError as error:
+        raise TuituneError(f"The note of {_named(run)} cannot be written ({one_line(explain(error))}).") from None
+
+
+def deletion_question(run: Run) -> str:
+    """What is asked before a run is deleted: which files go, those among them that tuitune did not make."""
+    size = 0
+    others: list[str] = []
+    for folder, _, files in os.walk(run.folder):  # which follows no link
+        for file in files:
+            with suppress(OSError):
+                size += os.lstat(os.path.join(folder, file)).st_size
+    with suppress(OSError):
+        others = sorted(path.name for path in run.folder.iterdir() if path.name not in _OURS)
+    also = ", ".join(one_line(name, max_length=40) for name in others[:5]) + (", …" if len(others) > 5 else "")
+    with_them = f" Among them is what tuitune did not make, or what you saved: {also}." if others else ""
+    return (
+        f"Delete {_named(run)} for good? Its record, checkpoints, adapter and the exports in its folder go: "
+        f"{size / 10**6:,.1f} MB in {one_line(run.folder, max_length=200)}.{with_them}"
+    )
+
+
+def delete(run: Run) -> None:
+    """Delete the run's folder with all that is in it; what its links point to stays.
+
+    Raises UnusableInput where the folder is not one that tuitune made for a run, TuituneError where the run is live or
+    the folder cannot be removed.
+    """
+    folder = run.folder
+    ours = all(os.path.lexists(folder / name) for name in (".lock", "environment.json")) and holds_run(folder)
+    if folder.is_symlink() or not ours:
+        raise UnusableInput(
+            f"{one_line(folder, max_length=200)} is not a folder that tuitune made for a run, so it is not deleted: "
+            "remove it yourself."
+        )
+    with _left_alone(run, "deleted"):
+        remove(folder)
+    if os.path.lexists(folder):
+        raise TuituneError(
+            f"{_named(run)} cannot be deleted: {one_line(folder)} and its folder must be yours to write."
+        )
+
+
+@contextmanager
+def _left_alone(run: Run, done: str) -> Iterator[None]:
+    """Refuse a live run, and let no session take this one before the end of the block. Raises TuituneError."""
+    with run.without_session() as free:
+        if not free:
+            raise TuituneError(
+                f"{_named(run)} is in use by {run.holder()}, so it is not {done}: stop it first, with "
+                f"`tuitune stop {one_line(run.name)}`."
+            )
+        yield
+
+
+def _named(run: Run) -> str:
+    return f"Run {one_line(run.name, max_length=80)}"
