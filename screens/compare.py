@@ -20,7 +20,7 @@ from screens.widgets.step_bar import StepBar
 from tuitune.errors import TuituneError
 from tuitune.runs.compare import Difference, differences, why_not_comparable
 from tuitune.runs.folder import Run
-from tuitune.runs.summary import Summary, duration_text, held_out_text, steps_text
+from tuitune.runs.summary import Summary, cost_text, duration_text, held_out_text, steps_text
 from tuitune.text import one_line
 
 MOST_RUNS = len(LETTERS)
@@ -130,7 +130,7 @@ class CompareScreen(WalkScreen):
 
 def _legend(run: Summary, letter: str, style: str) -> Content:
     held_out = held_out_text(run)
-    told = [steps_text(run), f"held-out {held_out}" if held_out else "", duration_text(run)]
+    told = [steps_text(run), f"held-out {held_out}" if held_out else "", duration_text(run), cost_text(run)]
     return Content.assemble(
         (f"{letter} ", f"bold {style}"),
         (f"{one_line(run.name, max_length=18):<19}", "bold"),

@@ -24,6 +24,7 @@ from tuitune.runs.folder import Run
 from tuitune.runs.manage import delete, deletion_question, rename, write_note
 from tuitune.runs.summary import (
     Summary,
+    cost_text,
     data_names,
     duration_text,
     held_out_text,
@@ -34,7 +35,7 @@ from tuitune.runs.summary import (
 )
 from tuitune.text import one_line
 
-_COLUMNS = (" ", "state", "run", "steps", "held-out loss", "duration", "ago", "model", "data", "method", "note")
+_COLUMNS = (" ", "state", "run", "steps", "held-out loss", "duration", "cost", "ago", "model", "data", "method", "note")
 _MARK = "◆"
 _LOOK_AGAIN_SECONDS = 5.0
 
@@ -187,6 +188,7 @@ class HistoryScreen(WalkScreen):
             steps_text(run),
             held_out_text(run),
             duration_text(run),
+            cost_text(run),
             ago(run),
             model_name(run)[:32],
             data_names(run)[:32],

@@ -1,5 +1,6 @@
 """A list of runs tells the truth about each, quickly: what is kept beside a record belongs to it, or is not used."""
 
+import dataclasses
 import json
 import math
 import os
@@ -10,9 +11,9 @@ import pytest
 
 from tests.engine.records import plan, run, slow, steps
 from tuitune.runs import summary
-from tuitune.runs.events import Evaluation, Event, Failed, Finished, Notice, Started, Step
+from tuitune.runs.events import Evaluation, Event, Failed, Finished, Notice, Price, Started, Step
 from tuitune.runs.folder import Run, RunWriter
-from tuitune.runs.summary import held_out_text, summaries, summarize
+from tuitune.runs.summary import cost_text, held_out_text, summaries, summarize
 
 DONE = Finished(status="done", step=3, seconds=141.0, adapter="adapter")
 
@@ -200,3 +201,20 @@ def test_runs_are_found_by_words_in_any_case(tmp_path: Path) -> None:
     told = summarize(trained(tmp_path))
     assert told.matches([]) and told.matches(["PIRATE", "done"]) and told.matches(["qlora", "some/"])
     assert not told.matches(["done", "gsm8k"])
+
+
+def test_a_run_costs_the_time_of_its_attempts_at_their_price(tmp_path: Path) -> None:
+    def at(seconds: float, event: Event) -> Event:
+        return dataclasses.replace(event, at=1e9 + seconds)
+
+    run(
+        tmp_path, "paid", "some/model", 1_000,
+        at(0, Started(run="paid", attempt=1, pid=1)), at(1, Price(per_hour=36.0, currency="€")), at(10, step(1, 1.0)),
+        at(7_000, Started(run="paid", attempt=2, pid=2)),
+        at(7_090, Finished(status="done", step=1, seconds=90, adapter="adapter")),
+    )  # fmt: skip
+    trained(tmp_path)
+    told = {each.name: each for each in summaries(tmp_path)}
+    assert told["paid"].cost == pytest.approx(1.0) and cost_text(told["paid"]) == "€1.00"
+    assert (told["mine"].cost, cost_text(told["mine"])) == (None, "")
+    assert summarize(Run(tmp_path / "paid")) == told["paid"]

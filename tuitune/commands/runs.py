@@ -14,7 +14,16 @@ from rich.cells import cell_len, set_cell_size
 from tuitune.commands.status import DONE
 from tuitune.errors import UnusableInput
 from tuitune.runs.folder import Run
-from tuitune.runs.summary import Summary, data_names, duration_text, held_out_text, model_name, steps_text, summarize
+from tuitune.runs.summary import (
+    Summary,
+    cost_text,
+    data_names,
+    duration_text,
+    held_out_text,
+    model_name,
+    steps_text,
+    summarize,
+)
 from tuitune.text import one_line, safe_text
 
 _GAP = "  "
@@ -60,7 +69,7 @@ def harmless_cell(value: Any) -> Any:
 
 
 def _print_table(runs: Sequence[Summary]) -> None:
-    head = ("run", "state", "model", "data", "method", "steps", "held-out loss", "duration", "changed", "note")
+    head = ("run", "state", "model", "data", "method", "steps", "held-out loss", "duration", "cost", "changed", "note")
     rows = [
         (
             one_line(run.name, max_length=80),
@@ -71,6 +80,7 @@ def _print_table(runs: Sequence[Summary]) -> None:
             steps_text(run),
             held_out_text(run),
             duration_text(run),
+            cost_text(run),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed_at)) if run.changed_at else "",
             one_line(run.note, max_length=80),
         )
@@ -129,6 +139,7 @@ def compare_runs(runs: Sequence[Run], *, as_json: bool) -> int:
         ("held-out loss", *map(held_out_text, shown)),
         ("training loss", *(f"{run.losses[0]:.3f} → {run.losses[-1]:.3f}" if run.losses else "" for run in shown)),
         ("duration", *map(duration_text, shown)),
+        ("cost", *map(cost_text, shown)),
         *((d.field, *(one_line(value, max_length=120) for value in d.values)) for d in found),
     ]
     head = ("", *(one_line(run.name, max_length=80) for run in shown))

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from tuitune.atomic import write_atomic
 from tuitune.errors import TuituneError, explain
+from tuitune.runs.cost import cost, money
 from tuitune.runs.events import Finished, Started, Step, from_json
 from tuitune.runs.folder import Run, all_runs
 from tuitune.runs.history import History
@@ -29,7 +30,7 @@ _NOT_NEEDED = tuple(
     b'{"event": "%s"' % kind for kind in (b"phase", b"reply", b"sample", b"checkpoint", b"notice", b"output")
 )
 """How lines begin that need not be parsed, which are nearly all of a long record."""
-_ENDED = ("done", "stopped", "failed")
+_ENDED = ("done", "stopped", "paused", "failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,9 @@ class Summary:
     """Training losses of up to 21 of its steps in their order, the newest last; only finite ones."""
     seconds: float = 0.0
     """How long its attempts took."""
+    cost: float | None = None
+    """What they cost in `currency`; None where no price is known."""
+    currency: str = ""
     changed_at: float = 0.0
     """When its record was last written, in seconds since the epoch; 0 where there is none."""
 
@@ -77,6 +81,8 @@ class Summary:
             "held_out": self.held_out[-1] if self.held_out else None,
             "loss": self.losses[-1] if self.losses else None,
             "seconds": round(self.seconds, 3),
+            "cost": None if self.cost is None else round(self.cost, 4),
+            "currency": self.currency,
             "changed_at": self.changed_at,
             "note": self.note,
         }
@@ -114,6 +120,10 @@ def held_out_text(run: Summary) -> str:
 
 def duration_text(run: Summary) -> str:
     return duration(run.seconds)[:12] if run.seconds else ""
+
+
+def cost_text(run: Summary) -> str:
+    return "" if run.cost is None else money(run.cost, run.currency)
 
 
 _KEPT = {name: hint for name, hint in field_types(Summary).items() if name not in ("folder", "note", "changed_at")}
@@ -214,7 +224,10 @@ def _read(run: Run) -> dict[str, Any]:
     held_out = [event.loss for event in history.evaluations]
     if len(held_out) > 1 and (before_and_after := history.loss_before_and_after()):
         held_out = list(before_and_after)
+    paid = cost(history)
     fields |= {
+        "cost": paid.so_far if paid and math.isfinite(paid.so_far) else None,
+        "currency": paid.currency if paid else "",
         "status": run.status(history),
         "step": history.step,
         "total_steps": history.total_steps,
