@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from tests.conftest import DEMO
+from tests.engine.training import trained
 from tuitune.atomic import publish
 from tuitune.errors import TuituneError, disk_is_full
 from tuitune.export import NotExported, export
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Notice
-from tuitune.runs.folder import all_runs, create_run
+from tuitune.runs.folder import Run, all_runs, create_run
 from tuitune.session.jobs import Jobs
 from tuitune.session.worker import Job
+from tuitune.train.checkpoints import checkpoints_of, damage, step_of
 
 pytestmark = pytest.mark.fault
 
@@ -143,3 +145,42 @@ def test_an_export_that_cannot_be_named_leaves_the_former_one(tmp_path: Path, mo
         publish(tmp_path / "new", tmp_path / "out" / "merged")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["merged"]
     assert (tmp_path / "out" / "merged" / "weights").read_text() == "former"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_oldest_checkpoint_gives_way_to_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """The third one does not fit at first: once beside two others, twice beside any, which ends the run."""
+    from transformers import Trainer
+
+    save, full = Trainer._save_optimizer_and_scheduler, 0
+
+    def with_little_room(self: Any, output_dir: str) -> None:
+        nonlocal full
+        if self.state.global_step == 6 and full < times:
+            full += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self, output_dir)
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", with_little_room)
+    fields = [
+        "max_steps=6",
+        "save_steps=2",
+        "eval_share=0",
+        "gradient_accumulation_steps=1",
+        "samples.max_new_tokens=2",
+    ]
+    recipe = Recipe.load(DEMO / "demo.yaml", fields)
+    if times == 2:
+        with pytest.raises(OSError, match="No space left"):
+            trained(recipe, tmp_path, "full")
+        run = Run(tmp_path / "full")
+        assert [step_of(checkpoint) for checkpoint in checkpoints_of(run)] == [4]
+    else:
+        run, _ = trained(recipe, tmp_path, "full")
+        assert run.status() == "done"
+        assert [step_of(checkpoint) for checkpoint in checkpoints_of(run)] == [4, 6]
+    told = [event.text for event in run.events() if isinstance(event, Notice)]
+    assert f"The disk of {run.folder} is full: checkpoint-2 was removed for the next one." in told
+    assert all(damage(checkpoint) is None for checkpoint in checkpoints_of(run))

@@ -32,6 +32,7 @@ def _attribute(path: str) -> Any:
         ("torch:ops.aten._flash_attention_forward", "rows laid end to end lose their kernel on torch before 2.12"),
         ("torch:ops.aten._flash_attention_backward", "the same"),
         ("bitsandbytes.functional:dequantize_4bit", "LoftQ cannot tell what 4-bit loses"),
+        ("transformers:Trainer._save_checkpoint", "a full disk ends a run although old checkpoints could give way"),
         ("textual.app:App._driver", "titles and notifications do not reach the terminal"),
     ],
 )

@@ -58,6 +58,7 @@ def recipe_of(work: Path) -> Recipe:
             "lora_dropout=0.1",
             f"max_steps={STEPS}",
             f"save_steps={SAVED}",
+            f"eval_steps={SAVED}",
             "per_device_train_batch_size=2",
             "gradient_accumulation_steps=1",
             "samples.max_new_tokens=2",

@@ -50,6 +50,21 @@ def keep_checkpoint(run: Run, step: int, *, best: int | None = None) -> Path:
     return final
 
 
+def give_way(run: Run, best: int | None) -> Path | None:
+    """Let go of the oldest checkpoint where there is a newer one, and of what is half saved; its path, None for none.
+
+    For a disk that is full: what would be let go of for the next checkpoint goes before it. That of the step `best`
+    stays.
+    """
+    for unfinished in staged_checkpoints(run).glob("*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for checkpoint in checkpoints_of(run)[:-1]:
+        if step_of(checkpoint) != best:
+            remove(checkpoint)
+            return checkpoint
+    return None
+
+
 def keep_adapter(run: Run) -> None:
     """Give the staged adapter a manifest and its name; one that was there before stays until this one is whole."""
     staged = run.folder / _STAGED_ADAPTER

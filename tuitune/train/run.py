@@ -4,9 +4,9 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tuitune import backends
 from tuitune.backends.loaded import LoadedModel
@@ -33,9 +33,6 @@ from tuitune.train.resume import (
     with_tail_of,
 )
 from tuitune.train.trainer import make_trainer
-
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +115,17 @@ def train(
     evaluator = Evaluator(loaded, recipe, prepared, control, emit, attempt, measured)
     callback = RunCallback(run, control, emit, evaluator, attempt, first_step)
     callbacks = [callback, *reporters(recipe, run, emit)]
-    trainer = evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callbacks)
+
+    def make_room() -> bool:
+        freed = checkpoints.give_way(run, evaluator.best.step if evaluator.best else None)
+        if freed is not None:
+            emit(Notice(text=f"The disk of {one_line(run.folder)} is full: {freed.name} was removed for the next one."))
+        return freed is not None
+
+    def new_trainer(recipe: Recipe) -> Any:
+        return make_trainer(loaded, recipe, prepared, run, callbacks, make_room)
+
+    trainer = evaluator.trainer = new_trainer(recipe)
     if recipe.lora.init_adapter is not None:
         begin_with_adapter(loaded, recipe.lora.init_adapter)  # once the trainer has turned the adapter to fp32
     plan = _plan(loaded, prepared, trainer, batches)
@@ -137,7 +144,7 @@ def train(
             )
             phase("training", going_on)
             backend.for_training(loaded)
-            _train_to_the_end(evaluator, loaded, recipe, prepared, run, callbacks, control, emit, checkpoint)
+            _train_to_the_end(evaluator, loaded, recipe, run, new_trainer, control, emit, checkpoint)
             if evaluator.stopped_early:
                 adapter_step = _go_back_to_the_best(evaluator, loaded, run, emit)
             if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
@@ -233,9 +240,8 @@ def _train_to_the_end(
     evaluator: Evaluator,
     loaded: LoadedModel,
     recipe: Recipe,
-    prepared: Prepared,
     run: Run,
-    callbacks: Sequence["TrainerCallback"],
+    new_trainer: Callable[[Recipe], Any],
     control: Control,
     emit: Emit,
     checkpoint: Path | None,
@@ -280,7 +286,7 @@ def _train_to_the_end(
             emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
         evaluator.recipe = recipe
         loaded.backend.for_training(loaded)
-        evaluator.trainer = make_trainer(loaded, recipe, prepared, run, callbacks)
+        evaluator.trainer = new_trainer(recipe)
         for name, parameter in loaded.model.named_parameters():
             if checkpoint is None and name in first:
                 parameter.data.copy_(first[name])

@@ -1,10 +1,11 @@
 """The recipe as TRL's trainer takes it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import Prepared
+from tuitune.errors import disk_is_full
 from tuitune.machine.precision import gpu_has_bf16
 from tuitune.plan.optimizer import optimizer_name
 from tuitune.recipe import Recipe
@@ -18,11 +19,17 @@ if TYPE_CHECKING:
 
 
 def make_trainer(
-    loaded: LoadedModel, recipe: Recipe, prepared: Prepared, run: Run, callbacks: Sequence["TrainerCallback"]
+    loaded: LoadedModel,
+    recipe: Recipe,
+    prepared: Prepared,
+    run: Run,
+    callbacks: Sequence["TrainerCallback"],
+    make_room: Callable[[], bool] = lambda: False,
 ) -> Any:
     """TRL's SFTTrainer for the loaded model, on rows that are tokenised already, with its adapter in fp32.
 
-    `recipe` is what is trained in the end: its rows a pass, passes a step and optimizer.
+    `recipe` is what is trained in the end: its rows a pass, passes a step and optimizer. Where the disk fills up while
+    a checkpoint is saved, `make_room` says whether it could free some, and the checkpoint is saved again.
     """
     import torch
     from transformers import PrinterCallback
@@ -59,6 +66,18 @@ def make_trainer(
             remove_unused_columns=True,
         ),
     )
+    save = trainer._save_checkpoint
+
+    def save_where_there_is_room(*arguments: Any, **options: Any) -> None:
+        while True:
+            try:
+                save(*arguments, **options)
+                return
+            except Exception as error:  # safetensors and torch raise kinds of their own
+                if not disk_is_full(error) or not make_room():
+                    raise
+
+    trainer._save_checkpoint = save_where_there_is_room
     trainer.remove_callback(PrinterCallback)  # the step events tell the same
     # SFTTrainer turns the adapter of a quantised base to bf16, where small updates are rounded away.
     for parameter in loaded.model.parameters():
