@@ -181,6 +181,8 @@ class TrainSection(_Section):
     @field_validator("eval_steps", "early_stopping_patience", mode="before")
     @classmethod
     def _auto_or_count(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().isdecimal():
+            return int(value)
         if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise ValueError("should be auto, or a whole number from 0 on")
         return value

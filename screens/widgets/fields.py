@@ -128,7 +128,8 @@ def choices_of(annotation: Any) -> list[tuple[str, Any]]:
 def is_editable(annotation: Any) -> bool:
     """Whether a line can hold the value; a list of sections cannot."""
     if get_origin(annotation) is list:
-        return not issubclass(get_args(annotation)[0], BaseModel)
+        held = get_args(annotation)[0]
+        return not (isinstance(held, type) and issubclass(held, BaseModel))
     return True
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from tests.conftest import DEMO
@@ -163,3 +164,14 @@ def test_a_failure_of_a_measurement_on_the_way_ends_no_run(tmp_path: Path, monke
 )
 def test_who_sees_rows_often_is_ended_early_by_default(patience: Any, epochs: float, rows: int, expected: int) -> None:
     assert patience_of(TrainSection(early_stopping_patience=patience), rows, epochs) == expected
+
+
+@pytest.mark.parametrize(("written", "read"), [("auto", "auto"), ("20", 20), (0, 0), (5, 5)])
+def test_steps_between_measurements_are_a_word_or_a_number(written: Any, read: Any) -> None:
+    assert TrainSection(eval_steps=written).eval_steps == read
+
+
+@pytest.mark.parametrize("written", ["often", -1, 2.5, True, None])
+def test_other_steps_between_measurements_are_refused(written: Any) -> None:
+    with pytest.raises(ValidationError, match="should be auto, or a whole number from 0 on"):
+        TrainSection(eval_steps=written)
