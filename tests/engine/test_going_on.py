@@ -105,6 +105,12 @@ def test_what_would_make_it_another_run_cannot_be_changed() -> None:
             changed(recipe(), [change])
 
 
+def test_epochs_are_changed_only_where_they_decide() -> None:
+    with pytest.raises(UnusableInput, match=r"ends after train\.max_steps: 12 steps, whatever its epochs"):
+        changed(recipe(), ["num_train_epochs=3"])
+    assert changed(recipe(), ["num_train_epochs=3", "max_steps=-1"]).train.num_train_epochs == 3
+
+
 def test_a_new_run_begins_where_another_one_ended(live: tuple[Run, History], tmp_path: Path) -> None:
     run, _ = live
     beginning = recipe_beginning_with(run, None, None, ["max_steps=1", "learning_rate=1e-9"])

@@ -58,6 +58,11 @@ def changed(recipe: Recipe, changes: list[str]) -> Recipe:
             f"A run that has begun can change train.{', '.join(CHANGEABLE)} alone: for anything else train a new run, "
             "with --from where it should begin with this run's adapter."
         )
+    if new.train.num_train_epochs != recipe.train.num_train_epochs and new.train.max_steps != -1:
+        raise UnusableInput(
+            f"The run ends after train.max_steps: {new.train.max_steps} steps, whatever its epochs: change that, or "
+            "set max_steps=-1 with num_train_epochs."
+        )
     return new
 
 
