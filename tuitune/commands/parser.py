@@ -10,6 +10,27 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tuitune import __version__
+from tuitune.commands.arguments import (
+    APP_OPTIONS,
+    app_options,
+    attach_arguments,
+    change_arguments,
+    chat_arguments,
+    compare_arguments,
+    delete_arguments,
+    export_arguments,
+    inspect_arguments,
+    json_option,
+    live_arguments,
+    note_arguments,
+    recipe_arguments,
+    rename_arguments,
+    resume_arguments,
+    run_arguments,
+    runs_arguments,
+    stop_arguments,
+    then_arguments,
+)
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.paths import expanded, require_home
@@ -77,26 +98,26 @@ class _Parser(argparse.ArgumentParser):
 
 def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
-        "demo": (_app_options, _demo),
-        "run": (_run_arguments, _run),
-        "resume": (_resume_arguments, _resume),
-        "stop": (_stop_arguments, _stop),
-        "pause": (_live_arguments, _pause),
-        "change": (_change_arguments, _change),
-        "checkpoint": (_live_arguments, _checkpoint),
-        "then": (_then_arguments, _then),
-        "inspect": (_inspect_arguments, _inspect),
-        "audit": (_recipe_arguments, _audit),
-        "estimate": (_recipe_arguments, _estimate),
-        "chat": (_chat_arguments, _chat),
-        "export": (_export_arguments, _export),
-        "runs": (_runs_arguments, _runs),
-        "compare": (_compare_arguments, _compare),
-        "rename": (_rename_arguments, _rename),
-        "note": (_note_arguments, _note),
-        "delete": (_delete_arguments, _delete),
-        "attach": (_attach_arguments, _attach),
-        "doctor": (_json_option, _doctor),
+        "demo": (app_options, _demo),
+        "run": (run_arguments, _run),
+        "resume": (resume_arguments, _resume),
+        "stop": (stop_arguments, _stop),
+        "pause": (live_arguments, _pause),
+        "change": (change_arguments, _change),
+        "checkpoint": (live_arguments, _checkpoint),
+        "then": (then_arguments, _then),
+        "inspect": (inspect_arguments, _inspect),
+        "audit": (recipe_arguments, _audit),
+        "estimate": (recipe_arguments, _estimate),
+        "chat": (chat_arguments, _chat),
+        "export": (export_arguments, _export),
+        "runs": (runs_arguments, _runs),
+        "compare": (compare_arguments, _compare),
+        "rename": (rename_arguments, _rename),
+        "note": (note_arguments, _note),
+        "delete": (delete_arguments, _delete),
+        "attach": (attach_arguments, _attach),
+        "doctor": (json_option, _doctor),
     }
     arguments = _command_first(arguments, commands)
     if arguments and arguments[0] in commands:
@@ -106,7 +127,7 @@ def _dispatch(arguments: list[str]) -> int:
         return _do(work, parser.parse_args(arguments[1:]))
     parser = _Parser(prog="tuitune", description=_OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="a recipe to start from (YAML)")
-    _app_options(parser)
+    app_options(parser)
     parser.add_argument("--version", action="version", version=f"tuitune {__version__}")
     return _do(_app, parser.parse_args(arguments))
 
@@ -114,7 +135,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _command_first(arguments: list[str], commands: Container[str]) -> list[str]:
     """The arguments with the command before the options that stand in front of it: `--runs DIR runs` is meant, too."""
     place = 0
-    while place < len(arguments) and arguments[place].partition("=")[0] in _APP_OPTIONS:
+    while place < len(arguments) and arguments[place].partition("=")[0] in APP_OPTIONS:
         place += 2 if arguments[place] in ("--runs", "--gpu") else 1
     if place < len(arguments) and arguments[place] in commands:
         return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
@@ -129,198 +150,6 @@ def _do(work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace
 
         choose_gpu(arguments.gpu)
     return work(arguments)
-
-
-# --- arguments ---------------------------------------------------------------------------------------------------
-
-
-def _runs_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="where runs are kept ($TUITUNE_RUNS, ~/tuitune-runs)")
-
-
-def _gpu_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use (default: the one with most free memory)")
-
-
-_APP_OPTIONS = ("--runs", "--gpu", "--ascii", "--reduced-motion")
-
-
-def _app_options(parser: argparse.ArgumentParser) -> None:
-    _runs_option(parser)
-    _gpu_option(parser)
-    parser.add_argument("--ascii", action="store_true", help="draw the app with ASCII characters only")
-    parser.add_argument("--reduced-motion", action="store_true", help="animate nothing in the app")
-
-
-def _json_option(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--json", action="store_true", help="write only JSON on stdout")
-
-
-def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe (YAML)")
-    _changes_option(parser)
-    _json_option(parser)
-
-
-def _changes_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        required=required,
-        metavar="FIELD=VALUE",
-        dest="changes",
-        help="change a recipe field",
-    )
-
-
-def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE", help="a recipe (YAML)")
-    parser.add_argument("--from", dest="begin", metavar="RUN", help="begin with the adapter of this run")
-    _checkpoint_option(parser)
-    _changes_option(parser)
-    _json_option(parser)
-    parser.add_argument("--name", metavar="N", help="the run's name (default: the data's name and a number)")
-    _detach_option(parser)
-    _ending_options(parser)
-    _gpu_option(parser)
-    _runs_option(parser)
-
-
-def _detach_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--detach", action="store_true", help="leave the run to itself as soon as it has begun")
-
-
-def _ending_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--price", metavar="P", default="", help="what an hour of this machine costs, as in 2.50 or €2")
-    parser.add_argument(
-        "--then",
-        metavar="COMMAND",
-        default="",
-        help="run this, without a shell, when the run is done or has failed; ten seconds to cancel it",
-    )
-
-
-def _then_arguments(parser: argparse.ArgumentParser) -> None:
-    _live_arguments(parser)
-    parser.add_argument("then", nargs="?", default="", metavar="COMMAND", help="the command, as one argument in quotes")
-    parser.add_argument("--cancel", action="store_true", help="run none, also where the ten seconds have begun")
-
-
-def _live_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    _runs_option(parser)
-
-
-def _stop_arguments(parser: argparse.ArgumentParser) -> None:
-    _live_arguments(parser)
-    parser.add_argument("--now", action="store_true", help="give up the step under way; no adapter is saved")
-
-
-def _change_arguments(parser: argparse.ArgumentParser) -> None:
-    _live_arguments(parser)
-    _changes_option(parser, required=True)
-
-
-def _resume_arguments(parser: argparse.ArgumentParser) -> None:
-    _live_arguments(parser)
-    _changes_option(parser)
-    _detach_option(parser)
-    _ending_options(parser)
-    _gpu_option(parser)
-    _json_option(parser)
-
-
-def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    _recipe_arguments(parser)
-    parser.add_argument("--rows", metavar="A:B", type=_row_range, help="show the masks of rows A to B-1, from 0")
-
-
-def _row_range(text: str) -> tuple[int, int]:
-    start, colon, stop = text.partition(":")
-    try:
-        first = int(start or 0)
-        last = int(stop) if colon and stop else first + (1 if not colon else 10)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B, as in 0:2") from None
-    if first < 0 or last < first:
-        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B with 0 <= A <= B")
-    return first, last
-
-
-def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        metavar="WHICH",
-        help="the adapter of this checkpoint: best, last or a step (default: the run's)",
-    )
-
-
-def _chat_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument("--prompt", metavar="TEXT", help="ask this and print one reply")
-    parser.add_argument("--base", action="store_true", help="let the base model answer, without the adapter")
-    _checkpoint_option(parser)
-    _json_option(parser)
-    _gpu_option(parser)
-    _runs_option(parser)
-
-
-def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument(
-        "--to", action="append", required=True, metavar="KIND", dest="kinds", help=_kinds_help(), default=[]
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the run's exports folder)")
-    parser.add_argument("--yes", action="store_true", help="allow a needed download without asking")
-    _checkpoint_option(parser)
-    _json_option(parser)
-    _runs_option(parser)
-
-
-def _kinds_help() -> str:
-    from tuitune.export.kinds import KINDS
-
-    return f"repeatable: {', '.join(kind.name for kind in KINDS)}"
-
-
-def _runs_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="WORD", help="only runs in which all of these words stand")
-    form = parser.add_mutually_exclusive_group()
-    _json_option(form)
-    form.add_argument("--csv", action="store_true", help="write CSV for a spreadsheet on stdout")
-    _runs_option(parser)
-
-
-def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="+", metavar="RUN", help="runs' names or folders, two or more")
-    _json_option(parser)
-    _runs_option(parser)
-
-
-def _rename_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument("name", metavar="NAME", help="its new name")
-    _runs_option(parser)
-
-
-def _note_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="what to keep with it; '' removes it; none prints it")
-    _runs_option(parser)
-
-
-def _delete_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument("--yes", action="store_true", help="delete without asking")
-    _runs_option(parser)
-
-
-def _attach_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "run", nargs="?", metavar="RUN", help="a run's name or folder (default: the one that is live, else the newest)"
-    )
-    _app_options(parser)
 
 
 # --- commands ----------------------------------------------------------------------------------------------------

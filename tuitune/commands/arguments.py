@@ -1,0 +1,195 @@
+"""What each command is given: its arguments and options, one function a command."""
+
+import argparse
+from pathlib import Path
+
+from tuitune.text import one_line
+
+
+def runs_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="where runs are kept ($TUITUNE_RUNS, ~/tuitune-runs)")
+
+
+def gpu_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use (default: the one with most free memory)")
+
+
+APP_OPTIONS = ("--runs", "--gpu", "--ascii", "--reduced-motion")
+
+
+def app_options(parser: argparse.ArgumentParser) -> None:
+    runs_option(parser)
+    gpu_option(parser)
+    parser.add_argument("--ascii", action="store_true", help="draw the app with ASCII characters only")
+    parser.add_argument("--reduced-motion", action="store_true", help="animate nothing in the app")
+
+
+def json_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--json", action="store_true", help="write only JSON on stdout")
+
+
+def recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe (YAML)")
+    changes_option(parser)
+    json_option(parser)
+
+
+def changes_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        required=required,
+        metavar="FIELD=VALUE",
+        dest="changes",
+        help="change a recipe field",
+    )
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE", help="a recipe (YAML)")
+    parser.add_argument("--from", dest="begin", metavar="RUN", help="begin with the adapter of this run")
+    checkpoint_option(parser)
+    changes_option(parser)
+    json_option(parser)
+    parser.add_argument("--name", metavar="N", help="the run's name (default: the data's name and a number)")
+    detach_option(parser)
+    ending_options(parser)
+    gpu_option(parser)
+    runs_option(parser)
+
+
+def detach_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--detach", action="store_true", help="leave the run to itself as soon as it has begun")
+
+
+def ending_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--price", metavar="P", default="", help="what an hour of this machine costs, as in 2.50 or €2")
+    parser.add_argument(
+        "--then",
+        metavar="COMMAND",
+        default="",
+        help="run this, without a shell, when the run is done or has failed; ten seconds to cancel it",
+    )
+
+
+def then_arguments(parser: argparse.ArgumentParser) -> None:
+    live_arguments(parser)
+    parser.add_argument("then", nargs="?", default="", metavar="COMMAND", help="the command, as one argument in quotes")
+    parser.add_argument("--cancel", action="store_true", help="run none, also where the ten seconds have begun")
+
+
+def live_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    runs_option(parser)
+
+
+def stop_arguments(parser: argparse.ArgumentParser) -> None:
+    live_arguments(parser)
+    parser.add_argument("--now", action="store_true", help="give up the step under way; no adapter is saved")
+
+
+def change_arguments(parser: argparse.ArgumentParser) -> None:
+    live_arguments(parser)
+    changes_option(parser, required=True)
+
+
+def resume_arguments(parser: argparse.ArgumentParser) -> None:
+    live_arguments(parser)
+    changes_option(parser)
+    detach_option(parser)
+    ending_options(parser)
+    gpu_option(parser)
+    json_option(parser)
+
+
+def inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    recipe_arguments(parser)
+    parser.add_argument("--rows", metavar="A:B", type=_row_range, help="show the masks of rows A to B-1, from 0")
+
+
+def _row_range(text: str) -> tuple[int, int]:
+    start, colon, stop = text.partition(":")
+    try:
+        first = int(start or 0)
+        last = int(stop) if colon and stop else first + (1 if not colon else 10)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B, as in 0:2") from None
+    if first < 0 or last < first:
+        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B with 0 <= A <= B")
+    return first, last
+
+
+def checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        help="the adapter of this checkpoint: best, last or a step (default: the run's)",
+    )
+
+
+def chat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("--prompt", metavar="TEXT", help="ask this and print one reply")
+    parser.add_argument("--base", action="store_true", help="let the base model answer, without the adapter")
+    checkpoint_option(parser)
+    json_option(parser)
+    gpu_option(parser)
+    runs_option(parser)
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument(
+        "--to", action="append", required=True, metavar="KIND", dest="kinds", help=_kinds_help(), default=[]
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the run's exports folder)")
+    parser.add_argument("--yes", action="store_true", help="allow a needed download without asking")
+    checkpoint_option(parser)
+    json_option(parser)
+    runs_option(parser)
+
+
+def _kinds_help() -> str:
+    from tuitune.export.kinds import KINDS
+
+    return f"repeatable: {', '.join(kind.name for kind in KINDS)}"
+
+
+def runs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only runs in which all of these words stand")
+    form = parser.add_mutually_exclusive_group()
+    json_option(form)
+    form.add_argument("--csv", action="store_true", help="write CSV for a spreadsheet on stdout")
+    runs_option(parser)
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="RUN", help="runs' names or folders, two or more")
+    json_option(parser)
+    runs_option(parser)
+
+
+def rename_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("name", metavar="NAME", help="its new name")
+    runs_option(parser)
+
+
+def note_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="what to keep with it; '' removes it; none prints it")
+    runs_option(parser)
+
+
+def delete_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("--yes", action="store_true", help="delete without asking")
+    runs_option(parser)
+
+
+def attach_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN", help="a run's name or folder (default: the one that is live, else the newest)"
+    )
+    app_options(parser)
