@@ -178,7 +178,7 @@ def whole_walk(place: Place, walk: Walk) -> None:
     # The run under another name, as its owner may give it.
     run = all_runs(place.runs)[0]
     run.folder.rename(place.runs / place.name("renamedrun"))
-    walk.go(ctrl("p"), "Search for commands", "Go to this machine", "Choose the colours")
+    walk.go(ctrl("p"), "Search for commands", "Go to this machine")
     walk.press("home")
     walk.until(lambda text: "Go to this machine" in text and "Choose the colours" not in text, SECONDS)
     walk.go(ENTER, "renamedrun")
