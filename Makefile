@@ -7,7 +7,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRA  := $(shell nvidia-smi -L >/dev/null 2>&1 && echo '[gpu]')
+# A Python that was named may bring a torch of its own, as rented images do.
+SYSTEM := $(if $(filter file,$(origin PYTHON)),,--system)
 
 .PHONY: demo test faults check gpu
 demo: $(VENV)/installed
@@ -31,12 +32,9 @@ check: $(VENV)/installed-dev
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tuitune needs Python 3.11 or newer: make PYTHON=python3.12 …")'
-	@echo "Installing tuitune$(EXTRA) and its libraries into $(VENV); this takes a few minutes once."
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.$(EXTRA)'
+	@$(PYTHON) install.py --venv $(VENV) $(SYSTEM)
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	@$(BIN)/python -m pip install --quiet --constraint $(firstword $(wildcard $(VENV)/constraints.txt) constraints.txt) --group dev
 	@touch $@

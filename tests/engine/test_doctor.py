@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -91,12 +93,58 @@ def test_a_runs_folder_that_cannot_be_written_fails(tmp_path: Path) -> None:
     assert not (tmp_path / "not").exists()
 
 
-def test_a_busy_card_and_an_old_driver_are_warned_about() -> None:
+def test_a_busy_card_is_warned_about() -> None:
     card = Gpu(0, "Tesla T4", "GPU-a", 15 * GIB, 14 * GIB, "525.60.13", (7, 5))
     found, driver = doctor._gpu([card])
-    assert (found.status, driver.status) == ("warn", "warn")
+    assert (found.status, driver.status) == ("warn", "ok")
     assert "fp16 only" in found.text
     assert "nvidia-smi" in (found.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("driver", "status", "says"),
+    [
+        ("470.82.01", "fail", "too old for any torch"),
+        ("525.60.13", "ok", "built for CUDA 12 (cu126"),
+        ("550.54.15", "ok", "built for CUDA 12 (cu126"),
+        ("580.65.06", "ok", "built for CUDA 12 and 13"),
+    ],
+)
+def test_a_driver_is_told_with_what_it_runs(driver: str, status: str, says: str) -> None:
+    found = doctor._driver(Gpu(0, "NVIDIA L4", "GPU-a", 23 * GIB, 0, driver, (8, 9)))
+    assert found.status == status
+    assert says in found.text
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "tag"),
+    [("535.183.01", "13.0", "cu126"), ("580.65.06", None, "cu130"), ("580.1", "12.6", "cu130")],
+)
+def test_a_torch_that_cannot_use_the_card_gets_the_command_that_mends_it(
+    driver: str, cuda: str | None, tag: str
+) -> None:
+    card = Gpu(0, "NVIDIA L4", "GPU-a", 23 * GIB, 0, driver, (8, 9))
+    found = doctor._torch({"torch": "2.13.0", "cuda": cuda, "cuda_available": False}, [card])
+    assert found.status == "fail"
+    words = shlex.split(found.remedy or "")
+    assert words[:4] == [sys.executable, "-m", "pip", "install"]
+    assert words[4:6] == ["--extra-index-url", f"https://download.pytorch.org/whl/{tag}"]
+    assert words[6].startswith("torch==2.") and words[6].endswith(f"+{tag}")
+    assert words[7].startswith("torchvision==0.") and words[7].endswith(f"+{tag}")
+
+
+def test_a_library_of_another_version_gets_the_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"trl": "1.15.0", "peft": version("peft")}
+    monkeypatch.setattr(doctor, "requires", lambda name: ["trl<1.12,>=1.11", "peft>=0.21", 'unsloth; extra == "gpu"'])
+    monkeypatch.setattr(doctor, "version", installed.__getitem__)
+    found = doctor._versions()
+    assert (found.status, found.text) == ("fail", "trl 1.15.0 is not <1.12,>=1.11")
+    assert shlex.split(found.remedy or "") == [sys.executable, "-m", "pip", "install", "trl<1.12,>=1.11"]
+
+
+def test_the_versions_that_the_doctor_names_are_the_tested_ones() -> None:
+    constraints = (Path(__file__).parents[2] / "constraints.txt").read_text()
+    assert all(f"\n{name}=={version}\n" in constraints for name, version in doctor._TESTED.items())
 
 
 def test_a_cpu_build_of_torch_beside_a_card_fails() -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -15,14 +16,15 @@ import psutil
 from packaging.requirements import Requirement
 
 from tuitune.hub.reach import has_token
-from tuitune.machine.hardware import Gpu, disk_free_bytes, gpus
+from tuitune.machine.hardware import Gpu, disk_free_bytes, gpus, installed_versions
+from tuitune.machine.torch_build import Card, fitting_tags, install_command
 from tuitune.text import one_line
 from tuitune.units import gib
 
 Status = Literal["ok", "warn", "fail"]
 GIB = 2**30
-# CUDA 13 builds of torch need this driver or a newer one (NVIDIA, CUDA 13.0 release notes, table 3).
-_OLDEST_DRIVER = 580
+# What is installed where there is no torch at all; the versions that constraints.txt has.
+_TESTED = {"torch": "2.13.0", "torchvision": "0.28.0"}
 
 # Runs in a process of its own: importing torch takes seconds, and a broken build may take the process down.
 _PROBE = """
@@ -95,25 +97,31 @@ def examine(runs_folder: Path | None = None) -> list[Finding]:
 
 def _versions() -> Finding:
     """Installed libraries against what this version of tuitune asks for."""
-    wrong = []
+    wrong: dict[str, Requirement] = {}
     try:
-        wanted = [Requirement(each) for each in requires("tuitune") or []]
+        requirements = [Requirement(line) for line in requires("tuitune") or []]
     except PackageNotFoundError:
         return Finding("Libraries", "warn", "tuitune is not installed as a package", "Install it with pip.")
-    for requirement in wanted:
+    for requirement in requirements:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = version(requirement.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            wrong.append(f"{requirement.name} is missing")
+            wrong[f"{requirement.name} is missing"] = requirement
             continue
-        if not requirement.specifier.contains(found, prereleases=True):
-            wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
+        if not requirement.specifier.contains(installed, prereleases=True):
+            wrong[f"{requirement.name} {installed} is not {requirement.specifier}"] = requirement
     if wrong:
-        return Finding("Libraries", "fail", "; ".join(wrong), "pip install --upgrade --force-reinstall tuitune")
+        return Finding("Libraries", "fail", "; ".join(wrong), _install_command(*wrong.values()))
     names = ("torch", "transformers", "trl", "peft", "datasets")
     return Finding("Libraries", "ok", ", ".join(f"{name} {version(name)}" for name in names))
+
+
+def _install_command(*requirements: Requirement) -> str:
+    """The line for a shell that installs these into the environment that tuitune runs in."""
+    wanted = shlex.join(f"{requirement.name}{requirement.specifier}" for requirement in requirements)
+    return f"{shlex.quote(sys.executable)} -m pip install {wanted}"
 
 
 def _gpu(cards: list[Gpu]) -> list[Finding]:
@@ -138,47 +146,68 @@ def _gpu(cards: list[Gpu]) -> list[Finding]:
                 "Another program holds memory on it: `nvidia-smi` shows which." if busy else None,
             )
         )
-    driver = cards[0].driver
-    old = driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < _OLDEST_DRIVER
-    remedy = (
-        f"torch builds for CUDA 13 need {_OLDEST_DRIVER} or newer: update it, or install a cu12 torch." if old else None
-    )
-    return [*found, Finding("NVIDIA driver", "warn" if old else "ok", driver, remedy)]
+    return [*found, _driver(cards[0])]
+
+
+def _driver(card: Gpu) -> Finding:
+    """Which builds of torch the driver runs; whether the installed one is among them is for `_torch` to say."""
+    tags = fitting_tags(Card(card.driver, card.compute_capability))
+    if tags == ["cpu"]:
+        return Finding(
+            "NVIDIA driver", "fail", f"{card.driver} is too old for any torch of today", "Update the NVIDIA driver."
+        )
+    which = f"runs torch built for CUDA 12 ({', '.join(tags)})" if tags else "runs torch built for CUDA 12 and 13"
+    return Finding("NVIDIA driver", "ok", f"{card.driver} {which}")
 
 
 def _torch(probe: dict[str, Any], cards: list[Gpu]) -> Finding:
     if "torch" not in probe or "error" in probe:
         text = one_line(probe.get("error", "torch did not start"), max_length=200)
-        return Finding("PyTorch", "fail", text, "Install it again: pip install --force-reinstall torch")
+        uninstall = f"{shlex.quote(sys.executable)} -m pip uninstall --yes torch"
+        return Finding("PyTorch", "fail", text, f"{uninstall} && {_torch_command(cards)}")
     if probe.get("device"):
         return Finding("PyTorch", "ok", f"{probe['torch']} computes on {one_line(probe['device'], max_length=80)}")
     if cards:
         why = "is a CPU build" if probe.get("cuda") is None else f"(CUDA {probe['cuda']}) cannot use the GPU"
-        remedy = "Install a CUDA build of torch that fits the driver: https://pytorch.org/get-started/locally"
-        return Finding("PyTorch", "fail", f"{probe['torch']} {why}", remedy)
+        return Finding("PyTorch", "fail", f"{probe['torch']} {why}", _torch_command(cards))
     return Finding("PyTorch", "ok", f"{probe['torch']} computes on the CPU")
+
+
+def _torch_command(cards: list[Gpu]) -> str:
+    """The line for a shell that installs the build of torch that fits this machine."""
+    installed = {**_TESTED, **installed_versions(("torch", "torchvision"))}
+    torch, torchvision = (installed[name].partition("+")[0] for name in ("torch", "torchvision"))
+    card = Card(cards[0].driver, cards[0].compute_capability) if cards else None
+    return install_command(card, torch, torchvision)
 
 
 def _four_bit(probe: dict[str, Any]) -> Finding:
     if "nf4" in probe:
         return Finding("4-bit weights", "ok", f"bitsandbytes {probe['nf4']} quantises to nf4")
     text = one_line(probe.get("nf4_error", "bitsandbytes did not start"), max_length=200)
-    return Finding("4-bit weights", "warn", text, "Set model.load_in_4bit: false, or reinstall bitsandbytes.")
+    command = f"{_install_command(Requirement('bitsandbytes'))} --force-reinstall --no-deps"
+    return Finding("4-bit weights", "warn", text, f"Set model.load_in_4bit: false, or: {command}")
 
 
 def _unsloth(cards: list[Gpu]) -> Finding:
     installed = importlib.util.find_spec("unsloth") is not None
     if not cards:
         text = "not used without an NVIDIA GPU: the transformers backend trains instead"
-        return Finding("Unsloth", "warn" if installed else "ok", text, "pip uninstall unsloth" if installed else None)
+        remedy = f"{shlex.quote(sys.executable)} -m pip uninstall unsloth unsloth_zoo" if installed else None
+        return Finding("Unsloth", "warn" if installed else "ok", text, remedy)
     if not installed:
         text = "not installed: the transformers backend trains instead, several times slower"
-        return Finding("Unsloth", "warn", text, "pip install 'tuitune[gpu]'")
+        return Finding("Unsloth", "warn", text, _unsloth_command())
     probe = _probe(_UNSLOTH_PROBE)
     if "unsloth" in probe:
         return Finding("Unsloth", "ok", one_line(probe["unsloth"], max_length=40))
     text = one_line(probe.get("error", "it did not start"), max_length=200)
-    return Finding("Unsloth", "fail", text, "pip install --force-reinstall 'tuitune[gpu]'")
+    return Finding("Unsloth", "fail", text, f"{_unsloth_command()} --force-reinstall --no-deps")
+
+
+def _unsloth_command() -> str:
+    lines = [Requirement(line) for line in requires("tuitune") or [] if line.startswith("unsloth")]
+    return _install_command(*lines)
 
 
 def _memory() -> Finding:
