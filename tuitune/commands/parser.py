@@ -1,13 +1,12 @@
 """The command line: each command is a few lines over a module of the engine."""
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tuitune import __version__
 from tuitune.commands.arguments import (
@@ -17,6 +16,7 @@ from tuitune.commands.arguments import (
     change_arguments,
     chat_arguments,
     compare_arguments,
+    completion_arguments,
     delete_arguments,
     export_arguments,
     inspect_arguments,
@@ -31,6 +31,8 @@ from tuitune.commands.arguments import (
     stop_arguments,
     then_arguments,
 )
+from tuitune.commands.examples import epilog
+from tuitune.commands.output import print_json, print_table, quiet_stdout
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.paths import expanded, require_home
@@ -58,6 +60,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune rename RUN NAME       also `note RUN TEXT` and `delete RUN`
   tuitune attach [RUN]          back to a live run
   tuitune doctor                is this machine ready?
+  tuitune completion SHELL      completion for bash, zsh or fish
 
 `tuitune COMMAND --help` explains a command. Exit status: 0 done, 1 failed, 2 unusable arguments or recipe,
 75 preempted (SIGTERM or SIGUSR1), 130 interrupted."""
@@ -96,35 +99,54 @@ class _Parser(argparse.ArgumentParser):
         raise UnusableInput(f"{one_line(message, max_length=300)}: `{self.prog} --help` shows the usage.")
 
 
+class _Commands(dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]]):
+    """What each command is given, and what does it."""
+
+    def parser(self, name: str) -> argparse.ArgumentParser:
+        add_arguments, work = self[name]
+        parser = _Parser(
+            prog=f"tuitune {name}",
+            description=work.__doc__,
+            epilog=epilog(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(parser)
+        return parser
+
+
+def _commands() -> _Commands:
+    return _Commands(
+        {
+            "demo": (app_options, _demo),
+            "run": (run_arguments, _run),
+            "resume": (resume_arguments, _resume),
+            "stop": (stop_arguments, _stop),
+            "pause": (live_arguments, _pause),
+            "change": (change_arguments, _change),
+            "checkpoint": (live_arguments, _checkpoint),
+            "then": (then_arguments, _then),
+            "inspect": (inspect_arguments, _inspect),
+            "audit": (recipe_arguments, _audit),
+            "estimate": (recipe_arguments, _estimate),
+            "chat": (chat_arguments, _chat),
+            "export": (export_arguments, _export),
+            "runs": (runs_arguments, _runs),
+            "compare": (compare_arguments, _compare),
+            "rename": (rename_arguments, _rename),
+            "note": (note_arguments, _note),
+            "delete": (delete_arguments, _delete),
+            "attach": (attach_arguments, _attach),
+            "doctor": (json_option, _doctor),
+            "completion": (completion_arguments, _completion),
+        }
+    )
+
+
 def _dispatch(arguments: list[str]) -> int:
-    commands: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
-        "demo": (app_options, _demo),
-        "run": (run_arguments, _run),
-        "resume": (resume_arguments, _resume),
-        "stop": (stop_arguments, _stop),
-        "pause": (live_arguments, _pause),
-        "change": (change_arguments, _change),
-        "checkpoint": (live_arguments, _checkpoint),
-        "then": (then_arguments, _then),
-        "inspect": (inspect_arguments, _inspect),
-        "audit": (recipe_arguments, _audit),
-        "estimate": (recipe_arguments, _estimate),
-        "chat": (chat_arguments, _chat),
-        "export": (export_arguments, _export),
-        "runs": (runs_arguments, _runs),
-        "compare": (compare_arguments, _compare),
-        "rename": (rename_arguments, _rename),
-        "note": (note_arguments, _note),
-        "delete": (delete_arguments, _delete),
-        "attach": (attach_arguments, _attach),
-        "doctor": (json_option, _doctor),
-    }
+    commands = _commands()
     arguments = _command_first(arguments, commands)
     if arguments and arguments[0] in commands:
-        add_arguments, work = commands[arguments[0]]
-        parser = _Parser(prog=f"tuitune {arguments[0]}", description=work.__doc__)
-        add_arguments(parser)
-        return _do(work, parser.parse_args(arguments[1:]))
+        return _do(commands[arguments[0]][1], commands.parser(arguments[0]).parse_args(arguments[1:]))
     parser = _Parser(prog="tuitune", description=_OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="a recipe to start from (YAML)")
     app_options(parser)
@@ -289,18 +311,18 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from tuitune.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe, arguments.changes)
-    with _quiet_stdout():
+    with quiet_stdout():
         from tuitune.data.inspect import inspect_rows, summary
 
     if arguments.rows is None:
-        with _quiet_stdout():
+        with quiet_stdout():
             found = summary(recipe)
-        _print_json(found) if arguments.json else _print_table(found)
+        print_json(found) if arguments.json else print_table(found)
         return DONE
     rows = inspect_rows(recipe, *arguments.rows)
     if arguments.json:
         for row in rows:
-            _print_json(row)
+            print_json(row)
     else:
         from tuitune.commands.show import print_masks
 
@@ -313,11 +335,11 @@ def _audit(arguments: argparse.Namespace) -> int:
     from tuitune.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe, arguments.changes)
-    with _quiet_stdout():
+    with quiet_stdout():
         from tuitune.audit.scan import audit
 
         found = audit(recipe)
-    _print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
+    print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
     return DONE
 
 
@@ -326,11 +348,11 @@ def _estimate(arguments: argparse.Namespace) -> int:
     from tuitune.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe, arguments.changes)
-    with _quiet_stdout():
+    with quiet_stdout():
         from tuitune.plan.estimate import estimate
 
         found = estimate(recipe)
-    _print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
+    print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
     return DONE
 
 
@@ -445,45 +467,25 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from tuitune.commands.show import print_findings
     from tuitune.machine.doctor import examine
 
-    with _quiet_stdout():
+    with quiet_stdout():
         findings = examine()
     if arguments.json:
-        _print_json({"findings": [each.as_dict() for each in findings]})
+        print_json({"findings": [each.as_dict() for each in findings]})
     else:
         print_findings(findings)
     return FAILED if any(each.status == "fail" for each in findings) else DONE
 
 
-# --- output ------------------------------------------------------------------------------------------------------
+def _completion(arguments: argparse.Namespace) -> int:
+    """Print the script with which a shell completes tuitune's commands, options, files and runs."""
+    from tuitune.commands.completion import script
+
+    commands = _commands()
+    print(script(arguments.shell, app_options, [(name, commands.parser(name)) for name in commands]))
+    return DONE
 
 
 def _runs_folder(arguments: argparse.Namespace) -> Path:
     from tuitune.runs.folder import default_runs_folder
 
     return expanded(arguments.runs or default_runs_folder()).resolve()
-
-
-@contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """Send what libraries print, C code included, to stderr, so that stdout carries the answer alone."""
-    from tuitune.machine.environment import prepare_environment
-
-    prepare_environment()
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, ensure_ascii=True), flush=True)
-
-
-def _print_table(data: dict[str, Any]) -> None:
-    for name, value in data.items():
-        print(f"{name.replace('_', ' ')}: {one_line(value, max_length=400)}")

@@ -1,0 +1,36 @@
+"""What commands write on stdout, which carries the answer alone."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tuitune.text import one_line
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Send what libraries print, C code included, to stderr, so that stdout carries the answer alone."""
+    from tuitune.machine.environment import prepare_environment
+
+    prepare_environment()
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, ensure_ascii=True), flush=True)
+
+
+def print_table(data: dict[str, Any]) -> None:
+    for name, value in data.items():
+        print(f"{name.replace('_', ' ')}: {one_line(value, max_length=400)}")
