@@ -1,0 +1,94 @@
+"""Log-probabilities of a batch's labels by the model that is trained, without ever holding all its logits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tuitune.backends.loaded import LoadedModel
+from tuitune.chat.decoder import trained_precision
+from tuitune.masking import IGNORED
+
+_LOGITS_AT_ONCE = 2**28
+"""Elements of the logits that one chunk of tokens may have: 1 GiB in fp32."""
+
+
+def label_logprobs(
+    loaded: LoadedModel, batch: dict[str, Any], *, temperature: float = 1.0, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities (labels,) in fp32 of the batch's labels, rows in order, and if asked their entropies.
+
+    The entropies carry no gradient. `batch` is what a collator of `tuitune.train.batching` gives; logits are divided by
+    `temperature` first.
+    """
+    inputs = {name: tensor.to(loaded.model.device, non_blocking=True) for name, tensor in batch.items()}
+    labels = inputs.pop("labels")
+    with trained_precision(loaded):
+        hidden = hidden_states(loaded, inputs)
+        # The state at a token tells of the next one.
+        places = (labels[:, 1:] != IGNORED).flatten().nonzero()[:, 0]
+        states = hidden[:, :-1].reshape(-1, hidden.shape[-1])[places]
+        targets = labels[:, 1:].reshape(-1)[places]
+        head = Head(loaded)
+        at_once = max(1, _LOGITS_AT_ONCE // head.vocabulary)
+        parts = [
+            checkpoint(_chunk, head, states[at : at + at_once], targets[at : at + at_once], temperature, entropy,
+                       use_reentrant=False)
+            for at in range(0, len(targets), at_once)
+        ]  # fmt: skip
+    logprobs = torch.cat([part[0] for part in parts]) if parts else states.new_zeros(0, dtype=torch.float32)
+    return logprobs, torch.cat([part[1] for part in parts]) if entropy and parts else None
+
+
+def hidden_states(loaded: LoadedModel, inputs: dict[str, Tensor]) -> Tensor:
+    """What the decoder hands to the head, (rows, tokens, width); the head itself computes one token's logits only."""
+    base = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
+    kept: list[Tensor] = []
+
+    def keep(module: Any, arguments: Any, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output.last_hidden_state)
+
+    hook = base.model.register_forward_hook(keep)
+    try:
+        loaded.model(**inputs, use_cache=False, logits_to_keep=1)
+    finally:
+        hook.remove()
+    return kept[-1]
+
+
+class Head:
+    """From hidden states to logits, as the architecture does it after its last layer."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._linear = loaded.model.get_output_embeddings()
+        config = loaded.model.config.get_text_config()
+        self._cap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._scale = float(getattr(config, "logit_scale", None) or 1) / float(
+            getattr(config, "logits_scaling", None) or 1
+        )
+        weight = self._linear.weight
+        self.vocabulary: int = weight.shape[0]
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Logits in fp32."""
+        logits: Tensor = self._linear(states.to(self._linear.weight.dtype)).float()
+        if self._scale != 1:
+            logits = logits * self._scale
+        if self._cap:
+            logits = self._cap * torch.tanh(logits / self._cap)
+        return logits
+
+
+def _chunk(
+    head: Head, states: Tensor, targets: Tensor, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    logits = head(states) / temperature
+    normaliser = torch.logsumexp(logits, dim=-1)
+    logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
+    if not entropy:
+        return logprobs, None
+    with torch.no_grad():
+        probabilities = (logits - normaliser[:, None]).exp()
+        entropies = normaliser - (probabilities * logits).sum(-1)
+    return logprobs, entropies.detach()
