@@ -57,6 +57,36 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return Folders()
 
 
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The folder of the demo's base model."""
+    return DEMO / "demo_model"
+
+
+@pytest.fixture(scope="session")
+def demo_gguf(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's base model as an f16 GGUF, made by llama.cpp's converter."""
+    from tuitune.errors import TuituneError
+    from tuitune.export import gguf, llama_cpp
+
+    folder = tmp_path_factory.mktemp("gguf")
+    try:
+        converter = llama_cpp.obtain(lambda question: True, lambda done, total: None, lambda: False)
+    except TuituneError as error:
+        pytest.skip(str(error))
+    gguf.convert(
+        demo_model,
+        folder / "demo.gguf",
+        "f16",
+        llama_cpp=converter,
+        name="demo",
+        log=folder / "convert.log",
+        progress=lambda done, total: None,
+        cancelled=lambda: False,
+    )
+    return folder / "demo.gguf"
+
+
 @pytest.fixture
 def demo_recipe() -> Recipe:
     """The demo, short: what is learnt in three steps is not the point of most tests."""
