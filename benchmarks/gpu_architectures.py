@@ -66,7 +66,8 @@ def measure(architecture: str, folder: Path, *, in_4bit: bool, backend: str = "u
 
     from tests.architectures import build
     from tuitune import backends
-    from tuitune.chat.reply import Sampling, reply
+    from tuitune.chat.reply import reply
+    from tuitune.chat.sampling import Sampling
     from tuitune.data.prepare import prepare
     from tuitune.recipe import Recipe
     from tuitune.runs.folder import create_run

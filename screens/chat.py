@@ -23,7 +23,8 @@ from screens.widgets.bars import bar
 from screens.widgets.fields import FieldLine
 from screens.widgets.prompt import Prompt
 from tuitune.atomic import write_atomic
-from tuitune.chat.reply import Sampling, loading_text
+from tuitune.chat.reply import loading_text
+from tuitune.chat.sampling import Sampling
 from tuitune.errors import TuituneError
 from tuitune.recipe import field_errors
 from tuitune.runs.folder import Run

@@ -99,13 +99,20 @@ class Masker:
         finally:
             self.max_length = limit
 
-    def prompt_ids(self, messages: Conversation, tools: list[Any] | None = None) -> list[int]:
+    def prompt_ids(self, messages: Conversation, tools: list[Any] | None = None, *, thinks: bool = False) -> list[int]:
         """The ids that stand before a reply to these messages in training: what to generate from after it.
 
         Some templates write more before a reply than their generation prompt does (an empty thinking block, a
-        channel); a model that was trained behind it answers best behind it. Raises UnusableRow.
+        channel); a model that was trained behind it answers best behind it. One whose data `thinks` has learnt to begin
+        behind the generation prompt alone. Raises UnusableRow.
         """
         stand_in: Message = {"role": "assistant", "content": "text"}
+        messages = self.template.standard(messages)
+        if thinks:
+            text = self.template.text(messages, tools, prompt=True)
+            contents = self.template.render([*messages, stand_in], tools).contents[:-1]
+            rendered = Rendered(text, [], [(start, end) for start, end in contents if end <= len(text)])
+            return self._aliases.encode(rendered, [])[0] if self._spelled(rendered) else self._tokenized([text])[0].ids
         train_on, self.train_on = self.train_on, "last"
         try:
             masked = self.whole(Sample([*messages, stand_in], tools))

@@ -14,7 +14,8 @@ from tests.conftest import DEMO
 from tests.engine.exporting import export
 from tuitune import backends
 from tuitune.backends.loaded import LoadedModel
-from tuitune.chat.reply import Sampling, reply
+from tuitune.chat.reply import reply
+from tuitune.chat.sampling import Sampling
 from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import Exported, llama_cpp

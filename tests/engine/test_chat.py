@@ -7,7 +7,8 @@ import pytest
 from tests.conftest import DEMO
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
-from tuitune.chat.reply import Sampling, prompt_ids, reply
+from tuitune.chat.reply import prompt_ids, reply
+from tuitune.chat.sampling import Sampling
 from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe

@@ -95,7 +95,8 @@ def test_the_varlen_kernel_computes_attention(heads: tuple[int, int], window: tu
 def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
     """The demo recipe's data for 60 steps: fitted, loss falls, adapter saved and answering in its style."""
     from tuitune import backends
-    from tuitune.chat.reply import Sampling, reply
+    from tuitune.chat.reply import reply
+    from tuitune.chat.sampling import Sampling
     from tuitune.commands.parser import run_command
     from tuitune.runs.folder import find_run
 

@@ -101,7 +101,23 @@ def require_adapter(folder: str) -> None:
         )
 
 
-def require_all_attached(model: Any, folder: str) -> None:
+def attach_beside(loaded: LoadedModel, folder: str, adapter: str) -> None:
+    """Add the adapter saved in `folder` to a model that has one, under the name `adapter`; it is not active yet.
+
+    Raises TuituneError, UnusableInput; the model is then as it was.
+    """
+    require_adapter(folder)
+    try:
+        with explained(loaded.recipe, "attaching the saved adapter to"):
+            loaded.model.load_adapter(folder, adapter_name=adapter, is_trainable=False)
+            require_all_attached(loaded.model, folder, adapter)
+    except BaseException:
+        if adapter in loaded.model.peft_config:
+            loaded.model.delete_adapter(adapter)
+        raise
+
+
+def require_all_attached(model: Any, folder: str, adapter: str = "default") -> None:
     """Refuse an adapter with weights for layers that the model does not have: peft would leave these out silently.
 
     Raises UnusableInput.
@@ -111,7 +127,7 @@ def require_all_attached(model: Any, folder: str) -> None:
 
     with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
         saved = set(file.keys())
-    lacking = sorted(saved - set(get_peft_model_state_dict(model, save_embedding_layers=False)))
+    lacking = sorted(saved - set(get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)))
     lora = [name for name in lacking if ".lora_" in name]
     if lora:
         raise UnusableInput(

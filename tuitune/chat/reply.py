@@ -6,56 +6,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from tuitune.backends.loaded import LoadedModel
-from tuitune.chat_template.reply_start import prompt_as_trained
+from tuitune.chat.sampling import Sampling
+from tuitune.chat.window import Cut, fitted
 from tuitune.chat_template.turn_end import end_of_turn_id
 from tuitune.conversation import Conversation, UnusableRow
-from tuitune.errors import TuituneError, UnusableInput
-from tuitune.recipe import field_errors
+from tuitune.errors import TuituneError
 from tuitune.text import one_line
-
-
-class Sampling(BaseModel):
-    """How the next token is chosen; the defaults always take the likeliest one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-    temperature: float = Field(0.0, ge=0, le=10)
-    """0 takes the likeliest token; higher values vary more."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Choose among the likeliest tokens that together have this probability."""
-    min_p: float = Field(0.0, ge=0, le=1)
-    """Leave out tokens less likely than this share of the likeliest one."""
-    top_k: int = Field(0, ge=0)
-    """Choose among this many likeliest tokens; 0 sets no limit."""
-    repetition_penalty: float = Field(1.0, gt=0, le=10)
-    """Above 1, tokens that were said before become less likely (Keskar et al. 2019)."""
-    max_new_tokens: int = Field(512, ge=1, le=131_072)
-    """Longest reply in tokens."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """Start of the random choice: the same seed gives the same reply."""
-
-    @classmethod
-    def parse(cls, raw: dict[str, Any]) -> "Sampling":
-        """Raises UnusableInput naming the field."""
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as error:
-            raise UnusableInput(
-                f"The sampling settings cannot be used: {'; '.join(field_errors(error, cls).values())}."
-            ) from None
 
 
 @dataclass(frozen=True)
 class ChatReply:
-    """A reply; `ended` is False where it was stopped or reached `max_new_tokens`."""
+    """A reply; `ended` is False where it was stopped or reached `max_new_tokens`.
+
+    `seconds` are those of reading the prompt and writing the reply, `first_token_s` those until its first token.
+    """
 
     text: str
     tokens: int
     seconds: float
     ended: bool
+    first_token_s: float
+    unseen: int = 0
+    """Messages that the conversation has but the model no longer saw."""
+    passages: int = 0
+    """Passages of documents that it saw."""
 
 
 def reply(
@@ -64,24 +39,45 @@ def reply(
     sampling: Sampling,
     *,
     adapter: bool = True,
+    passages: list[str] | None = None,
     on_text: Callable[[str], None] = lambda text: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> ChatReply:
     """The model's next message; pieces of text go to `on_text` as they come.
 
-    With `adapter` False the base model answers. `cancelled` is asked after each token. Raises TuituneError where the
-    tokenizer's chat template refuses the messages.
+    With `adapter` False the base model answers. `passages` of documents stand before the newest message. What does not
+    fit the model's context is left out by the rule of `tuitune.chat.window`. `cancelled` is asked after each token.
+    Raises TuituneError where the tokenizer's chat template refuses the messages, or the newest alone fills the context.
     """
+    started = time.monotonic()
+    limit = context_tokens(loaded)
+    cut = fitted(messages, passages or [], lambda part: prompt_ids(loaded, part), limit, sampling.max_new_tokens)
+    room = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - len(cut.ids))
+    streamer = _Streamer(loaded.tokenizer, on_text)
+    ends = _end_tokens(loaded)
+    new = generate(loaded, cut, sampling, room, ends, streamer, adapter=adapter, cancelled=cancelled)
+    ended = bool(new) and new[-1] in ends
+    text = loaded.tokenizer.decode(new, skip_special_tokens=True).strip()
+    now = time.monotonic()
+    first = (streamer.first_at or now) - started
+    return ChatReply(text, len(new), now - started, ended, first, cut.unseen, cut.passages)
+
+
+def generate(
+    loaded: LoadedModel,
+    cut: Cut,
+    sampling: Sampling,
+    room: int,
+    ends: set[int],
+    streamer: "_Streamer",
+    *,
+    adapter: bool,
+    cancelled: Callable[[], bool],
+) -> list[int]:
+    """The ids of a reply of at most `room` tokens, which `streamer` gets one by one; ends with one of `ends`."""
     import torch
 
     tokenizer, model = loaded.tokenizer, loaded.model
-    prompt = prompt_ids(loaded, messages)
-    length = len(prompt)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - length)
-    if room < 1:
-        raise TuituneError(f"The prompt fills the model's {limit} tokens: shorten it, or clear the history.")
-    ends = _end_tokens(loaded)
     choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:
         choice = {
@@ -93,23 +89,31 @@ def reply(
         }
         torch.manual_seed(sampling.seed)
     loaded.backend.for_inference(loaded)
+    prompt = torch.tensor([cut.ids], device=model.device)
     off = contextlib.nullcontext() if adapter or not hasattr(model, "disable_adapter") else model.disable_adapter()
-    started = time.monotonic()
     with off, torch.inference_mode():
         output = model.generate(
-            input_ids=torch.tensor([prompt], device=model.device),
-            attention_mask=torch.ones(1, length, dtype=torch.long, device=model.device),
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
             **choice,
             repetition_penalty=sampling.repetition_penalty,
             max_new_tokens=room,
             eos_token_id=sorted(ends),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends),
-            streamer=_Streamer(tokenizer, on_text),
+            streamer=streamer,
             stopping_criteria=[lambda ids, scores, **_: torch.full((len(ids),), cancelled(), device=ids.device)],
         )
-    new = output[0, length:].tolist()
-    text = tokenizer.decode(new, skip_special_tokens=True).strip()
-    return ChatReply(text, len(new), time.monotonic() - started, bool(new) and new[-1] in ends)
+    ids: list[int] = output[0, len(cut.ids) :].tolist()
+    return ids
+
+
+def context_tokens(loaded: LoadedModel) -> int | None:
+    """The tokens of prompt and reply that the model takes; None where nothing limits them."""
+    limits = (
+        getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None),
+        getattr(loaded.model, "max_seq_length", None),  # Unsloth's, which it allocates its buffers for
+    )
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
 
 
 def loading_text(loading: str, done: int | None, total: int | None) -> str:
@@ -129,15 +133,10 @@ def prompt_ids(loaded: LoadedModel, messages: Conversation) -> list[int]:
 
     if loaded.masker is None:
         loaded.masker = Masker(loaded.tokenizer, "last", loaded.recipe.data.max_length)
-    template = loaded.masker.template
     try:
-        if not loaded.thinks:
-            before: list[int] = loaded.masker.prompt_ids(template.standard(messages))
-            return before
-        text = prompt_as_trained(template, messages, thinks=True)
+        ids: list[int] = loaded.masker.prompt_ids(messages, thinks=loaded.thinks)
     except UnusableRow as error:
         raise TuituneError(f"The model cannot answer this conversation, because {error}.") from error
-    ids: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 
@@ -156,22 +155,33 @@ class _Streamer:
         self._tokenizer = tokenizer
         self._on_text = on_text
         self._tokens: list[int] = []
-        self._shown = 0
+        self._start = self._shown = 0
         self._prompt_seen = False
+        self.first_at: float | None = None
+        """When the first token was there, by the monotonic clock."""
 
     def put(self, value: Any) -> None:
         if not self._prompt_seen:  # the first call carries the prompt
             self._prompt_seen = True
             return
+        self.first_at = self.first_at or time.monotonic()
         self._tokens.extend(value.reshape(-1).tolist())
-        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
-        if not text.endswith("�"):
-            self._pass_on(text)
+        self._pass_on(whole=True)
 
     def end(self) -> None:
-        self._pass_on(self._tokenizer.decode(self._tokens, skip_special_tokens=True))
+        self._pass_on(whole=False)
 
-    def _pass_on(self, text: str) -> None:
-        if len(text) > self._shown:
-            self._on_text(text[self._shown :])
-            self._shown = len(text)
+    def _pass_on(self, *, whole: bool) -> None:
+        """Pass on what the new tokens add; only the tokens since the last but one piece are decoded again."""
+        before, text = (
+            self._decoded(self._tokens[self._start : self._shown]),
+            self._decoded(self._tokens[self._start :]),
+        )
+        if (whole and text.endswith("�")) or len(text) <= len(before):
+            return
+        self._on_text(text[len(before) :])
+        self._start, self._shown = self._shown, len(self._tokens)
+
+    def _decoded(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text

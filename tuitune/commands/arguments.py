@@ -133,6 +133,27 @@ def chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="ask this and print one reply")
     parser.add_argument("--base", action="store_true", help="let the base model answer, without the adapter")
     checkpoint_option(parser)
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="WHO",
+        help="compare with: base, checkpoint:WHICH, another RUN or RUN:WHICH; with ,no-docs behind it without the "
+        "documents; repeatable",
+    )
+    parser.add_argument(
+        "--docs",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="look things up in a file or folder (text, Markdown, HTML, PDF, source); repeatable",
+    )
+    parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told before the conversation")
+    parser.add_argument("--preset", metavar="NAME", help=f"how tokens are chosen: {_preset_names()}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes", help="one field of the sampling"
+    )
     json_option(parser)
     gpu_option(parser)
     runs_option(parser)
@@ -148,6 +169,12 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoint_option(parser)
     json_option(parser)
     runs_option(parser)
+
+
+def _preset_names() -> str:
+    from tuitune.chat.sampling import PRESETS
+
+    return ", ".join(PRESETS)
 
 
 def _kinds_help() -> str:

@@ -358,15 +358,24 @@ def _estimate(arguments: argparse.Namespace) -> int:
 
 def _chat(arguments: argparse.Namespace) -> int:
     """Talk to a run's adapter: one reply with --prompt, else a conversation."""
+    from tuitune.chat.conversation import Side
+    from tuitune.chat.sampling import preset, with_fields
+    from tuitune.chat.sides import side_of
     from tuitune.commands.chat import chat
     from tuitune.runs.folder import find_run
 
-    run = find_run(arguments.run, _runs_folder(arguments))
+    runs_folder = _runs_folder(arguments)
+    run = find_run(arguments.run, runs_folder)
+    first = Side(run.folder, not arguments.base, arguments.checkpoint)
+    others = [side_of(who, run.folder, runs_folder) for who in arguments.against]
     return chat(
         run,
+        list(dict.fromkeys([first, *others])),
         prompt=arguments.prompt,
-        adapter=not arguments.base,
-        checkpoint=arguments.checkpoint,
+        system=arguments.system,
+        sampling=with_fields(preset(arguments.preset) if arguments.preset else {}, arguments.changes),
+        docs=[expanded(path).absolute() for path in arguments.docs],
+        runs_folder=runs_folder,
         as_json=arguments.json,
     )
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import os
 import sys
@@ -11,9 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuitune import backends
 from tuitune.atomic import write_atomic
-from tuitune.backends.loaded import LoadedModel
 from tuitune.conversation import Conversation
 from tuitune.data import cache
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
@@ -28,14 +25,16 @@ from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
 from tuitune.runs.summary import summarize
 from tuitune.session import messages
 from tuitune.session.messages import Request
+from tuitune.session.models import Models
 from tuitune.session.output import printed
 from tuitune.session.sweep import sweep
 from tuitune.session.worker import Job, Result
 from tuitune.settings import Settings, settings_file
 from tuitune.text import one_line
-from tuitune.train.checkpoints import adapter_of, require_whole_adapter
+from tuitune.train.checkpoints import adapter_of
 
 if TYPE_CHECKING:
+    from tuitune.documents.library import Library
     from tuitune.export import Exported
 
 log = logging.getLogger("tuitune.session")
@@ -52,7 +51,8 @@ class Jobs:
         self._recipe: Recipe | None = None
         self._resolved: Recipe | None = None
         self._writing = threading.Lock()
-        self._loaded: tuple[Run, str | None, LoadedModel] | None = None
+        self._models = Models()
+        self._libraries: dict[tuple[str, ...], Library] = {}
 
     @property
     def is_training(self) -> bool:
@@ -72,6 +72,8 @@ class Jobs:
             messages.Train: self.train,
             messages.Resume: self.resume,
             messages.Chat: self.chat,
+            messages.Attach: self.attach,
+            messages.Retrieve: self.retrieve,
             messages.Export: self.export,
             messages.Preflight: self.preflight,
         }
@@ -153,7 +155,7 @@ class Jobs:
         per_hour = price_of(price)
         check(recipe)
         resolved = pinned(recipe)
-        self._free()
+        self._models.free()
         runs_folder = Path(runs) if runs else default_runs_folder()
         sweep(runs_folder)
         writer = create_run(recipe, runs_folder, name, machine().as_dict(), resolved)
@@ -169,7 +171,7 @@ class Jobs:
         resolved = changed(run.resolved(), list(changes))
         require_unfinished(run, resolved)
         check(resolved)
-        self._free()
+        self._models.free()
         writer = RunWriter(run)
         if changes:
             run.keep_resolved(resolved)
@@ -228,9 +230,9 @@ class Jobs:
             _log_to(self._socket_path.with_suffix(".log"))  # what comes later is no matter of this run
         if job.control.pause.is_set():
             loaded = None
-            self._free()
+            self._models.free()
         if loaded is not None and run.adapter.is_dir():  # else it may be half trained
-            self._loaded = (run, None, loaded)
+            self._models.keep(run, loaded)
         return {"status": run.status()}
 
     def _tell_changed_libraries(self, run: Run) -> None:
@@ -255,23 +257,51 @@ class Jobs:
         adapter: bool = True,
         sampling: dict[str, Any] | None = None,
         checkpoint: str | None = None,
+        passages: list[str] | None = None,
+        beside: bool = False,
     ) -> Result:
         """The next message. Parts are `text` as it comes; before, `loading` with `done` of `total`, and `notice`."""
-        from tuitune.chat.reply import Sampling, reply
+        from tuitune.chat.reply import reply
+        from tuitune.chat.sampling import Sampling
 
         settings = Sampling.parse(sampling or {})
-        loaded = self._model_of(run, job, checkpoint)
+        loaded = self._models.of(
+            run,
+            checkpoint,
+            beside=beside,
+            notice=lambda text: job.part(notice=text),
+            progress=lambda text, done, total: job.part(loading=text, done=done, total=total),
+        )
         job.check()
         answer = reply(
             loaded,
             messages,
             settings,
             adapter=adapter,
+            passages=passages,
             on_text=lambda text: job.part(text=text),
             cancelled=job.cancelled.is_set,
         )
         job.check()
-        return {"reply": answer.text, "tokens": answer.tokens, "seconds": answer.seconds, "ended": answer.ended}
+        result = dataclasses.asdict(answer)
+        return {"reply": result.pop("text"), **result}
+
+    def attach(self, job: Job, paths: list[str]) -> Result:
+        """What the documents at these paths are, once they are indexed."""
+        return self._library(job, paths).summary()
+
+    def retrieve(self, job: Job, paths: list[str], question: str, limit: int = 5) -> Result:
+        """The passages that answer a question best."""
+        return {"passages": [dataclasses.asdict(each) for each in self._library(job, paths).search(question, limit)]}
+
+    def _library(self, job: Job, paths: list[str]) -> "Library":
+        """The documents at these paths as they are now, indexed."""
+        from tuitune.documents.library import Library
+
+        library = self._libraries.setdefault(tuple(paths), Library([Path(path) for path in paths]))
+        library.refresh(lambda text, done, total: job.part(indexing=text, done=done, total=total), job.cancelled.is_set)
+        job.check()
+        return library
 
     def export(
         self,
@@ -358,36 +388,6 @@ class Jobs:
             if writer is not None:
                 writer.close()
                 summarize(writer.run)  # which lists then need not read its record for
-
-    # --- the model in memory -----------------------------------------------------------------------------------
-
-    def _model_of(self, run: Run, job: Job, checkpoint: str | None) -> LoadedModel:
-        if self._loaded is not None and self._loaded[:2] == (run, checkpoint):
-            return self._loaded[2]
-        if run.status() == "live":
-            raise TuituneError(f"Run {one_line(run.name)} is still training: chat with it once it has finished.")
-        chosen = adapter_of(run, checkpoint)
-        require_whole_adapter(chosen)
-        self._free()
-
-        def tell(text: str, done: int | None = None, total: int | None = None) -> None:
-            job.part(loading=text, done=done, total=total)
-
-        tell("Loading the model")
-        loaded = backends.load(run.resolved(), lambda text: job.part(notice=text), tell)
-        tell("Adding the adapter")
-        loaded.backend.attach_saved(loaded, str(chosen.adapter))
-        loaded.thinks = run.thinks()
-        self._loaded = (run, checkpoint, loaded)
-        return loaded
-
-    def _free(self) -> None:
-        """Let go of the model in memory, on the card too."""
-        self._loaded = None
-        gc.collect()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _told(changes: tuple[str, ...]) -> str:

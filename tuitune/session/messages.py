@@ -12,7 +12,7 @@ from tuitune.errors import UnusableInput
 from tuitune.text import one_line
 from tuitune.typed import checked, field_types
 
-VERSION = 3
+VERSION = 4
 """Of these messages: each side tells it first, and does not go on with a side of another version."""
 
 ReplyT = TypeVar("ReplyT")
@@ -319,22 +319,31 @@ class Resume(Request[Trained]):
 
 
 class Answer(TypedDict):
-    """`ended` is False where `max_new_tokens` cut the reply."""
+    """`ended` is False where `max_new_tokens` cut the reply; the rest is as in `tuitune.chat.reply.ChatReply`.
+
+    `seconds` and `first_token_s` begin with the reading of the prompt; `unseen` messages and all but the first
+    `passages` did not fit the model's context.
+    """
 
     reply: str
     tokens: int
     seconds: float
     ended: bool
+    first_token_s: float
+    unseen: int
+    passages: int
 
 
 @dataclass(frozen=True, slots=True)
 class Chat(Request[Answer]):
     """The next message of a conversation with a run's adapter, or its base model.
 
-    `checkpoint` (`best`, `last` or a step) means the adapter of that one.
+    `checkpoint` (`best`, `last` or a step) means the adapter of that one. `passages` of documents stand before the
+    newest message. `beside` has the models in memory stay, as for the sides of a comparison: one that does not fit is
+    refused.
 
     Parts are `text` as it comes; before it `loading` with `done` of `total`, and `notice`. `sampling` are fields of
-    `tuitune.chat.reply.Sampling`.
+    `tuitune.chat.sampling.Sampling`.
     """
 
     command: ClassVar[str] = "chat"
@@ -343,6 +352,45 @@ class Chat(Request[Answer]):
     adapter: bool = True
     sampling: dict[str, Any] | None = None
     checkpoint: str | None = None
+    passages: list[str] = field(default_factory=list)
+    beside: bool = False
+
+
+class Attached(TypedDict):
+    """Documents as they are indexed: `left_out` files with their `reason`; `embeddings` names their model, if any.
+
+    `notice` is a sentence for the user where they are searched by their words alone.
+    """
+
+    files: int
+    passages: int
+    left_out: list[dict[str, str]]
+    embeddings: str
+    notice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Request[Attached]):
+    """Read and index documents: files and folders. Parts tell the progress: `indexing`, `done` of `total`."""
+
+    command: ClassVar[str] = "attach"
+    paths: list[str]
+
+
+class Retrieved(TypedDict):
+    """`passages`: fields of `tuitune.documents.passage.Passage`, the best first."""
+
+    passages: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieve(Request[Retrieved]):
+    """The passages of documents that answer a question best; what has changed since is read again, as in Attach."""
+
+    command: ClassVar[str] = "retrieve"
+    paths: list[str]
+    question: str
+    limit: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +428,7 @@ REQUESTS: dict[str, type[Request[Any]]] = {
     for each in (
         *(Status, Stop, Pause, Change, Save, SetPrice, SetThen, Cancel, Follow),
         *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, Estimate),
-        *(Train, Resume, Chat, Export, Preflight),
+        *(Train, Resume, Chat, Attach, Retrieve, Export, Preflight),
     )
 }
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tuitune.backends.loaded import LoadedModel
-from tuitune.chat.reply import Sampling, reply
+from tuitune.chat.reply import reply
+from tuitune.chat.sampling import Sampling
 from tuitune.data.prepare import Prepared
 from tuitune.errors import TuituneError, explain
 from tuitune.recipe import Recipe, TrainSection

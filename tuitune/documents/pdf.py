@@ -1,0 +1,105 @@
+"""PDF through pdfium, in a process of its own: what a hostile file does to the parser ends that process alone.
+
+Run as `python -m tuitune.documents.pdf`: reads a path a line, writes for each a line of JSON with `pages` or `reason`.
+"""
+
+import contextlib
+import json
+import resource
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tuitune.documents.block import Block, Unreadable
+
+MAX_PAGES = 20_000
+MAX_PAGE_CHARACTERS = 100_000
+_SECONDS = 120.0
+_MEMORY_BYTES = 4 * 2**30
+
+
+class PdfReader:
+    """Reads PDFs in a child process, which is started with the first one and replaced where one ends it."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def blocks_of(self, path: Path) -> list[Block]:
+        """A block for each page with text. Raises Unreadable."""
+        if "\n" in str(path):
+            raise Unreadable("its name has a line break")
+        child = self._child = self._child or _started()
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            child.stdin.write(f"{path.absolute()}\n".encode(errors="surrogateescape"))
+            child.stdin.flush()
+            ready, _, _ = select.select([child.stdout], [], [], _SECONDS)
+            answer = child.stdout.readline() if ready else b""
+        except OSError:
+            answer = b""
+        if not answer.endswith(b"\n"):
+            self.close()
+            raise Unreadable("the PDF reader did not get through it")
+        found = json.loads(answer)
+        if "reason" in found:
+            raise Unreadable(found["reason"])
+        return [
+            Block(text, 0, 0, (), number)
+            for number, page in enumerate(found["pages"], 1)
+            if (text := "\n".join(line.strip() for line in page.splitlines() if line.strip()))
+        ]
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+
+def _started() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "tuitune.documents.pdf"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _pages(path: str) -> list[str]:
+    """The text of each page. Raises whatever pdfium does."""
+    import pypdfium2
+
+    with contextlib.closing(pypdfium2.PdfDocument(path)) as document:
+        pages = []
+        for number in range(min(len(document), MAX_PAGES)):
+            page = document[number]
+            pages.append(page.get_textpage().get_text_range()[:MAX_PAGE_CHARACTERS])
+            page.close()
+        return pages
+
+
+def main() -> None:
+    """Answer each path that is asked for, until nobody asks."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    for line in sys.stdin.buffer:
+        try:
+            pages = _pages(line.rstrip(b"\n").decode(errors="surrogateescape"))
+            if not any(page.strip() for page in pages):
+                raise ValueError("no text")
+            answer: dict[str, Any] = {"pages": pages}
+        except ImportError:
+            answer = {"reason": "pypdfium2 is not installed (`pip install 'tuitune[documents]'`)"}
+        except Exception as error:
+            words = str(error).lower()
+            locked, empty = "password" in words, "no text" in words
+            reason = "it needs a password" if locked else "it holds no text, only pictures" if empty else "it is no PDF"
+            answer = {"reason": reason}
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
