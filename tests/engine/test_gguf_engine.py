@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tuitune.chat.gguf_engine import open_gguf
-from tuitune.chat.reply import Sampling
+from tuitune.chat.sampling import Sampling
 from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
 

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuitune.chat.reply import ChatReply, Sampling
+from tuitune.chat.reply import ChatReply
+from tuitune.chat.sampling import Sampling
+from tuitune.chat.window import fitted
 from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.text import one_line
@@ -144,12 +146,31 @@ class GgufModel:
         messages: Conversation,
         sampling: Sampling,
         *,
+        passages: list[str] | None = None,
         on_text: Callable[[str], None] = lambda text: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> ChatReply:
         """The model's next message, as `tuitune.chat.reply.reply` gives it. Raises TuituneError."""
-        completion = self.complete(self.prompt_ids(messages), sampling, on_text=on_text, cancelled=cancelled)
-        return ChatReply(completion.text.strip(), len(completion.ids), completion.seconds, completion.ended)
+        started = time.monotonic()
+        cut = fitted(messages, passages or [], self.prompt_ids, self._context, sampling.max_new_tokens)
+        first_at: list[float] = []
+
+        def pass_on(text: str) -> None:
+            first_at.append(time.monotonic())
+            on_text(text)
+
+        completion = self.complete(cut.ids, sampling, on_text=pass_on, cancelled=cancelled)
+        now = time.monotonic()
+        first = (first_at[0] if first_at else now) - started
+        return ChatReply(
+            completion.text.strip(),
+            len(completion.ids),
+            now - started,
+            completion.ended,
+            first,
+            cut.unseen,
+            cut.passages,
+        )
 
     def complete(
         self,

@@ -26,7 +26,7 @@ class ChatReply:
     tokens: int
     seconds: float
     ended: bool
-    first_token_s: float
+    first_token_s: float = 0.0
     unseen: int = 0
     """Messages that the conversation has but the model no longer saw."""
     passages: int = 0
