@@ -1,0 +1,143 @@
+"""Runs code that a model wrote where it can reach nothing: no network, no file to write, no other process, little time.
+
+Started as a script of its own, with Python's standard library alone. A seccomp filter (Linux) refuses the system calls
+by which code reaches out of its process, and cannot be taken off again. What it prints goes nowhere. On standard output
+stand `locked `, and a `.` for each test that passed or an `x`.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import resource
+import struct
+import sys
+from typing import Any
+
+_REFUSED = {  # name: numbers on x86-64 and on arm64, where it exists
+    # files: what makes, changes or removes one; opening to write is told by its flags
+    "creat": (85, None), "truncate": (76, 45), "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276),
+    "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None), "unlink": (87, None), "unlinkat": (263, 35),
+    "link": (86, None), "linkat": (265, 37), "symlink": (88, None), "symlinkat": (266, 36), "mknod": (133, None),
+    "mknodat": (259, 33), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
+    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None),
+    "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5),
+    "lsetxattr": (189, 6), "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16), "openat2": (437, 437), "open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264), "quotactl": (179, 60),
+    # networks
+    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
+    "accept": (43, 202), "accept4": (288, 242), "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269),
+    # other processes
+    "execve": (59, 221), "execveat": (322, 281), "fork": (57, None), "vfork": (58, None), "clone3": (435, 435),
+    "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
+    "pidfd_getfd": (438, 438), "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "prlimit64": (302, 261), "setpriority": (141, 140), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190),
+    "mq_open": (240, 180),
+    # the kernel
+    "io_uring_setup": (425, 425), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
+    "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "mount": (165, 40), "umount2": (166, 39),
+    "pivot_root": (155, 41), "chroot": (161, 51), "unshare": (272, 97), "setns": (308, 268), "open_tree": (428, 428),
+    "move_mount": (429, 429), "fsopen": (430, 430), "fsmount": (432, 432), "mount_setattr": (442, 442),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
+    "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
+}  # fmt: skip
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E, 2, 257, 56), "aarch64": (1, 0xC00000B7, None, 56, 220)}
+"""Column in the table, the kernel's name of it, and the numbers of open, openat and clone."""
+_LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | 13  # EACCES
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_CLONE_THREAD = 0x10000
+_X32 = 0x40000000
+
+
+def filter_program(machine: str) -> bytes:
+    """The seccomp filter for `machine` (platform.machine()). Raises KeyError for one that is not known."""
+    column, audit, open_, openat, clone = _ARCHITECTURES[machine]
+    program: list[tuple[int, int, int, int]] = [
+        (_LOAD, 0, 0, 4),  # the architecture of the call
+        (_EQUAL, 1, 0, audit),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, 0),  # its number
+    ]
+    if machine == "x86_64":
+        program += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _KILL)]
+    for number in (numbers[column] for numbers in _REFUSED.values()):
+        if number is not None:
+            program += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _REFUSE)]
+    for call, argument in ((open_, 1), (openat, 2)):
+        if call is not None:  # the flags that open to write
+            flags = 16 + 8 * argument
+            program += [
+                (_EQUAL, 0, 4, call),
+                (_LOAD, 0, 0, flags),
+                (_BITS, 0, 1, _WRITING),
+                (_RETURN, 0, 0, _REFUSE),
+                (_RETURN, 0, 0, _ALLOW),
+            ]
+    program += [  # a new thread, but no new process
+        (_EQUAL, 0, 4, clone),
+        (_LOAD, 0, 0, 16),
+        (_BITS, 1, 0, _CLONE_THREAD),
+        (_RETURN, 0, 0, _REFUSE),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+
+
+def lock_in() -> None:
+    """Take from this process, for good, what reaches out of it. Raises OSError or KeyError where that cannot be."""
+    program = filter_program(platform.machine())
+    libc = ctypes.CDLL(None, use_errno=True)
+    held = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(held))
+    if libc.prctl(38, 1, 0, 0, 0) != 0:  # PR_SET_NO_NEW_PRIVS
+        raise OSError(ctypes.get_errno(), "no_new_privs")
+    if libc.prctl(22, 2, ctypes.c_char_p(header), 0, 0) != 0:  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def _limit(seconds: float, memory_mb: int) -> None:
+    for what, most in (
+        (resource.RLIMIT_CPU, int(seconds) + 1),
+        (resource.RLIMIT_AS, memory_mb * 2**20),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 64),
+    ):
+        resource.setrlimit(what, (most, most))
+
+
+def main() -> None:
+    """Read the work from standard input, lock in, run it, and leave without anything the code may have prepared."""
+    work: dict[str, Any] = json.loads(sys.stdin.buffer.read())
+    out = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    _limit(work["seconds"], work["memory_mb"])
+    lock_in()
+    # The code can write to this pipe too, and claim to have passed: that costs no more than a wrong reward.
+    write, leave = os.write, os._exit
+    write(out, b"locked ")
+    import signal
+
+    signal.setitimer(signal.ITIMER_REAL, work["seconds"])  # SIGALRM ends the process
+    names: dict[str, Any] = {"__name__": "__main__"}
+    try:
+        exec(compile(work["code"], "<reply>", "exec"), names)  # noqa: S102  # it is what this process is for
+    except BaseException:
+        leave(0)
+    for test in work["tests"]:
+        try:
+            exec(compile(test, "<test>", "exec"), names)  # noqa: S102
+        except BaseException:
+            write(out, b"x")
+        else:
+            write(out, b".")
+    leave(0)
+
+
+if __name__ == "__main__":
+    main()
