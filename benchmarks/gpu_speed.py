@@ -1,11 +1,13 @@
 """Speed on a GPU: tuitune against the plain Unsloth notebook, on the same model, data and machine, in one session.
 
-    python -m benchmarks.gpu_speed SHAPE [--folder DIR] [--baseline FILE] [--steps 20] [--only NAME …]
+    python -m benchmarks.gpu_speed SHAPE [--folder DIR] [--baseline FILE] [--steps 20] [--small-steps 300]
+        [--only NAME …]
 
 SHAPE is one of benchmarks.shapes; model and chats are made in --folder. FILE is the notebook as a script, by default
 benchmarks/notebook.py, that prints one JSON line with `peer` first and tokens_per_second in it. tuitune runs as a user
-runs it, `tuitune run --json`, with session, events and sampling. Tokens are non-padding ones, over the last two thirds
-of the steps. Writes benchmarks/results/gpu_speed_SHAPE.json.
+runs it, `tuitune run --json`, with session, events, sampling, evaluations and replies. Tokens are non-padding ones,
+over the last two thirds of the steps. Ways of small steps take more of them, as capturing pays in a long run only.
+Writes benchmarks/results/gpu_speed_SHAPE.json.
 """
 
 import argparse
@@ -26,6 +28,7 @@ NOTEBOOK = ["fit=false", "padding_free=false", "gradient_checkpointing=true", "o
 WAYS: dict[str, list[str]] = {
     "as the notebook: 4-bit, 2×4": NOTEBOOK,
     "own choice, 4-bit, 8 rows a step": [],
+    "own choice without CUDA graphs, 4-bit, 8 rows a step": ["cuda_graphs=false"],
     "own choice, 4-bit, 64 rows a step": ["per_device_train_batch_size=64", "gradient_accumulation_steps=1"],
     "own choice, 16-bit, 64 rows a step": [
         "per_device_train_batch_size=64",
@@ -90,6 +93,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tuitune-speed")
     parser.add_argument("--baseline", type=Path, default=Path(__file__).parent / "notebook.py")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--small-steps", type=int, default=300)
     parser.add_argument("--dollars-per-hour", type=float, default=3.5)
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
@@ -125,7 +129,8 @@ def main() -> None:
     for number, (way, changes) in enumerate(WAYS.items()):
         if not arguments.only or str(number) in arguments.only:
             with tempfile.TemporaryDirectory(dir=folder) as place:
-                note(way, tuitune(model, chats, arguments.steps, changes, Path(place)))
+                steps = arguments.small_steps if "8 rows" in way else arguments.steps
+                note(way, tuitune(model, chats, steps, changes, Path(place)))
 
 
 if __name__ == "__main__":

@@ -175,6 +175,8 @@ class TrainSection(_Section):
     """Lay the rows of a batch end to end instead of padding them; empty does so where attention can."""
     compile: bool | Literal["auto"] = "auto"
     """Compile the model's own parts with torch: minutes before the first step, for steps that are somewhat faster."""
+    cuda_graphs: bool | Literal["auto"] = "auto"
+    """Capture small passes as CUDA graphs and replay them: `auto` where `fit` finds it faster within this run."""
     fit: bool = True
     """On a GPU, time a few ways to run the same steps before the first one, and take the fastest that fits."""
 

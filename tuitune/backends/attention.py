@@ -65,6 +65,25 @@ def lay_end_to_end(model: Any) -> bool:
     return True
 
 
+def tell_row_ends(lengths: Any, ends: Any, longest: int, tokens: int) -> None:
+    """Tell Unsloth's attention beforehand what it would read back from the GPU in the pass with these row lengths.
+
+    `lengths` (rows,) and `ends` (rows + 1,), cumulative and from 0, are int32 on the GPU, and the pass must be given
+    this very `lengths` as its `packed_seq_lengths`. They may change between replays of a captured pass of so many
+    `tokens`, as long as no row has more than `longest`; rows of no token may stand at the end.
+    """
+    from unsloth.utils import packing
+
+    packing._PACKED_INFO_CACHE[lengths.device] = {"seq_lengths": lengths, "result": (lengths, ends, longest)}
+    packing._PADDED_CU_SEQLENS_CACHE[lengths.device] = {
+        "cu_seqlens": ends,
+        "total": tokens,
+        "result": (ends, longest),
+    }
+    # Asked only whether the rows are of different lengths, and so for the variable-length kernel.
+    packing._SEGMENT_LENGTHS_CACHE[lengths.device] = (lengths, tokens, (tokens - 1, 1))
+
+
 def _uses_flex(model: Any) -> bool:
     return str(getattr(model.config.get_text_config(), "_attn_implementation", None)).startswith("flex")
 

@@ -29,6 +29,10 @@ class LoadedModel:
     """The layers that got a fresh adapter; None before, and with a saved one."""
     compiled: bool = True
     """Whether torch.compile is used on the model's own parts."""
+    trained_head: bool = False
+    """Whether the output layer can be left out for tokens whose next token has no label."""
+    pass_sizes: tuple[int, ...] = ()
+    """Tokens that padding-free passes are filled up to, where they are captured as CUDA graphs; else empty."""
 
 
 class Backend(Protocol):

@@ -8,6 +8,7 @@ from tuitune.backends.compiling import compiles_in_seconds, set_compiling, tune_
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
+from tuitune.backends.trained_head import leave_out_untrained
 from tuitune.errors import TuituneError
 from tuitune.machine.environment import prepare_environment
 from tuitune.model.config import load_config, load_tokenizer, require_weights, training_config
@@ -100,6 +101,7 @@ class UnslothBackend:
                 begin_with_loftq(loaded)
             tune_less()  # whatever imported these kernels, before the first one runs
             loaded.padding_free = loaded.padding_free and lay_end_to_end(loaded.model)
+            loaded.trained_head = loaded.padding_free and leave_out_untrained(loaded.model)
 
     def attach_saved(self, loaded: LoadedModel, folder: str) -> None:
         """Add the adapter saved in `folder`, frozen. Raises TuituneError, UnusableInput."""

@@ -9,11 +9,13 @@ from typing import Any
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError
-from tuitune.plan.advice import training_seconds
+from tuitune.plan.advice import passes_over_data, training_seconds
 from tuitune.plan.optimizer import optimizer_name
 from tuitune.recipe import Recipe
-from tuitune.train.batching import Row, collator
+from tuitune.train.batching import IGNORED, Row, collator
+from tuitune.train.graphs import PassGraphs, can_capture
 from tuitune.train.isolation import loss_of
+from tuitune.train.sizes import captures_pay, pass_sizes
 
 # Of the memory that was free before the run; the rest is for the optimizer's first step and for fragmentation.
 SAFE_SHARE = 0.92
@@ -24,6 +26,8 @@ _TIMED_STEPS = 2
 _CLEAR_SECONDS = 1.0
 # Compiling takes up to three minutes and makes steps about a tenth faster.
 _LONG_RUN_SECONDS = 1800.0
+# A trial of graphs takes one to three seconds, and each graph a fraction of one.
+_CAPTURING_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,13 @@ class Candidate:
     accumulation: int
     checkpointing: bool
     compiled: bool = True
+    graphs: bool = False
+    """Whether passes are captured as CUDA graphs."""
 
     def describe(self) -> str:
         recompute = "with" if self.checkpointing else "without"
-        return f"{self.batch} × {self.accumulation} rows {recompute} checkpointing"
+        captured = ", as CUDA graphs" if self.graphs else ""
+        return f"{self.batch} × {self.accumulation} rows {recompute} checkpointing{captured}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,8 @@ class Trial:
     candidate: Candidate
     peak_bytes: int | None
     tokens_per_second: float | None
+    capture_s: float = 0.0
+    """What capturing one pass took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +166,14 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     if not cancelled() and _compiling_may_pay(loaded, chosen, len(lengths), sum(lengths)):
         trials.append(_trial(loaded, replace(chosen.candidate, compiled=True), rows, by_length))
         chosen = best(trials, limit) or chosen
+    if not cancelled() and _graphs_may_pay(recipe, chosen, lengths):
+        captured = replace(chosen.candidate, graphs=True)
+        _apply(loaded, captured)
+        if can_capture(loaded):
+            loaded.pass_sizes = pass_sizes(lengths, captured.batch)
+            trials.append(_trial_of_graphs(loaded, captured, rows, by_length))
+            if trials[-1].capture_s and _is_better(recipe, trials[-1], chosen, lengths, loaded.pass_sizes, limit):
+                chosen = trials[-1]
     _apply(loaded, chosen.candidate)
     settled = _with_train(
         recipe,
@@ -165,10 +182,32 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
         gradient_checkpointing=chosen.candidate.checkpointing,
         padding_free=loaded.padding_free,
         compile=chosen.candidate.compiled,
+        cuda_graphs=chosen.candidate.graphs,
         optim=optimizer_name(recipe, _trainable(loaded), total),
         fit=False,
     )
     return Fitted(settled, chosen, tuple(trials), limit)
+
+
+def _graphs_may_pay(recipe: Recipe, chosen: Trial, lengths: list[int]) -> bool:
+    """Whether the run is so long that the seconds of a trial with graphs could pay, or its recipe wants them."""
+    if recipe.train.cuda_graphs != "auto":
+        return recipe.train.cuda_graphs
+    return training_seconds(recipe, len(lengths), sum(lengths), chosen.tokens_per_second or 1.0) > _CAPTURING_SECONDS
+
+
+def _is_better(
+    recipe: Recipe, captured: Trial, chosen: Trial, lengths: list[int], sizes: tuple[int, ...], limit: int
+) -> bool:
+    """Whether the trial with graphs is to be taken: in memory's bounds, and faster within the run, capture included."""
+    if not captured.tokens_per_second or not chosen.tokens_per_second or (captured.peak_bytes or 0) > limit:
+        return False
+    batch = captured.candidate.batch
+    passes = round(passes_over_data(recipe, len(lengths)) * len(lengths) / batch)
+    tokens = batch * sum(lengths) / len(lengths)
+    eager_s, replay_s = tokens / chosen.tokens_per_second, tokens / captured.tokens_per_second
+    wanted = recipe.train.cuda_graphs is True
+    return wanted or captures_pay(passes, len(sizes), eager_s, replay_s, captured.capture_s)
 
 
 def _compiling_may_pay(loaded: LoadedModel, chosen: Trial, rows: int, tokens: int) -> bool:
@@ -199,32 +238,70 @@ def _trial(loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list
     import torch
 
     _apply(loaded, candidate)
+    longest, passes, tokens = _step_of(loaded, candidate, rows, by_length)
+    peak = speed = None
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+            _clear(loaded)
+            torch.cuda.reset_peak_memory_stats()
+            _pass(loaded, longest)
+            _pass(loaded, passes[0])
+            torch.cuda.synchronize()
+            speed = tokens / seconds_of(lambda: _run_all(passes, lambda batch: _pass(loaded, batch)))
+            peak = torch.cuda.max_memory_reserved()
+    except torch.OutOfMemoryError:
+        pass
+    _clear(loaded)
+    return Trial(candidate, peak, speed)
+
+
+def _trial_of_graphs(loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list[int]) -> Trial:
+    """As _trial, of passes that are replayed; without a speed where they cannot be captured. The model is set to it."""
+    import torch
+
+    longest, passes, tokens = _step_of(loaded, candidate, rows, by_length)
+    trained = sum(int((batch["labels"] != IGNORED).sum()) for batch in passes)
+    graphs = PassGraphs(loaded, candidate.batch, len(rows[by_length[0]]["input_ids"]))
+    peak = speed = None
+    capture_s = 0.0
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+            _clear(loaded)
+            torch.cuda.reset_peak_memory_stats()
+            _run_all([longest, *passes], lambda batch: graphs.run(batch, trained))
+            began = time.perf_counter()
+            _run_all(passes, lambda batch: graphs.run(batch, trained))
+            if graphs.captured:
+                capture_s = (time.perf_counter() - began) / graphs.captured
+                speed = tokens / seconds_of(lambda: _run_all(passes, lambda batch: graphs.run(batch, trained)))
+                peak = torch.cuda.max_memory_reserved()
+    except torch.OutOfMemoryError:
+        pass
+    graphs.drop()
+    _clear(loaded)
+    return Trial(candidate, peak, speed, capture_s)
+
+
+def _step_of(
+    loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list[int]
+) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
+    """The longest possible pass, and the passes of one step of rows drawn evenly over all lengths, with its tokens."""
     collate = collator(loaded)
     step_rows = candidate.batch * candidate.accumulation
     even = [by_length[(2 * i + 1) * len(by_length) // (2 * step_rows)] for i in range(step_rows)]
     mixed = random.Random(0).sample(even, len(even))
     passes = [collate(_rows(rows, mixed[i : i + candidate.batch])) for i in range(0, step_rows, candidate.batch)]
     tokens = sum(len(row["input_ids"]) for row in _rows(rows, mixed))
-    peak = speed = None
-    try:
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
-            _clear(loaded)
-            torch.cuda.reset_peak_memory_stats()
-            _pass(loaded, collate(_rows(rows, by_length[: candidate.batch])))
-            _pass(loaded, passes[0])
-            torch.cuda.synchronize()
+    return collate(_rows(rows, by_length[: candidate.batch])), passes, tokens
 
-            def step() -> None:
-                for batch in passes:
-                    _pass(loaded, batch)
-                torch.cuda.synchronize()
 
-            speed = tokens / seconds_of(step)
-            peak = torch.cuda.max_memory_reserved()
-    except torch.OutOfMemoryError:
-        pass
-    _clear(loaded)
-    return Trial(candidate, peak, speed)
+def _run_all(passes: Sequence[dict[str, Any]], run: Callable[[dict[str, Any]], Any]) -> None:
+    """Run the passes of a step, and wait for the GPU."""
+    import torch
+
+    for batch in passes:
+        run(batch)
+    torch.cuda.synchronize()
 
 
 def seconds_of(step: Callable[[], None]) -> float:
@@ -249,6 +326,7 @@ def _pass(loaded: LoadedModel, batch: dict[str, Any]) -> None:
 def _apply(loaded: LoadedModel, candidate: Candidate) -> None:
     loaded.compiled = candidate.compiled
     loaded.gradient_checkpointing = candidate.checkpointing
+    loaded.pass_sizes = ()
     loaded.backend.for_training(loaded)
 
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from tuitune.backends.loaded import LoadedModel
 
@@ -11,6 +14,8 @@ Row = Mapping[str, Sequence[int]]
 """`input_ids` and `labels` of one row, as lists or as numpy arrays."""
 IGNORED = -100
 ALIGNED = 64
+_SHARES = 16
+"""Of captured passes the trained tokens are filled up to sixteenths, so that each fits many others."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,6 @@ class Padded:
     multiple: int = 1
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
         lengths = np.array([len(row["input_ids"]) for row in rows])
@@ -53,33 +57,58 @@ class PaddingFree:
     ignored: the token before it belongs to another row. Filling up to a multiple of ALIGNED tokens follows as a row
     of its own, since matrix products over an odd number of tokens take a slower kernel, and since Unsloth leaves the
     variable-length kernel for rows that are all of one length.
+
+    With `sizes` (ascending) the filling goes up to the smallest of them that holds the rows, so that only a few sizes
+    come. With `trained_places` the batch says in `trained_places` (1, places) which tokens' next tokens have a label.
     """
 
     pad_token_id: int
+    sizes: tuple[int, ...] = ()
+    trained_places: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
         lengths = [len(row["input_ids"]) for row in rows]
-        lengths.append(ALIGNED - sum(lengths) % ALIGNED)
+        lengths.append(self._filling(sum(lengths)))
         starts = np.cumsum([0, *lengths[:-1]])
         filling = np.full(lengths[-1], self.pad_token_id)
         labels = np.concatenate([*(row["labels"] for row in rows), np.full(lengths[-1], IGNORED)])
         labels[starts] = IGNORED
         positions = np.arange(sum(lengths)) - np.repeat(starts, lengths)
         ids = np.concatenate([*(row["input_ids"] for row in rows), filling])
-        return {
+        batch = {
             "input_ids": torch.from_numpy(ids.astype(np.int64))[None],
             "labels": torch.from_numpy(labels.astype(np.int64))[None],
             "position_ids": torch.from_numpy(positions)[None],
             "packed_seq_lengths": torch.tensor(lengths, dtype=torch.int32),
         }
+        if self.trained_places:
+            batch["trained_places"] = torch.from_numpy(find_trained(labels, coarse=bool(self.sizes)))[None]
+        return batch
+
+    def _filling(self, tokens: int) -> int:
+        """Tokens of the row that follows rows of so many `tokens`: at least one."""
+        size = next((size for size in self.sizes if size > tokens), None)
+        return size - tokens if size else ALIGNED - tokens % ALIGNED
+
+
+def find_trained(labels: NDArray[np.int64], *, coarse: bool) -> NDArray[np.int64]:
+    """The places of `labels` (tokens,) whose next token has a label, filled up with others to a round number.
+
+    The number is a whole multiple of ALIGNED, or of a sixteenth of the tokens where it is `coarse`. No place comes
+    twice, so that gradients can be written back without being added up.
+    """
+    predicts = labels[1:] != IGNORED
+    places = np.flatnonzero(predicts)
+    unit = -(-len(labels) // (_SHARES * ALIGNED)) * ALIGNED if coarse else ALIGNED
+    size = min(len(predicts), -(-max(1, len(places)) // unit) * unit)
+    return np.concatenate([places, np.flatnonzero(~predicts)[: size - len(places)]])
 
 
 def collator(loaded: "LoadedModel") -> Padded | PaddingFree:
     """What makes batches of rows for this model."""
     pad = loaded.tokenizer.pad_token_id or 0
     if loaded.padding_free:
-        return PaddingFree(pad)
+        return PaddingFree(pad, loaded.pass_sizes, loaded.trained_head)
     return Padded(pad, ALIGNED if loaded.model.device.type == "cuda" else 1)

@@ -157,6 +157,8 @@ def measure_loss(trainer: Any, emit: Emit, attempt: int, step: int) -> Evaluatio
         except Stopped:
             return None
         except torch.OutOfMemoryError:
+            if (graphs := getattr(trainer, "graphs", None)) is not None and graphs.drop():
+                continue
             if trainer.args.per_device_eval_batch_size == 1:
                 emit(
                     Notice(

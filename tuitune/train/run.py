@@ -262,6 +262,7 @@ def _train_to_the_end(
             step, out_of_memory = trainer.state.global_step, False
         except torch.OutOfMemoryError:
             step, out_of_memory = trainer.state.global_step, True
+        without_graphs = False
         if not out_of_memory:
             wanted, control.recipe = control.recipe, None
             if wanted is not None:
@@ -271,6 +272,8 @@ def _train_to_the_end(
                 return
             if 0 < recipe.train.max_steps <= step:
                 return
+        elif without_graphs := recipe.train.cuda_graphs is True:  # the same passes do without the memory they hold
+            recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"cuda_graphs": False})})
         else:
             recipe = halved(recipe)
         trainer.accelerator.free_memory()  # or what the failed step held stays taken
@@ -281,6 +284,7 @@ def _train_to_the_end(
         run.keep_resolved(recipe)
         settings = recipe.train
         split = f"{settings.per_device_train_batch_size} × {settings.gradient_accumulation_steps} rows a step"
+        split += ", without CUDA graphs" if without_graphs else ""
         where = checkpoint.name if checkpoint else "the start"
         if out_of_memory:
             emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))

@@ -13,6 +13,9 @@ from tuitune.runs.folder import Run
 from tuitune.train import checkpoints
 from tuitune.train.arguments import settled_arguments
 from tuitune.train.batching import collator
+from tuitune.train.graphs import PassGraphs, can_capture
+from tuitune.train.sizes import pass_sizes
+from tuitune.train.steps import queue_steps
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -36,6 +39,9 @@ def make_trainer(
     from trl import SFTConfig, SFTTrainer
 
     on_gpu = loaded.model.device.type == "cuda"
+    captured = recipe.train.cuda_graphs is True and can_capture(loaded)
+    lengths = [len(ids) for ids in prepared.train["input_ids"]] if captured else []
+    loaded.pass_sizes = pass_sizes(lengths, recipe.train.per_device_train_batch_size) if captured else ()
     bf16 = on_gpu and gpu_has_bf16()
     trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
     total = torch.cuda.mem_get_info()[1] if on_gpu else None
@@ -83,4 +89,7 @@ def make_trainer(
     for parameter in loaded.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if on_gpu and loaded.padding_free and trainer.args.world_size == 1:
+        rows = recipe.train.per_device_train_batch_size
+        queue_steps(trainer, PassGraphs(loaded, rows, max(lengths)) if captured else None)
     return trainer

@@ -1,0 +1,222 @@
+"""Forward and backward passes captured as CUDA graphs: a small pass is then launched at once, not kernel by kernel."""
+
+import gc
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from tuitune.backends.loaded import LoadedModel
+from tuitune.machine.precision import compute_dtype, gpu_has_bf16
+from tuitune.train.batching import ALIGNED
+
+log = logging.getLogger(__name__)
+
+_MOST_FAILURES = 2
+_MOST_DROPS = 2
+
+
+def can_capture(loaded: LoadedModel) -> bool:
+    """Whether passes of this model can be captured: Unsloth's own kernels, rows end to end, nothing computed again.
+
+    `loaded` has its adapter. Whether it pays is for `fit` to measure.
+    """
+    return (
+        loaded.model.device.type == "cuda"
+        and loaded.backend.name == "unsloth"
+        and loaded.padding_free
+        and loaded.trained_head
+        and "varlen" in loaded.attention
+        and not loaded.gradient_checkpointing
+        and gpu_has_bf16()
+    )
+
+
+@dataclass(frozen=True)
+class _Capture:
+    """A captured pass: what it reads on the GPU, and what it is replayed by."""
+
+    inputs: dict[str, Any]
+    """`input_ids`, `labels`, `position_ids` and `trained_places`, each (1, …) int64, and the rows' lengths and ends."""
+    graph: Any
+
+
+class PassGraphs:
+    """Runs passes of one model: the first of each size as it is, then captured and replayed.
+
+    Gradients are added up in tensors that stay, since a graph writes where it wrote when it was captured. All graphs
+    share one pool of memory: no two run at once, and what a pass leaves is its loss and its gradients.
+    """
+
+    def __init__(self, loaded: LoadedModel, rows: int, longest: int) -> None:
+        """`rows` is how many rows a pass has at most, `longest` the tokens of the longest row of all."""
+        import torch
+
+        self._loaded = loaded
+        self._rows = rows + 1  # and the filling
+        self._longest = -(-longest // ALIGNED) * ALIGNED
+        self._stream = torch.cuda.Stream()
+        self._captures: dict[tuple[int, int], _Capture] = {}
+        self._seen: set[tuple[int, int]] = set()
+        self._failures = self._drops = 0
+        self._parameters: list[Any] = []
+        self._gradients: list[Any] = []
+        self._addresses: list[int] = []
+        self._kept: dict[int, Any] = {}
+        device = loaded.model.device
+        self._items = torch.ones((), dtype=torch.float32, device=device)
+        self._loss = torch.zeros((), dtype=torch.float32, device=device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @property
+    def captured(self) -> int:
+        """How many sizes are captured."""
+        return len(self._captures)
+
+    def run(self, batch: dict[str, Any], trained: Any) -> Any:
+        """Forward and backward of a padding-free batch on the CPU; its loss () in fp32 on the GPU, until the next pass.
+
+        `trained` is what the loss is divided by: a number, or an integer tensor (). Gradients are added to those of the
+        passes before, or are new where `grad` is None. Nothing here waits for the GPU. Raises what the model raises.
+        """
+        import torch
+
+        self._take_gradients()
+        if torch.is_tensor(trained):
+            self._items.copy_(trained.reshape(()), non_blocking=True)
+        else:
+            self._items.fill_(trained)
+        size = (batch["input_ids"].shape[1], batch["trained_places"].shape[1])
+        capture = self._captures.get(size)
+        if capture is None and size in self._seen and self._may_capture(batch):
+            capture = self._try_to_capture(size, batch)
+        if capture is None:
+            self._seen.add(size)
+            self._run_eagerly(batch)
+            self._keep_gradients()
+            return self._loss
+        self._fill(capture.inputs, batch)
+        capture.graph.replay()
+        return self._loss
+
+    def drop(self) -> bool:
+        """Give the graphs' memory back; False where there was none. Dropped often, no more are captured."""
+        import torch
+
+        if not self._captures:
+            return False
+        torch.cuda.synchronize()
+        self._captures.clear()
+        self._kept.clear()
+        self._seen.clear()
+        self._drops += 1
+        self._pool = torch.cuda.graph_pool_handle()
+        gc.collect()
+        torch.cuda.empty_cache()
+        return True
+
+    def _may_capture(self, batch: dict[str, Any]) -> bool:
+        return (
+            bool(self._gradients)
+            and batch["input_ids"].shape[1] in self._loaded.pass_sizes
+            and len(batch["packed_seq_lengths"]) <= self._rows
+            and int(batch["packed_seq_lengths"].max()) <= self._longest
+            and self._failures < _MOST_FAILURES
+            and self._drops < _MOST_DROPS
+        )
+
+    def _take_gradients(self) -> None:
+        """Begin the gradients anew at the first pass of a step; forget all graphs where the weights have moved."""
+        import torch
+
+        if not self._gradients or self._parameters[0].grad is self._gradients[0]:
+            return
+        if self._captures and [parameter.data_ptr() for parameter in self._parameters] != self._addresses:
+            self.drop()
+        torch._foreach_zero_(self._gradients)
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+
+    def _keep_gradients(self) -> None:
+        """After the very first pass: what it gave a gradient keeps that tensor from now on."""
+        if not self._gradients:
+            self._parameters = [each for each in self._loaded.model.parameters() if each.grad is not None]
+            self._gradients = [parameter.grad for parameter in self._parameters]
+
+    def _inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch on the GPU, with so many rows as every pass has, the last ones empty."""
+        import torch
+
+        device = self._loaded.model.device
+        inputs = {name: torch.empty_like(tensor, device=device) for name, tensor in batch.items()}
+        rows = max(self._rows, len(batch["packed_seq_lengths"]))
+        inputs["packed_seq_lengths"] = torch.zeros(rows, dtype=torch.int32, device=device)
+        inputs["ends"] = torch.zeros(rows + 1, dtype=torch.int32, device=device)
+        self._fill(inputs, batch)
+        return inputs
+
+    def _fill(self, inputs: dict[str, Any], batch: dict[str, Any]) -> None:
+        import torch
+
+        lengths = torch.zeros(len(inputs["packed_seq_lengths"]), dtype=torch.int32, pin_memory=True)
+        lengths[: len(batch["packed_seq_lengths"])] = batch["packed_seq_lengths"]
+        ends = torch.zeros(len(lengths) + 1, dtype=torch.int32, pin_memory=True)
+        torch.cumsum(lengths, 0, dtype=torch.int32, out=ends[1:])
+        for name, tensor in {**batch, "packed_seq_lengths": lengths, "ends": ends}.items():
+            inputs[name].copy_(tensor, non_blocking=True)
+
+    def _run_eagerly(self, batch: dict[str, Any]) -> None:
+        """The pass kernel by kernel, on the stream that graphs are captured on: it warms up what a capture needs."""
+        import torch
+
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            self._pass(self._inputs(batch), max(self._longest, int(batch["packed_seq_lengths"].max())))
+        current.wait_stream(self._stream)
+
+    def _try_to_capture(self, size: tuple[int, int], batch: dict[str, Any]) -> _Capture | None:
+        """The pass as a graph, not yet run. None where it cannot be captured, as where memory does not suffice."""
+        import torch
+
+        inputs = self._inputs(batch)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                self._pass(inputs, self._longest)
+        except Exception as error:  # capturing forbids what kernels may do, and memory may run out: then as it is
+            self._failures += 1
+            self._seen.discard(size)
+            log.warning("a pass of %s tokens could not be captured", size[0], exc_info=error)
+            del graph
+            gc.collect()
+            torch.cuda.empty_cache()
+            return None
+        self._addresses = [parameter.data_ptr() for parameter in self._parameters]
+        self._kept |= {id(tensor): tensor for tensor in _tensors_beside_weights(self._loaded.model)}
+        self._captures[size] = _Capture(inputs, graph)
+        return self._captures[size]
+
+    def _pass(self, inputs: dict[str, Any], longest: int) -> None:
+        import torch
+
+        from tuitune.backends.attention import tell_row_ends
+
+        given = {name: tensor for name, tensor in inputs.items() if name != "ends"}
+        tell_row_ends(given["packed_seq_lengths"], inputs["ends"], longest, given["input_ids"].shape[1])
+        # Casts of the weights that were kept from before the capture would be read when they are long gone.
+        with torch.autocast("cuda", dtype=compute_dtype(load_in_4bit=False), cache_enabled=False):
+            loss = self._loaded.model(**given, use_cache=False, num_items_in_batch=self._items).loss
+        loss.backward()
+        self._loss.copy_(loss.detach())
+
+
+def _tensors_beside_weights(model: Any) -> list[Any]:
+    """Tensors that modules hold in plain attributes, as tables of positions: a graph reads them where they were."""
+    import torch
+
+    tensors: list[Any] = []
+    for module in model.modules():
+        for value in vars(module).values():
+            values = value if isinstance(value, list | tuple) else (value,)
+            tensors += [item for item in values if torch.is_tensor(item)]
+    return tensors
