@@ -98,6 +98,37 @@ def test_passes_of_other_rows_and_fewer_rows_are_replayed_right(loaded_and_rows:
     assert math.isfinite(graphs.run(batch, items).item())
 
 
+@pytest.mark.parametrize(("heads", "size"), [((32, 8), 64), ((32, 8), 128), ((14, 2), 64), ((24, 8), 96)])
+def test_rotary_positions_are_those_of_unsloths_kernel_bit_for_bit(heads: tuple[int, int], size: int) -> None:
+    from unsloth.kernels import rope_embedding
+
+    from tuitune.backends import rotary
+
+    rotary.turn_in_one_pass()
+    unsloths = rope_embedding._fast_rope_embedding_eager.of_unsloth
+    torch.manual_seed(0)
+    query, key = (
+        torch.randn(1, 500, n, size, device="cuda", dtype=torch.bfloat16).transpose(1, 2).requires_grad_()
+        for n in heads
+    )
+    angles = torch.randn(2048, size // 2, device="cuda").repeat(1, 2)
+    cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
+    positions = torch.randint(0, 2048, (1, 500), device="cuda", dtype=torch.int32)
+    ours, theirs = (
+        way(query.clone(), key.clone(), cos, sin, positions) for way in (rotary._function().apply, unsloths)
+    )
+    directions = [torch.randn_like(tensor) for tensor in ours]
+    gradients = [torch.autograd.grad(way, (query, key), directions) for way in (ours, theirs)]
+    for one, other in zip((*ours, *gradients[0]), (*theirs, *gradients[1]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_model_turns_its_positions_in_one_pass(loaded_and_rows: tuple[LoadedModel, Any]) -> None:
+    from tuitune.backends import rotary
+
+    assert rotary._equal and all(rotary._equal.values())
+
+
 def recipe_of(**train: Any) -> Recipe:
     return Recipe.from_data(
         {

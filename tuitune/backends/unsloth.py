@@ -8,6 +8,7 @@ from tuitune.backends.compiling import compiles_in_seconds, set_compiling, tune_
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
+from tuitune.backends.rotary import turn_in_one_pass
 from tuitune.backends.trained_head import leave_out_untrained
 from tuitune.errors import TuituneError
 from tuitune.machine.environment import prepare_environment
@@ -61,6 +62,7 @@ class UnslothBackend:
         if (rotary or {}).get("factor") != (scaled or {}).get("factor"):
             raise TuituneError("Unsloth does not scale its positions for data.max_length as exports would.")
         kernel = varlen_kernel()
+        turn_in_one_pass()
         set_compiling(compiled)
         return LoadedModel(
             model,
