@@ -20,14 +20,33 @@ class Draft:
         chosen = self.data.get(section) or {}
         if isinstance(chosen, dict) and name in chosen:
             return chosen[name]
-        from tuitune.recipe import Recipe
+        from tuitune.method_sections import learning_rate
+        from tuitune.recipe import section_of
 
-        info = Recipe.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
-        return None if info.is_required() else info.get_default(call_default_factory=True)
+        if field == "method.name":
+            return "sft"
+        if field == "train.learning_rate":
+            return learning_rate(self.get("method.name"))
+        info = section_of(section, self.get("method.name") if section == "method" else "").model_fields.get(name)
+        return None if info is None or info.is_required() else info.get_default(call_default_factory=True)
 
     def set(self, field: str, value: Any) -> None:
         section, _, name = field.partition(".")
-        self.data.setdefault(section, {})[name] = value
+        if field == "method.name":
+            self._set_method(value)
+        else:
+            self.data.setdefault(section, {})[name] = value
+
+    def _set_method(self, name: str) -> None:
+        """Another method has other fields; a learning rate that was the old one's own gives way to the new one's."""
+        from tuitune.method_sections import learning_rate
+
+        before, train = self.get("method.name"), self.data.get("train")
+        if name == before:
+            return
+        if isinstance(train, dict) and train.get("learning_rate") == learning_rate(before):
+            train.pop("learning_rate")
+        self.data["method"] = {"name": name}
 
     def recipe(self) -> "Recipe":
         """The validated recipe, with paths taken from the working folder. Raises UnusableInput."""

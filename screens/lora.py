@@ -1,10 +1,12 @@
 """Step 3: the adapter and how long it is trained; by goal, field by field, or as YAML."""
 
 from asyncio import to_thread
+from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from pydantic.fields import FieldInfo
 from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
@@ -22,8 +24,9 @@ from screens.widgets.fields import FieldLine
 from screens.widgets.tick import ChoiceList
 from screens.widgets.yaml_area import YamlArea, read_recipe
 from tuitune.errors import TuituneError
+from tuitune.methods import METHODS
 from tuitune.plan.advice import USUAL
-from tuitune.recipe import Recipe
+from tuitune.recipe import Recipe, section_of
 from tuitune.runs.cost import Price
 from tuitune.runs.speed import measured_speed
 from tuitune.session.messages import Estimate
@@ -64,6 +67,8 @@ class LoraScreen(StepScreen):
         self._yaml_of: dict[str, Any] = {}
         """The draft that the YAML was written from, or last taken over to."""
         self._goals: list[str] = []
+        self._lines_of = ""
+        """The method whose fields have a line."""
 
     def body(self) -> ComposeResult:
         with ContentSwitcher(id="views", initial="goals"):
@@ -82,12 +87,37 @@ class LoraScreen(StepScreen):
             yield Static(id="consequences")
 
     def _field_lines(self) -> ComposeResult:
-        for section, info in Recipe.model_fields.items():
-            kind: Any = info.annotation
+        for section in Recipe.model_fields:
             yield Static(Content(section.capitalize()), classes="heading")
-            for name, field_info in kind.model_fields.items():
-                field = f"{section}.{name}"
-                yield FieldLine(field, field_info, self.tuitune.link.draft.get(field))
+            if section == "method":
+                self._lines_of = self.tuitune.link.draft.get("method.name")
+                yield Vertical(*self._method_lines(), id="method-lines")
+                continue
+            for name, info in section_of(section).model_fields.items():
+                yield FieldLine(f"{section}.{name}", info, self.tuitune.link.draft.get(f"{section}.{name}"))
+
+    def _method_lines(self) -> Iterator[FieldLine]:
+        """The method itself, and the fields of the one that is chosen."""
+        draft = self.tuitune.link.draft
+        annotation: Any = Literal[*METHODS]
+        names = FieldInfo(annotation=annotation, description=METHODS[draft.get("method.name")].sentence)
+        yield FieldLine("method.name", names, draft.get("method.name"))
+        for name, info in section_of("method", draft.get("method.name")).model_fields.items():
+            if name != "name":
+                yield FieldLine(f"method.{name}", info, draft.get(f"method.{name}"))
+
+    async def _show_method_lines(self) -> None:
+        """Another method was chosen: the lines of its own fields take the place of the other's."""
+        name = self.tuitune.link.draft.get("method.name")
+        if name == self._lines_of or name not in METHODS:
+            return
+        self._lines_of = name
+        lines = self.query_one("#method-lines")
+        had_focus = self.focused is not None and lines in self.focused.ancestors
+        await lines.remove_children()
+        await lines.mount_all(self._method_lines())
+        if had_focus:
+            self.query_one("#method-name Select").focus()
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
@@ -115,13 +145,10 @@ class LoraScreen(StepScreen):
 
     def _show_draft(self) -> None:
         """Show the draft in the current view."""
-        draft = self.tuitune.link.draft
         if self.view == "goals":
             self._list_goals()
         elif self.view == "fields":
-            for line in self.query(FieldLine):
-                line.show(draft.get(line.field))
-            self._mark_fields()
+            self._fill_lines()
         else:
             self._show_yaml()
 
@@ -166,12 +193,29 @@ class LoraScreen(StepScreen):
     @on(FieldLine.Changed)
     def _field_changed(self, message: FieldLine.Changed) -> None:
         self.tuitune.link.draft.set(message.line.field, message.value)
-        self._mark_fields()
+        if message.line.field == "method.name":
+            self._fill_lines()
+        else:
+            self._mark_fields()
         self._changed()
+
+    def _lines(self) -> list[FieldLine]:
+        """The lines of fields that the draft has; those of another method may still be there for a moment."""
+        held = section_of("method", self._lines_of).model_fields
+        named = section_of("method", self.tuitune.link.draft.get("method.name")).model_fields
+        gone = {f"method.{name}" for name in held if name not in named}
+        return [line for line in self.query(FieldLine) if line.field not in gone]
+
+    @work(exclusive=True, group="lines", exit_on_error=False)
+    async def _fill_lines(self) -> None:
+        await self._show_method_lines()
+        for line in self._lines():
+            line.show(self.tuitune.link.draft.get(line.field))
+        self._mark_fields()
 
     def _mark_fields(self) -> None:
         errors = self.tuitune.link.draft.errors()
-        for line in self.query(FieldLine):
+        for line in self._lines():
             line.mark(_of(errors, line.field))
         self.show_problem(next(iter(errors.values()), None))
 
@@ -234,7 +278,7 @@ class LoraScreen(StepScreen):
         if self.view == "yaml":
             return self.query_one("#yaml", TextArea).text == self._yaml or self._take_yaml()
         if self.view == "fields":
-            for line in self.query(FieldLine):
+            for line in self._lines():
                 if line.value != self.tuitune.link.draft.get(line.field):
                     self.tuitune.link.draft.set(line.field, line.value)
         return True

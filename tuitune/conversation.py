@@ -28,12 +28,20 @@ Conversation = list[Message]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one row of a dataset holds: a conversation with its tools, or plain text, or a preference pair."""
+    """What one row of a dataset holds: a conversation with its tools, or plain text.
+
+    Of a pair, `messages` is the conversation with the chosen reply.
+    """
 
     messages: Conversation | None = None
     tools: list[Any] | None = None
     text: str | None = None
     rejected: Conversation | None = None
+    """The conversation with the rejected reply, where the row is a pair."""
+    desirable: bool | None = None
+    """Whether the reply is marked good (True) or bad (False); None where it bears no mark."""
+    columns: dict[str, Any] | None = None
+    """The whole row as it stands in the dataset, for rewards."""
 
 
 class UnusableRow(TuituneError):

@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from tuitune.errors import UnusableInput
+from tuitune.method_sections import METHODS, SFT, MethodSection, Section, learning_rate
 from tuitune.paths import expanded
 from tuitune.text import one_line
 
 TARGET_WORDS = ("auto", "attention", "all")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 ChatTemplateName = Literal[
@@ -23,7 +20,7 @@ ChatTemplateName = Literal[
 ]
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """Which base model, and how its weights are held in memory."""
 
     name: str = Field(min_length=1)
@@ -49,7 +46,7 @@ class ModelSection(_Section):
 HUB = "hub:"
 
 
-class SourceSection(_Section):
+class SourceSection(Section):
     """One more dataset mixed into the training data."""
 
     path: str = Field(min_length=1)
@@ -66,7 +63,7 @@ class SourceSection(_Section):
     """Branch, tag or commit of a Hub dataset."""
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Which conversations, and which of their tokens are trained."""
 
     path: str = Field(min_length=1)
@@ -101,7 +98,7 @@ class DataSection(_Section):
     """Branch, tag or commit of the Hub dataset that eval_path names, where that is another than path."""
 
 
-class LoraSection(_Section):
+class LoraSection(Section):
     """The adapter: the only weights that are trained."""
 
     r: int = Field(16, ge=1, le=4096)
@@ -122,7 +119,7 @@ class LoraSection(_Section):
     """How the adapter begins: true changes nothing at first, loftq makes up for what 4-bit loses (Li et al. 2023)."""
     init_adapter: str | None = Field(None, min_length=1)
     """Folder of a saved adapter to begin with, of the same base model, layers and rank; `run --from RUN` sets it."""
-    modules_to_save: list[str] = []
+    modules_to_save: list[str] = Field([])
     """Layers trained whole beside the adapter, such as embed_tokens and lm_head for a new language."""
 
     @field_validator("target_modules", mode="before")
@@ -134,7 +131,7 @@ class LoraSection(_Section):
         return value
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """How long and how fast to train."""
 
     max_steps: int = Field(60, ge=-1)
@@ -146,7 +143,7 @@ class TrainSection(_Section):
     gradient_accumulation_steps: int = Field(4, ge=1)
     """Forward passes in one optimizer step."""
     learning_rate: float = Field(2.0e-4, gt=0, le=1)
-    """Peak step size of the optimizer."""
+    """Peak step size of the optimizer; left out, it is the method's own (5e-6 for dpo)."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     """How the learning rate changes over the run."""
     warmup_steps: int = Field(5, ge=0)
@@ -163,7 +160,7 @@ class TrainSection(_Section):
     """Measurements in a row without gain that end the run: `auto` 3 on held-out rows in over two epochs, 0 never."""
     early_stopping_threshold: float = Field(0.0, ge=0)
     """By how much the held-out loss must fall below its best to count as a gain."""
-    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field([])
     """Where the figures of each step are sent to as well, with whatever login that library has on this machine."""
     seed: int = Field(3407, ge=0, lt=2**32)
     """Start of every random choice: adapter weights, row order, the held-out rows."""
@@ -197,7 +194,7 @@ class TrainSection(_Section):
         return value
 
 
-class SamplesSection(_Section):
+class SamplesSection(Section):
     """Prompts that the model answers before and after training, for the report."""
 
     prompts: list[str] = Field([], max_length=32)
@@ -206,14 +203,28 @@ class SamplesSection(_Section):
     """Longest reply in tokens."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Everything a run needs; paths are absolute once it has been loaded from a file."""
 
     model: ModelSection
     data: DataSection
+    method: MethodSection = SFT()
     lora: LoraSection = LoraSection()
     train: TrainSection = TrainSection()
     samples: SamplesSection = SamplesSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_of_the_method(cls, raw: Any) -> Any:
+        """Write in the method's learning rate where none is given; the method is sft where none is named."""
+        if not isinstance(raw, dict):
+            return raw
+        method, train = raw.get("method", {}), raw.get("train", {})
+        if isinstance(method, dict) and "name" not in method:
+            raw = {**raw, "method": {"name": "sft", **method}}
+        if isinstance(train, dict) and "learning_rate" not in train:
+            raw = {**raw, "train": {**train, "learning_rate": learning_rate(_name_of(method))}}
+        return raw
 
     @classmethod
     def load(cls, path: Path | str, changes: list[str] | None = None) -> Self:
@@ -294,6 +305,12 @@ class Recipe(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def _name_of(method: Any) -> str:
+    """Name of the method in a section that may still be raw, or wrong in whatever way."""
+    name = method.get("name", "sft") if isinstance(method, dict) else getattr(method, "name", "sft")
+    return name if isinstance(name, str) else ""
+
+
 _MOST_CHARACTERS = 1_000_000
 _MOST_VALUES = 100_000
 
@@ -335,6 +352,8 @@ _PLAINLY = {
     "list_type": "should be a list",
     "dict_type": "should be `name: value` pairs",
     "model_type": "should be a section of `name: value` pairs",
+    "model_attributes_type": "should be a section of `name: value` pairs",
+    "union_tag_invalid": f"should be one of {', '.join(METHODS)}",
 }
 """What pydantic's kinds of error ask for, in a user's words."""
 
@@ -344,30 +363,56 @@ def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -
     kind = "recipe field" if model is None else "field of the settings"
     found: dict[str, str] = {}
     for item in error.errors(include_url=False, include_context=True):
-        name = one_line(".".join(str(part) for part in item["loc"]), max_length=120)
-        if item["type"] == "extra_forbidden":
-            found[name] = f"{name} is not a {kind}{_suggestion(item['loc'], model or Recipe)}"
+        location, value = item["loc"], item["input"]
+        chosen = str(location[1]) if len(location) > 1 and location[0] == "method" else ""
+        if chosen:  # pydantic names the section's kind behind it
+            location = ("method", *location[2:])
+        if item["type"] == "union_tag_invalid":
+            location, value = ("method", "name"), item["input"]["name"]
+        name = one_line(".".join(str(part) for part in location), max_length=120)
+        if item["type"] == "extra_forbidden" and (others := _methods_with(chosen and location[-1])):
+            found[name] = f"{name} is a field of {', '.join(others)}, and method.name is {chosen}"
+        elif item["type"] == "extra_forbidden":
+            found[name] = f"{name} is not a {kind}{_suggestion(location, model or Recipe, chosen)}"
         elif item["type"] == "missing":
             found[name] = f"{name} is missing"
         else:
             reason = _PLAINLY.get(item["type"]) or item["msg"].removeprefix("Value error, ").removeprefix("Input ")
             reason = reason[:1].lower() + reason[1:]
-            found[name] = f"{name} is {one_line(repr(item['input']), max_length=60)} but {reason}"
+            found[name] = f"{name} is {one_line(repr(value), max_length=60)} but {reason}"
     return found
 
 
-def _fields(section: str | None, model: type[BaseModel] | None = None) -> list[str]:
+def _methods_with(field: str | int) -> list[str]:
+    """The methods that have such a field."""
+    return [name for name, kind in METHODS.items() if field in kind.model_fields]
+
+
+def section_of(name: str, method: str = "") -> type[Section]:
+    """The section of that name; that of `method` has its fields alone. Raises KeyError for another name."""
+    if name == "method":
+        return METHODS.get(method, SFT)
+    kind = Recipe.model_fields[name].annotation
+    assert isinstance(kind, type) and issubclass(kind, Section)
+    return kind
+
+
+def _fields(section: str | None, model: type[BaseModel] | None = None, method: str = "") -> list[str]:
+    """Names of the fields in a section, or of the sections; those of every method where none is named."""
     fields = (model or Recipe).model_fields
     if section is None:
         return list(fields)
+    if model is None and section == "method":
+        kinds = [METHODS[method]] if method in METHODS else list(METHODS.values())
+        return list(dict.fromkeys(name for kind in kinds for name in kind.model_fields))
     info = fields.get(section)
     kind = info.annotation if info else None
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
-def _suggestion(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+def _suggestion(location: tuple[int | str, ...], model: type[BaseModel], method: str) -> str:
     section = str(location[0]) if len(location) > 1 else None
-    allowed = _fields(section, model)
+    allowed = _fields(section, None if model is Recipe else model, method)
     close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
     return f"; did you mean {close[0]}?" if close else f" (allowed: {', '.join(allowed)})"
 
@@ -401,9 +446,9 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
 def reference() -> str:
     """Every recipe field with its default and meaning, as the Markdown of RECIPE.md."""
     lines = ["# Recipe reference", "", "Written by `python -m tuitune.recipe`. Fields without a default must be given."]
-    for section, info in Recipe.model_fields.items():
-        model = info.annotation
-        assert isinstance(model, type) and issubclass(model, BaseModel)
+    sections = [(section, section_of(section)) for section in Recipe.model_fields if section != "method"]
+    sections += [(f"method: {name}", kind) for name, kind in METHODS.items()]
+    for section, model in sections:
         lines += ["", f"## {section}", "", str(model.__doc__), "", "| field | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
             default = field.get_default(call_default_factory=True)

@@ -12,6 +12,7 @@ from tuitune.data.digest import BANDS, among, bands, digest, prompt_digest, repe
 from tuitune.data.formats import TURN_FIELDS, TURN_ROLES
 from tuitune.data.prepare import Prepared, first_parts
 from tuitune.masking import Masker
+from tuitune.methods.advice import Advice
 from tuitune.text import one_line
 
 EXAMPLES = 5
@@ -49,7 +50,9 @@ class Finding:
 class Gathered:
     """What one reading of the rows gathers: 32 bytes of digests for each row that is used, and counts with examples."""
 
-    def __init__(self, masker: Masker) -> None:
+    def __init__(self, masker: Masker, advice: Advice) -> None:
+        """`advice` is what the method looks at."""
+        self._advice = advice
         self._keeps_thinking = {inline: masker.template.keeps_thinking(inline=inline) for inline in (True, False)}
         self.found: dict[str, Finding] = {}
         self._scripts: Counter[frozenset[str]] = Counter()
@@ -97,6 +100,8 @@ class Gathered:
             if wrong := content.role_problem(messages):
                 problem, remedy = wrong
                 self._note(f"roles: {problem}", f"the order of turns ({problem}): {remedy}", row.index)
+        for remark in self._advice.look(row.sample):
+            self._note(remark.name, remark.text, row.index)
         whole = "\n".join(content.texts(row.sample))
         for kind in content.secrets(whole):
             text = f"there seems to be a secret ({kind}): take it out, for the model may repeat it"
@@ -128,6 +133,7 @@ class Gathered:
         if not self._seen or not any(map(len, (source.rows for source in prepared.sources))):
             return []
         findings = [*self.found.values(), *self._repeated(prepared), *self._unusual_scripts()]
+        findings += [Finding(remark.name, remark.text, remark.rows) for remark in self._advice.all()]
         if prepared.eval_source is not None:
             findings += self._in_evaluation(prepared)
         findings += _lengths(prepared, max_length)

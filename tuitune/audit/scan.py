@@ -1,5 +1,6 @@
 """Names every problem in a recipe's data before the first step: counts with example rows, over the whole set."""
 
+import sys
 from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -7,8 +8,9 @@ from typing import Any
 
 from tuitune.audit.findings import Example, Finding, Gathered
 from tuitune.data.dataset import open_dataset
-from tuitune.data.prepare import Prepared, Source, first_parts, prepare
-from tuitune.masking import IGNORED, Masker, UnusableRow
+from tuitune.data.prepare import Prepared, Source, encode_row, first_parts, prepare
+from tuitune.masking import Masker
+from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
 from tuitune.units import gib
@@ -136,8 +138,10 @@ def audit(
     open_dataset(data)  # what cannot be read is told before the tokenizer is loaded, which takes seconds
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
     prepared = prepare(recipe, tokenizer, progress, cancelled)
-    masker = Masker(tokenizer, data.train_on, data.max_length)
-    gathered = Gathered(masker)
+    method = method_of(recipe)
+    masker = Masker(tokenizer, method.train_on(recipe), data.max_length)
+    unbounded = Masker(tokenizer, method.train_on(recipe), sys.maxsize)
+    gathered = Gathered(masker, method.advice(recipe))
     lengths = array("I")
     sources: list[SourceCounts] = []
     losing_end = 0
@@ -153,16 +157,15 @@ def audit(
             while place < len(rows) and rows.numbers[place] == row.index:
                 place += 1
             gathered.look(row, used=place > first)
-            if place == first + 1 and rows.lengths[first] < data.max_length:
-                lengths.append(rows.lengths[first])
+            if place == first + 1 and rows.longest[first] < data.max_length:
+                lengths.append(rows.longest[first])
             elif row.sample is not None:
                 # Cut, split or left out: only these are tokenised once more, whole.
-                try:
-                    labels = masker.whole(row.sample).labels
-                except UnusableRow:
+                whole_rows = encode_row(method, unbounded, row, "cut")
+                if isinstance(whole_rows, str):
                     continue
-                lengths.append(len(labels))
-                losing_end += any(label != IGNORED for label in labels[data.max_length :])
+                lengths.append(max(encoded.longest for encoded in whole_rows))
+                losing_end += any(encoded.is_trained_beyond(data.max_length) for encoded in whole_rows)
             if seen % 1000 == 0:
                 progress(seen, expected)
         progress(seen, seen)

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import weakref
 from array import array
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
+from tuitune.methods.method import IDS, INPUTS, TEXT
 from tuitune.paths import cache_folder, key_of
 from tuitune.text import one_line
 
@@ -52,7 +54,9 @@ class Rows:
     numbers: "array[int]" = field(default_factory=lambda: array("q"))
     """Row number in the dataset, from 0."""
     lengths: "array[int]" = field(default_factory=lambda: array("I"))
-    """Tokens."""
+    """Tokens of all its sequences."""
+    longest: "array[int]" = field(default_factory=lambda: array("I"))
+    """Tokens of the longest of its sequences."""
     trained: "array[int]" = field(default_factory=lambda: array("I"))
     """Trained tokens."""
     ended: "array[int]" = field(default_factory=lambda: array("B"))
@@ -62,8 +66,6 @@ class Rows:
     dropped: dict[str, Dropped] = field(default_factory=dict)
     truncated: int = 0
     """Rows of which the end was cut."""
-    split: int = 0
-    """Rows that were split into several."""
     table: Any = None
     """pyarrow.Table of the rows where there is no file."""
     unkept: str | None = None
@@ -73,7 +75,7 @@ class Rows:
         return len(self.numbers)
 
     def dataset(self) -> Any:
-        """The rows as a datasets.Dataset with columns `input_ids` and `labels`; memory-mapped where there is a file."""
+        """The rows as a datasets.Dataset with the columns of their method; memory-mapped where there is a file."""
         import datasets
 
         if self.file is None:
@@ -83,18 +85,19 @@ class Rows:
 
 
 _REMEDY = "make room there, or set XDG_CACHE_HOME to a folder on another disk."
-_ARRAYS = ("numbers", "lengths", "trained", "ended", "digests")
+_ARRAYS = ("numbers", "lengths", "longest", "trained", "ended", "digests")
 
 
 class RowsWriter:
     """Writes one cache entry, or keeps the rows in memory where that fails; an unfinished one leaves nothing behind."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, columns: Mapping[str, str]) -> None:
+        """`columns` are a method's: name to what it holds."""
         import pyarrow
 
         self._key = key
-        row = pyarrow.list_(pyarrow.int32())
-        self._schema = pyarrow.schema({"input_ids": row, "labels": row})
+        types = {IDS: pyarrow.list_(pyarrow.int32()), TEXT: pyarrow.string()}
+        self._schema = pyarrow.schema({name: types[kind] for name, kind in columns.items()})
         self._folder: Path | None = None
         self._file = pyarrow.BufferOutputStream()
         self._problem = ""
@@ -113,12 +116,13 @@ class RowsWriter:
         except OSError as error:
             self._go_on_in_memory(error)
 
-    def add(self, input_ids: list[list[int]], labels: list[list[int]]) -> None:
-        """Take in rows. Raises TuituneError where neither the disk nor the memory has room for them."""
+    def add(self, columns: Mapping[str, list[Any]]) -> None:
+        """Take in rows, by column. Raises TuituneError where neither the disk nor the memory has room for them."""
         import pyarrow
 
-        self._waiting.append(pyarrow.record_batch([input_ids, labels], schema=self._schema))
-        self._waiting_tokens += sum(map(len, input_ids))
+        values = [pyarrow.array(columns[field.name], field.type) for field in self._schema]
+        self._waiting.append(pyarrow.record_batch(values, schema=self._schema))
+        self._waiting_tokens += sum(len(ids) for name, rows in columns.items() if name.endswith(INPUTS) for ids in rows)
         if self._waiting_tokens > _BATCH_TOKENS:
             self._flush()
 
@@ -192,7 +196,6 @@ class RowsWriter:
                 getattr(self.rows, name).tofile(file)
         counts = {
             "truncated": self.rows.truncated,
-            "split": self.rows.split,
             "dropped": {reason: asdict(dropped) for reason, dropped in self.rows.dropped.items()},
             "bytes": (self._folder / "rows.arrow").stat().st_size,
         }
@@ -219,7 +222,7 @@ def find(key: str) -> Rows | None:
         rows = Rows(folder / "rows.arrow")
         _hold(rows, folder)
         counts = json.loads((folder / "counts.json").read_text())
-        rows.truncated, rows.split = counts["truncated"], counts["split"]
+        rows.truncated = counts["truncated"]
         rows.dropped = {reason: Dropped(**each) for reason, each in counts["dropped"].items()}
         for name in _ARRAYS:
             values = getattr(rows, name)
@@ -235,7 +238,7 @@ def find(key: str) -> Rows | None:
     return rows
 
 
-_DECIDING = ("conversation", "masking", "data", "chat_template", "hub.split")
+_DECIDING = ("conversation", "masking", "methods", "data", "chat_template", "hub.split")
 """The modules and packages of tuitune that decide what a row becomes."""
 
 

@@ -64,7 +64,7 @@ def texts(sample: Sample) -> Iterator[str]:
     if sample.messages is None:
         yield sample.text or ""
         return
-    for turn in sample.messages:
+    for turn in [*sample.messages, *(sample.rejected or [])]:
         yield from texts_of(turn)
 
 

@@ -129,7 +129,8 @@ class Dataset:
         if record.value is None:
             return Row(index, None, None, record.error)
         try:
-            return Row(index, record.value, read(record.value, self.format), None)
+            sample = replace(read(record.value, self.format), columns=record.value)
+            return Row(index, record.value, sample, None)
         except UnusableRow as error:
             return Row(index, record.value, None, str(error))
 

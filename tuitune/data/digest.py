@@ -18,7 +18,9 @@ def digest(sample: Sample) -> int:
     if sample.messages is None:
         return hash64(sample.text or "")
     parts: list[str] = []
-    for turn in sample.messages:
+    if sample.desirable is not None:
+        parts.append(str(sample.desirable))
+    for turn in [*sample.messages, *(sample.rejected or [])]:
         parts += (turn["role"], (turn["content"] or "").strip())
         if thought := turn.get("reasoning_content"):
             parts.append(thought.strip())

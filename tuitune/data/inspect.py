@@ -5,42 +5,51 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
-from tuitune.data.dataset import Dataset, Row, container_of, eval_section, open_dataset, sections, told_apart
+from tuitune.data.dataset import Dataset, container_of, eval_section, open_dataset, sections, told_apart
 from tuitune.data.files import records
 from tuitune.data.formats import MAPPABLE
-from tuitune.data.lengths import fitted
-from tuitune.masking import IGNORED, Masked, Masker, UnusableRow, token_texts
+from tuitune.data.prepare import encode_row
+from tuitune.masking import IGNORED, Masker, token_texts
+from tuitune.methods import Part, method_of
 from tuitune.model.config import load_tokenizer
 from tuitune.recipe import DataSection, ModelSection, Recipe
 from tuitune.text import one_line
 
 
 def inspect_rows(recipe: Recipe, start: int, stop: int, source: int = 0) -> Iterator[dict[str, Any]]:
-    """For each row `{"row", "tokens": [{"id", "text", "trained"}], "trained_tokens", "total_tokens"}`.
+    """For each row `{"row", "parts": [{"title", "tokens": [{"id", "text", "trained"}]}], "tokens", "trained_tokens",
+    "total_tokens"}`; `tokens` are those of all its parts.
 
-    A row that cannot be used gives `{"row", "error"}`. The token texts of a row, joined, are its decoded text; a
-    character made of several tokens stands at the last of them. A row that is split gives one for each part. `source`
-    is a place in `summary`'s `sources`. Raises UnusableInput.
+    A row that cannot be used gives `{"row", "error"}`. The token texts of a part, joined, are its decoded text; a
+    character made of several tokens stands at the last of them. A row that is split gives one for each row that is
+    trained in its place. `source` is a place in `summary`'s `sources`. Raises UnusableInput.
     """
     dataset = open_dataset(_sources(recipe.data)[source])
     data = recipe.data
-    tokenizer, masker = _masker(recipe.model, data.train_on, data.max_length)
+    method = method_of(recipe)
+    tokenizer, masker = _masker(recipe.model, method.train_on(recipe), data.max_length)
     for row in dataset.rows(start, stop):
-        parts = _masked(row, masker, data.over_length)
-        if isinstance(parts, str):
-            yield {"row": row.index, "error": parts}
+        encoded = encode_row(method, masker, row, data.over_length)
+        if isinstance(encoded, str):
+            yield {"row": row.index, "error": encoded}
             continue
-        for masked in parts:
-            texts = token_texts(tokenizer, masked.input_ids)
+        for trained in encoded:
+            parts = [{"title": part.title, "tokens": _tokens(tokenizer, part)} for part in method.parts(trained)]
             yield {
                 "row": row.index,
-                "tokens": [
-                    {"id": token, "text": text, "trained": label != IGNORED}
-                    for token, text, label in zip(masked.input_ids, texts, masked.labels, strict=True)
-                ],
-                "trained_tokens": masked.trained_tokens,
-                "total_tokens": len(masked.input_ids),
+                "parts": parts,
+                "tokens": [token for part in parts for token in part["tokens"]],
+                "trained_tokens": trained.trained_tokens,
+                "total_tokens": trained.tokens,
             }
+
+
+def _tokens(tokenizer: Any, part: Part) -> list[dict[str, Any]]:
+    texts = token_texts(tokenizer, part.input_ids)
+    return [
+        {"id": token, "text": text, "trained": label != IGNORED}
+        for token, text, label in zip(part.input_ids, texts, part.labels, strict=True)
+    ]
 
 
 def unusable_rows(recipe: Recipe, among: int) -> dict[str, Any]:
@@ -48,23 +57,15 @@ def unusable_rows(recipe: Recipe, among: int) -> dict[str, Any]:
     `looked_at`: how many rows that were. `source` is a place in `summary`'s `sources`. Raises UnusableInput.
     """
     data = recipe.data
-    _, masker = _masker(recipe.model, data.train_on, data.max_length)
+    method = method_of(recipe)
+    _, masker = _masker(recipe.model, method.train_on(recipe), data.max_length)
     looked_at, unusable = 0, []
     for source, section in enumerate(_sources(data)):
         for row in open_dataset(section).rows(0, among):
             looked_at += 1
-            if isinstance(error := _masked(row, masker, data.over_length), str):
+            if isinstance(error := encode_row(method, masker, row, data.over_length), str):
                 unusable.append({"source": source, "row": row.index, "error": error})
     return {"looked_at": looked_at, "unusable": unusable}
-
-
-def _masked(row: Row, masker: Masker, over_length: Literal["cut", "drop", "split"]) -> list[Masked] | str:
-    """The row as the trainer gets it, in one part or several; or why it cannot be used."""
-    if row.sample is None:
-        return str(row.error)
-    (result,) = masker.encode_batch([row.sample])
-    parts = fitted(masker, row.sample, result, over_length)
-    return str(parts) if isinstance(parts, UnusableRow) else parts
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ import random
 import re
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise, tee
 from typing import Any
 
@@ -12,9 +12,10 @@ from tuitune.data import cache
 from tuitune.data.cache import Dropped, Rows, RowsWriter
 from tuitune.data.dataset import Dataset, Row, eval_section, open_dataset, sections, told_apart
 from tuitune.data.digest import among, digest
-from tuitune.data.lengths import fitted
 from tuitune.errors import UnusableInput
-from tuitune.masking import Conversation, Masker, UnusableRow
+from tuitune.masking import Conversation, Masked, Masker, Sample, UnusableRow
+from tuitune.methods import Encoded, Method, method_of
+from tuitune.methods.method import OverLength
 from tuitune.paths import key_of
 from tuitune.recipe import HUB, DataSection, Recipe
 
@@ -43,7 +44,7 @@ class Source:
 
 @dataclass
 class Prepared:
-    """Tokenised rows with columns `input_ids` and `labels`, and what became of every row."""
+    """Tokenised rows with the columns of the recipe's method, and what became of every row."""
 
     sources: list[Source]
     """The recipe's datasets: data.path, then data.also."""
@@ -61,7 +62,7 @@ class Prepared:
     truncated: int
     """Rows cut at max_length."""
     longest: int
-    """Tokens of the longest row, after cutting."""
+    """Tokens of the longest sequence, after cutting."""
     thinking: bool
     """Whether the first dataset brings thinking of its own before replies."""
     notices: list[str]
@@ -122,10 +123,11 @@ def prepare(
             "rows, for example train[90%:]."
         )
     cache.sweep()
-    masker = Masker(tokenizer, data.train_on, data.max_length)
+    method = method_of(recipe)
+    masker = Masker(tokenizer, method.train_on(recipe), data.max_length)
     sources = sections(data)
     opened = [open_dataset(section) for section in sources]
-    made = [_tokenised(dataset, masker, data, progress, cancelled) for dataset in opened]
+    made = [_tokenised(dataset, method, masker, data, progress, cancelled) for dataset in opened]
     names = told_apart([dataset.name for dataset in opened])
     if not any(map(len, made)) and not cancelled():
         raise UnusableInput(_no_usable_row(names, made))
@@ -140,7 +142,7 @@ def prepare(
     evaluation = _selected(made, held) if any(map(len, held)) else None
     eval_source = None
     if (elsewhere := eval_section(data)) is not None:
-        eval_source, evaluation = _eval_file(elsewhere, masker, made, progress, cancelled)
+        eval_source, evaluation = _eval_file(elsewhere, method, masker, made, progress, cancelled)
     evaluated = [eval_source.rows] if eval_source else []
     thinking = opened[0].brings_thinking()
     return Prepared(
@@ -148,14 +150,14 @@ def prepare(
             Source(name, dataset, rows, sorted({rows.numbers[place] for place in out.tolist()}), section.weight)
             for name, dataset, rows, out, section in zip(names, opened, made, held, sources, strict=True)
         ],
-        train=_selected(made, kept),
-        eval=evaluation,
+        train=method.arranged(_selected(made, kept), recipe),
+        eval=None if evaluation is None else method.arranged(evaluation, recipe),
         eval_source=eval_source,
         dropped=dropped,
         tokens=sum(_total(rows.lengths, places) for rows, places in zip(made, kept, strict=True)),
         trained_tokens=sum(_total(rows.trained, places) for rows, places in zip(made, kept, strict=True)),
         truncated=sum(rows.truncated for rows in made),
-        longest=max((max(rows.lengths, default=0) for rows in made), default=0),
+        longest=max((max(rows.longest, default=0) for rows in made), default=0),
         thinking=thinking,
         notices=[
             *([] if thinking else _reply_starts(masker, opened[0])),
@@ -180,7 +182,12 @@ def _reply_starts(masker: Masker, dataset: Dataset) -> list[str]:
 
 
 def _tokenised(
-    dataset: Dataset, masker: Masker, data: DataSection, progress: Progress, cancelled: Callable[[], bool]
+    dataset: Dataset,
+    method: Method,
+    masker: Masker,
+    data: DataSection,
+    progress: Progress,
+    cancelled: Callable[[], bool],
 ) -> Rows:
     key = key_of(
         cache.code_identity(),
@@ -189,13 +196,14 @@ def _tokenised(
         masker.identity,
         data.over_length,
         dataset.format.name,
+        method.name,
     )
     if found := cache.find(key):
         progress(len(found), len(found))
         return found
-    writer = RowsWriter(key)
+    writer = RowsWriter(key, method.columns)
     try:
-        _fill(writer, dataset, masker, data, progress, cancelled)
+        _fill(writer, dataset, method, masker, data, progress, cancelled)
     except BaseException:
         writer.discard()
         raise
@@ -205,41 +213,66 @@ def _tokenised(
 def _fill(
     writer: RowsWriter,
     dataset: Dataset,
+    method: Method,
     masker: Masker,
     data: DataSection,
     progress: Progress,
     cancelled: Callable[[], bool],
 ) -> None:
     rows, done, expected = writer.rows, 0, dataset.estimated_rows()
-    batches, again = tee(_batches(dataset.rows(), cancelled))
-    encoded = masker.encode_batches([row.sample for row in batch if row.sample] for batch in batches)
-    for batch, found in zip(again, encoded, strict=True):
-        results = iter(found)
-        input_ids: list[list[int]] = []
-        labels: list[list[int]] = []
-        for row in batch:
-            if row.sample is None:
-                _drop(rows.dropped, row.index, row.error or "it cannot be read")
+    batches, again = tee(_sampled(method, batch) for batch in _batches(dataset.rows(), cancelled))
+    encoded = masker.encode_batches([sample for _, samples in batch for sample in samples] for batch in batches)
+    for batch, masks in zip(again, encoded, strict=True):
+        waiting = iter(masks)
+        taken: list[Encoded] = []
+        for row, samples in batch:
+            parts = _encoded(method, masker, row, [next(waiting) for _ in samples], data.over_length)
+            if isinstance(parts, str):
+                _drop(rows.dropped, row.index, parts)
                 continue
-            parts = fitted(masker, row.sample, next(results), data.over_length)
-            if isinstance(parts, UnusableRow):
-                _drop(rows.dropped, row.index, str(parts))
-                continue
+            assert row.sample is not None
             content = digest(row.sample)
             for part in parts:
                 rows.numbers.append(row.index)
                 rows.digests.append(content)
-                rows.lengths.append(len(part.input_ids))
+                rows.lengths.append(part.tokens)
+                rows.longest.append(part.longest)
                 rows.trained.append(part.trained_tokens)
                 rows.ended.append(part.ended)
-                input_ids.append(part.input_ids)
-                labels.append(part.labels)
+            taken += parts
             rows.truncated += any(part.truncated for part in parts)
-            rows.split += len(parts) > 1
-        if input_ids:
-            writer.add(input_ids, labels)
+        if taken:
+            writer.add({name: [part.columns[name] for part in taken] for name in method.columns})
         done += len(batch)
         progress(done, None if expected is None else max(done, expected))
+
+
+def encode_row(method: Method, masker: Masker, row: Row, over_length: OverLength) -> list[Encoded] | str:
+    """The row as the trainer gets it, in one part or several; or why it cannot be used."""
+    ((_, samples),) = _sampled(method, [row])
+    return _encoded(method, masker, row, masker.encode_batch(samples), over_length)
+
+
+def _sampled(method: Method, batch: list[Row]) -> list[tuple[Row, list[Sample]]]:
+    """Each row with what is to be tokenised of it; one that cannot be used has its reason instead, and nothing."""
+    sampled: list[tuple[Row, list[Sample]]] = []
+    for row in batch:
+        try:
+            sampled.append((row, method.samples(row.sample) if row.sample else []))
+        except UnusableRow as error:
+            sampled.append((replace(row, sample=None, error=str(error)), []))
+    return sampled
+
+
+def _encoded(
+    method: Method, masker: Masker, row: Row, masks: list[Masked | UnusableRow], over_length: OverLength
+) -> list[Encoded] | str:
+    if row.sample is None:
+        return row.error or "it cannot be read"
+    try:
+        return method.encode(masker, row.sample, masks, over_length)
+    except UnusableRow as error:
+        return str(error)
 
 
 def _batches(rows: Iterator[Row], cancelled: Callable[[], bool]) -> Iterator[list[Row]]:
@@ -391,13 +424,18 @@ def _chosen(dataset: Any, places: Any) -> Any:
 
 
 def _eval_file(
-    data: DataSection, masker: Masker, made: list[Rows], progress: Progress, cancelled: Callable[[], bool]
+    data: DataSection,
+    method: Method,
+    masker: Masker,
+    made: list[Rows],
+    progress: Progress,
+    cancelled: Callable[[], bool],
 ) -> tuple[Source, Any]:
     """The recipe's evaluation dataset, and its rows that are not trained on. Raises UnusableInput without any."""
     import numpy
 
     dataset = open_dataset(data)
-    rows = _tokenised(dataset, masker, data, progress, cancelled)
+    rows = _tokenised(dataset, method, masker, data, progress, cancelled)
     trained = numpy.concatenate([numpy.frombuffer(each.digests, dtype=numpy.uint64) for each in made])
     kept = numpy.flatnonzero(~among(numpy.frombuffer(rows.digests, dtype=numpy.uint64), trained))
     if not len(kept) and not cancelled():

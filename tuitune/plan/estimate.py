@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuitune.machine.hardware import chosen_gpu
+from tuitune.methods import method_of
 from tuitune.model.targets import Targets, resolve
 from tuitune.plan.advice import offer_of_16bit, warnings
 from tuitune.plan.optimizer import optimizer_name
@@ -298,8 +299,8 @@ def longest_batch_tokens(recipe: Recipe, rows: Rows | None, *, padding_free: boo
     """Tokens of the largest micro-batch with its padding; `data.max_length` each where the rows are not known."""
     batch = recipe.train.per_device_train_batch_size
     if rows is None or not rows.longest:
-        return batch * recipe.data.max_length
-    return sum(rows.longest[:batch]) if padding_free else batch * rows.longest[0]
+        return batch * recipe.data.max_length * method_of(recipe).sequences_a_row
+    return method_of(recipe).batch_tokens(rows.longest[:batch], padding_free=padding_free)
 
 
 def steps_of(recipe: Recipe, rows: int | None) -> int | None:
@@ -329,7 +330,7 @@ def _rows_of(recipe: Recipe) -> Rows | None:
     if any(path.startswith(HUB) or _size(path) > _READ_UP_TO_BYTES for path in paths):
         return None
     prepared = prepare(recipe, load_tokenizer(recipe.model))
-    lengths = sorted((len(ids) for ids in prepared.train["input_ids"]), reverse=True)
+    lengths = sorted(method_of(recipe).lengths(prepared.train), reverse=True)
     return Rows(
         count=len(lengths),
         tokens=prepared.tokens,

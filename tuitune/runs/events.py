@@ -71,6 +71,8 @@ class Plan(Event):
     """How rows are put into batches: `end to end` or `padded`."""
     attention: str = ""
     """The attention kernels that ran, in words for the user."""
+    method: str = "sft"
+    """What is learned from; records that do not tell are of replies to imitate."""
     data_digest: str = ""
     model_digest: str = ""
     """By which an attempt that goes on knows that data and base model are what they were; empty where unknown."""
@@ -94,6 +96,8 @@ class Step(Event):
     tokens_per_second: float | None = None
     elapsed_s: float | None = None
     """Seconds since its attempt began to train, by a clock that is never set."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The method's own figures (rewards/margins, reward …), by the names its trainer logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +108,8 @@ class Evaluation(Event):
     attempt: int
     step: int
     loss: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The method's own figures over the held-out rows, named as in a step's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a recipe settles of TRL's SFTConfig, the same in a run and in the script that repeats it."""
+"""What a recipe settles of a trainer's arguments, the same in a run and in the script that repeats it."""
 
 from typing import Any
 
@@ -6,11 +6,9 @@ from tuitune.recipe import Recipe
 
 
 def settled_arguments(recipe: Recipe) -> dict[str, Any]:
-    """SFTConfig's arguments that depend on the recipe alone, and not on the machine."""
+    """The arguments that every method's trainer takes and that depend on the recipe alone, not on the machine."""
     train = recipe.train
     return {
-        "max_length": None,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
         "max_steps": train.max_steps,
         "num_train_epochs": train.num_train_epochs,
         "per_device_train_batch_size": train.per_device_train_batch_size,
@@ -20,7 +18,6 @@ def settled_arguments(recipe: Recipe) -> dict[str, Any]:
         "warmup_steps": train.warmup_steps,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
-        "router_aux_loss_coef": 0.0,  # it would count filling too, and is for routers, which stay frozen
         "seed": train.seed,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "logging_steps": 1,

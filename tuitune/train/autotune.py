@@ -9,12 +9,13 @@ from typing import Any
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError
+from tuitune.methods import method_of
 from tuitune.plan.advice import passes_over_data, training_seconds
 from tuitune.plan.optimizer import optimizer_name
 from tuitune.recipe import Recipe
-from tuitune.train.batching import IGNORED, Row, collator
+from tuitune.train.batching import IGNORED, Row
 from tuitune.train.graphs import PassGraphs, can_capture
-from tuitune.train.isolation import loss_of
+from tuitune.train.methods import learner_of
 from tuitune.train.sizes import captures_pay, pass_sizes
 
 # Of the memory that was free before the run; the rest is for the optimizer's first step and for fragmentation.
@@ -127,7 +128,7 @@ def halved(recipe: Recipe) -> Recipe:
 def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambda: False) -> Fitted | None:
     """Time the candidates on the loaded model with its adapter, and set the model to the fastest.
 
-    `rows` is the training dataset (`input_ids`, `labels`). Weights, optimizer and random state are left as they were.
+    `rows` is the training dataset. Weights, optimizer and random state are left as they were.
     None on a CPU, or where the recipe says `fit: false`. Raises TuituneError where even one row does not fit.
     """
     import torch
@@ -135,7 +136,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     recipe = loaded.recipe
     if not recipe.train.fit or loaded.model.device.type != "cuda":
         return None
-    lengths = [len(ids) for ids in rows["input_ids"]]
+    lengths = method_of(recipe).lengths(rows)
     by_length = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     before = torch.cuda.memory_reserved()
     free, total = torch.cuda.mem_get_info()
@@ -169,7 +170,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     if not cancelled() and _graphs_may_pay(recipe, chosen, lengths):
         captured = replace(chosen.candidate, graphs=True)
         _apply(loaded, captured)
-        if can_capture(loaded):
+        if learner_of(recipe).captures and can_capture(loaded):
             loaded.pass_sizes = pass_sizes(lengths, captured.batch)
             trials.append(_trial_of_graphs(loaded, captured, rows, by_length))
             if trials[-1].capture_s and _is_better(recipe, trials[-1], chosen, lengths, loaded.pass_sizes, limit):
@@ -225,7 +226,7 @@ def _estimator(loaded: LoadedModel, lengths: list[int], limit: int, total: int) 
 
     def fits(candidate: Candidate) -> bool:
         chosen = lengths[: candidate.batch]
-        tokens = sum(chosen) if loaded.padding_free else chosen[0] * len(chosen)
+        tokens = method_of(loaded.recipe).batch_tokens(chosen, padding_free=loaded.padding_free)
         recipe = _with_train(loaded.recipe, gradient_checkpointing=candidate.checkpointing)
         memory = estimate.memory_of(recipe, shape, tokens, backend=loaded.backend.name, card_bytes=total)
         return memory.total_bytes <= 1.1 * limit
@@ -286,12 +287,13 @@ def _step_of(
     loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list[int]
 ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
     """The longest possible pass, and the passes of one step of rows drawn evenly over all lengths, with its tokens."""
-    collate = collator(loaded)
+    learner = learner_of(loaded.recipe)
+    collate = learner.collator(loaded)
     step_rows = candidate.batch * candidate.accumulation
     even = [by_length[(2 * i + 1) * len(by_length) // (2 * step_rows)] for i in range(step_rows)]
     mixed = random.Random(0).sample(even, len(even))
     passes = [collate(_rows(rows, mixed[i : i + candidate.batch])) for i in range(0, step_rows, candidate.batch)]
-    tokens = sum(len(row["input_ids"]) for row in _rows(rows, mixed))
+    tokens = sum(learner.method.lengths_of(_rows(rows, mixed)))
     return collate(_rows(rows, by_length[: candidate.batch])), passes, tokens
 
 
@@ -320,7 +322,7 @@ def _rows(rows: Any, places: list[int]) -> list[Row]:
 
 def _pass(loaded: LoadedModel, batch: dict[str, Any]) -> None:
     """One forward and backward pass; the gradients are of no use to anyone."""
-    loss_of(loaded, batch, batch["labels"].numel()).backward()
+    learner_of(loaded.recipe).loss_of(loaded, batch).backward()
 
 
 def _apply(loaded: LoadedModel, candidate: Candidate) -> None:

@@ -8,19 +8,28 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from tuitune.methods import method_of
 from tuitune.runs.events import Checkpoint, Step
 from tuitune.runs.folder import Run
 from tuitune.train import checkpoints
-from tuitune.train.control import Control, Emit, Stopped
+from tuitune.train.control import Control, Emit, Stopped, WrongStart
 from tuitune.train.evaluate import Evaluator, require_finite
+from tuitune.train.methods import learner_of
 
 
 class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Ties a trainer to its run; one outlives the trainers that stand in for each other when memory runs out."""
 
     def __init__(
-        self, run: Run, control: Control, emit: Emit, evaluator: Evaluator, attempt: int, steps_done: int = 0
+        self,
+        run: Run,
+        control: Control,
+        emit: Emit,
+        evaluator: Evaluator,
+        attempt: int,
+        steps_done: int = 0,
     ) -> None:
+        self._method, self._learner = method_of(evaluator.recipe), learner_of(evaluator.recipe)
         self.steps_done = steps_done
         self._evaluator = evaluator
         self._run = run
@@ -103,6 +112,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         self._steps_seconds.append(seconds)
         seen = int(state.num_input_tokens_seen)
         tokens, self._tokens = seen - self._tokens, seen
+        metrics = self._method.metrics_of(logs)
         self._emit(
             Step(
                 attempt=self._attempt,
@@ -115,8 +125,11 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
                 tokens=tokens,
                 tokens_per_second=tokens / seconds,
                 elapsed_s=time.monotonic() - self._began,
+                metrics=metrics,
             )
         )
+        if state.global_step == 1 and (problem := self._learner.problem_of_first_step(loss, metrics)):
+            raise WrongStart(problem)
 
 
 def _follow_the_recipe(args: Any, optimizer: Any, lr_scheduler: Any) -> None:

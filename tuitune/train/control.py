@@ -31,5 +31,9 @@ class NotFinite(TuituneError):
     """A loss or a gradient norm is NaN or infinite: nothing that is trained from here on means anything."""
 
 
+class WrongStart(TuituneError):
+    """The first step is not what the method begins with, so what follows would not be what was asked for."""
+
+
 class Stopped(Exception):
     """Raised inside the trainer to leave a step or an evaluation that was asked to end."""

@@ -14,6 +14,7 @@ from tuitune.chat.reply import reply
 from tuitune.chat.sampling import Sampling
 from tuitune.data.prepare import Prepared
 from tuitune.errors import TuituneError, explain
+from tuitune.methods import Method, method_of
 from tuitune.recipe import Recipe, TrainSection
 from tuitune.runs.events import Evaluation, Notice, Reply
 from tuitune.runs.pace import MEASUREMENTS_A_RUN, SHARE_OF_TIME
@@ -46,6 +47,7 @@ class Evaluator:
         self.measured = [each for each in measured if each.step > 0]
         """During training, in the order of their steps."""
         self.stopped_early = False
+        self._method = method_of(recipe)
         self._loaded = loaded
         self.recipe = recipe
         """What is trained; it can change while a run goes."""
@@ -69,7 +71,7 @@ class Evaluator:
         """
         with _random_state_kept(self._loaded):
             began = time.monotonic()
-            evaluation = measure_loss(self.trainer, self._emit, self._attempt, step) if loss else None
+            evaluation = measure_loss(self.trainer, self._method, self._emit, self._attempt, step) if loss else None
             measured = time.monotonic()
             if replies:
                 sample_replies(self._loaded, self._prompts, self.recipe, self._emit, self._control, step)
@@ -140,7 +142,7 @@ def measurements_without_gain(measured: Sequence[Evaluation], threshold: float) 
     return without
 
 
-def measure_loss(trainer: Any, emit: Emit, attempt: int, step: int) -> Evaluation | None:
+def measure_loss(trainer: Any, method: Method, emit: Emit, attempt: int, step: int) -> Evaluation | None:
     """Measure the held-out loss, in batches of half the size where memory runs out; a stop leaves it out.
 
     Raises NotFinite where the loss is NaN or infinite.
@@ -149,7 +151,9 @@ def measure_loss(trainer: Any, emit: Emit, attempt: int, step: int) -> Evaluatio
 
     while trainer.eval_dataset is not None and len(trainer.eval_dataset):
         try:
-            evaluation = Evaluation(attempt=attempt, step=step, loss=float(trainer.evaluate()["eval_loss"]))
+            logs = trainer.evaluate()
+            metrics = method.metrics_of({name.removeprefix("eval_"): value for name, value in logs.items()})
+            evaluation = Evaluation(attempt=attempt, step=step, loss=float(logs["eval_loss"]), metrics=metrics)
             emit(evaluation)
             if not math.isfinite(evaluation.loss):
                 raise NotFinite(f"The held-out loss is {evaluation.loss} after {step} steps: {_CAUSES}")

@@ -128,7 +128,7 @@ def train(
     trainer = evaluator.trainer = new_trainer(recipe)
     if recipe.lora.init_adapter is not None:
         begin_with_adapter(loaded, recipe.lora.init_adapter)  # once the trainer has turned the adapter to fp32
-    plan = _plan(loaded, prepared, trainer, batches)
+    plan = _plan(loaded, prepared, trainer, batches, recipe.method.name)
     if resumed and resumed.plan:
         require_same(resumed.plan, plan, run)
     emit(plan)
@@ -326,7 +326,7 @@ def _tell_about(prepared: Prepared, emit: Emit) -> None:
         emit(Notice(text=notice))
 
 
-def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any, batches: Batches | None) -> Plan:
+def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any, batches: Batches | None, method: str) -> Plan:
     import torch
 
     parameters = list(loaded.model.parameters())
@@ -349,6 +349,7 @@ def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any, batches: Batche
         target_modules=loaded.targets.names if loaded.targets else (),
         batches=batches.kind if batches else "padded",
         attention=loaded.attention,
+        method=method,
         data_digest=data_digest(prepared),
         model_digest=model_digest(loaded.recipe.model),
         isolation=_finite(batches.isolation.as_dict()) if batches else {},

@@ -1,4 +1,4 @@
-"""The recipe as TRL's trainer takes it."""
+"""The recipe as a trainer takes it: what every method's trainer is told, and how it saves."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.train import checkpoints
 from tuitune.train.arguments import settled_arguments
-from tuitune.train.batching import collator
 from tuitune.train.graphs import PassGraphs, can_capture
+from tuitune.train.methods import learner_of
 from tuitune.train.sizes import pass_sizes
 from tuitune.train.steps import queue_steps
 
@@ -29,49 +29,41 @@ def make_trainer(
     callbacks: Sequence["TrainerCallback"],
     make_room: Callable[[], bool] = lambda: False,
 ) -> Any:
-    """TRL's SFTTrainer for the loaded model, on rows that are tokenised already, with its adapter in fp32.
+    """The method's trainer for the loaded model, on rows that are tokenised already, with its adapter in fp32.
 
     `recipe` is what is trained in the end: its rows a pass, passes a step and optimizer. Where the disk fills up while
     a checkpoint is saved, `make_room` says whether it could free some, and the checkpoint is saved again.
     """
     import torch
     from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
 
     on_gpu = loaded.model.device.type == "cuda"
-    captured = recipe.train.cuda_graphs is True and can_capture(loaded)
-    lengths = [len(ids) for ids in prepared.train["input_ids"]] if captured else []
+    learner = learner_of(recipe)
+    captured = recipe.train.cuda_graphs is True and learner.captures and can_capture(loaded)
+    lengths = learner.method.lengths(prepared.train) if captured else []
     loaded.pass_sizes = pass_sizes(lengths, recipe.train.per_device_train_batch_size) if captured else ()
     bf16 = on_gpu and gpu_has_bf16()
     trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
     total = torch.cuda.mem_get_info()[1] if on_gpu else None
-    trainer = SFTTrainer(
-        model=loaded.model,
-        processing_class=loaded.tokenizer,
-        train_dataset=prepared.train,
-        eval_dataset=prepared.eval,
-        data_collator=collator(loaded),
-        callbacks=list(callbacks),
-        args=SFTConfig(
-            run_name=run.name,
-            output_dir=str(checkpoints.staged_checkpoints(run)),
-            **settled_arguments(recipe),
-            per_device_eval_batch_size=recipe.train.per_device_train_batch_size,
-            optim=optimizer_name(recipe, trainable, total),
-            use_cpu=not on_gpu,
-            bf16=bf16,
-            fp16=on_gpu and not bf16,
-            gradient_checkpointing=loaded.gradient_checkpointing,
-            save_strategy="steps",
-            save_steps=recipe.train.save_steps,
-            include_num_input_tokens_seen="non_padding",
-            dataloader_pin_memory=on_gpu,
-            # Rows of like lengths beside each other need little padding.
-            train_sampling_strategy="group_by_length" if on_gpu and not loaded.padding_free else "random",
-            disable_tqdm=True,
-            remove_unused_columns=True,
-        ),
+    arguments = dict(
+        settled_arguments(recipe),
+        run_name=run.name,
+        output_dir=str(checkpoints.staged_checkpoints(run)),
+        per_device_eval_batch_size=recipe.train.per_device_train_batch_size,
+        optim=optimizer_name(recipe, trainable, total),
+        use_cpu=not on_gpu,
+        bf16=bf16,
+        fp16=on_gpu and not bf16,
+        gradient_checkpointing=loaded.gradient_checkpointing,
+        save_strategy="steps",
+        save_steps=recipe.train.save_steps,
+        include_num_input_tokens_seen="non_padding",
+        dataloader_pin_memory=on_gpu,
+        # Rows of like lengths beside each other need little padding.
+        train_sampling_strategy="group_by_length" if on_gpu and not loaded.padding_free else "random",
+        disable_tqdm=True,
     )
+    trainer = learner.make_trainer(loaded, recipe, prepared, arguments, callbacks)
     save = trainer._save_checkpoint
 
     def save_where_there_is_room(*arguments: Any, **options: Any) -> None:
@@ -85,11 +77,11 @@ def make_trainer(
 
     trainer._save_checkpoint = save_where_there_is_room
     trainer.remove_callback(PrinterCallback)  # the step events tell the same
-    # SFTTrainer turns the adapter of a quantised base to bf16, where small updates are rounded away.
+    # TRL's trainers turn the adapter of a quantised base to bf16, where small updates are rounded away.
     for parameter in loaded.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if on_gpu and loaded.padding_free and trainer.args.world_size == 1:
+    if learner.captures and on_gpu and loaded.padding_free and trainer.args.world_size == 1:
         rows = recipe.train.per_device_train_batch_size
         queue_steps(trainer, PassGraphs(loaded, rows, max(lengths)) if captured else None)
     return trainer

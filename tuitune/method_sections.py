@@ -1,0 +1,113 @@
+"""The recipe's section `method`: what is learned from, with the fields of that method alone."""
+
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of the recipe: fields that are checked, described and never changed in place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class SFT(Section):
+    """Supervised fine-tuning: the model learns to write the replies of the data."""
+
+    name: Literal["sft"] = "sft"
+    """What is learned from: sft, replies to imitate."""
+
+
+DPOLoss = Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", "sigmoid_norm", "sft"]
+
+
+class DPO(Section):
+    """Direct preference optimization: of two replies the chosen one becomes likelier than the rejected one."""
+
+    name: Literal["dpo"]
+    """What is learned from: dpo, pairs of a chosen and a rejected reply."""
+    beta: float = Field(0.1, gt=0, le=10)
+    """How closely the model keeps to what it was: 0.1 is usual, more holds it closer."""
+    loss_type: list[DPOLoss] = Field(["sigmoid"], min_length=1, max_length=4)
+    """The loss, or several that are added: sigmoid (DPO), hinge, ipo, robust, apo_zero, apo_down, sigmoid_norm, sft."""
+    loss_weights: list[float] | None = None
+    """Weight of each loss; empty weighs all of them 1."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of pairs taken to be the wrong way round, for loss_type sigmoid and robust."""
+
+    @model_validator(mode="after")
+    def _one_weight_a_loss(self) -> Self:
+        if self.loss_weights is not None and len(self.loss_weights) != len(self.loss_type):
+            raise ValueError(f"loss_weights needs one number for each of loss_type ({len(self.loss_type)})")
+        if "robust" in self.loss_type and self.label_smoothing == 0:
+            raise ValueError("loss_type robust needs a label_smoothing, the share of wrong pairs, for example 0.1")
+        return self
+
+
+class ORPO(Section):
+    """Odds ratio preference optimization: imitates the chosen reply and turns away from the rejected one at once."""
+
+    name: Literal["orpo"]
+    """What is learned from: orpo, pairs, with no reference model."""
+    beta: float = Field(0.1, gt=0, le=10)
+    """Weight of the preference beside imitating the chosen reply."""
+
+
+class SimPO(Section):
+    """Simple preference optimization: DPO without a reference, by the mean log-probability of a token."""
+
+    name: Literal["simpo"]
+    """What is learned from: simpo, pairs, with no reference model."""
+    beta: float = Field(2.0, gt=0, le=100)
+    """Scale of the difference between the replies' mean log-probabilities: 2 to 10 are usual."""
+    simpo_gamma: float = Field(1.0, ge=0, le=100)
+    """By how much the chosen reply should win: about half of beta."""
+
+
+class KTO(Section):
+    """Kahneman-Tversky optimization: single replies, each marked good or bad."""
+
+    name: Literal["kto"]
+    """What is learned from: kto, replies with a thumb up or down; pairs count as one of each."""
+    beta: float = Field(0.1, gt=0, le=10)
+    """How closely the model keeps to what it was: 0.1 is usual, more holds it closer."""
+    loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
+    """kto measures each reply against the mean drift from the reference; apo_zero_unpaired against none."""
+    desirable_weight: float = Field(1.0, gt=0, le=1000)
+    """Weight of good replies: times their number, 1 to 4/3 of what the bad ones have."""
+    undesirable_weight: float = Field(1.0, gt=0, le=1000)
+    """Weight of bad replies."""
+
+
+class Pretrain(Section):
+    """Continued pretraining: raw text, packed to max_length with an end token after each document."""
+
+    name: Literal["pretrain"]
+    """What is learned from: pretrain, raw text, such as a new language or a field's literature."""
+    embedding_learning_rate: float | None = Field(None, gt=0, le=1)
+    """Learning rate of embeddings and head where lora.modules_to_save names them; empty takes a tenth of the other."""
+    new_tokens: list[str] = Field([], max_length=10_000)
+    """Tokens added to the vocabulary, whose rows of the embeddings are trained."""
+
+
+class GRPO(Section):
+    """Group relative policy optimization: the model answers prompts, and rewards say which answers were better."""
+
+    name: Literal["grpo"]
+    """What is learned from: grpo, prompts and rewards for the model's own answers."""
+    beta: float = Field(0.0, ge=0, le=10)
+    """Pull towards the model as it was (KL): 0 is usual and needs no reference."""
+
+
+MethodSection = Annotated[SFT | DPO | ORPO | SimPO | KTO | GRPO | Pretrain, Field(discriminator="name")]
+METHODS: dict[str, type[Section]] = {
+    get_args(kind.model_fields["name"].annotation)[0]: kind for kind in (SFT, DPO, ORPO, SimPO, KTO, GRPO, Pretrain)
+}
+"""Name of each method to its section."""
+
+_LEARNING_RATES = {"dpo": 5e-6, "orpo": 8e-6, "simpo": 2e-6, "kto": 5e-6, "grpo": 5e-6, "pretrain": 5e-5}
+
+
+def learning_rate(method: str) -> float:
+    """The learning rate where the recipe gives none: 2e-4 for replies to imitate, and less for every other method."""
+    return _LEARNING_RATES.get(method, 2e-4)

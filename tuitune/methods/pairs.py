@@ -1,0 +1,156 @@
+"""Pairs of replies to one prompt, a chosen and a rejected one: what DPO, ORPO and SimPO learn from."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tuitune.conversation import Conversation, Sample, UnusableRow
+from tuitune.masking import IGNORED, Masked, Masker
+from tuitune.methods.method import IDS, Encoded, Masks, Method, Metric, OverLength, Part
+from tuitune.recipe import Recipe
+
+REWARDS = (
+    Metric("rewards/margins", "margin", "By how much the chosen replies beat the rejected ones: it should rise."),
+    Metric(
+        "rewards/accuracies",
+        "accuracy",
+        "Share of pairs with the chosen reply ahead; only 0 or 1 means a step has very few pairs.",
+    ),
+    Metric("rewards/chosen", "chosen", "Reward of the chosen replies. It often falls too: the margin is what counts."),
+    Metric("rewards/rejected", "rejected", "Reward of the rejected replies: it should fall below that of the chosen."),
+    Metric("logps/chosen", "logp chosen", "Log-probability of the chosen replies.", ".1f"),
+    Metric("logps/rejected", "logp rejected", "Log-probability of the rejected replies.", ".1f"),
+)
+
+
+class Pairs(Method):
+    """A row is `chosen_` and `rejected_` × `input_ids` and `labels`, both with the prompt, which is not counted."""
+
+    columns = {f"{side}_{name}": IDS for side in ("chosen", "rejected") for name in ("input_ids", "labels")}  # noqa: RUF012
+    metrics: Sequence[Metric] = REWARDS
+    sequences_a_row = 2
+
+    def train_on(self, recipe: Recipe) -> Literal["assistant", "last", "all"]:
+        return "assistant"
+
+    def samples(self, sample: Sample) -> list[Sample]:
+        if sample.messages is None or sample.rejected is None:
+            raise UnusableRow(
+                "it is no pair of a chosen and a rejected reply",
+                f"map them in data.columns, or choose another method than {self.name} (method.name)",
+            )
+        shared = shared_turns(sample.messages, sample.rejected)
+        if len(sample.messages) == len(sample.rejected) == shared:
+            raise UnusableRow("its chosen and rejected replies are the same", "take it out, for it teaches nothing")
+        for turns, side in ((sample.messages, "chosen"), (sample.rejected, "rejected")):
+            if not any(turn["role"] == "assistant" for turn in turns[shared:]):
+                raise UnusableRow(f"its {side} side has no reply of its own", "add a reply, or take the row out")
+        return [Sample(context(turns, shared), sample.tools) for turns in (sample.messages, sample.rejected)]
+
+    def encode(self, masker: Masker, sample: Sample, masks: Masks, over_length: OverLength) -> list[Encoded]:
+        chosen, rejected = (
+            require_mask(mask, masker, over_length, side) for mask, side in zip(masks, _SIDES, strict=True)
+        )
+        return [
+            Encoded(
+                {
+                    "chosen_input_ids": chosen.input_ids,
+                    "chosen_labels": chosen.labels,
+                    "rejected_input_ids": rejected.input_ids,
+                    "rejected_labels": rejected.labels,
+                },
+                len(chosen.input_ids) + len(rejected.input_ids),
+                chosen.trained_tokens + rejected.trained_tokens,
+                chosen.truncated or rejected.truncated,
+                chosen.ended and rejected.ended,
+            )
+        ]
+
+    def parts(self, encoded: Encoded) -> list[Part]:
+        ids: list[Any] = [encoded.columns[f"{side}_input_ids"] for side in _SIDES]
+        labels: list[Any] = [encoded.columns[f"{side}_labels"] for side in _SIDES]
+        start = shared_tokens(ids, labels)
+        prompt = Part("prompt", ids[0][:start], labels[0][:start])
+        sides = [Part(side, ids[i][start:], labels[i][start:]) for i, side in enumerate(_SIDES)]
+        return [prompt, *sides]
+
+    def batch_tokens(self, lengths: Sequence[int], *, padding_free: bool) -> int:
+        # A padded pass fills every sequence up to the longest, which may be nearly all of its pair.
+        return sum(lengths) if padding_free else len(lengths) * lengths[0]
+
+    def advice(self, recipe: Recipe) -> Any:
+        from tuitune.methods.advice import PairAdvice
+
+        return PairAdvice()
+
+
+_SIDES: tuple[Literal["chosen", "rejected"], ...] = ("chosen", "rejected")
+
+
+class DPO(Pairs):
+    name = "dpo"
+    sentence = "Learns from pairs which of two replies people prefer, and keeps close to the model as it was."
+    loss_says = (
+        "The loss begins at 0.693, where neither reply is ahead. Rewards of both sides often fall: watch the margin."
+    )
+
+
+class ORPO(Pairs):
+    name = "orpo"
+    sentence = "Learns from pairs in one go with imitating the chosen replies, for a base model that was not tuned yet."
+    metrics = (
+        *REWARDS,
+        Metric("nll_loss", "nll", "Loss of imitating the chosen replies alone."),
+        Metric("log_odds_ratio", "log odds", "Preference part of the loss: it rises towards 0."),
+    )
+
+
+class SimPO(Pairs):
+    name = "simpo"
+    sentence = (
+        "Learns from pairs like dpo, with no reference model: less memory, and more drift from the model as it was."
+    )
+
+
+def shared_turns(first: Conversation, second: Conversation) -> int:
+    """How many turns both conversations begin with."""
+    count = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def context(turns: Conversation, count: int) -> Conversation:
+    """The turns, with no reply among the first `count` counted."""
+    marked = [turn.copy() for turn in turns]
+    for turn in marked[:count]:
+        if turn["role"] == "assistant":
+            turn["weight"] = 0
+    for turn in marked[count:]:
+        turn.pop("weight", None)
+    return marked
+
+
+def require_mask(mask: Masked | UnusableRow, masker: Masker, over_length: OverLength, side: str) -> Masked:
+    """The mask of a reply, which over_length does not forbid. Raises UnusableRow."""
+    if isinstance(mask, UnusableRow):
+        reason, _, remedy = str(mask).partition(": ")
+        raise UnusableRow(f"its {side} side: {reason}", remedy, over_length=mask.over_length)
+    if mask.truncated and over_length != "cut":
+        raise UnusableRow(
+            f"its {side} side is longer than max_length ({masker.max_length})",
+            "raise data.max_length, or set data.over_length to cut",
+            over_length=True,
+        )
+    return mask
+
+
+def shared_tokens(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> int:
+    """How many tokens both sequences begin with before the first one that is counted."""
+    count = 0
+    for one, other, first, second in zip(ids[0], ids[1], labels[0], labels[1], strict=False):
+        if one != other or first != IGNORED or second != IGNORED:
+            break
+        count += 1
+    return count

@@ -1,0 +1,71 @@
+"""Single replies marked good or bad: what KTO learns from."""
+
+from typing import Any, Literal
+
+from tuitune import method_sections
+from tuitune.conversation import Sample, UnusableRow
+from tuitune.masking import Masker
+from tuitune.methods.method import IDS, Encoded, Masks, Method, Metric, OverLength, Part
+from tuitune.methods.pairs import Pairs, context, require_mask
+from tuitune.recipe import Recipe
+
+_PAIRS = Pairs()
+
+
+class KTO(Method):
+    """A row is one reply: `input_ids`, `labels`, and `desirable` ([1] or [0]); a pair counts as one of each."""
+
+    name = "kto"
+    sentence = "Learns from single replies with a thumb up or down, where there is no pair for each prompt."
+    columns = {"input_ids": IDS, "labels": IDS, "desirable": IDS}  # noqa: RUF012
+    loss_says = "The loss begins at 0.5, and falls as good replies become likelier than bad ones."
+    metrics = (
+        Metric("rewards/margins", "margin", "By how much good replies beat bad ones: it should rise."),
+        Metric("rewards/chosen", "good", "Reward of the good replies. It often falls too: the margin is what counts."),
+        Metric("rewards/rejected", "bad", "Reward of the bad replies: it should fall below that of the good ones."),
+        Metric("kl", "kl", "How far the model has drifted from what it was, in nats a reply."),
+        Metric("logps/chosen", "logp good", "Log-probability of the good replies.", ".1f"),
+        Metric("logps/rejected", "logp bad", "Log-probability of the bad replies.", ".1f"),
+    )
+
+    def train_on(self, recipe: Recipe) -> Literal["assistant", "last", "all"]:
+        return "assistant"
+
+    def samples(self, sample: Sample) -> list[Sample]:
+        if sample.rejected is not None:
+            return _PAIRS.samples(sample)
+        if sample.messages is None or sample.desirable is None:
+            raise UnusableRow(
+                "it has no mark whether its reply is good",
+                "map the column with the marks as label in data.columns, or choose another method (method.name)",
+            )
+        roles = [turn["role"] for turn in sample.messages]
+        if "assistant" not in roles:
+            raise UnusableRow("it has no reply", "add one, or take the row out")
+        last = len(roles) - 1 - roles[::-1].index("assistant")
+        return [Sample(context(sample.messages, last), sample.tools)]
+
+    def encode(self, masker: Masker, sample: Sample, masks: Masks, over_length: OverLength) -> list[Encoded]:
+        marks = [True, False] if sample.rejected is not None else [bool(sample.desirable)]
+        rows = []
+        for mask, desirable in zip(masks, marks, strict=True):
+            masked = require_mask(mask, masker, over_length, "good" if desirable else "bad")
+            columns: dict[str, list[int] | str] = {
+                "input_ids": masked.input_ids,
+                "labels": masked.labels,
+                "desirable": [int(desirable)],
+            }
+            rows.append(Encoded(columns, len(masked.input_ids), masked.trained_tokens, masked.truncated, masked.ended))
+        return rows
+
+    def parts(self, encoded: Encoded) -> list[Part]:
+        ids: Any = encoded.columns["input_ids"]
+        labels: Any = encoded.columns["labels"]
+        return [Part("good" if encoded.columns["desirable"] == [1] else "bad", ids, labels)]
+
+    def advice(self, recipe: Recipe) -> Any:
+        from tuitune.methods.advice import ThumbAdvice
+
+        section = recipe.method
+        assert isinstance(section, method_sections.KTO)
+        return ThumbAdvice(section.desirable_weight, section.undesirable_weight)

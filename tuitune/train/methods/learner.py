@@ -1,0 +1,45 @@
+"""What a method is to the training: batches, the loss of one, a trainer, and what its first step must look like."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tuitune.backends.loaded import LoadedModel
+from tuitune.data.prepare import Prepared
+from tuitune.methods import Method
+from tuitune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+Collate = Callable[[Sequence[Any]], dict[str, Any]]
+
+
+class Learner:
+    """How a method trains; the `Method` of the same name says what from."""
+
+    method: Method
+    captures: bool = False
+    """Whether a pass is the model's own loss over its labels, which can be captured as a CUDA graph."""
+
+    def collator(self, loaded: LoadedModel) -> Collate:
+        """What makes batches of tokenised rows for this model."""
+        raise NotImplementedError
+
+    def loss_of(self, loaded: LoadedModel, batch: dict[str, Any]) -> Any:
+        """A scalar to go back from as a training step does, for timing a pass: a value of its own means nothing."""
+        raise NotImplementedError
+
+    def make_trainer(
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        prepared: Prepared,
+        arguments: dict[str, Any],
+        callbacks: Sequence["TrainerCallback"],
+    ) -> Any:
+        """A transformers.Trainer for the loaded model; `arguments` are those of its TrainingArguments."""
+        raise NotImplementedError
+
+    def problem_of_first_step(self, loss: float, metrics: Mapping[str, float]) -> str | None:
+        """What is wrong with the first step of a run, in a sentence for the user; None where nothing is."""
+        return None

@@ -1,0 +1,50 @@
+"""Supervised fine-tuning, and continued pretraining: TRL's SFTTrainer on rows that are labelled already."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tuitune.backends.loaded import LoadedModel
+from tuitune.data.prepare import Prepared
+from tuitune.methods import METHODS
+from tuitune.recipe import Recipe
+from tuitune.train.batching import collator
+from tuitune.train.isolation import loss_of
+from tuitune.train.methods.learner import Collate, Learner
+
+ARGUMENTS = {
+    "max_length": None,
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+    "router_aux_loss_coef": 0.0,  # it would count filling too, and is for routers, which stay frozen
+}
+"""What TRL's SFTConfig is told beside what every trainer is."""
+
+
+class SFT(Learner):
+    method = METHODS["sft"]
+    captures = True
+
+    def collator(self, loaded: LoadedModel) -> Collate:
+        return collator(loaded)
+
+    def loss_of(self, loaded: LoadedModel, batch: dict[str, Any]) -> Any:
+        return loss_of(loaded, batch, batch["labels"].numel())
+
+    def make_trainer(
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        prepared: Prepared,
+        arguments: dict[str, Any],
+        callbacks: Sequence[Any],
+    ) -> Any:
+        from trl import SFTConfig, SFTTrainer
+
+        return SFTTrainer(
+            model=loaded.model,
+            processing_class=loaded.tokenizer,
+            train_dataset=prepared.train,
+            eval_dataset=prepared.eval,
+            data_collator=collator(loaded),
+            callbacks=list(callbacks),
+            args=SFTConfig(**arguments, **ARGUMENTS, remove_unused_columns=True),
+        )
