@@ -34,6 +34,20 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     json_option(parser)
 
 
+def estimate_arguments(parser: argparse.ArgumentParser) -> None:
+    recipe_arguments(parser)
+    parser.add_argument(
+        "--gpus", type=_count, default=1, metavar="N", help="how fast N cards of a host would be over one"
+    )
+    parser.add_argument("--hosts", type=_count, default=1, metavar="M", help="and M hosts with so many cards each")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not a whole number from 1 to 1024")
+    return int(text)
+
+
 def changes_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     parser.add_argument(
         "--set",

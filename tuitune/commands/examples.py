@@ -35,6 +35,7 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
     "estimate": [
         ("tuitune estimate recipe.yaml", "steps, memory and time"),
         ("tuitune estimate recipe.yaml --set lora.r=64", "with another rank"),
+        ("tuitune estimate recipe.yaml --gpus 8 --hosts 2", "what 2 hosts of 8 cards would bring"),
     ],
     "chat": [
         ("tuitune chat first", "a conversation"),

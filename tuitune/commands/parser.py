@@ -18,6 +18,7 @@ from tuitune.commands.arguments import (
     compare_arguments,
     completion_arguments,
     delete_arguments,
+    estimate_arguments,
     export_arguments,
     inspect_arguments,
     json_option,
@@ -52,7 +53,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune then RUN COMMAND      have a command run when a live run has ended
   tuitune inspect RECIPE        what is in the data and which tokens are trained
   tuitune audit RECIPE          every problem in the data, row by row
-  tuitune estimate RECIPE       what will be trained, steps, memory
+  tuitune estimate RECIPE       what will be trained, steps, memory; several cards and hosts
   tuitune chat RUN              talk to a run's adapter
   tuitune export RUN --to KIND  take the result home
   tuitune runs [WORD …]         every run so far, as a table, JSON or CSV
@@ -127,7 +128,7 @@ def _commands() -> _Commands:
             "then": (then_arguments, _then),
             "inspect": (inspect_arguments, _inspect),
             "audit": (recipe_arguments, _audit),
-            "estimate": (recipe_arguments, _estimate),
+            "estimate": (estimate_arguments, _estimate),
             "chat": (chat_arguments, _chat),
             "export": (export_arguments, _export),
             "runs": (runs_arguments, _runs),
@@ -351,7 +352,7 @@ def _estimate(arguments: argparse.Namespace) -> int:
     with quiet_stdout():
         from tuitune.plan.estimate import estimate
 
-        found = estimate(recipe)
+        found = estimate(recipe, gpus=arguments.gpus, hosts=arguments.hosts)
     print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
     return DONE
 

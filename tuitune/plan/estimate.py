@@ -10,6 +10,7 @@ from tuitune.model.targets import Targets, resolve
 from tuitune.plan.advice import offer_of_16bit, warnings
 from tuitune.plan.optimizer import optimizer_name
 from tuitune.plan.proven import proof
+from tuitune.plan.scaling import ETHERNET, Scaled, Step, scaled
 from tuitune.recipe import HUB, Recipe
 
 GIB = 2**30
@@ -105,6 +106,8 @@ class Estimate:
     """What gets no adapter although a user may expect one there, one sentence each."""
     bytes_in_16bit: int | None = None
     """The peak with the base in 16-bit, where the recipe quantises it for a GPU on which 16-bit would fit too."""
+    scaling: tuple[Scaled, ...] = ()
+    """A step on as many cards and hosts as were asked about, if each card were an H200; hosts by each kind of link."""
 
     @property
     def trainable_share(self) -> float:
@@ -144,13 +147,17 @@ class Estimate:
                 f"Memory:  {_gib(memory.total_bytes)} at the peak ({parts})",
                 f"         {self.verdict} in {_gib(self.available_bytes)} free on {self.device}, with {self.backend}",
                 *([f"         {offer_of_16bit(self.bytes_in_16bit)}"] if self.bytes_in_16bit else []),
+                *(f"Cards:   {way.as_text()} (computed, for H200s)" for way in self.scaling),
                 *(f"! {text}" for text in self.warnings),
             )
         )
 
 
-def estimate(recipe: Recipe) -> Estimate:
-    """What the recipe will train here; reads config, tokenizer and data but no weights. Raises UnusableInput."""
+def estimate(recipe: Recipe, *, gpus: int = 1, hosts: int = 1) -> Estimate:
+    """What the recipe will train here; reads config, tokenizer and data but no weights. Raises UnusableInput.
+
+    `gpus` in each of `hosts` hosts are what is told of beside this machine.
+    """
     import psutil
 
     from tuitune import backends
@@ -180,7 +187,21 @@ def estimate(recipe: Recipe) -> Estimate:
         targets=shape.targets.parameters(recipe.lora.r) if shape.targets else {},
         left_out=shape.targets.left_out if shape.targets else (),
         bytes_in_16bit=in_16bit if in_16bit and verdict(in_16bit, available) == "fits" else None,
+        scaling=_scaling(recipe, shape, rows, gpus, hosts) if rows and gpus * hosts > 1 else (),
     )
+
+
+def _scaling(recipe: Recipe, shape: Shape, rows: Rows, gpus: int, hosts: int) -> tuple[Scaled, ...]:
+    """The recipe's step on the cards; over hosts, by each kind of link between them."""
+    step = Step(
+        parameters=shape.total_parameters,
+        adapter_parameters=shape.adapter_parameters,
+        layers=shape.layers,
+        rows=recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps,
+        tokens_a_row=rows.tokens / max(1, rows.count),
+        graphs=recipe.train.cuda_graphs is not False,
+    )
+    return tuple(scaled(step, gpus, hosts, link) for link in (ETHERNET if hosts > 1 else ("",)))
 
 
 def _lays_end_to_end(recipe: Recipe, backend: str) -> bool:

@@ -1,0 +1,183 @@
+"""How long a step takes on several cards and hosts, computed from what one H200 was measured to do.
+
+    python -m tuitune.plan.scaling [--parameters 8.03e9] [--adapter 42e6] [--layers 32] [--tokens 310] [--rows 64]
+
+prints the table of docs/scaling.md for any model: cards in one host, then hosts over Ethernet of three speeds.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+# Parameters of the base, and FLOP/s that a large step of it reaches: 4 FLOP a parameter and token, as frozen weights
+# get no gradient. From `own choice, 4-bit, 64 rows a step` of benchmarks/results/gpu_speed_{1b,8b}.json.
+MEASURED = ((1.247e9, 3.76e14), (8.03e9, 4.79e14))
+# Of a step that is bound by launching kernels, per layer: `own choice … 8 rows a step` of the 1B shape, 16 layers.
+LAUNCH_S_A_LAYER = 0.0049
+# Captured as CUDA graphs, what a step costs beside the GPU's work.
+GRAPH_STEP_S = 0.005
+GRADIENT_BYTES = 4  # a parameter of the adapter: fp32
+
+# Bytes a second that an all-reduce moves in each direction, and seconds that each of its rounds waits.
+NVLINK = (200e9, 20e-6)
+ETHERNET = {"10 Gbit/s": (1.1e9, 60e-6), "25 Gbit/s": (2.8e9, 50e-6), "100 Gbit/s": (11e9, 30e-6)}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step consists of, whatever the number of cards: rows a step stay those of the recipe."""
+
+    parameters: int
+    """Of the base model."""
+    adapter_parameters: int
+    layers: int
+    rows: int
+    """Rows a step, over all passes and cards."""
+    tokens_a_row: float
+    graphs: bool = True
+    """Whether small passes are replayed as CUDA graphs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A step on `gpus` cards in each of `hosts` hosts."""
+
+    gpus: int
+    hosts: int
+    link: str
+    """What the hosts are connected by; empty for one host."""
+    step_s: float
+    gradients_s: float
+    """Of the step, what exchanging gradients takes: as if none of it went on beside the backward pass."""
+    speedup: float
+    """Over one card."""
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the cards' time that the speed-up pays for."""
+        return self.speedup / (self.gpus * self.hosts)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def as_text(self) -> str:
+        cards = f"{self.gpus} card{'s' * (self.gpus > 1)}"
+        where = f"{self.hosts} hosts with {cards} each, {self.link}" if self.hosts > 1 else cards
+        return (
+            f"{where}: {self.speedup:.2f}× one card ({self.efficiency:.0%} of each), {self.step_s:.3f} s a step, "
+            f"{1e3 * self.gradients_s:.1f} ms of it for gradients"
+        )
+
+
+def scaled(step: Step, gpus: int, hosts: int = 1, link: str = "", *, imbalance: float = 0.0) -> Scaled:
+    """The step on `gpus` cards in each of `hosts` hosts joined by `link`, a key of ETHERNET.
+
+    `imbalance` is by how much the fullest card's tokens exceed the mean, as a share. Where there are fewer rows than
+    cards, the others have nothing to do.
+    """
+    cards = gpus * hosts
+    used = min(cards, step.rows)
+    alone = _computing_s(step, step.rows)
+    computing = _computing_s(step, step.rows / used * (1 + imbalance))
+    gradients = exchange_s(GRADIENT_BYTES * step.adapter_parameters, gpus, hosts, link)
+    together = computing + gradients
+    return Scaled(gpus, hosts, link if hosts > 1 else "", together, gradients, alone / together)
+
+
+def exchange_s(size_bytes: int, gpus: int, hosts: int = 1, link: str = "") -> float:
+    """Seconds to sum `size_bytes` over all cards: within each host over NVLink, then around a ring of the hosts.
+
+    A ring of n sends 2 · (n - 1) / n of the bytes through each of its links, in 2 · (n - 1) rounds.
+    """
+    seconds = _ring_s(size_bytes, gpus, *NVLINK)
+    if hosts > 1:
+        seconds += _ring_s(size_bytes, hosts, *ETHERNET[link])
+    return seconds
+
+
+def _ring_s(size_bytes: int, members: int, bytes_a_second: float, wait_s: float) -> float:
+    return 2 * (members - 1) / members * size_bytes / bytes_a_second + 2 * (members - 1) * wait_s
+
+
+def _computing_s(step: Step, rows: float) -> float:
+    """Seconds for `rows` rows on one card. Launching goes on beside computing, the longer of both counts.
+
+    Where both are alike each delays the other a little, which a norm of high order tells better than the larger alone.
+    """
+    work = 4 * step.parameters * rows * step.tokens_a_row / _flops(step.parameters)
+    if step.graphs:
+        return work + GRAPH_STEP_S
+    launching = LAUNCH_S_A_LAYER * step.layers
+    return float((work**4 + launching**4) ** 0.25)
+
+
+def _flops(parameters: int) -> float:
+    """FLOP/s of a large step, between and below the measured sizes by their logarithm, above them as the largest."""
+    (small, slow), (large, fast) = MEASURED
+    share = (math.log(max(parameters, 1)) - math.log(small)) / (math.log(large) - math.log(small))
+    return slow + (fast - slow) * min(1.0, max(-1.0, share))
+
+
+def imbalance(lengths: Sequence[int], rows: int, cards: int, draws: int = 4000) -> float:
+    """By how much the fullest of `cards` cards exceeds the mean where `rows` rows are dealt to them at random.
+
+    By simulation over these `lengths` (tokens). Dealing rows by their lengths brings it near 0.
+    """
+    size = (draws, cards, max(1, rows // cards))
+    drawn = np.random.default_rng(0).choice(np.asarray(lengths), size=size)
+    sums = drawn.sum(axis=2)
+    return float((sums.max(axis=1) / sums.mean(axis=1)).mean() - 1)
+
+
+def first_host_that_does_not_pay(step: Step, gpus: int, link: str, most: int = 16, gain: float = 0.5) -> int | None:
+    """The number of hosts that adds less than `gain` of a host's worth over one fewer; None where up to `most` pay."""
+    alone = scaled(step, gpus).speedup
+    before = alone
+    for hosts in range(2, most + 1):
+        now = scaled(step, gpus, hosts, link).speedup
+        if now - before < gain * alone:
+            return hosts
+        before = now
+    return None
+
+
+def table(step: Step, rows_a_card: int | None = None) -> list[Scaled]:
+    """One to eight cards in one host, then two to eight hosts of eight cards over each kind of Ethernet.
+
+    With `rows_a_card` the rows a step grow with the cards.
+    """
+
+    def way(gpus: int, hosts: int = 1, link: str = "") -> Scaled:
+        rows = rows_a_card * gpus * hosts if rows_a_card else step.rows
+        return scaled(replace(step, rows=rows), gpus, hosts, link)
+
+    within = [way(gpus) for gpus in (1, 2, 4, 8)]
+    return within + [way(8, hosts, link) for link in ETHERNET for hosts in (2, 4, 8)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parameters", type=float, default=8.03e9)
+    parser.add_argument("--adapter", type=float, default=42e6)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--tokens", type=float, default=310, help="tokens a row")
+    parser.add_argument("--rows", type=int, default=64, help="rows a step")
+    parser.add_argument("--a-card", action="store_true", help="--rows are of each card, not of a step")
+    parser.add_argument("--no-graphs", action="store_true")
+    chosen = parser.parse_args()
+    step = Step(
+        int(chosen.parameters), int(chosen.adapter), chosen.layers, chosen.rows, chosen.tokens, not chosen.no_graphs
+    )
+    for way in table(step, rows_a_card=chosen.rows if chosen.a_card else None):
+        print(way.as_text())
+    for link in ETHERNET:
+        hosts = first_host_that_does_not_pay(step, 8, link)
+        print(f"{link}: {'up to 16 hosts pay' if hosts is None else f'host {hosts} adds less than half of its worth'}")
+
+
+if __name__ == "__main__":
+    main()
