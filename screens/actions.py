@@ -82,8 +82,33 @@ _ALL = (
     Action("audit", "ctrl+t", "Audit", "Look at every row: lengths, duplicates, empty replies, secrets and more."),
     Action("map_columns", "ctrl+o", "Columns", "Say which column is the question and which the answer.", footer=False),
     Action("choose_template", "ctrl+l", "Template", "Choose the chat template of a tokenizer that has none."),
-    Action("switch_adapter", "ctrl+b", "Who", "Let the adapter answer, the base model, or both side by side."),
-    Action("chat_settings", "ctrl+o", "Settings", "Show or hide the system prompt and the sampling settings."),
+    Action("choose_sides", "ctrl+b", "Who", "Choose who answers: adapter, base model, checkpoints, other runs."),
+    Action("regenerate", "ctrl+r", "Again", "Ask the same again, with another seed, in a branch of its own."),
+    Action(
+        "attach_documents",
+        "ctrl+d",
+        "Docs",
+        "Attach files and folders that things are looked up in.",
+        priority=True,  # the prompt would delete a character
+    ),
+    Action(
+        "next_preset",
+        "ctrl+t",
+        "Preset",
+        "Choose tokens by the next preset, from greedy to the notebook's.",
+        footer=False,
+    ),
+    Action(
+        "chat_settings", "ctrl+o", "Sampling", "Show or hide the system prompt and the sampling settings.", footer=False
+    ),
+    Action("pick_message", "ctrl+up", "Pick", "Go to the messages: edit, go back, keep one as training data."),
+    Action("edit_message", "e", "Edit", "Change what was said and ask it anew; what was said stays as a branch."),
+    Action("back_here", "b", "Back", "Go on from this message; what followed it stays as a branch."),
+    Action("previous_branch", "left", "Branch before", "Show what was said in this place before.", footer=False),
+    Action("next_branch", "right", "Branch", "Show what else was said in this place."),
+    Action("good_reply", "g", "Good", "Keep this reply as a row to train on."),
+    Action("correct_reply", "c", "Correct", "Write the reply as it should be, and keep that as a row to train on."),
+    Action("prefer_reply", "p", "Prefer", "Keep this reply as chosen against the others: a preference row."),
     Action(
         "copy_reply",
         "ctrl+y",
@@ -92,8 +117,14 @@ _ALL = (
         footer=False,
         priority=True,  # the prompt would redo
     ),
-    Action("save_transcript", "ctrl+s", "Save", "Save the conversation as Markdown in the run's folder.", footer=False),
-    Action("clear_chat", "ctrl+l", "New chat", "Forget this conversation and start a new one."),
+    Action(
+        "save_transcript",
+        "ctrl+s",
+        "Save",
+        "Save the conversation in the run's folder: JSONL to train on, and Markdown.",
+        footer=False,
+    ),
+    Action("clear_chat", "ctrl+l", "New chat", "Forget this conversation and start a new one.", footer=False),
     Action("export_now", "enter,ctrl+e", "Export", "Make the chosen exports."),
     Action(
         "endings",
@@ -157,5 +188,6 @@ def key_name(action: Action, *, last: bool = False) -> str:
 def name_of(key: str) -> str:
     """A key as a person reads it: `^t` for Ctrl+T."""
     names = {"escape": "Esc", "enter": "Enter", "space": "Space", "f1": "F1", "f2": "F2", "f3": "F3"}
+    names |= {"left": "←", "right": "→", "ctrl+up": "^↑"}
     names |= {"question_mark": "?", "comma": ",", "full_stop": ".", "slash": "/"}
     return names.get(key, key.replace("ctrl+", "^"))

@@ -2,91 +2,62 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-from markdown_it import MarkdownIt
-from pydantic import ValidationError
 from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.events import DescendantFocus
-from textual.widgets import Markdown, Static
+from textual.widgets import Static
 
 from screens.actions import ACTIONS, bind, key_name
+from screens.bubbles import Bubble, ReplyBubble, SaidBubble, TurnView, bubble_of
 from screens.clipboard import copy
+from screens.correct import CorrectScreen
 from screens.dashboard import MUTED
+from screens.documents import DocumentsScreen
 from screens.run_link import RunLink
+from screens.sampling import SamplingPanel
+from screens.sides import SidesScreen, runs_beside
 from screens.step_screen import StepScreen
 from screens.widgets.bars import bar
-from screens.widgets.fields import FieldLine
 from screens.widgets.prompt import Prompt
-from tuitune.atomic import write_atomic
+from tuitune.chat.conversation import Dialogue, Reply, Side, Turn
+from tuitune.chat.keep import GOOD, PREFERENCES, keep_row, save_transcript
 from tuitune.chat.reply import loading_text
-from tuitune.chat.sampling import Sampling
+from tuitune.documents.passage import Passage
 from tuitune.errors import TuituneError
-from tuitune.recipe import field_errors
 from tuitune.runs.folder import Run
-from tuitune.session.messages import Chat
+from tuitune.session.asking import chat_request, seed_of
+from tuitune.session.messages import Attach, Retrieve
 from tuitune.text import one_line, safe_text
 
-Who = Literal["adapter", "base"]
-_MODES: dict[tuple[Who, ...], str] = {
-    ("adapter",): "the adapter answers",
-    ("base",): "the base model answers",
-    ("adapter", "base"): "both answer, side by side",
-}
-
-
 _PACE_SECONDS = 0.5  # before, a pace says nothing
-_NAMES: dict[Who, str] = {"adapter": "adapter", "base": "base model"}
-
-
-@dataclass
-class Turn:
-    """What the user said, and what was answered by whom."""
-
-    said: str
-    replies: dict[Who, str] = field(default_factory=dict)
-
-
-def messages_for(before: list[Turn], said: str, who: Who, system: str) -> list[dict[str, str]]:
-    """What `who` is asked now: the system prompt, the turns that it has answered itself, and `said`.
-
-    Turns of the other alone are left out: the base model would go on in the adapter's tone.
-    """
-    messages = [{"role": "system", "content": system}] if system else []
-    for turn in before:
-        if reply := turn.replies.get(who):
-            messages += [{"role": "user", "content": turn.said}, {"role": "assistant", "content": reply}]
-    return [*messages, {"role": "user", "content": said}]
-
-
-def transcript(turns: list[Turn], run: str, system: str) -> str:
-    """The conversation as Markdown."""
-    parts = [f"# Chat with {run}\n"]
-    if system:
-        parts.append(f"**System**\n\n{system}\n")
-    for turn in turns:
-        parts.append(f"**You**\n\n{turn.said}\n")
-        parts += [f"**{who.capitalize()}**\n\n{reply}\n" for who, reply in turn.replies.items()]
-    return safe_text("\n".join(parts))
+_OF_REPLIES = {"good_reply", "correct_reply", "prefer_reply"}
+_OF_MESSAGES = {"edit_message", "back_here", "previous_branch", "next_branch"}
+_OF_PROMPT = {"go_on", "choose_sides", "regenerate", "attach_documents", "next_preset", "chat_settings", "pick_message"}
+"""What can be done while a reply, any message, or none has the focus."""
 
 
 class ChatScreen(StepScreen):
-    """A conversation with the adapter, with the base model, or with both side by side."""
+    """A conversation with one side or several: adapter, base model, checkpoints, other runs."""
 
     STEP = "chat"
     CSS_PATH = "chat.tcss"
-    BINDINGS = bind("switch_adapter", "chat_settings", "copy_reply", "save_transcript", "clear_chat")
+    BINDINGS = bind(
+        *("choose_sides", "regenerate", "attach_documents", "next_preset", "chat_settings", "pick_message"),
+        *("edit_message", "back_here", "previous_branch", "next_branch"),
+        *("good_reply", "correct_reply", "prefer_reply", "copy_reply", "save_transcript", "clear_chat"),
+    )
 
     def __init__(self) -> None:
         super().__init__()
-        self.turns: list[Turn] = []
-        self.who: tuple[Who, ...] = ("adapter",)
-        self.system = ""
-        self.sampling: dict[str, Any] = {}
+        self.dialogue = Dialogue()
+        self.sides: list[Side] = []
+        self.documents: list[Path] = []
+        self._editing: tuple[Turn, Turn] | None = None
+        """The turn that is said anew, and the tip to go back to where it is not."""
 
     def body(self) -> ComposeResult:
         with Horizontal():
@@ -97,27 +68,49 @@ class ChatScreen(StepScreen):
                 prompt = Prompt("Say something · Enter on an empty line goes on to the exports", id="prompt")
                 prompt.tooltip = "What you say. Enter sends, Ctrl+J breaks the line, Esc stops a reply."
                 yield prompt
-            with VerticalScroll(id="settings", can_focus=False):
-                yield Static("System prompt", classes="label")
-                system = Prompt("none", id="system")
-                system.tooltip = "What the model is told before the conversation begins."
-                yield system
-                yield Static("How the next token is chosen", classes="label")
-                for name, info in Sampling.model_fields.items():
-                    yield FieldLine(name, info, info.default)
-                yield Static(id="meaning")
+            yield SamplingPanel(id="settings")
 
     def on_mount(self) -> None:
+        self.sides = [Side(self.run_on_show.folder)]
         self.query_one("#settings").display = False
-        self._show_talk(empty=True)
+        self._show_talk()
         self._show_mode()
         self.query_one("#prompt").focus()
 
-    def _show_mode(self) -> None:
-        self.query_one("#prompt").border_title = Content(_MODES[self.who].capitalize())
+    @property
+    def run_on_show(self) -> Run:
+        run = self.tuitune.link.run
+        assert run is not None, "the chat opens on a run"
+        return run
 
-    def _show_talk(self, *, empty: bool) -> None:
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return self.query_one(SamplingPanel).fields
+
+    @property
+    def turns(self) -> list[Turn]:
+        return self.dialogue.turns
+
+    # --- what is shown ----------------------------------------------------------------------------------------
+
+    def _show_mode(self) -> None:
+        """Around the prompt: who answers and how, or what is being said anew."""
+        prompt = self.query_one("#prompt", Prompt)
+        if self._editing:
+            prompt.border_title = Content("Say it anew · Esc leaves it as it was")
+        else:
+            labels = [side.label(self.run_on_show.folder) for side in self.sides]
+            prompt.border_title = Content(one_line(" | ".join(labels), max_length=60))
+        chosen = self.query_one(SamplingPanel).preset or "own"
+        about = [f"{key_name(ACTIONS['next_preset'])} {chosen}", f"{key_name(ACTIONS['chat_settings'])} sampling"]
+        if self.documents:
+            names = self.documents[0].name if len(self.documents) == 1 else f"{len(self.documents)} paths"
+            about.insert(0, f"looks up in {one_line(names, max_length=24)}")
+        prompt.border_subtitle = Content(" · ".join(about))
+
+    def _show_talk(self) -> None:
         """The turns, or what could be asked where nothing has been said."""
+        empty = not self.turns
         self.query_one("#turns").display = not empty
         hint = self.query_one("#empty", Static)
         hint.display = empty
@@ -125,179 +118,346 @@ class ChatScreen(StepScreen):
             prompts = [prompt for prompt, _, _ in self.tuitune.link.history.replies_before_and_after()][:4]
             hint.update(_hint(self.tuitune.link.run, prompts))
 
+    async def show_branch(self) -> None:
+        """Show the turns of the branch, and no others."""
+        shown = {view.turn: view for view in self.query(TurnView)}
+        turns = self.turns
+        for turn, view in shown.items():
+            if turn not in turns:
+                await view.remove()
+        for turn in turns:
+            if turn in shown:
+                shown[turn].query_one(SaidBubble).show()
+            else:
+                await self.query_one("#turns").mount(TurnView(turn, self.run_on_show.folder))
+        self._show_talk()
+        self.query_one("#turns", VerticalScroll).anchor()
+        self.refresh_bindings()
+
+    def _tell(self, text: str) -> None:
+        self.query_one("#speed", Static).update(Content(safe_text(text)))
+
     @on(RunLink.RunChanged)
     def _record_read(self) -> None:
-        self._show_talk(empty=not self.turns and not self.replying)
+        self._show_talk()
 
     # --- talking ----------------------------------------------------------------------------------------------
 
     @on(Prompt.Sent, "#prompt")
     async def _sent(self, message: Prompt.Sent) -> None:
         if not message.text:
-            await self.action_go_on()
+            if self._editing is None:
+                await self.action_go_on()
         elif not self.replying:
+            tip = self._editing[1] if self._editing else self.dialogue.tip
+            self._editing = None
             self.query_one("#prompt", Prompt).text = ""
-            self.reply_to(message.text)
+            self._show_mode()
+            self.reply_to(self.dialogue.say(message.text), tip)
 
     @on(Prompt.Sent, "#system")
     def _system_given(self) -> None:
         self.query_one("#prompt").focus()
-
-    @on(Prompt.Changed, "#system")
-    def _system_changed(self, event: Prompt.Changed) -> None:
-        self.system = event.text_area.text.strip()
 
     @property
     def replying(self) -> bool:
         return any(worker.group == "reply" and not worker.is_finished for worker in self.workers)
 
     @work(exclusive=True, group="reply", exit_on_error=False)
-    async def reply_to(self, said: str) -> None:
-        """Have each chosen one answer, one after the other, as the session's one worker does."""
+    async def reply_to(self, turn: Turn, tip: Turn) -> None:
+        """Have each side answer, one after the other; the branch ends at `tip` again where none does."""
         self.show_problem(None)
-        turn = Turn(said)
-        views = await self.begin(turn)
-        before = list(self.turns)
-        self.turns.append(turn)
+        await self.show_branch()
+        view = next(view for view in self.query(TurnView) if view.turn is turn)
         try:
-            for who, view in views.items():
-                await self._answer(who, messages_for(before, said, who, self.system), view, turn)
+            await self._look_up(turn, view)
+            for place, side in enumerate(list(self.sides)):
+                await self._answer(turn, side, await view.bubble(side), beside=place > 0)
         except TuituneError as error:
+            self._tell("")
             self.show_problem(error)
-            prompt = self.query_one("#prompt", Prompt)
-            prompt.text = prompt.text or said
         finally:
-            if not turn.replies and turn in self.turns:
-                self.turns.remove(turn)
+            if not turn.replies and turn in turn.branches:  # else it was cleared away meanwhile
+                self.dialogue.drop(turn, tip)
+                await self.show_branch()
+                prompt = self.query_one("#prompt", Prompt)
+                if not turn.draw:
+                    prompt.text = prompt.text or turn.said
             self.query_one("#prompt").focus()
 
-    async def begin(self, turn: Turn) -> dict[Who, Markdown]:
-        """Show what was said, and an empty reply of each who is asked."""
-        self._show_talk(empty=False)
-        turns = self.query_one("#turns", VerticalScroll)
-        await turns.mount(Static(Content(safe_text(turn.said)), classes="user"))
-        row = Horizontal(classes="replies")
-        await turns.mount(row)
-        turns.anchor()
-        views = {who: Markdown(parser_factory=_parser, open_links=False, classes=f"reply -{who}") for who in self.who}
-        for who, view in views.items():
-            view.border_title = _NAMES[who]
-            await row.mount(view)
-        return views
+    async def _look_up(self, turn: Turn, view: TurnView) -> None:
+        if self.documents and not turn.passages and any(side.documents for side in self.sides):
+            self._tell("Looking it up…")
+            request = Retrieve([str(path) for path in self.documents], turn.said)
+            found = await self.tuitune.link.call(request, self._show_part)
+            turn.passages = [Passage(**passage) for passage in found["passages"]]
+            view.show_passages()
 
-    async def _answer(self, who: Who, messages: list[dict[str, str]], view: Markdown, turn: Turn) -> None:
-        run = self.tuitune.link.run
-        assert run is not None, "the chat opens on a run"
-        speed = self.query_one("#speed", Static)
-        speed.update("Waiting for the first word…")
+    async def _answer(self, turn: Turn, side: Side, bubble: ReplyBubble, *, beside: bool) -> None:
+        self._tell("Waiting for the first word…")
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        said: list[str] = []
-        began = 0.0
+        came: list[str] = []
+        asked = began = time.monotonic()
 
         def part(content: dict[str, Any]) -> None:
             nonlocal began
-            if "loading" in content:
-                speed.update(Content(f"{bar_of(content)}{loading_text(**content)}…"))
-            elif "notice" in content:
-                self.notify(safe_text(content["notice"]), severity="warning", markup=False)
-            elif text := content.get("text"):
-                began = began or time.monotonic()
-                said.append(text)
+            self._show_part(content)
+            if text := content.get("text"):
+                began = began if came else time.monotonic()
+                came.append(text)
                 pieces.put_nowait(safe_text(text))
                 took = time.monotonic() - began
-                pace = f" · {len(said) / took:.0f}/s" if took > _PACE_SECONDS else ""
-                speed.update(f"{len(said)} pieces{pace} · {key_name(ACTIONS['go_back'])} stops")
+                pace = f" · {len(came) / took:.0f}/s" if took > _PACE_SECONDS else ""
+                self._tell(f"{len(came)} pieces{pace} · {key_name(ACTIONS['go_back'])} stops")
 
-        drawing = asyncio.create_task(_draw(view, pieces))
+        drawing = asyncio.create_task(bubble.draw(pieces))
         try:
-            answer = await self.tuitune.link.call(
-                Chat(str(run.folder), messages, who == "adapter", self.sampling), part
-            )
-            turn.replies[who] = answer["reply"]
-            ending = "" if answer.get("ended", True) else " · cut at max_new_tokens"
-            pace = answer["tokens"] / max(answer["seconds"], 1e-6)
-            took = f"{answer['tokens']} tokens in {answer['seconds']:.1f} s · {pace:.1f} tokens/s{ending}"
+            request = chat_request(self.dialogue, turn, side, self.sampling, beside=beside)
+            answer = await self.tuitune.link.call(request, part)
+            turn.replies[side] = Reply.of(answer, seed_of(turn, self.sampling))
             keys = f"{key_name(ACTIONS['copy_reply'])} copies · {key_name(ACTIONS['save_transcript'])} saves"
-            speed.update(f"{_NAMES[who]}: {took} · {keys}")
+            self._tell(f"{keys} · {key_name(ACTIONS['pick_message'])} picks a message")
         except asyncio.CancelledError:
-            turn.replies[who] = "".join(said)
-            speed.update("Stopped.")
-            raise
-        except TuituneError:
-            speed.update("")
+            if came:
+                seconds = time.monotonic() - asked
+                turn.replies[side] = Reply("".join(came), len(came), seconds, ended=False, stopped=True)
+            self._tell("Stopped.")
             raise
         finally:
             pieces.put_nowait(None)
             await drawing
+            if side in turn.replies:
+                bubble.show_stats(turn.replies[side])
+            else:
+                await bubble.remove()
+
+    def _show_part(self, part: dict[str, Any]) -> None:
+        """What a session tells on the way to an answer."""
+        if "loading" in part or "indexing" in part:
+            text = loading_text(part.get("loading") or part["indexing"], part.get("done"), part.get("total"))
+            self.query_one("#speed", Static).update(Content(f"{bar_of(part)}{text}…"))
+        elif "notice" in part:
+            self.notify(safe_text(part["notice"]), severity="warning", markup=False)
 
     async def action_go_back(self) -> None:
+        """Out of whatever is going on, one thing at a time; what is written is never lost."""
+        prompt = self.query_one("#prompt", Prompt)
         if self.replying:
             self.workers.cancel_group(self, "reply")
         elif self.query_one("#settings").display:
             self.action_chat_settings()
+        elif bubble_of(self.focused) is not None:
+            prompt.focus()
+        elif self._editing is not None:
+            self.dialogue.tip = self._editing[1]
+            self._editing = None
+            prompt.text = ""
+            self._show_mode()
+            await self.show_branch()
+        elif prompt.text.strip():
+            prompt.put_away()
+            self._tell("Put away: ↑ brings it back, Esc goes to the step before.")
         else:
             await super().action_go_back()
 
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    @property
+    def _message(self) -> Bubble | None:
+        return bubble_of(self.focused)
+
+    def action_pick_message(self) -> None:
+        """From the prompt to the last message."""
+        bubbles = [widget for view in self.query(TurnView) for widget in view.query(ReplyBubble)]
+        if bubbles:
+            bubbles[-1].focus()
+            self._tell("↑ ↓ go through the messages, Esc back to what you say")
+
+    async def key_up(self) -> None:
+        self._step_messages(-1)
+
+    async def key_down(self) -> None:
+        self._step_messages(1)
+
+    def _step_messages(self, step: int) -> None:
+        if (message := self._message) is None:
+            return
+        bubbles = [widget for widget in self.query("SaidBubble, ReplyBubble, PassageList") if widget.display]
+        place = bubbles.index(message) + step
+        if place >= len(bubbles):
+            self.query_one("#prompt").focus()
+        elif place >= 0:
+            bubbles[place].focus()
+
+    def action_regenerate(self) -> None:
+        turn = self.turns[-1]
+        if not self.sampling.get("temperature"):
+            varies = key_name(ACTIONS["next_preset"])
+            self.notify(f"The likeliest token is always taken, so the reply is the same; {varies} varies it.")
+        tip = self.dialogue.tip
+        self.reply_to(self.dialogue.again(turn), tip)
+
+    async def action_edit_message(self) -> None:
+        if (message := self._message) is not None:
+            self._editing = (message.turn, self.dialogue.tip)
+            self.dialogue.back_to(message.turn.before)
+            prompt = self.query_one("#prompt", Prompt)
+            prompt.text = message.turn.said
+            prompt.move_cursor(prompt.document.end)
+            prompt.focus()
+            self._show_mode()
+            await self.show_branch()
+
+    async def action_back_here(self) -> None:
+        if (message := self._message) is not None:
+            self.dialogue.back_to(message.turn)
+            await self.show_branch()
+            self._tell("What you say now follows this message; what followed it stays: ← → on it.")
+            self.query_one("#prompt").focus()
+
+    async def action_previous_branch(self) -> None:
+        await self._switch(-1)
+
+    async def action_next_branch(self) -> None:
+        await self._switch(1)
+
+    async def _switch(self, step: int) -> None:
+        if (message := self._message) is not None and len(message.turn.branches) > 1:
+            other = self.dialogue.switch(message.turn, step)
+            await self.show_branch()
+            next(view for view in self.query(TurnView) if view.turn is other).query_one(SaidBubble).focus()
+
+    def action_good_reply(self) -> None:
+        if isinstance(message := self._message, ReplyBubble):
+            self._keep(GOOD, self.dialogue.row(message.turn, message.side), message, "good")
+
+    def action_correct_reply(self) -> None:
+        message = self._message
+        if not isinstance(message, ReplyBubble):
+            return
+
+        def keep(text: str | None) -> None:
+            if text:
+                self._keep(GOOD, self.dialogue.row(message.turn, message.side, text), message, "corrected")
+
+        self.app.push_screen(CorrectScreen(message.turn.replies[message.side].text), keep)
+
+    def action_prefer_reply(self) -> None:
+        if not isinstance(message := self._message, ReplyBubble):
+            return
+        turn, chosen = message.turn, message.side
+        for side, reply in turn.replies.items():
+            if side != chosen and reply.text != turn.replies[chosen].text:
+                self._keep(PREFERENCES, self.dialogue.preference(turn, chosen, side), message, "chosen")
+
+    def _keep(self, name: str, row: dict[str, Any], message: ReplyBubble, how: str) -> None:
+        try:
+            file, new = keep_row(self.run_on_show.folder, name, row)
+        except TuituneError as error:
+            self.show_problem(error)
+            return
+        reply = message.turn.replies[message.side]
+        reply.kept = how
+        message.show_stats(reply)
+        self.notify(f"{'Added to' if new else 'Already in'} {file}, which can be data.path of a run.", markup=False)
+
     # --- actions ----------------------------------------------------------------------------------------------
 
-    def action_switch_adapter(self) -> None:
-        modes = list(_MODES)
-        self.who = modes[(modes.index(self.who) + 1) % len(modes)]
-        self._show_mode()
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        on_message = self._message is not None
+        if action in _OF_REPLIES and not isinstance(self._message, ReplyBubble):
+            return False
+        if (action in _OF_MESSAGES and not on_message) or (action in _OF_PROMPT and on_message):
+            return False
+        return super().check_action(action, parameters)
+
+    def why_not(self, action: str) -> str | None:
+        message = self._message
+        if action in ("copy_reply", "save_transcript", "clear_chat", "regenerate", "pick_message") and not self.turns:
+            return "Nothing has been said yet."
+        if action == "regenerate" and self.replying:
+            return "A reply is being written."
+        if action in ("good_reply", "correct_reply", "prefer_reply"):
+            if not isinstance(message, ReplyBubble) or message.side not in message.turn.replies:
+                return "Only a reply can be kept."
+            if action == "prefer_reply" and len({reply.text for reply in message.turn.replies.values()}) < 2:
+                return "There is no other reply to prefer it to."
+        if action in ("previous_branch", "next_branch") and (message is None or len(message.turn.branches) < 2):
+            return "Nothing else was said in its place."
+        return None
+
+    def action_choose_sides(self) -> None:
+        def take(sides: list[Side] | None) -> None:
+            if sides:
+                self.sides = sides
+                self._show_mode()
+
+        run = self.run_on_show
+        self.app.push_screen(SidesScreen(run, runs_beside(run), self.sides, documents=bool(self.documents)), take)
+
+    def action_attach_documents(self) -> None:
+        def take(paths: list[Path] | None) -> None:
+            if paths is not None and paths != self.documents:
+                self._index_documents(paths)
+
+        self.app.push_screen(DocumentsScreen(self.documents), take)
+
+    @work(exclusive=True, group="reply", exit_on_error=False)
+    async def _index_documents(self, paths: list[Path]) -> None:
+        """Index the documents before the first question needs them."""
+        self.documents = []
+        try:
+            if paths:
+                found = await self.tuitune.link.call(Attach([str(path) for path in paths]), self._show_part)
+                self.documents = paths
+                left_out = found["left_out"]
+                names = "; ".join(f"{file['file']}: {file['reason']}" for file in left_out[:3])
+                more = f" {len(left_out)} files are left out ({names})." if left_out else ""
+                text = f"{found['files']:,} documents, {found['passages']:,} passages.{more} {found['notice']}"
+                self.notify(one_line(text, max_length=500), markup=False)
+            self._tell("")
+        except TuituneError as error:
+            self._tell("")
+            self.show_problem(error)
+        finally:
+            self._show_mode()
+
+    def action_next_preset(self) -> None:
+        self._tell(f"Tokens are chosen by the preset {self.query_one(SamplingPanel).next_preset()}.")
 
     def action_chat_settings(self) -> None:
         settings = self.query_one("#settings")
         settings.display = not settings.display
         self.query_one("#temperature Input" if settings.display else "#prompt").focus()
 
-    @on(DescendantFocus)
-    def _explain_field(self, event: DescendantFocus) -> None:
-        line = next((each for each in event.widget.ancestors if isinstance(each, FieldLine)), None)
-        if line is not None:
-            self.query_one("#meaning", Static).update(Content(line.info.description or ""))
-
-    @on(FieldLine.Changed)
-    def _sampling_changed(self, message: FieldLine.Changed) -> None:
-        name = message.line.field
-        wanted = {**self.sampling, name: message.value}
-        try:
-            checked = Sampling.model_validate(wanted)
-        except ValidationError as error:
-            problem = field_errors(error).get(name)
-            message.line.mark(problem)
-            self.show_problem(problem)
-            return
-        message.line.mark(None)
-        self.show_problem(None)
-        self.sampling = checked.model_dump(exclude_defaults=True)
-
-    def why_not(self, action: str) -> str | None:
-        if action in ("copy_reply", "save_transcript", "clear_chat") and not self.turns:
-            return "Nothing has been said yet."
-        return None
+    @on(SamplingPanel.Changed)
+    def _settings_changed(self, message: SamplingPanel.Changed) -> None:
+        self.show_problem(message.problem)
+        self.dialogue.system = self.query_one(SamplingPanel).system
+        self._show_mode()
 
     def action_copy_reply(self) -> None:
-        copy(self.app, "\n\n".join(self.turns[-1].replies.values()), "The last reply")
+        message = self._message
+        if isinstance(message, ReplyBubble) and message.side in message.turn.replies:
+            copy(self.app, message.turn.replies[message.side].text, "The reply")
+        else:
+            copy(self.app, "\n\n".join(reply.text for reply in self.turns[-1].replies.values()), "The last reply")
 
     def action_save_transcript(self) -> None:
-        run = self.tuitune.link.run
-        assert run is not None, "the chat opens on a run"
-        file = run.folder / "chats" / time.strftime("%Y-%m-%d_%H-%M-%S.md")
         try:
-            file.parent.mkdir(mode=0o700, exist_ok=True)
-            write_atomic(file, transcript(self.turns, run.name, self.system))
-        except OSError as error:
+            file = save_transcript(self.run_on_show.folder, self.dialogue)
+        except TuituneError as error:
             self.show_problem(error)
             return
-        self.notify(f"Saved as {file}", markup=False)
+        self.notify(f"Saved as {file}, which can be data.path of a run, and as .md beside it.", markup=False)
 
     async def action_clear_chat(self) -> None:
         self.workers.cancel_group(self, "reply")
-        self.turns = []
-        self.query_one("#speed", Static).update("")
-        await self.query_one("#turns").remove_children()
-        self._show_talk(empty=True)
-        self.refresh_bindings()
+        self.dialogue = Dialogue(self.dialogue.system)
+        self._editing = None
+        self._tell("")
+        self._show_mode()
+        await self.show_branch()
 
 
 def _hint(run: Run | None, prompts: list[str]) -> Content:
@@ -307,7 +467,11 @@ def _hint(run: Run | None, prompts: list[str]) -> Content:
     if prompts:
         lines.append(Content.styled("The run's own sample prompts:", MUTED))
         lines += [Content(f"  {one_line(prompt, max_length=64)}") for prompt in prompts]
-    keys = (("switch_adapter", "asks the base model too, side by side"), ("chat_settings", "changes how it answers"))
+    keys = (
+        ("choose_sides", "asks the base model, checkpoints or other runs too"),
+        ("attach_documents", "looks things up in your documents"),
+        ("next_preset", "changes how freely it answers"),
+    )
     for action, what in keys:
         lines.append(Content.assemble((key_name(ACTIONS[action]), "bold"), (f" {what}", MUTED)))
     return Content("\n").join(lines)
@@ -316,16 +480,3 @@ def _hint(run: Run | None, prompts: list[str]) -> Content:
 def bar_of(part: dict[str, Any]) -> str:
     """A bar to stand before what is loading, where it can be counted."""
     return f"{bar(part['done'] / part['total'], 20)} " if part.get("total") else ""
-
-
-async def _draw(view: Markdown, pieces: "asyncio.Queue[str | None]") -> None:
-    """Append pieces to the view until None comes."""
-    stream = Markdown.get_stream(view)
-    while (piece := await pieces.get()) is not None:
-        await stream.write(piece)
-    await stream.stop()
-
-
-def _parser() -> MarkdownIt:
-    """Markdown as replies are written; HTML in a reply is shown as the text it is."""
-    return MarkdownIt("gfm-like", {"html": False, "linkify": False})

@@ -31,6 +31,13 @@ class Prompt(TextArea):
         self._back = 0
         self.post_message(self.Sent(self, text))
 
+    def put_away(self) -> None:
+        """Empty the line, and keep what stood there among what the arrows bring back."""
+        if text := self.text.strip():
+            self._said.append(text)
+        self._back = 0
+        self.text = ""
+
     def check_consume_key(self, key: str, character: str | None = None) -> bool:
         return key in ("enter", "ctrl+j") or super().check_consume_key(key, character)
 

@@ -193,7 +193,7 @@ def whole_walk(place: Place, walk: Walk) -> None:
     walk.go(ENTER, "made earlier", "Tab: make others", "exportfolder")
     walk.leave("Tab: make others", BACK_TAB)
     walk.go(paste(place.name("refusedfolder")) + ENTER, "refusedfolder", "is not a folder")
-    walk.go(ESC, "The adapter answers")
+    walk.go(ESC, "adapter", "Say something")
     walk.go(ctrl("s"), "Saved as")
     walk.press(ctrl("q"))
     assert walk.exit_status() == 0

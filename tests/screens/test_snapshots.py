@@ -21,13 +21,15 @@ from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
 from screens.app import TuituneApp
-from screens.chat import ChatScreen, Turn
+from screens.chat import ChatScreen
 from screens.run_link import RunLink
 from screens.widgets.tokens import tokens_content
 from tests.conftest import DEMO
 from tests.screens import histories
 from tests.screens.conftest import settled, until, words
 from tests.screens.machine import be_the_machine, see_libraries, write_libraries, write_nvml
+from tuitune.chat.conversation import Reply
+from tuitune.documents.passage import Passage
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.runs.manage import write_note
@@ -339,15 +341,21 @@ def test_empty_chat(size: tuple[int, int], snap_compare: Any) -> None:
 @each_size
 def test_chat(size: tuple[int, int], snap_compare: Any) -> None:
     async def talked(pilot: Pilot[int]) -> None:
-        to_both = [("enter", "Ask pirate-1"), ("ctrl+b", "The base model answers"), ("ctrl+b", "Both answer")]
-        await pressing(FINISHED, *to_both)(pilot)
+        to_both = [
+            ("enter", "Ask pirate-1"),
+            ("ctrl+b", "Who answers"),
+            ("down", "base model"),
+            ("space", "Who answers"),
+        ]
+        await pressing(FINISHED, *to_both, ("enter", "adapter | base model"))(pilot)
         screen = pilot.app.screen
         assert isinstance(screen, ChatScreen)
-        turn = Turn("What is the capital of France?")
-        screen.turns.append(turn)  # or the record, read meanwhile, would show the empty chat again
-        views = await screen.begin(turn)
-        await views["adapter"].update("Arr! **Paris**, matey:\n\n- on the Seine\n- in `France`")
-        await views["base"].update("Paris is the capital of France.")
+        turn = screen.dialogue.say("What is the capital of France?")
+        turn.passages = [Passage("cities.md", "Paris lies on the Seine.", "France", 3, 9)]
+        pirate = Reply("Arr! **Paris**, matey:\n\n- on the Seine\n- in `France`", 14, 0.5, 0.12)
+        plain = Reply("Paris is the capital of France.", 8, 0.25, 0.1, stopped=True)
+        turn.replies = dict(zip(screen.sides, (pirate, plain), strict=True))
+        await screen.show_branch()
         await still(pilot, "on the Seine", "Paris is")
 
     assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=talked)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from tuitune.documents.block import Unreadable
 from tuitune.documents.embeddings import VARIABLE, Embedder, embedding_model
+from tuitune.documents.names import kind_of
 from tuitune.documents.passage import Passage
 from tuitune.documents.pdf import PdfReader
-from tuitune.documents.read import blocks_of, content_of, files_of, kind_of
+from tuitune.documents.read import blocks_of, content_of, files_of
 from tuitune.documents.split import passages_of
 from tuitune.documents.store import Store
 from tuitune.documents.words import terms_of

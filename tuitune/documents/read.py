@@ -11,6 +11,7 @@ from charset_normalizer import from_bytes
 from tuitune.documents.block import Block, Unreadable
 from tuitune.documents.html import html_blocks
 from tuitune.documents.markdown import markdown_blocks, text_blocks
+from tuitune.documents.names import is_document, kind_of
 from tuitune.documents.source import python_blocks, source_blocks
 from tuitune.errors import UnusableInput, explain
 from tuitune.text import one_line
@@ -20,41 +21,10 @@ MAX_FILES = 200_000
 MAX_TEXT_BYTES = 32 * 2**20
 MAX_PDF_BYTES = 512 * 2**20
 
-_MARKDOWN = {".md", ".markdown", ".mdown", ".mkd", ".qmd"}
-_HTML = {".html", ".htm", ".xhtml"}
-_PLAIN = {".txt", ".text", ".log", ".rst", ".adoc", ".org", ".tex", ".csv", ".tsv", ".json", ".jsonl", ".srt", ".vtt"}
-_SOURCE = {
-    *(".py", ".pyi", ".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".java", ".kt", ".kts", ".c", ".h", ".cc"),
-    *(".cpp", ".cxx", ".hpp", ".hh", ".cs", ".go", ".rs", ".rb", ".php", ".swift", ".scala", ".m", ".mm", ".r"),
-    *(".jl", ".lua", ".pl", ".pm", ".sh", ".bash", ".zsh", ".fish", ".ps1", ".sql", ".proto", ".yaml", ".yml"),
-    *(".toml", ".ini", ".cfg", ".conf", ".tf", ".css", ".scss", ".less", ".vue", ".svelte", ".dart", ".ex"),
-    *(".exs", ".erl", ".hs", ".ml", ".clj", ".el", ".vim", ".cmake", ".gradle", ".groovy", ".zig", ".nim"),
-    *(".f90", ".asm", ".s", ".cu", ".tcss", ".jinja"),
-}  # fmt: skip
-_NAMED = {"makefile", "dockerfile", "readme", "license", "changelog", "contributing", "authors", "notice"}
 _SKIPPED = {"node_modules", "__pycache__", "site-packages", "venv", "target", "dist", "build"}
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_-]{2,30})""", re.IGNORECASE)
 
 Readers = Callable[[str], list[Block]]
-
-
-def is_document(path: Path) -> bool:
-    """Whether a file of a folder is one, by its name; a file that is named itself is read whatever it is called."""
-    return kind_of(path) is not None or path.name.lower() in _NAMED
-
-
-def kind_of(path: Path) -> str | None:
-    """`pdf`, `html`, `markdown`, `python`, `source` or `text`; None where the name tells nothing."""
-    suffix = path.suffix.lower()
-    if suffix == ".pdf":
-        return "pdf"
-    if suffix in _HTML:
-        return "html"
-    if suffix in _MARKDOWN:
-        return "markdown"
-    if suffix in (".py", ".pyi"):
-        return "python"
-    return "source" if suffix in _SOURCE else "text" if suffix in _PLAIN else None
 
 
 def files_of(paths: list[Path]) -> Iterator[tuple[Path, str]]:
