@@ -73,7 +73,7 @@ def block(loaded: Any, prepared: Any, *, watched: bool) -> Block:
         control = Control()
         evaluator = Evaluator(loaded, loaded.recipe, prepared, control, emit, 1)
         callback = RunCallback(writer.run, control, emit, evaluator, 1)
-        trainer = make_trainer(loaded, loaded.recipe, prepared, writer.run, [callback])
+        trainer = make_trainer(loaded, loaded.recipe, prepared, writer.run, [callback], control, emit)
         evaluator.trainer = trainer
         trainer.args.save_strategy = "no"
         sampler = threading.Thread(target=samples)

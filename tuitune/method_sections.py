@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tuitune.reward_sections import NumericMatch, RewardSection
+
 
 class Section(BaseModel):
     """A part of the recipe: fields that are checked, described and never changed in place."""
@@ -95,8 +97,36 @@ class GRPO(Section):
 
     name: Literal["grpo"]
     """What is learned from: grpo, prompts and rewards for the model's own answers."""
+    rewards: list[RewardSection] = Field([NumericMatch(name="numeric_match")], min_length=1, max_length=16)
+    """What an answer is worth: a list such as [{name: numeric_match}], each with a weight and options of its own."""
+    num_generations: int = Field(8, ge=2, le=256)
+    """Answers to each prompt, which are measured against each other; batch × accumulation is a multiple of it."""
+    max_completion_length: int = Field(256, ge=1, le=65_536)
+    """Longest answer in tokens; what does not end by itself is cut there."""
+    temperature: float = Field(1.0, gt=0, le=10)
+    """How much the answers vary; 1 is what the model says of itself."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Draw among the likeliest tokens that together have this probability."""
+    top_k: int = Field(0, ge=0)
+    """Draw among this many likeliest tokens; 0 sets no limit."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Leave out tokens less likely than this share of the likeliest one."""
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "cispo", "sapo"] = "dapo"
+    """How tokens are weighed: dapo all of a step alike, grpo each answer alike, dr_grpo by no answer's length."""
     beta: float = Field(0.0, ge=0, le=10)
     """Pull towards the model as it was (KL): 0 is usual and needs no reference."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What rewards are divided by: their group's spread, the batch's, or nothing."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """Whether the ratio of new to old probability is taken of each token, or of whole answers (GSPO)."""
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    """How far the ratio may move before it is clipped."""
+    epsilon_high: float | None = Field(None, gt=0, le=100)
+    """The same upwards, where that is to be another (0.28 in DAPO)."""
+    num_iterations: int = Field(1, ge=1, le=64)
+    """Steps that learn from each generation."""
+    mask_truncated_completions: bool = False
+    """Leave out answers that were cut at their longest."""
 
 
 MethodSection = Annotated[SFT | DPO | ORPO | SimPO | KTO | GRPO | Pretrain, Field(discriminator="name")]

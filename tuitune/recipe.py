@@ -8,8 +8,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from tuitune.errors import UnusableInput
-from tuitune.method_sections import METHODS, SFT, MethodSection, Section, learning_rate
+from tuitune.method_sections import GRPO, METHODS, SFT, MethodSection, Section, learning_rate
 from tuitune.paths import expanded
+from tuitune.reward_sections import REWARDS, PythonFile
 from tuitune.text import one_line
 
 TARGET_WORDS = ("auto", "attention", "all")
@@ -276,6 +277,7 @@ class Recipe(Section):
             recipe = cls.model_validate(raw)
         except ValidationError as error:
             raise UnusableInput(f"The {named} cannot be used: {'; '.join(field_errors(error).values())}.") from None
+        _require_whole_groups(recipe, named)
         try:
             return recipe.with_absolute_paths(folder) if folder else recipe
         except OSError as error:  # a name too long for any file system, or a loop of links
@@ -298,7 +300,16 @@ class Recipe(Section):
         lora = self.lora
         if lora.init_adapter is not None:
             lora = lora.model_copy(update={"init_adapter": absolute(lora.init_adapter)})
-        return self.model_copy(update={"model": model, "data": data, "lora": lora})
+        method = self.method
+        if isinstance(method, GRPO):
+            rewards = [
+                reward.model_copy(update={"function": absolute(reward.function)})
+                if isinstance(reward, PythonFile)
+                else reward
+                for reward in method.rewards
+            ]
+            method = method.model_copy(update={"rewards": rewards})
+        return self.model_copy(update={"model": model, "data": data, "method": method, "lora": lora})
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults included, as YAML that `load` reads back to an equal recipe."""
@@ -309,6 +320,24 @@ def _name_of(method: Any) -> str:
     """Name of the method in a section that may still be raw, or wrong in whatever way."""
     name = method.get("name", "sft") if isinstance(method, dict) else getattr(method, "name", "sft")
     return name if isinstance(name, str) else ""
+
+
+def _require_whole_groups(recipe: Recipe, named: str) -> None:
+    """Refuse answers of a step that do not make whole groups. Raises UnusableInput."""
+    train, method = recipe.train, recipe.method
+    answers = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    if isinstance(method, GRPO) and answers % method.num_generations:
+        raise UnusableInput(
+            f"The {named} cannot be used: a step has {answers} answers (train.per_device_train_batch_size × "
+            f"gradient_accumulation_steps), which method.num_generations ({method.num_generations}) does not divide: "
+            f"change one of them, for example num_generations to {_divisor(answers, method.num_generations)}."
+        )
+
+
+def _divisor(number: int, near: int) -> int:
+    """A divisor of the number, at least 2 where it has one, as near as can be."""
+    divisors = [divisor for divisor in range(2, number + 1) if number % divisor == 0]
+    return min(divisors, key=lambda divisor: abs(divisor - near), default=number)
 
 
 _MOST_CHARACTERS = 1_000_000
@@ -367,10 +396,18 @@ def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -
         chosen = str(location[1]) if len(location) > 1 and location[0] == "method" else ""
         if chosen:  # pydantic names the section's kind behind it
             location = ("method", *location[2:])
+        reward = location[:2] == ("method", "rewards")
         if item["type"] == "union_tag_invalid":
-            location, value = ("method", "name"), item["input"]["name"]
+            location, value = (*location, "name") if reward else ("method", "name"), item["input"]["name"]
+        elif reward and len(location) > 3:
+            location = (*location[:3], *location[4:])
         name = one_line(".".join(str(part) for part in location), max_length=120)
-        if item["type"] == "extra_forbidden" and (others := _methods_with(chosen and location[-1])):
+        if reward and item["type"] == "extra_forbidden":
+            allowed = ", ".join(REWARDS[str(item["loc"][4])].model_fields)
+            found[name] = f"{name} is not an option of that reward (allowed: {allowed})"
+        elif reward and item["type"].startswith("union_tag"):
+            found[name] = f"{name} is {one_line(repr(value), max_length=60)} but should be one of {', '.join(REWARDS)}"
+        elif item["type"] == "extra_forbidden" and (others := _methods_with(chosen and location[-1])):
             found[name] = f"{name} is a field of {', '.join(others)}, and method.name is {chosen}"
         elif item["type"] == "extra_forbidden":
             found[name] = f"{name} is not a {kind}{_suggestion(location, model or Recipe, chosen)}"
@@ -446,12 +483,17 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
 def reference() -> str:
     """Every recipe field with its default and meaning, as the Markdown of RECIPE.md."""
     lines = ["# Recipe reference", "", "Written by `python -m tuitune.recipe`. Fields without a default must be given."]
-    sections = [(section, section_of(section)) for section in Recipe.model_fields if section != "method"]
+    sections: list[tuple[str, type[BaseModel]]] = [
+        (section, section_of(section)) for section in Recipe.model_fields if section != "method"
+    ]
     sections += [(f"method: {name}", kind) for name, kind in METHODS.items()]
+    sections += [(f"reward: {name}", kind) for name, kind in REWARDS.items()]
     for section, model in sections:
         lines += ["", f"## {section}", "", str(model.__doc__), "", "| field | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
             default = field.get_default(call_default_factory=True)
+            if name == "rewards":
+                default = [{"name": reward.name} for reward in default]
             shown = (
                 ""
                 if field.is_required()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -140,6 +140,11 @@ class PythonFile(Reward):
 RewardSection = Annotated[
     ExactMatch | NumericMatch | Format | Length | JSONSchema | UnitTests | PythonFile, Field(discriminator="name")
 ]
+REWARDS: dict[str, type[Reward]] = {
+    get_args(kind.model_fields["name"].annotation)[0]: kind
+    for kind in (ExactMatch, NumericMatch, Format, Length, JSONSchema, UnitTests, PythonFile)
+}
+"""Name of each reward to its section."""
 
 
 def titles(rewards: "list[Any]") -> list[str]:

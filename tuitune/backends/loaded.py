@@ -1,6 +1,6 @@
 """A model in memory, and what a backend is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tuitune.model.targets import Targets
@@ -27,6 +27,8 @@ class LoadedModel:
     """The attention kernel in use, in words for the user."""
     targets: Targets | None = None
     """The layers that got a fresh adapter; None before, and with a saved one."""
+    begun: dict[str, Any] = field(default_factory=dict)
+    """The trained parameters as the run began with them, by name, on the CPU; empty before a trainer is made."""
     compiled: bool = True
     """Whether torch.compile is used on the model's own parts."""
     trained_head: bool = False

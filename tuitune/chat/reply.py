@@ -54,7 +54,7 @@ def reply(
     cut = fitted(messages, passages or [], lambda part: prompt_ids(loaded, part), limit, sampling.max_new_tokens)
     room = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - len(cut.ids))
     streamer = _Streamer(loaded.tokenizer, on_text)
-    ends = _end_tokens(loaded)
+    ends = end_tokens(loaded)
     new = generate(loaded, cut, sampling, room, ends, streamer, adapter=adapter, cancelled=cancelled)
     ended = bool(new) and new[-1] in ends
     text = loaded.tokenizer.decode(new, skip_special_tokens=True).strip()
@@ -140,7 +140,7 @@ def prompt_ids(loaded: LoadedModel, messages: Conversation) -> list[int]:
     return ids
 
 
-def _end_tokens(loaded: LoadedModel) -> set[int]:
+def end_tokens(loaded: LoadedModel) -> set[int]:
     """Every token that ends a reply: the tokenizer's, the generation config's, and the template's end of turn."""
     configured = getattr(loaded.model.generation_config, "eos_token_id", None)
     named = configured if isinstance(configured, list) else [configured]

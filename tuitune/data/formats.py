@@ -11,7 +11,7 @@ from tuitune.conversation import REASONING_FIELDS, Conversation, Message, Sample
 from tuitune.errors import UnusableInput
 from tuitune.text import one_line
 
-FormatName = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "columns", "preference", "text"]
+FormatName = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "columns", "preference", "prompt", "text"]
 Raw = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -35,6 +35,8 @@ _PAIRS = (
     *(("human", "assistant"), ("problem", "solution"), ("source", "target")),
 )
 
+_PROMPTS = ("prompt", "question", "query", "problem")
+"""Columns that hold what is asked, where no other column is known to hold a reply."""
 
 TURN_FIELDS = frozenset(
     (
@@ -94,6 +96,7 @@ _EVIDENCE: dict[FormatName, str] = {
     "prompt-completion": "the columns {columns}",
     "preference": "the columns {columns} (preference pairs; the chosen reply is trained)",
     "columns": "the columns {columns}: a question and its answer",
+    "prompt": "the column {columns}: a prompt without a reply",
     "text": "one text column, {columns}: every token is trained",
 }
 
@@ -118,14 +121,18 @@ def _mapped(mapping: dict[str, str], names: list[str], where: str) -> Format:
         ("preference", {"chosen", "rejected"}),
         ("prompt-completion", {"prompt", "completion"}),
         ("text", {"text"}),
+        ("prompt", {"prompt"}),
+        ("prompt", {"user"}),
     ]
     for name, needed in kinds:
         if needed <= given:
+            if needed == {"user"}:
+                mapping = {"prompt" if role == "user" else role: column for role, column in mapping.items()}
             pairs = ", ".join(f"{role} from {one_line(column, max_length=40)}" for role, column in mapping.items())
             return Format(name, f"the recipe's data.columns takes {pairs}", dict(mapping))
     raise UnusableInput(
         f"data.columns maps only {', '.join(sorted(given))}: give both user and assistant, "
-        "or messages, or prompt and completion, or text."
+        "or messages, or prompt and completion, or text; prompt alone where the model is to answer."
     )
 
 
@@ -158,7 +165,10 @@ def _format_of(row: Raw) -> tuple[FormatName, dict[str, str]] | None:
             return "columns", found | ({"system": plain["system"]} if "system" in plain else {})
     if isinstance(row.get("text"), str):
         return "text", {"text": "text"}
-    return None
+    prompt = next((plain[name] for name in _PROMPTS if name in plain), None)
+    return (
+        None if prompt is None else ("prompt", {"prompt": prompt} | ({"system": "system"} if "system" in row else {}))
+    )
 
 
 def _is_python_list(value: Any) -> bool:
@@ -202,6 +212,10 @@ def _prompt_completion(row: Raw, columns: dict[str, str]) -> Sample:
     return Sample(_with_system(_continued(prompt, completion), row, columns))
 
 
+def _prompt(row: Raw, columns: dict[str, str]) -> Sample:
+    return Sample(_with_system(_as_turns(_value(row, columns["prompt"]), "user", columns["prompt"]), row, columns))
+
+
 def _preference(row: Raw, columns: dict[str, str]) -> Sample:
     prompt = _as_turns(_value(row, columns["prompt"]), "user", columns["prompt"]) if "prompt" in columns else []
     chosen = _as_turns(_value(row, columns["chosen"]), "assistant", columns["chosen"])
@@ -227,6 +241,7 @@ _READERS: dict[FormatName, Callable[[Raw, dict[str, str]], Sample]] = {
     "alpaca": _alpaca,
     "prompt-completion": _prompt_completion,
     "columns": _pair,
+    "prompt": _prompt,
     "preference": _preference,
     "text": _plain_text,
 }

@@ -1,11 +1,12 @@
 """Prompts that the model answers itself, and what rewards need to judge the answers: what GRPO learns from."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from tuitune.conversation import Sample, UnusableRow
 from tuitune.masking import IGNORED, Masker
-from tuitune.methods.method import IDS, TEXT, Encoded, Masks, Method, OverLength, Part
+from tuitune.methods.method import IDS, TEXT, Encoded, Masks, Method, Metric, OverLength, Part, is_finite
 
 
 class GRPO(Method):
@@ -16,6 +17,37 @@ class GRPO(Method):
     name = "grpo"
     sentence = "Answers prompts itself and learns from rewards that check the answers: mathematics, code, formats."
     columns = {"prompt_ids": IDS, "row": TEXT}  # noqa: RUF012
+    metrics = (
+        Metric("reward", "reward", "What the answers are worth on average: this is what should rise."),
+        Metric(
+            "reward_std",
+            "spread",
+            "How much the answers to one prompt differ in worth; without any nothing is learned.",
+        ),
+        Metric(
+            "frac_reward_zero_std",
+            "no spread",
+            "Share of prompts whose answers are all worth the same: near 1 the task is too easy, too hard or unclear.",
+            ".0%",
+        ),
+        Metric("completions/mean_length", "tokens", "How long the answers are on average.", ".0f"),
+        Metric(
+            "completions/clipped_ratio",
+            "cut off",
+            "Share of answers that reached max_completion_length unended.",
+            ".0%",
+        ),
+        Metric("entropy", "entropy", "How undecided the model is at each token; near 0 it explores no more."),
+        Metric("kl", "KL", "How far the model has moved from what it was, where method.beta holds it.", ".4f"),
+        Metric("clip_ratio", "clipped", "Share of tokens whose probability has moved further than epsilon.", ".1%"),
+        Metric("generating", "generating", "Share of the step's time that answering took.", ".0%"),
+        Metric(
+            "sampling_difference",
+            "drift",
+            "Mean difference of a token's log-probability between decoder and training: rounding alone, about 0.01.",
+            ".4f",
+        ),
+    )
     loss_says = "The loss is about 0 by construction and says nothing of progress: watch the reward."
 
     def samples(self, sample: Sample) -> list[Sample]:
@@ -35,6 +67,11 @@ class GRPO(Method):
             )
         row = json.dumps({**(sample.columns or {}), "prompt": prompt}, ensure_ascii=False, default=str)
         return [Encoded({"prompt_ids": ids, "row": row}, len(ids), 0)]
+
+    def metrics_of(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        """The figures above, and the mean of each reward by its own name."""
+        own = {name: float(value) for name, value in logs.items() if name.startswith("rewards/") and is_finite(value)}
+        return super().metrics_of(logs) | own
 
     def parts(self, encoded: Encoded) -> list[Part]:
         ids: Any = encoded.columns["prompt_ids"]

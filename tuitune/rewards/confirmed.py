@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuitune.atomic import write_atomic
 from tuitune.errors import UnusableInput
-from tuitune.reward_sections import PythonFile
+from tuitune.reward_sections import PythonFile, Reward
 from tuitune.settings import settings_file
 from tuitune.text import one_line
 
@@ -61,6 +62,13 @@ def require_confirmed(reward: PythonFile) -> str:
             "`tuitune rewards RECIPE --confirm`."
         )
     return source
+
+
+def require_rewards(rewards: Sequence[Reward]) -> None:
+    """Refuse rewards that would not be computed when they are needed. Raises UnusableInput."""
+    for reward in rewards:
+        if isinstance(reward, PythonFile):
+            require_confirmed(reward)
 
 
 def _digests() -> list[str]:

@@ -123,6 +123,19 @@ class Reply(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Completions(Event):
+    """The best or the worst of the answers that a step learns from, with its value by each reward."""
+
+    kind: ClassVar[str] = "completions"
+    step: int
+    rank: Literal["best", "worst"]
+    prompt: str
+    reply: str
+    reward: float
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample(Event):
     """The machine at one moment: the card where there is one, this process, and the disk that the run is written to."""
 
@@ -207,6 +220,7 @@ _KINDS: dict[str, type[Event]] = {
         Step,
         Evaluation,
         Reply,
+        Completions,
         Sample,
         Checkpoint,
         Notice,

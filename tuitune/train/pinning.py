@@ -1,9 +1,12 @@
-"""The commits that a recipe's Hub names stand for today: a run that records them can be repeated."""
+"""What a recipe's names stand for today, commits of the Hub and files of rewards: what records them can be repeated."""
 
 from tuitune.data.dataset import eval_section, sections
 from tuitune.hub.datasets import hub_files
+from tuitune.method_sections import GRPO
 from tuitune.model.config import is_folder, load_config
 from tuitune.recipe import HUB, DataSection, ModelSection, Recipe
+from tuitune.reward_sections import PythonFile, Reward
+from tuitune.rewards.confirmed import digest_of, source_of
 
 
 def pinned(recipe: Recipe) -> Recipe:
@@ -15,12 +18,23 @@ def pinned(recipe: Recipe) -> Recipe:
     changes = {"revision": first, "also": also}
     if measured is not None and measured.path != data.path:
         changes["eval_revision"] = _commit(measured)
+    method = recipe.method
+    if isinstance(method, GRPO):
+        method = method.model_copy(update={"rewards": [_with_digest(reward) for reward in method.rewards]})
     return recipe.model_copy(
         update={
+            "method": method,
             "model": recipe.model.model_copy(update={"revision": _model_commit(recipe.model)}),
             "data": data.model_copy(update=changes),
         }
     )
+
+
+def _with_digest(reward: Reward) -> Reward:
+    """A reward of the user's own with the digest of its file. Raises UnusableInput."""
+    if not isinstance(reward, PythonFile):
+        return reward
+    return reward.model_copy(update={"sha256": digest_of(source_of(reward))})
 
 
 def _commit(data: DataSection) -> str | None:

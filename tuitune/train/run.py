@@ -14,8 +14,10 @@ from tuitune.backends.loading import begin_with_adapter, require_adapter
 from tuitune.backends.loftq import require_loftq
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import explain
+from tuitune.method_sections import GRPO
 from tuitune.model.config import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
+from tuitune.rewards.confirmed import require_rewards
 from tuitune.runs.events import Finished, Notice, Phase, Plan
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
@@ -24,6 +26,7 @@ from tuitune.train.autotune import fit, halved
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
 from tuitune.train.evaluate import Evaluator
 from tuitune.train.isolation import Batches, settle_batches
+from tuitune.train.methods import learner_of
 from tuitune.train.resume import (
     Resumption,
     data_digest,
@@ -48,6 +51,8 @@ def check(recipe: Recipe) -> None:
     require_weights(recipe.model)
     open_dataset(recipe.data)
     training_config(recipe)
+    if isinstance(recipe.method, GRPO):
+        require_rewards(recipe.method.rewards)
     require_loftq(recipe)
     require_reporters(recipe)
     if recipe.lora.init_adapter is not None:
@@ -90,6 +95,8 @@ def train(
         finished("stopped", 0)
         return None
     _tell_about(prepared, emit)
+    learner = learner_of(recipe)
+    learner.require(recipe, prepared)
     phase("model", "Loading the model" + (" in 4-bit" if recipe.model.load_in_4bit else ""))
     loaded = backends.load(
         recipe, lambda text: emit(Notice(text=text)), lambda text, done, total: phase("model", text, done, total)
@@ -101,8 +108,8 @@ def train(
     for text in loaded.targets.left_out if loaded.targets else ():
         emit(Notice(text=text))
     on_gpu = loaded.model.device.type == "cuda"
-    batches = _settle(loaded, prepared, emit) if on_gpu else None
-    if recipe.train.fit and on_gpu:
+    batches = _settle(loaded, learner.isolation_rows(prepared.train), emit) if on_gpu else None
+    if recipe.train.fit and learner.fits and on_gpu:
         phase("adapter", "Timing ways to run a step on this GPU")
         recipe = _fit(loaded, recipe, prepared, run, control, emit)
 
@@ -123,12 +130,14 @@ def train(
         return freed is not None
 
     def new_trainer(recipe: Recipe) -> Any:
-        return make_trainer(loaded, recipe, prepared, run, callbacks, make_room)
+        return make_trainer(loaded, recipe, prepared, run, callbacks, control, emit, make_room)
 
     trainer = evaluator.trainer = new_trainer(recipe)
     if recipe.lora.init_adapter is not None:
         begin_with_adapter(loaded, recipe.lora.init_adapter)  # once the trainer has turned the adapter to fp32
-    plan = _plan(loaded, prepared, trainer, batches, recipe.method.name)
+    trained = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
+    loaded.begun = {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained.items()}
+    plan = _plan(loaded, recipe, prepared, trainer, batches)
     if resumed and resumed.plan:
         require_same(resumed.plan, plan, run)
     emit(plan)
@@ -177,11 +186,9 @@ def train(
     return loaded
 
 
-def _settle(loaded: LoadedModel, prepared: Prepared, emit: Emit) -> Batches:
+def _settle(loaded: LoadedModel, rows: Any, emit: Emit) -> Batches:
     """Prove on the model itself how its rows can be batched, and tell where they are not laid end to end."""
-    batches = settle_batches(
-        loaded, prepared.train, lambda text: emit(Phase(name="adapter", text=text, done=None, total=None))
-    )
+    batches = settle_batches(loaded, rows, lambda text: emit(Phase(name="adapter", text=text, done=None, total=None)))
     warm_up = batches.isolation.warm_up_seconds
     if warm_up > _LONG_WARM_UP_SECONDS:
         emit(Notice(text=f"The model's kernels were compiled in {warm_up:.0f} s; the next run finds them."))
@@ -254,7 +261,6 @@ def _train_to_the_end(
     """
     import torch
 
-    first = {name: p.detach().to("cpu", copy=True) for name, p in loaded.model.named_parameters() if p.requires_grad}
     while True:
         trainer = evaluator.trainer
         try:
@@ -292,8 +298,8 @@ def _train_to_the_end(
         loaded.backend.for_training(loaded)
         evaluator.trainer = new_trainer(recipe)
         for name, parameter in loaded.model.named_parameters():
-            if checkpoint is None and name in first:
-                parameter.data.copy_(first[name])
+            if checkpoint is None and name in loaded.begun:
+                parameter.data.copy_(loaded.begun[name])
             parameter.grad = None
 
 
@@ -326,13 +332,12 @@ def _tell_about(prepared: Prepared, emit: Emit) -> None:
         emit(Notice(text=notice))
 
 
-def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any, batches: Batches | None, method: str) -> Plan:
+def _plan(loaded: LoadedModel, recipe: Recipe, prepared: Prepared, trainer: Any, batches: Batches | None) -> Plan:
     import torch
 
     parameters = list(loaded.model.parameters())
     args = trainer.args
-    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    by_epochs = math.ceil(args.num_train_epochs * math.ceil(len(prepared.train) / per_step))
+    by_epochs = math.ceil(args.num_train_epochs * learner_of(recipe).steps_an_epoch(recipe, len(prepared.train)))
     device = loaded.model.device
     return Plan(
         backend=loaded.backend.name,
@@ -349,7 +354,7 @@ def _plan(loaded: LoadedModel, prepared: Prepared, trainer: Any, batches: Batche
         target_modules=loaded.targets.names if loaded.targets else (),
         batches=batches.kind if batches else "padded",
         attention=loaded.attention,
-        method=method,
+        method=recipe.method.name,
         data_digest=data_digest(prepared),
         model_digest=model_digest(loaded.recipe.model),
         isolation=_finite(batches.isolation.as_dict()) if batches else {},

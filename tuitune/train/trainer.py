@@ -12,6 +12,7 @@ from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.train import checkpoints
 from tuitune.train.arguments import settled_arguments
+from tuitune.train.control import Control, Emit
 from tuitune.train.graphs import PassGraphs, can_capture
 from tuitune.train.methods import learner_of
 from tuitune.train.sizes import pass_sizes
@@ -27,6 +28,8 @@ def make_trainer(
     prepared: Prepared,
     run: Run,
     callbacks: Sequence["TrainerCallback"],
+    control: Control,
+    emit: Emit,
     make_room: Callable[[], bool] = lambda: False,
 ) -> Any:
     """The method's trainer for the loaded model, on rows that are tokenised already, with its adapter in fp32.
@@ -63,7 +66,7 @@ def make_trainer(
         train_sampling_strategy="group_by_length" if on_gpu and not loaded.padding_free else "random",
         disable_tqdm=True,
     )
-    trainer = learner.make_trainer(loaded, recipe, prepared, arguments, callbacks)
+    trainer = learner.make_trainer(loaded, recipe, prepared, arguments, callbacks, control, emit)
     save = trainer._save_checkpoint
 
     def save_where_there_is_room(*arguments: Any, **options: Any) -> None:

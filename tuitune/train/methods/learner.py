@@ -1,5 +1,6 @@
 """What a method is to the training: batches, the loss of one, a trainer, and what its first step must look like."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import Prepared
 from tuitune.methods import Method
 from tuitune.recipe import Recipe
+from tuitune.train.control import Control, Emit
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -18,6 +20,8 @@ class Learner:
     """How a method trains; the `Method` of the same name says what from."""
 
     method: Method
+    fits: bool = True
+    """Whether ways to run a step are timed on a GPU."""
     captures: bool = False
     """Whether a pass is the model's own loss over its labels, which can be captured as a CUDA graph."""
 
@@ -36,9 +40,23 @@ class Learner:
         prepared: Prepared,
         arguments: dict[str, Any],
         callbacks: Sequence["TrainerCallback"],
+        control: Control,
+        emit: Emit,
     ) -> Any:
         """A transformers.Trainer for the loaded model; `arguments` are those of its TrainingArguments."""
         raise NotImplementedError
+
+    def require(self, recipe: Recipe, prepared: Prepared) -> None:
+        """Refuse data that the recipe cannot train on, before a model is loaded. Raises UnusableInput."""
+
+    def isolation_rows(self, rows: Any) -> Any:
+        """Sequences of the training dataset (`input_ids`, `labels`), by which a batch is proven to keep them apart."""
+        return rows
+
+    def steps_an_epoch(self, recipe: Recipe, rows: int) -> int:
+        """Optimizer steps over all rows once."""
+        train = recipe.train
+        return math.ceil(rows / (train.per_device_train_batch_size * train.gradient_accumulation_steps))
 
     def problem_of_first_step(self, loss: float, metrics: Mapping[str, float]) -> str | None:
         """What is wrong with the first step of a run, in a sentence for the user; None where nothing is."""

@@ -8,6 +8,7 @@ from tuitune.data.prepare import Prepared
 from tuitune.methods import METHODS
 from tuitune.recipe import Recipe
 from tuitune.train.batching import collator
+from tuitune.train.control import Control, Emit
 from tuitune.train.isolation import loss_of
 from tuitune.train.methods.learner import Collate, Learner
 
@@ -36,6 +37,8 @@ class SFT(Learner):
         prepared: Prepared,
         arguments: dict[str, Any],
         callbacks: Sequence[Any],
+        control: Control,
+        emit: Emit,
     ) -> Any:
         from trl import SFTConfig, SFTTrainer
 

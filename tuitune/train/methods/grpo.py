@@ -1,0 +1,97 @@
+"""Group relative policy optimization (Shao et al. 2024): the model learns from answers of its own."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tuitune.backends.loaded import LoadedModel
+from tuitune.data.prepare import Prepared
+from tuitune.errors import UnusableInput
+from tuitune.masking import IGNORED
+from tuitune.method_sections import GRPO as Section
+from tuitune.methods import METHODS
+from tuitune.recipe import Recipe
+from tuitune.train.control import Control, Emit
+from tuitune.train.methods.learner import Collate, Learner
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+
+class GRPO(Learner):
+    method = METHODS["grpo"]
+    fits = False
+
+    def collator(self, loaded: LoadedModel) -> Collate:
+        """Prompts as they are: what a pass takes is known only once they are answered."""
+        return rows_as_they_are  # type: ignore[return-value]
+
+    def make_trainer(
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        prepared: Prepared,
+        arguments: dict[str, Any],
+        callbacks: Sequence["TrainerCallback"],
+        control: Control,
+        emit: Emit,
+    ) -> Any:
+        from transformers import TrainingArguments
+
+        from tuitune.train.grpo_trainer import GRPOTrainer
+
+        return GRPOTrainer(
+            loaded,
+            recipe,
+            control,
+            emit,
+            train_dataset=prepared.train,
+            eval_dataset=prepared.eval,
+            data_collator=rows_as_they_are,
+            callbacks=list(callbacks),
+            args=TrainingArguments(**arguments, remove_unused_columns=False),
+        )
+
+    def require(self, recipe: Recipe, prepared: Prepared) -> None:
+        section = section_of(recipe)
+        needed = _prompts_a_step(recipe)
+        if len(prepared.train) < needed:
+            raise UnusableInput(
+                f"A step needs {needed} prompts ({needed * section.num_generations} answers, "
+                f"{section.num_generations} to each) and the data has {len(prepared.train)}: add prompts, or lower "
+                "train.gradient_accumulation_steps."
+            )
+
+    def isolation_rows(self, rows: Any) -> Any:
+        return PromptsAsAnswers(rows)
+
+    def steps_an_epoch(self, recipe: Recipe, rows: int) -> int:
+        return rows // _prompts_a_step(recipe) * section_of(recipe).num_iterations
+
+
+class PromptsAsAnswers(Sequence[Any]):
+    """Tokenised prompts as rows that a pass could take: each with its own tokens once more in place of an answer."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        ids = list(self._rows[place]["prompt_ids"])
+        return {"input_ids": ids + ids, "labels": [IGNORED] * len(ids) + ids}
+
+
+def rows_as_they_are(rows: list[Any]) -> list[Any]:
+    return rows
+
+
+def section_of(recipe: Recipe) -> Section:
+    """The recipe's method, which is GRPO."""
+    assert isinstance(recipe.method, Section)
+    return recipe.method
+
+
+def _prompts_a_step(recipe: Recipe) -> int:
+    train = recipe.train
+    return train.per_device_train_batch_size * train.gradient_accumulation_steps // section_of(recipe).num_generations
