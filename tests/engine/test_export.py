@@ -83,7 +83,7 @@ def exported(run: Run) -> dict[str, Exported]:
             llama_cpp.obtain(yes, lambda done, total: None, never)
         except TuituneError as error:
             pytest.skip(str(error))
-    kinds = [kind.name for kind in KINDS]
+    kinds = [kind.name for kind in KINDS if kind.form != "hub"]
     made = export(run, kinds[::-1], None, quiet, yes, never)
     assert [each.kind for each in made] == kinds
     return {each.kind: each for each in made}
@@ -213,7 +213,7 @@ def test_the_modelfiles_template_and_stops_give_the_same_replies(runner: Any, ex
     from transformers import AutoTokenizer
 
     _, server = runner
-    folder = exported["ollama"].path
+    folder = exported["ollama:q8_0"].path
     assert (folder / "model.gguf").samefile(exported["gguf:q8_0"].path), "one file, not a copy"
     modelfile = (folder / "Modelfile").read_text()
     assert modelfile.startswith("FROM ./model.gguf\n")
@@ -368,8 +368,8 @@ def test_exports_made_before_are_found_with_whether_the_adapter_is_still_the_sam
     weights = changed.adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert all("has changed since" in each.notices[0] for each in engine.exports_of(changed))
-    (changed.exports / "ollama").rename(changed.exports / "mine")
-    assert [each.kind for each in engine.exports_of(changed)] == [k.name for k in KINDS if k.name != "ollama"]
+    (changed.exports / "ollama-q8_0" / "tuitune_export.json").unlink()
+    assert [each.kind for each in engine.exports_of(changed)] == [name for name in exported if name != "ollama:q8_0"]
 
 
 def test_a_merge_that_fails_is_not_tried_again_for_what_needs_it(
@@ -404,7 +404,9 @@ def test_a_merge_that_fails_is_not_tried_again_for_what_needs_it(
 
 
 def test_an_unknown_kind_names_the_kinds_there_are(run: Run) -> None:
-    with pytest.raises(UnusableInput, match="'gguf:q9' is not a kind of export: choose from adapter, merged_16bit, "):
+    with pytest.raises(
+        UnusableInput, match="'gguf:q9' is not a kind of export: choose from adapter, adapter_gguf, merged_16bit, "
+    ):
         export(run, ["adapter", "gguf:q9"], None, quiet, yes, never)
     assert not (run.exports / "gguf:q9").exists()
 

@@ -27,7 +27,9 @@ def test_an_ipv6_address_is_put_in_brackets(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.mark.parametrize("name", ["my model", "it's", "$(reboot)", "a;b & `c`", "-rf", "モデル"])
-@pytest.mark.parametrize("kind", ["adapter", "merged_16bit", "gguf:q8_0", "ollama", "script"])
+@pytest.mark.parametrize(
+    "kind", ["adapter", "adapter_gguf", "merged_16bit", "merged_4bit", "gguf:q8_0", "ollama:q8_0", "script"]
+)
 def test_a_path_of_any_name_stays_one_word(kind: str, name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.mkdir()
@@ -40,6 +42,9 @@ def test_a_path_of_any_name_stays_one_word(kind: str, name: str, tmp_path: Path)
             "llama-cli",
             "llama-server",
             "ollama",
+            "lms",
+            "cp",
+            "vllm",
         }
         assert any(str(path) in word for word in words) or words[:2] == ["ollama", "run"]
 

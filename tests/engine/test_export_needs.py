@@ -38,7 +38,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder laid out like llama.cpp's sources, and named as theirs."""
     for name in ("conversion", "gguf-py/gguf"):
         (tmp_path / "llama.cpp" / name).mkdir(parents=True)
-    (tmp_path / "llama.cpp" / "convert_hf_to_gguf.py").touch()
+    for name in ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py"):
+        (tmp_path / "llama.cpp" / name).touch()
     monkeypatch.setenv(llama_cpp.VARIABLE, str(tmp_path / "llama.cpp"))
     return tmp_path / "llama.cpp"
 
@@ -108,7 +109,7 @@ def test_a_converter_of_which_files_were_cleaned_away_is_fetched_anew(
 ) -> None:
     archive = tmp_path / "source.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        for name in ("convert_hf_to_gguf.py", "conversion/base.py", "gguf-py/gguf/gguf.py"):
+        for name in ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "conversion/base.py", "gguf-py/gguf/gguf.py"):
             tar.addfile(tarfile.TarInfo(f"source/vendor/llama.cpp/{name}"))
     monkeypatch.setattr(llama_cpp, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     monkeypatch.setattr(llama_cpp, "_download", lambda *_: archive)

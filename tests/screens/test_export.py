@@ -32,7 +32,7 @@ async def test_several_kinds_at_once_and_the_lines_to_take_them_home(attached: T
     async with attached.run_test(size=(100, 40)) as pilot:
         screen = await export_of(pilot)
         screen.query_one("#out", Input).value = str(tmp_path / "out")
-        await pilot.press(*["down"] * 5, "space", "enter")
+        await pilot.press(*["down"] * 16, "space", "enter")
         await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
         await settled(pilot)
         shown = screen_text(pilot)
@@ -75,7 +75,7 @@ async def test_one_that_fails_is_said_beside_what_was_made_and_both_are_told_fro
     async with attached.run_test(size=(100, 40)) as pilot:
         screen = await export_of(pilot)
         screen.query_one("#out", Input).value = str(tmp_path / "out")
-        await pilot.press(*["down"] * 5, "space", "enter")
+        await pilot.press(*["down"] * 16, "space", "enter")
         await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
         await settled(pilot)
         assert "✘ script · " in words(pilot) and "is not an export of tuitune's" in words(pilot)
@@ -96,7 +96,7 @@ async def test_what_can_be_made_is_looked_at_anew_after_an_export_and_a_folder_i
         await pilot.press(*str(tmp_path / "out"), "enter")
         await until(pilot, lambda: screen.query_one("#kinds").has_focus, seconds=10, what="the kinds")
         assert f"Enter makes them in {tmp_path}"[:40] in words(pilot) and not screen.exporting
-        await pilot.press("end", "up", "up")
+        await pilot.press("home", *["down"] * 5)
         await until(pilot, lambda: "you will be asked before it is downloaded" in words(pilot), what="the question")
         for name in ("conversion", "gguf-py/gguf"):  # as the export of another app on this machine may leave it
             (llama_cpp.converter_folder() / name).mkdir(parents=True)

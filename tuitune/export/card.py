@@ -32,6 +32,12 @@ _USE = {
         tokenizer = AutoTokenizer.from_pretrained(".")
     """,
 }
+_USE["merged_4bit"] = _USE["merged_16bit"]
+_WHAT = {
+    "adapter": "A LoRA adapter for",
+    "merged_16bit": "A merged 16-bit model, fine-tuned with LoRA from",
+    "merged_4bit": "A merged model in 4-bit (nf4, by bitsandbytes), fine-tuned with LoRA from",
+}
 # An adapter that began with LoftQ belongs to the 4-bit weights.
 _IN_4BIT = """\
         import torch
@@ -68,7 +74,7 @@ def model_card(run: Run, kind: str) -> str:
         "tags": ["lora", "sft", "tuitune"],
     }
     base = one_line(recipe.model.name)
-    what = "A LoRA adapter for" if kind == "adapter" else "A merged 16-bit model, fine-tuned with LoRA from"
+    what = _WHAT[kind]
     loftq = kind == "adapter" and recipe.lora.init_lora_weights == "loftq"
     config = _longer_context(recipe) if kind == "adapter" else ""
     use = textwrap.dedent(_IN_4BIT if loftq else _USE[kind]).format(

@@ -1,10 +1,12 @@
 """Lines to paste into a shell: how to take an export home, and how to run it."""
 
 import getpass
+import json
 import os
 import re
 import shlex
 import socket
+import sys
 from pathlib import Path
 
 from tuitune.export.kinds import Command
@@ -15,10 +17,19 @@ _ASK = (
     "print(answer[0]['generated_text'][-1]['content'])"
 )
 
+_GPT4ALL = (
+    "~/Library/Application\\ Support/nomic.ai/GPT4All/"
+    if sys.platform == "darwin"
+    else "~/.local/share/nomic.ai/GPT4All/"
+)
 
-def commands_for(kind: str, path: Path, run_name: str) -> tuple[Command, ...]:
-    """Copy-paste lines for the export at `path`: first how to fetch it from another machine, then how to run it."""
-    return (*take_home(path), *run_lines(kind, path, run_name))
+
+def commands_for(kind: str, path: Path, run_name: str, *, base: str = "") -> tuple[Command, ...]:
+    """Copy-paste lines for the export at `path`: first how to fetch it from another machine, then how to run it.
+
+    `base` is the model that an adapter belongs to.
+    """
+    return (*take_home(path), *run_lines(kind, path, run_name, base))
 
 
 def take_home(path: Path) -> tuple[Command, ...]:
@@ -40,28 +51,53 @@ def take_home(path: Path) -> tuple[Command, ...]:
     )
 
 
-def run_lines(kind: str, path: Path, run_name: str) -> tuple[Command, ...]:
-    """Lines that run the export at `path` here."""
+def run_lines(kind: str, path: Path, run_name: str, base: str = "") -> tuple[Command, ...]:
+    """Lines that run the export at `path` here, or put it where a program looks for it."""
     here = str(path.absolute())
-    if kind.startswith("gguf:"):
+    name = re.sub(r"[^a-z0-9._-]+", "-", run_name.lower()).strip("._-")[:60] or "tuned"
+    form = kind.partition(":")[0]
+    if form == "gguf":
         return (
-            Command("Chat with it in llama.cpp", shlex.join(["llama-cli", "--jinja", "-m", here])),
-            Command("Serve it to this machine's programs", shlex.join(["llama-server", "--jinja", "-m", here])),
+            _line("Chat with it in llama.cpp", "llama-cli", "--jinja", "-m", here),
+            _line("Serve it to this machine's programs", "llama-server", "--jinja", "-m", here),
+            _line("Put it into LM Studio", "lms", "import", "--copy", here),
+            Command("Put it into GPT4All", f"cp {shlex.quote(here)} {_GPT4ALL}"),
         )
-    if kind == "ollama":
-        name = re.sub(r"[^a-z0-9._-]+", "-", run_name.lower()).strip("._-")[:60] or "tuned"
+    if form == "adapter_gguf":
+        line = f"llama-cli --jinja -m BASE.gguf --lora {shlex.quote(here)}"
+        return (Command("Chat with it in llama.cpp, beside a GGUF of the base model", line),)
+    if form == "ollama":
         return (
-            Command("Make it known to Ollama", shlex.join(["ollama", "create", name, "-f", f"{here}/Modelfile"])),
-            Command("Chat with it in Ollama", shlex.join(["ollama", "run", name])),
+            _line("Make it known to Ollama", "ollama", "create", name, "-f", f"{here}/Modelfile"),
+            _line("Chat with it in Ollama", "ollama", "run", name),
         )
-    if kind == "script":
-        return (
-            Command(
-                "Get the libraries", shlex.join(["python", "-m", "pip", "install", "-r", f"{here}/requirements.txt"])
-            ),
-            Command("Train again", shlex.join(["python", f"{here}/train.py"])),
-        )
-    return (Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(here)} {shlex.quote("Hello!")}'),)
+    if form in ("script", "notebook"):
+        install = ["python", "-m", "pip", "install", "-r", f"{here}/requirements.txt"]
+        if form == "notebook":
+            return (
+                _line("Get the libraries", *install, "notebook"),
+                _line("Open the notebook", "jupyter", "notebook", f"{here}/train.ipynb"),
+            )
+        return (_line("Get the libraries", *install), _line("Train again", "python", f"{here}/train.py"))
+    ask = Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(here)} {shlex.quote("Hello!")}')
+    if form == "adapter":
+        serve = ["vllm", "serve", base or "BASE", "--enable-lora", "--max-lora-rank", str(_rank(path))]
+        return (_line("Serve it with vLLM", *serve, "--lora-modules", f"{name}={here}"), ask)
+    quantised = ["--quantization", "bitsandbytes"] if form == "merged_4bit" else []
+    return (_line("Serve it with vLLM", "vllm", "serve", here, "--served-model-name", name, *quantised), ask)
+
+
+def _line(what: str, *words: str) -> Command:
+    return Command(what, shlex.join(words))
+
+
+def _rank(adapter: Path) -> int:
+    """The least of the ranks vLLM takes that the adapter's fits into."""
+    try:
+        rank = int(json.loads((adapter / "adapter_config.json").read_text())["r"])
+    except (OSError, ValueError, KeyError, TypeError):
+        rank = 16
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320) if size >= rank), 512)
 
 
 def _user() -> str:

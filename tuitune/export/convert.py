@@ -1,7 +1,8 @@
 """Run llama.cpp's own converter on a model folder, telling it what it cannot know about a new vocabulary.
 
 A program of its own, started by `tuitune.export.gguf` as a child process:
-`python convert.py LLAMA_CPP MODEL OUTFILE f16|q8_0 NAME EOT_ID BOS`. EOT_ID is the id of the token that ends a
+`python convert.py LLAMA_CPP MODEL OUTFILE f16|bf16|q8_0 NAME EOT_ID BOS`, or for an adapter
+`python convert.py LLAMA_CPP ADAPTER OUTFILE f16 --lora BASE`. EOT_ID is the id of the token that ends a
 turn, BOS `1` where the chat template begins with the begin-of-text token, else `0`. It ends when its stdin does,
 so that it never outlives the program that started it. Exit code 3: the last line on stderr is written for the user.
 """
@@ -86,10 +87,21 @@ def _watch_parent() -> None:
 
 
 def main(argv: list[str]) -> int:
-    llama_cpp, model, outfile, outtype, name, eot_id, bos = argv
+    llama_cpp, model, outfile, outtype, name, *rest = argv
     _watch_parent()
     sys.path.insert(0, llama_cpp)
     sys.path.insert(0, str(Path(llama_cpp) / "gguf-py"))
+    if name == "--lora":
+        sys.argv = [
+            "convert_lora_to_gguf.py",
+            model,
+            f"--base={rest[0]}",
+            f"--outfile={outfile}",
+            f"--outtype={outtype}",
+        ]
+        importlib.import_module("runpy").run_path(f"{llama_cpp}/convert_lora_to_gguf.py", run_name="__main__")
+        return 0
+    eot_id, bos = rest
     converter: Any = importlib.import_module("convert_hf_to_gguf")
     base: Any = importlib.import_module("conversion.base")
     TextModel: Any = base.TextModel

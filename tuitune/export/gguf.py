@@ -1,8 +1,9 @@
-"""Export one GGUF file: the merged model, converted by llama.cpp's own converter and opened again."""
+"""Export GGUF files: the merged model or the adapter, converted by llama.cpp's own converter and opened again."""
 
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,23 @@ from typing import Any
 
 from tuitune.chat_template.turn_end import end_of_turn_id, template_starts_with_bos
 from tuitune.errors import TuituneError
+from tuitune.export import llama_cpp as llama_cpp_place
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.convert import REFUSED
 from tuitune.model.config import reads_other_than_text
 from tuitune.text import one_line
 
-FILE_TYPES = {"f16": 1, "q8_0": 7}
-"""GGUF's general.file_type (llama.cpp's llama_ftype)."""
+# Bytes of a block, and where in it the float16 scales stand.
+_SCALES = {
+    **{"Q8_0": (34, slice(0, 2)), "Q4_0": (18, slice(0, 2)), "Q4_1": (20, slice(0, 4)), "Q5_0": (22, slice(0, 2))},
+    **{
+        "Q5_1": (24, slice(0, 4)),
+        "Q4_K": (144, slice(0, 4)),
+        "Q5_K": (176, slice(0, 4)),
+        "Q6_K": (210, slice(208, 210)),
+    },
+    "Q3_K": (110, slice(108, 110)),
+}
 
 
 def convert(
@@ -32,22 +43,111 @@ def convert(
 ) -> None:
     """Write the merged model in folder `merged` as the GGUF file `made` and prove it. Raises TuituneError.
 
-    `outtype` is `f16` or `q8_0`, `llama_cpp` the folder of llama.cpp's converter, `name` what runtimes show;
+    `outtype` is `f16`, `bf16` or `q8_0`, `llama_cpp` the folder of llama.cpp's converter, `name` what runtimes show;
     the converter's output goes to `log`. An OSError says that the disk is full.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
     end = end_of_turn_id(tokenizer)
-    driver = Path(__file__).with_name("convert.py")
-    argv = [sys.executable, "-P", str(driver), str(llama_cpp), str(merged), str(made), outtype, name]
+    argv = [str(llama_cpp), str(merged), str(made), outtype, name]
     argv += ["" if end is None else str(end), "1" if template_starts_with_bos(tokenizer) else "0"]
+    _run("convert.py", argv, log, r"Writing: +(\d+)%", progress, cancelled)
+    prove(made, merged, outtype, tokenizer)
+
+
+def quantise(
+    source: Path,
+    made: Path,
+    kind: str,
+    merged: Path,
+    *,
+    log: Path,
+    importance: Path | None = None,
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Write the 16-bit GGUF file `source` of the merged model again in the type `kind`, and prove it.
+
+    The kernels in xllamacpp do it where they can, else a llama-quantize that the user has. `importance` is an .npz
+    file of `tuitune.export.importance`. Raises TuituneError.
+    """
+    from transformers import AutoTokenizer
+
+    from tuitune.export.quantise import DEFAULT_TYPES
+
+    library, program = llama_cpp_place.kernels(), llama_cpp_place.quantiser()
+    if kind in DEFAULT_TYPES and library is not None:
+        argv = [str(library), str(source), str(made), kind, *([str(importance)] if importance else [])]
+        _run("quantise.py", argv, log, r"Quantising: +(\d+)%", progress, cancelled)
+    elif program is not None:
+        _run_program([str(program), str(source), str(made), kind.upper()], log, progress, cancelled)
+    else:
+        raise TuituneError(no_quantiser(kind))
+    prove(made, merged, kind, AutoTokenizer.from_pretrained(merged, trust_remote_code=False))
+
+
+def no_quantiser(kind: str) -> str:
+    """Why a GGUF of this type cannot be made here, and what to do."""
+    return (
+        f"A GGUF of type {kind} needs llama.cpp's llama-quantize, which is not on this machine: install llama.cpp, "
+        f"or set ${llama_cpp_place.VARIABLE} to a folder that holds it, or choose q4_k_m."
+    )
+
+
+def convert_adapter(
+    adapter: Path,
+    base: Path,
+    made: Path,
+    *,
+    llama_cpp: Path,
+    log: Path,
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Write the LoRA adapter in a folder as the GGUF file `made`; `base` holds the base model's config. Raises
+    TuituneError."""
+    from gguf import GGUFReader
+
+    argv = [str(llama_cpp), str(adapter), str(made), "f16", "--lora", str(base)]
+    _run("convert.py", argv, log, r"Writing: +(\d+)%", progress, cancelled)
+    try:
+        reader = GGUFReader(made)
+        kind, tensors = str(_field(reader, "adapter.type")), len(reader.tensors)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise TuituneError(f"The GGUF cannot be opened again ({one_line(error, max_length=200)}).") from None
+    if kind != "lora" or not tensors:
+        raise TuituneError("The GGUF holds no LoRA adapter: export the adapter instead.")
+    if not all(_is_finite(tensor) for tensor in reader.tensors):
+        raise TuituneError("The adapter's weights do not fit into f16 (one became infinite): export the adapter.")
+
+
+def _run(
+    program: str,
+    argv: list[str],
+    log: Path,
+    counted: str,
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Run one of this folder's programs as a child. Raises TuituneError; OSError where the disk is full."""
+    driver = Path(__file__).with_name(program)
+    _run_program([sys.executable, "-P", str(driver), *argv], log, progress, cancelled, counted)
+
+
+def _run_program(
+    argv: list[str],
+    log: Path,
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+    counted: str = r"\[ *(\d+)/ *(\d+)\]",
+) -> None:
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         run_child(
             argv,
             log,
-            counted=re.compile(r"Writing: +(\d+)%"),
+            counted=re.compile(counted),
             progress=progress,
             cancelled=cancelled,
             environment=offline,
@@ -60,10 +160,15 @@ def convert(
             ) from None
         if re.search(r"No space left on device|\d+ requested and \d+ written", reason):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        if failed.code < 0:
+            name = signal.Signals(-failed.code).name
+            raise TuituneError(
+                f"The program that writes the GGUF was killed ({name}), perhaps for want of memory: end other "
+                "programs and export again; what was finished is kept."
+            ) from None
         raise TuituneError(
-            f"llama.cpp's converter could not write this model as GGUF ({reason}): export merged_16bit instead."
+            f"llama.cpp could not write this model as GGUF ({reason}): export merged_16bit instead."
         ) from None
-    prove(made, merged, outtype, tokenizer)
 
 
 def prove(made: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
@@ -77,10 +182,10 @@ def prove(made: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise TuituneError(f"The GGUF cannot be opened again ({one_line(error, max_length=200)}).") from None
     config = AutoConfig.from_pretrained(merged, trust_remote_code=False).get_text_config()
-    ends = {_field(reader, f"tokenizer.ggml.{each}_token_id") for each in ("eos", "eot")}
+    ends = {_field(reader, f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")}
     weights = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
     checks = {
-        "file type": (_field(reader, "general.file_type"), FILE_TYPES[outtype]),
+        "file type": (_field(reader, "general.file_type"), file_type(outtype)),
         "number of layers": (_field(reader, f"{arch}.block_count"), config.num_hidden_layers),
         "number of weights": (weights, _weights(merged)),
         "vocabulary size": (len(reader.fields["tokenizer.ggml.tokens"].data), config.vocab_size),
@@ -101,6 +206,13 @@ def prove(made: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
                 f"The weight {one_line(tensor.name)} does not fit into {outtype} (it became infinite): "
                 "export merged_16bit instead."
             )
+
+
+def file_type(kind: str) -> int:
+    """GGUF's general.file_type (llama.cpp's llama_ftype) of a type as llama-quantize names it."""
+    from gguf import LlamaFileType
+
+    return int(LlamaFileType[f"MOSTLY_{kind.upper()}"])
 
 
 def _field(reader: Any, key: str) -> Any:
@@ -141,7 +253,13 @@ def _template(tokenizer: Any) -> Any:
 def _is_finite(tensor: Any) -> bool:
     import numpy as np
 
-    data = tensor.data
-    if tensor.tensor_type.name == "Q8_0":  # each block: a float16 scale, then 32 signed bytes
-        data = np.ascontiguousarray(data.reshape(-1, 34)[:, :2]).view(np.float16)
+    data, kind = tensor.data, tensor.tensor_type.name
+    if kind == "BF16":  # all ones in the exponent
+        return not bool(((np.ascontiguousarray(data).view(np.uint16) & 0x7F80) == 0x7F80).any())
+    if kind in _SCALES:
+        block, where = _SCALES[kind]
+        blocks = data.reshape(-1, block)
+        data = np.ascontiguousarray(blocks[:, where]).view(np.float16)
+    elif kind not in ("F32", "F16"):
+        return True  # llama.cpp checks it when the file is proven
     return bool(np.isfinite(data).all())

@@ -27,7 +27,10 @@ NO_PIP = (
     f"${VARIABLE} to a folder of llama.cpp's sources."
 )
 _CONVERTER = "convert_hf_to_gguf.py"
-_NEEDED = re.compile(r"[^/]+/vendor/llama\.cpp/((?:convert_hf_to_gguf\.py|LICENSE|conversion/.+|gguf-py/gguf/.+))")
+_ADAPTER_CONVERTER = "convert_lora_to_gguf.py"
+_NEEDED = re.compile(
+    r"[^/]+/vendor/llama\.cpp/((?:convert_(?:hf|lora)_to_gguf\.py|LICENSE|conversion/.+|gguf-py/gguf/.+))"
+)
 
 
 def converter_folder() -> Path:
@@ -135,5 +138,22 @@ def unpack(archive: Path, folder: Path) -> None:
         raise
 
 
+def quantiser() -> Path | None:
+    """A `llama-quantize` that the user has: in the folder that $TUITUNE_LLAMA_CPP names, or on the PATH."""
+    named = os.environ.get(VARIABLE)
+    places = [expanded(named) / place for place in ("", "build/bin", "bin")] if named else []
+    installed = shutil.which("llama-quantize", path=os.pathsep.join(map(str, places))) if places else None
+    installed = installed or shutil.which("llama-quantize")
+    return Path(installed) if installed else None
+
+
+def kernels() -> Path | None:
+    """The library inside xllamacpp that has llama.cpp's quantisation kernels, where it is installed."""
+    found = importlib.util.find_spec("xllamacpp")
+    if found is None or found.origin is None:
+        return None
+    return next(iter(sorted(Path(found.origin).parent.glob("xllamacpp*.so"))), None)
+
+
 def _is_whole(folder: Path) -> bool:
-    return all((folder / each).exists() for each in (_CONVERTER, "conversion", "gguf-py/gguf"))
+    return all((folder / name).exists() for name in (_CONVERTER, _ADAPTER_CONVERTER, "conversion", "gguf-py/gguf"))

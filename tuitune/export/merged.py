@@ -27,7 +27,7 @@ def merge(
     run: Run,
     tokenizer: Any,
     made: Path,
-    progress: Callable[[str], None],
+    progress: Callable[..., None],
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[str, ...]:
     """Write the merged model and the tokenizer into the new folder `made` and prove it; notices for the user come back.
@@ -36,7 +36,7 @@ def merge(
     """
     recipe = run.resolved()
     progress("Loading the base model in 16-bit")
-    with explained(recipe, "loading the base model for the merge"), _quiet():
+    with explained(recipe, "loading the base model for the merge"), quiet():
         model, notices = _base(recipe)
     _stop_if(cancelled)
     progress("Merging the adapter")
@@ -46,7 +46,7 @@ def merge(
     _stop_if(cancelled)
     _end_where_the_template_ends(model, tokenizer)
     progress("Saving the merged model")
-    with explained(recipe, "saving the merged model of"), _quiet():
+    with explained(recipe, "saving the merged model of"), quiet():
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
         _copy_sentencepiece(recipe.model, made)
@@ -54,7 +54,7 @@ def merge(
     del model
     _stop_if(cancelled)
     progress("Checking every weight")
-    with explained(recipe, "reopening the merged model of"), _quiet():
+    with explained(recipe, "reopening the merged model of"), quiet():
         unread = _prove(made, before, after, _base_keys(recipe.model), tied)
     (made / "README.md").write_text(model_card(run, "merged_16bit"), encoding="utf-8")
     mark(made, run, "merged_16bit")
@@ -209,7 +209,7 @@ def _stop_if(cancelled: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the progress bars that transformers draws on the terminal."""
     from transformers.utils import logging
 

@@ -1,6 +1,7 @@
 """What each kind of export would need here, and whether it is there, before anything is begun."""
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,33 +72,56 @@ def _looked_at(kind: Kind, run: Run | None, out: Path, sizes: dict[str, int], un
             raise TuituneError(unreadable)
         require_room([kind], sizes, run, out)
         if kind.gguf:
+            require_quantiser(kind.gguf)
+        if kind.gguf or kind.form == "adapter_gguf":
             question = _download_question()
     except TuituneError as error:
         missing = str(error)
     return Readiness(kind.name, kind.what_for, missing is None, missing, sizes.get(kind.name), question)
 
 
-def bytes_of(recipe: Recipe, run: Run | None) -> dict[str, int]:
+def bytes_of(recipe: Recipe, run: Run | None, kinds: Sequence[Kind] = KINDS) -> dict[str, int]:
     """About what each kind takes on disk. Raises UnusableInput where the model's config cannot be read."""
     from tuitune.plan.estimate import shape_of
 
     shape = shape_of(recipe)
-    models = {kind.name: int(kind.bytes_per_weight * shape.total_parameters) for kind in KINDS}
+    models = {kind.name: int(kind.bytes_per_weight * shape.total_parameters) for kind in kinds}
     adapter = place.size(run.adapter) if run and run.adapter.is_dir() else 4 * shape.adapter_parameters
     data = Path(recipe.data.path)
-    return {**models, "adapter": adapter, "script": data.stat().st_size if data.is_file() else 0}
+    script = data.stat().st_size if data.is_file() else 0
+    others = {"adapter": adapter, "hub:adapter": adapter, "adapter_gguf": adapter // 2, "script": script}
+    return {**models, **{name: size for name, size in others.items() if name in models}}
 
 
 def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path) -> None:
     """Refuse kinds that disk or memory cannot take, their intermediate merged model included. Raises TuituneError."""
     names = [kind.name for kind in kinds]
-    merges = any(kind.bytes_per_weight for kind in kinds) and (
+    merges = any(kind.whole_model for kind in kinds) and (
         "merged_16bit" in names or run is None or earlier_merged(run, out) is None
     )
-    written = {*names, "merged_16bit"} if merges else {*names}
-    place.require_space(out, sum(sizes[name] for name in written), f"Exporting {' and '.join(names)}")
+    merged = int(2 * _weights(kinds, sizes))
+    written = sum(sizes[name] for name in names) + (merged if merges and "merged_16bit" not in names else 0)
+    types = {kind.gguf for kind in kinds if kind.gguf}
+    if types - {"f16", "bf16", "q8_0"} or len(types) > 1:
+        written += merged  # the 16-bit GGUF that the others are made from
+    place.require_space(out, written, f"Exporting {' and '.join(names)}")
     if merges:
-        place.require_memory(sizes["merged_16bit"], "Merging the adapter into the model")
+        place.require_memory(merged, "Merging the adapter into the model")
+
+
+def _weights(kinds: list[Kind], sizes: dict[str, int]) -> float:
+    """The number of the model's weights, by what a whole model of these kinds takes."""
+    return max((sizes[kind.name] / kind.bytes_per_weight for kind in kinds if kind.whole_model), default=0)
+
+
+def require_quantiser(type_: str) -> None:
+    """Refuse a type of GGUF that nothing on this machine can write. Raises TuituneError."""
+    from tuitune.export.gguf import no_quantiser
+    from tuitune.export.quantise import DEFAULT_TYPES
+
+    if type_ in ("f16", "bf16", "q8_0") or (type_ in DEFAULT_TYPES and llama_cpp.kernels()) or llama_cpp.quantiser():
+        return
+    raise TuituneError(no_quantiser(type_))
 
 
 def earlier_merged(run: Run, out: Path) -> Path | None:

@@ -50,6 +50,15 @@ def staging(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def exports_in(out: Path) -> list[Path]:
+    """The files and folders of exports in a folder, as their names say; whether they are some, their mark tells."""
+    if not out.is_dir():
+        return []
+    return sorted(
+        path for path in out.iterdir() if not path.name.startswith(".") and (path.is_dir() or path.suffix == ".gguf")
+    )
+
+
 def size(path: Path) -> int:
     """Bytes in a file, or in all files of a folder."""
     return (

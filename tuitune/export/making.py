@@ -1,0 +1,311 @@
+"""Make the kinds of one export one after the other; what they share, the merged model and its GGUF, is made once."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tuitune.atomic import publish
+from tuitune.backends.loading import explained, weights_folder
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.export import llama_cpp, place
+from tuitune.export.card import is_ours, mark
+from tuitune.export.commands import commands_for
+from tuitune.export.kinds import Cancelled, Exported, ExportOptions, Kind, NotExported
+from tuitune.export.needs import bytes_of, earlier_merged, require_quantiser, require_room
+from tuitune.runs.folder import Run
+from tuitune.text import one_line
+
+Progress = Callable[[str, str, int | None, int | None], None]
+"""Called with the kind, what is being done, and how much of how much where that can be counted."""
+
+_CONVERTED = ("f16", "bf16", "q8_0")  # what llama.cpp's converter writes by itself
+
+
+class Making:
+    """One call of `tuitune.export.export`."""
+
+    def __init__(
+        self,
+        run: Run,
+        out: Path,
+        staging: Path,
+        progress: Progress,
+        cancelled: Callable[[], bool],
+        options: ExportOptions,
+    ) -> None:
+        self._run = run
+        self._out = out
+        self._staging = staging
+        self._progress = progress
+        self._cancelled = cancelled
+        self._options = options
+        self._llama_cpp: Path | None = None
+        self._merged: Path | None = None
+        self._merge_notices: tuple[str, ...] = ()
+        self._merge_failure: TuituneError | OSError | None = None
+        self._ggufs: dict[str, Path] = {}
+        self._types: set[str] = set()
+        self._source: Path | None = None
+
+    def prepare(self, kinds: list[Kind], allow_download: Callable[[str], bool]) -> dict[str, NotExported]:
+        """Ask for what the kinds need before the long work, while the user is still there; what cannot be made."""
+        refused: dict[str, NotExported] = {}
+
+        @contextlib.contextmanager
+        def needed_by(those: list[Kind]) -> Iterator[None]:
+            try:
+                yield
+            except Cancelled:
+                raise
+            except TuituneError as error:
+                refused.update((kind.name, NotExported(kind.name, error)) for kind in those)
+
+        for kind in kinds:
+            with needed_by([kind]):
+                _require_ours(self._out / file_name(self._run, kind))
+                if kind.gguf:
+                    require_quantiser(kind.gguf)
+        whole_models = [kind for kind in kinds if kind.whole_model and kind.name not in refused]
+        if whole_models:
+            with needed_by(whole_models):
+                require_room(whole_models, bytes_of(self._run.resolved(), self._run, kinds), self._run, self._out)
+        ggufs = [kind for kind in kinds if _needs_converter(kind) and kind.name not in refused]
+        if ggufs:
+            with needed_by(ggufs):
+                self._llama_cpp = llama_cpp.obtain(
+                    allow_download,
+                    lambda done, total: self._progress(ggufs[0].name, "Downloading llama.cpp's converter", done, total),
+                    self._cancelled,
+                )
+        self._types = {kind.gguf for kind in kinds if kind.gguf and kind.name not in refused}
+        return refused
+
+    def make(self, kind: Kind) -> Exported:
+        """Make one kind, prove it and give it its place. Raises TuituneError; what others need stays."""
+        if self._cancelled():
+            raise Cancelled
+        name = file_name(self._run, kind)
+        final, made = self._out / name, self._staging / name
+        try:
+            notices = self._make(kind, made)
+            publish(made, final)
+            if final.suffix == ".gguf":
+                mark(final, self._run, kind.name)
+        except Exception:
+            self._make_room()
+            raise
+        if kind.name == "merged_16bit":
+            self._merged = final
+        elif kind.gguf and final.is_file():
+            self._ggufs[kind.gguf] = final
+        commands = commands_for(kind.name, final, self._run.name, base=self._run.resolved().model.name)
+        return Exported(kind.name, final, place.size(final), commands, notices)
+
+    def _make(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        makers = {
+            "adapter": self._make_adapter,
+            "adapter_gguf": self._make_adapter_gguf,
+            "merged_16bit": self._make_merged,
+            "merged_4bit": self._make_merged_4bit,
+            "gguf": self._make_gguf,
+            "ollama": self._make_ollama,
+            "script": self._make_script,
+        }
+        return makers[kind.form](kind, made)
+
+    @cached_property
+    def _exported_tokenizer(self) -> tuple[Any, tuple[str, ...]]:
+        """The run's tokenizer with replies beginning as in its training, and notices for the user."""
+        from transformers import AutoTokenizer
+
+        from tuitune.chat_template.reply_start import begin_as_trained
+
+        with explained(self._run.resolved(), "opening the tokenizer of the run of"):
+            tokenizer = AutoTokenizer.from_pretrained(self._run.adapter, trust_remote_code=False)
+        if not tokenizer.chat_template or self._run.thinks():
+            return tokenizer, ()
+        return tokenizer, begin_as_trained(tokenizer)
+
+    def _make_room(self) -> None:
+        """Remove what a kind that failed left half made, for those that are still to come."""
+        kept = (self._merged, self._source)
+        for left in self._staging.iterdir():
+            if left in kept:
+                continue
+            if left.is_file():
+                left.unlink()
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _counted(self, kind: Kind, text: str) -> Callable[[int, int], None]:
+        self._progress(kind.name, text, None, None)
+        return lambda done, total: self._progress(kind.name, text, done, total)
+
+    # --- adapters and scripts ---------------------------------------------------------------------------------
+
+    def _make_adapter(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        from tuitune.export.adapter import copy_adapter
+
+        self._progress(kind.name, "Copying the adapter", None, None)
+        copy_adapter(self._run, self._exported_tokenizer[0], made)
+        return self._exported_tokenizer[1]
+
+    def _make_adapter_gguf(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        from tuitune.export.gguf import convert_adapter
+
+        assert self._llama_cpp is not None
+        with explained(self._run.resolved(), "finding the base model of"):
+            base = weights_folder(self._run.resolved().model)
+        convert_adapter(
+            self._run.adapter,
+            base,
+            made,
+            llama_cpp=self._llama_cpp,
+            log=self._staging / "convert.log",
+            progress=self._counted(kind, "Converting the adapter to GGUF"),
+            cancelled=self._cancelled,
+        )
+        return ()
+
+    def _make_script(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        from tuitune.export.script import write_script
+
+        self._progress(kind.name, "Writing the script and its rows", None, None)
+        write_script(self._run, made)
+        mark(made, self._run, kind.name)
+        return ()
+
+    # --- whole models -----------------------------------------------------------------------------------------
+
+    def _make_merged(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        from tuitune.export.merged import merge
+
+        if self._merge_failure is not None:  # it takes minutes, and would fail again
+            raise self._merge_failure
+        try:
+            self._merge_notices = merge(
+                self._run,
+                self._exported_tokenizer[0],
+                made,
+                lambda text, done=None, total=None: self._progress(kind.name, text, done, total),
+                self._cancelled,
+            )
+        except (TuituneError, OSError) as error:
+            self._merge_failure = error
+            raise
+        return (*self._merge_notices, *self._exported_tokenizer[1])
+
+    def _make_merged_4bit(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        from tuitune.export.merged_4bit import quantise
+
+        merged = self._merged_model(kind)
+        self._progress(kind.name, "Quantising to 4-bit", None, None)
+        quantise(self._run, merged, made)
+        return (*self._merge_notices, *self._exported_tokenizer[1])
+
+    def _merged_model(self, kind: Kind) -> Path:
+        """The merged model of this very adapter: exported here, now or before, or made for this call alone."""
+        if self._merged is None:
+            self._merged = earlier_merged(self._run, self._out)
+        if self._merged is None:
+            made = self._staging / "merged"
+            self._make_merged(kind, made)
+            self._merged = made
+        return self._merged
+
+    # --- GGUF -------------------------------------------------------------------------------------------------
+
+    def _make_gguf(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        from tuitune.export.gguf import left_out, quantise
+
+        assert kind.gguf is not None
+        merged = self._merged_model(kind)
+        notices = (*self._merge_notices, *left_out(merged), *self._exported_tokenizer[1])
+        if kind.gguf in self._ggufs:
+            _link(self._ggufs[kind.gguf], made)
+            return notices
+        if len(self._types) == 1 and kind.gguf in _CONVERTED:
+            self._convert(kind, made, kind.gguf)
+            return notices
+        source, source_type = self._source_gguf(kind)
+        if kind.gguf == source_type:
+            _link(source, made)
+            return notices
+        quantise(
+            source,
+            made,
+            kind.gguf,
+            merged,
+            log=self._staging / "quantise.log",
+            progress=self._counted(kind, f"Writing the GGUF as {kind.gguf}"),
+            cancelled=self._cancelled,
+        )
+        return notices
+
+    def _source_gguf(self, kind: Kind) -> tuple[Path, str]:
+        """The merged model as a GGUF in its own 16-bit type, from which all others are made, and that type."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self._merged_model(kind), trust_remote_code=False)
+        type_ = "f16" if str(config.dtype).endswith("float16") and "bfloat" not in str(config.dtype) else "bf16"
+        if self._source is None:
+            earlier = self._ggufs.get(type_)
+            source = earlier or self._staging / f"source-{type_}.gguf"
+            if earlier is None:
+                self._convert(kind, source, type_)
+            self._source = source
+        return self._source, type_
+
+    def _convert(self, kind: Kind, made: Path, type_: str) -> None:
+        from tuitune.export.gguf import convert
+
+        assert self._llama_cpp is not None
+        convert(
+            self._merged_model(kind),
+            made,
+            type_,
+            llama_cpp=self._llama_cpp,
+            name=self._run.name,
+            log=self._staging / "convert.log",
+            progress=self._counted(kind, "Converting to GGUF"),
+            cancelled=self._cancelled,
+        )
+
+    def _make_ollama(self, kind: Kind, made: Path) -> tuple[str, ...]:
+        from tuitune.export.ollama import GGUF_NAME, write_modelfile
+
+        made.mkdir()
+        # The Modelfile first: a template that cannot be written as one is known before the long work.
+        template_notices = write_modelfile(made, self._run)
+        mark(made, self._run, kind.name)
+        return (*self._make_gguf(kind, made / GGUF_NAME), *template_notices)
+
+
+def file_name(run: Run, kind: Kind) -> str:
+    """The name of an export's file or folder."""
+    if kind.form == "gguf":
+        return f"{run.name}-{kind.gguf}.gguf"
+    return f"{run.name}-adapter.gguf" if kind.form == "adapter_gguf" else kind.name.replace(":", "-")
+
+
+def _needs_converter(kind: Kind) -> bool:
+    return kind.gguf is not None or kind.form == "adapter_gguf"
+
+
+def _link(source: Path, made: Path) -> None:
+    try:
+        os.link(source, made)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, made)
+
+
+def _require_ours(final: Path) -> None:
+    """Refuse to take the place of a file or folder that is not an earlier export. Raises UnusableInput."""
+    if os.path.lexists(final) and not is_ours(final):
+        raise UnusableInput(
+            f"{one_line(final)} exists and is not an export of tuitune's: move it away, or choose another folder."
+        )
