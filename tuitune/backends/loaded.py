@@ -19,6 +19,8 @@ class LoadedModel:
     """Whether its training data brings its own thinking, so that a reply begins with it."""
     masker: Any = None
     """The tokenizer's Masker, once a reply has needed one."""
+    decoder: Any = None
+    """What decodes its replies fast, once a chat has needed it."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass; the trainer must be told the same."""
     padding_free: bool = False

@@ -40,13 +40,15 @@ def reply(
     *,
     adapter: bool = True,
     passages: list[str] | None = None,
+    fast: bool = False,
     on_text: Callable[[str], None] = lambda text: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> ChatReply:
     """The model's next message; pieces of text go to `on_text` as they come.
 
     With `adapter` False the base model answers. `passages` of documents stand before the newest message. What does not
-    fit the model's context is left out by the rule of `tuitune.chat.window`. `cancelled` is asked after each token.
+    fit the model's context is left out by the rule of `tuitune.chat.window`. `fast` lets a model on a GPU be decoded by
+    captured steps, which takes memory for as long as it is loaded. `cancelled` is asked after each token.
     Raises TuituneError where the tokenizer's chat template refuses the messages, or the newest alone fills the context.
     """
     started = time.monotonic()
@@ -55,6 +57,9 @@ def reply(
     room = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - len(cut.ids))
     streamer = _Streamer(loaded.tokenizer, on_text)
     ends = end_tokens(loaded)
+    generate = _generated
+    if fast and _decodes_fast(loaded, cut.ids):
+        generate = _decoded
     new = generate(loaded, cut, sampling, room, ends, streamer, adapter=adapter, cancelled=cancelled)
     ended = bool(new) and new[-1] in ends
     text = loaded.tokenizer.decode(new, skip_special_tokens=True).strip()
@@ -63,7 +68,53 @@ def reply(
     return ChatReply(text, len(new), now - started, ended, first, cut.unseen, cut.passages)
 
 
-def generate(
+def _decodes_fast(loaded: LoadedModel, ids: list[int]) -> bool:
+    """Whether the fast decoder is right for the model, which is found out on the ids of the first prompt.
+
+    Of several adapters on one base each would need a decoder and its copy of the weights, so they have none.
+    """
+    if loaded.model.device.type != "cuda" or len(getattr(loaded.model, "peft_config", {})) > 1:
+        return False
+    from tuitune.chat.decoder import decoder_of
+    from tuitune.chat.fast_decoder import Decoder
+
+    if loaded.decoder is None:
+        loaded.decoder = decoder_of(loaded, ids, lambda text: None)
+    return isinstance(loaded.decoder, Decoder)
+
+
+def _decoded(
+    loaded: LoadedModel,
+    cut: Cut,
+    sampling: Sampling,
+    room: int,
+    ends: set[int],
+    streamer: "_Streamer",
+    *,
+    adapter: bool,
+    cancelled: Callable[[], bool],
+) -> list[int]:
+    """As `_generated`, by the fast decoder."""
+    from tuitune.chat.choice import Choice
+
+    choice = Choice(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty)
+    loaded.backend.for_inference(loaded)
+    (result,) = loaded.decoder.decode(
+        [cut.ids],
+        choice,
+        seeds=[sampling.seed],
+        max_new_tokens=room,
+        ends=ends,
+        adapter=adapter,
+        on_token=lambda _, token: streamer.take([token]),
+        cancelled=cancelled,
+    )
+    streamer.end()
+    ids: list[int] = result.ids
+    return ids
+
+
+def _generated(
     loaded: LoadedModel,
     cut: Cut,
     sampling: Sampling,
@@ -164,8 +215,12 @@ class _Streamer:
         if not self._prompt_seen:  # the first call carries the prompt
             self._prompt_seen = True
             return
+        self.take(value.reshape(-1).tolist())
+
+    def take(self, tokens: list[int]) -> None:
+        """The next tokens."""
         self.first_at = self.first_at or time.monotonic()
-        self._tokens.extend(value.reshape(-1).tolist())
+        self._tokens.extend(tokens)
         self._pass_on(whole=True)
 
     def end(self) -> None:

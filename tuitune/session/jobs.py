@@ -279,6 +279,7 @@ class Jobs:
             settings,
             adapter=adapter,
             passages=passages,
+            fast=True,
             on_text=lambda text: job.part(text=text),
             cancelled=job.cancelled.is_set,
         )

@@ -63,6 +63,8 @@ class Models:
         shared = next((base for base in self._bases if base.key == _key(recipe)), None)
         if shared is not None:
             progress("Adding the adapter", 0, 0)
+            for _, other in shared.adapters.values():
+                other.decoder = None  # which holds a copy of one adapter alone
             adapter = f"adapter{len(shared.adapters)}"
             attach_beside(shared.model, str(chosen.adapter), adapter)
             loaded = _for_run(shared.model, run, recipe)
@@ -114,7 +116,7 @@ def _for_run(shared: LoadedModel, run: Run, recipe: Recipe) -> LoadedModel:
     same = recipe.model.chat_template == shared.recipe.model.chat_template
     tokenizer = shared.tokenizer if same else load_tokenizer(recipe.model)
     masker = shared.masker if same else None
-    return replace(shared, recipe=recipe, tokenizer=tokenizer, masker=masker, thinks=run.thinks())
+    return replace(shared, recipe=recipe, tokenizer=tokenizer, masker=masker, thinks=run.thinks(), decoder=None)
 
 
 def _key(recipe: Recipe) -> str:

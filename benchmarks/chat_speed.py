@@ -1,0 +1,100 @@
+"""How fast a chat's replies are, against transformers' `generate` of the same model with its adapter, in one process.
+
+    python -m benchmarks.chat_speed [--model FOLDER] [--in-16bit] [--tokens N] [--pairs N] [--json FILE]
+
+Both write the same number of tokens after the same prompt at batch 1, in turn; the figure is the median ratio of
+tokens a second. The adapter is on and not merged. Without --model it is the demo's model.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shapes import SAMPLE_DATA
+
+
+def measure(model: Path, *, in_4bit: bool, tokens: int, pairs: int) -> dict[str, Any]:
+    """Seconds and ratios of replies and of plain `generate`."""
+    import torch
+
+    from tuitune import backends
+    from tuitune.chat.reply import prompt_ids, reply
+    from tuitune.chat.sampling import Sampling
+    from tuitune.conversation import Conversation
+    from tuitune.recipe import Recipe
+
+    recipe = Recipe.from_data(
+        {
+            "model": {"name": str(model), "load_in_4bit": in_4bit},
+            "data": {"path": str(SAMPLE_DATA / "pirate.jsonl")},
+        }
+    )
+    loaded = backends.load(recipe, print)
+    loaded.backend.attach(loaded)
+    torch.manual_seed(0)
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.02)
+    chat: Conversation = [{"role": "user", "content": "Tell me a long story about the sea. " * 12}]
+    prompt = torch.tensor([prompt_ids(loaded, chat)], device=loaded.model.device)
+    sampling = Sampling(max_new_tokens=tokens)
+
+    def plain() -> float:
+        loaded.backend.for_inference(loaded)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            output = loaded.model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        return float((output.shape[1] - prompt.shape[1]) / (time.perf_counter() - began))
+
+    began = time.perf_counter()
+    first = reply(loaded, chat, sampling, fast=True)
+    first_seconds = time.perf_counter() - began
+    plain()
+    figures = []
+    for _ in range(pairs):
+        answer = reply(loaded, chat, sampling, fast=True)
+        figures.append((answer.tokens / answer.seconds, plain(), answer.first_token_s))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {
+        "model": model.name,
+        "in_4bit": in_4bit,
+        "device": device,
+        "backend": loaded.backend.name,
+        "decoder": type(loaded.decoder).__name__ if loaded.decoder else "generate",
+        "prompt_tokens": prompt.shape[1],
+        "tokens": answer.tokens,
+        "tokens_per_second": round(statistics.median(figure[0] for figure in figures), 1),
+        "generate_tokens_per_second": round(statistics.median(figure[1] for figure in figures), 1),
+        "ratio": round(statistics.median(figure[0] / figure[1] for figure in figures), 2),
+        "first_token_s": round(statistics.median(figure[2] for figure in figures), 4),
+        "first_token_of_first_reply_s": round(first.first_token_s, 3),
+        "first_reply_s": round(first_seconds, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", type=Path, default=SAMPLE_DATA / "demo_model")
+    parser.add_argument("--in-16bit", action="store_true")
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    result = measure(arguments.model, in_4bit=not arguments.in_16bit, tokens=arguments.tokens, pairs=arguments.pairs)
+    print(json.dumps(result, indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
