@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 import sample_data
+from tests.warm import WarmSessions
 from tuitune.recipe import Recipe
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the session sets it, before torch is imported
@@ -28,16 +29,35 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("TUITUNE_RUNS", str(tmp_path / "runs"))
     yield
-    left = [each for each in psutil.Process().children(recursive=True) if _is_session(each)]
+    left = [process for process in psutil.Process().children(recursive=True) if _is_session(process)]
     _, alive = psutil.wait_procs(left, timeout=20)
     for process in alive:
         process.kill()
     assert not alive, "a session process outlived its test"
 
 
+_WARM = WarmSessions()
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmSessions]:
+    """What starts sessions that have the libraries imported."""
+    yield _WARM
+    _WARM.close()
+
+
+@pytest.fixture
+def warm_sessions(request: pytest.FixtureRequest, warm: WarmSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests whose point is not how a session starts (see `tests.warm`); those marked `cold` start as users do."""
+    if request.node.get_closest_marker("cold") is None:
+        monkeypatch.setattr("tuitune.session.client._spawn", warm.start)
+
+
 def _is_session(process: psutil.Process) -> bool:
     try:
-        return "tuitune.session" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+        if process.pid == _WARM.pid or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return "tuitune.session" in process.cmdline()
     except psutil.Error:
         return False
 

@@ -64,4 +64,18 @@ def test_bytecode_is_kept_where_python_was_told_to_write_none(tmp_path: Path) ->
     for compiled in libraries.rglob("*.pyc"):
         compiled.unlink()
     assert python(libraries, KEEP.format(folder=str(cache)), bytecode=False) == str(cache)
-    assert [each.name for each in cache.rglob("transformers/*.pyc")]
+    assert [file.name for file in cache.rglob("transformers/*.pyc")]
+
+
+def test_what_is_compiled_imports_the_compiler_when_it_is_called() -> None:
+    code = (
+        "import sys, torch; from tuitune.machine.quick_import import compiled_when_called\n"
+        "now = torch.compile\n"
+        "with compiled_when_called():\n"
+        "    import bitsandbytes\n"
+        "    doubled = torch.compile(backend='eager', dynamic=False)(lambda x: 2 * x)\n"
+        "print('torch._inductor.compile_fx' in sys.modules, 'torch._dynamo' in sys.modules, torch.compile is now)\n"
+        "print(doubled(torch.ones(2)).tolist(), 'torch._dynamo' in sys.modules)\n"
+    )
+    libraries = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert libraries.stdout.splitlines()[-2:] == ["False False True", "[2.0, 2.0] True"]

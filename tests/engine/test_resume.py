@@ -19,6 +19,8 @@ from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
 from tuitune.session.messages import Chat, Columns, Export, Pause, Resume, Status, Stop, Train
 
+pytestmark = pytest.mark.usefixtures("warm_sessions")
+
 pytestmark = pytest.mark.fault
 
 STEPS, SAVED, KILLED_AT = 12, 4, 6

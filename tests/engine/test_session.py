@@ -41,6 +41,8 @@ from tuitune.session.messages import (
 from tuitune.session.protocol import decode, encode, runtime_folder
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 
+pytestmark = pytest.mark.usefixtures("warm_sessions")
+
 
 async def ended(pid: int) -> None:
     """Wait until a process is gone (it stays a zombie until its parent, this test, collects it)."""
@@ -78,6 +80,7 @@ async def seen(session: Session, kind: type[Event]) -> Event:
     return await asyncio.wait_for(found, 120)
 
 
+@pytest.mark.cold
 async def test_it_answers_while_the_libraries_are_imported_and_ends_with_its_client() -> None:
     session = await Session.start()
     status = await asyncio.wait_for(session.call(Status()), 5)
@@ -497,6 +500,7 @@ async def test_what_fails_in_a_follower_ends_neither_its_events_nor_its_commands
     await session.close()
 
 
+@pytest.mark.cold
 async def test_a_stop_is_heeded_before_the_run_has_begun(tmp_path: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()
     job = asyncio.create_task(session.call(Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs"))))
@@ -506,6 +510,7 @@ async def test_a_stop_is_heeded_before_the_run_has_begun(tmp_path: Path, demo_re
     await session.close()
 
 
+@pytest.mark.cold
 @pytest.mark.fault
 async def test_a_terminated_session_begins_no_run_and_ends(tmp_path: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()

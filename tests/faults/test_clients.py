@@ -18,6 +18,8 @@ from tuitune.session.messages import VERSION, Follow, Save, Status, Stop
 from tuitune.session.protocol import MAX_LINE_BYTES, encode
 from tuitune.session.server import Client
 
+pytestmark = pytest.mark.usefixtures("warm_sessions")
+
 HELLO = encode({"version": VERSION})
 
 
@@ -187,6 +189,7 @@ async def test_a_run_goes_on_while_clients_flood_it_come_and_go(
     survived(records)
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize("comes", [pytest.param("never", marks=pytest.mark.sweep), "once, and not again"])
 async def test_a_session_whose_app_does_not_return_ends_by_itself(comes: str, tmp_path: Path) -> None:
     from tuitune.session.client import _spawn

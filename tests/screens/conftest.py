@@ -10,12 +10,18 @@ from textual.pilot import Pilot
 
 from screens.app import TuituneApp
 from tests.conftest import DEMO
+from tests.warm import WarmSessions
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
 from tuitune.session.messages import Train
 
 SIZE = (80, 24)
+
+
+@pytest.fixture(autouse=True)
+def start_quickly(warm_sessions: None) -> None:
+    """How a session starts is the point of no test of the screens."""
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def attached(trained: Run) -> TuituneApp:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def trained(tmp_path_factory: pytest.TempPathFactory, warm: WarmSessions) -> Run:
     """A run of one step, whose session has ended; no test changes it."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = Recipe.load(DEMO / "demo.yaml", ["max_steps=1", "eval_share=0", 'samples.prompts=["Who are you?"]'])
@@ -60,6 +66,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
         await session.close()
 
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tuitune.session.client._spawn", warm.start)
         patched.setenv("XDG_RUNTIME_DIR", str(folder))
         asyncio.run(train())
     return Run(folder / "pirate")

@@ -75,7 +75,7 @@ def sandboxed(source: str) -> Callable[..., tuple[list[str], list[Any]]]:
     return render
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _compiled(source: str) -> Any:
     environment = _environment()
     tree = _Counted().visit(environment.parse(source))

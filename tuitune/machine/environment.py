@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tuitune.machine.hardware import choose_gpu, gpus
-from tuitune.machine.quick_import import OneTrainer, keep_bytecode
+from tuitune.machine.quick_import import OneTrainer, compiled_when_called, keep_bytecode
 from tuitune.paths import own_folder, temporary_folder
 
 
@@ -66,9 +66,12 @@ def warm_up() -> None:
         if unsloth_is_usable():
             sys.meta_path.insert(0, OneTrainer())
             import unsloth  # noqa: F401
+        import torch
+
+        with compiled_when_called():
+            import bitsandbytes  # noqa: F401
         import datasets  # noqa: F401
         import peft  # noqa: F401
-        import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
         from trl import SFTTrainer  # noqa: F401
 
@@ -76,6 +79,6 @@ def warm_up() -> None:
             torch.cuda.init()
     finally:
         gc.enable()
-    # What stays for good is left out of later collections: Unsloth asks for a dozen, of 0.3 s each otherwise.
-    gc.collect()
+    # What stays for good is left out of later collections: Unsloth asks for a dozen, of 0.3 s each otherwise. It is not
+    # gone through now either, which would take as long for the few MB of it that are not needed.
     gc.freeze()

@@ -1,13 +1,16 @@
-"""What makes importing the libraries quicker: bytecode that is kept, and one trainer rewritten instead of all."""
+"""What makes importing the libraries quicker: kept bytecode, one trainer rewritten, the compiler only when called."""
 
+import contextlib
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _PROBED = ("torch", "transformers", "unsloth")
 
@@ -56,3 +59,32 @@ class _RewritesOne(importlib.machinery.SourceFileLoader):
         rewrite = getattr(module, "_patch_trl_rl_trainers", None)
         if rewrite is not None and hasattr(module, "patch_trl_rl_trainers"):
             vars(module)["patch_trl_rl_trainers"] = lambda: rewrite("sft_trainer")
+
+
+@contextlib.contextmanager
+def compiled_when_called() -> Iterator[None]:
+    """Functions that are given to `torch.compile` within are compiled when they are first called.
+
+    `torch.compile` imports the compiler at once, which takes a CPU 0.8 s; bitsandbytes asks for it as it is imported,
+    for functions that a model in 16-bit never calls.
+    """
+    import torch
+
+    compile_now = torch.compile
+
+    def compile_later(model: Callable[..., Any] | None = None, **options: Any) -> Any:
+        if model is None:
+            return lambda function: compile_later(function, **options)
+        compiled = functools.cache(lambda: compile_now(model, **options))
+
+        @functools.wraps(model)
+        def call(*arguments: Any, **named: Any) -> Any:
+            return compiled()(*arguments, **named)
+
+        return call
+
+    torch.compile = compile_later
+    try:
+        yield
+    finally:
+        torch.compile = compile_now
