@@ -142,7 +142,7 @@ def test_answers_that_never_end_are_cut_counted_and_may_be_left_out(tmp_path: Pa
 
 def test_a_reward_that_fails_ends_the_run_with_its_sentence(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, rewards=[{"name": "exact_match"}])
-    with pytest.raises(RewardFailed, match=r"The reward exact_match the row has no answer \(its columns: prompt\)"):
+    with pytest.raises(RewardFailed, match=r"The reward exact_match needs the column answer, which the row lacks"):
         trained(recipe, tmp_path, "run")
 
 
@@ -176,6 +176,11 @@ def test_the_loss_is_that_of_trl(loss_type: str, level: str, tmp_path: Path) -> 
     assert torch.allclose(loss, expected, atol=1e-6) and torch.allclose(flat.grad, leaf.grad[mask], atol=1e-6)
 
 
+def keep(value: Any, reduction: str = "") -> Any:
+    """What one process gathers from all."""
+    return value
+
+
 def trl_loss(
     section: GRPO, logprobs: Any, old: Any, reference: Any, gains: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
@@ -190,7 +195,7 @@ def trl_loss(
         use_bias_correction_kl=False, delta=None, sapo_temperature_pos=1.0, sapo_temperature_neg=1.05,
         steps_per_generation=1,
     )  # fmt: skip
-    trainer.accelerator = SimpleNamespace(num_processes=1, gather=lambda value: value)
+    trainer.accelerator = SimpleNamespace(num_processes=1, gather=keep, reduce=keep, gather_for_metrics=keep)
     trainer.model = SimpleNamespace(training=True)
     trainer._metrics = {"train": MagicMock()}
     settings = {

@@ -200,4 +200,4 @@ def test_judging_is_left_when_that_is_asked(tmp_path: Path) -> None:
 def test_a_row_without_the_column_is_named_with_those_it_has() -> None:
     with Judge([reward(name="exact_match", column="solution")]) as judge, pytest.raises(RewardFailed) as failed:
         judge.values([answer("4", answer="4", level=2)])
-    assert "the row has no solution (its columns: answer, level)" in str(failed.value)
+    assert "needs the column solution, which the row lacks (it has answer, level)" in str(failed.value)

@@ -6,6 +6,7 @@ a sequence thousands of times, so it wants plain matrix products, whose kernels 
 
 import contextlib
 import copy
+import functools
 import importlib.util
 import sys
 from types import ModuleType
@@ -19,6 +20,7 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError
 from tuitune.text import one_line
 
+_ATTENTION = "tuitune"
 _SHARE_FOR_COPIES = 0.5
 """Of the free GPU memory, what 16-bit copies of 4-bit weights may take."""
 
@@ -47,7 +49,9 @@ class PlainModel:
         self._linears: list[_Linear] = []
         self._copies = self.device.type != "cuda" or _copies_fit(base)
         with _without_weights():
-            self.module: Any = _plain_class(base, replaced=loaded.backend.name == "unsloth")(_with_sdpa(base.config))
+            self.module: Any = _plain_class(base, replaced=loaded.backend.name == "unsloth")(
+                _attending_here(base.config)
+            )
         self._fill(base)
         self.module.eval()
         self.module.requires_grad_(False)
@@ -206,11 +210,59 @@ def _read_anew(name: str) -> ModuleType:
     return module
 
 
-def _with_sdpa(config: Any) -> Any:
+def _attending_here(config: Any) -> Any:
+    """The config with attention as `attend` does it, which transformers then knows by its name."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_ATTENTION, attend)
     config = copy.deepcopy(config)
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = _ATTENTION
     config.use_cache = True
     return config
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it, with a mask of booleans; (rows, tokens, heads, width) and no weights.
+
+    One token's queries go to their group of keys without these being copied for each query head.
+    """
+    rows, heads, tokens, width = query.shape
+    groups = key.shape[1]
+    if tokens > 1:
+        key, value = (x.repeat_interleave(heads // groups, dim=1) for x in (key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
+        return attended.transpose(1, 2).contiguous(), None
+    scale = width**-0.5 if scaling is None else scaling
+    folded = query.reshape(rows * groups, heads // groups, width)
+    scores = _products_in_fp32(folded, key.reshape(rows * groups, -1, width).transpose(1, 2))
+    scores = scores.view(rows, groups, heads // groups, -1) * scale
+    weights = scores.masked_fill(~attention_mask, -torch.inf).softmax(-1).to(value.dtype)
+    return (weights @ value).reshape(rows, 1, heads, value.shape[-1]), None
+
+
+def _products_in_fp32(left: Tensor, right: Tensor) -> Tensor:
+    """Batched matrix products, neither of whose sums is rounded to 16 bits."""
+    if left.is_cuda and left.dtype != torch.float32 and _bmm_widens(left.dtype):
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())
+
+
+@functools.cache
+def _bmm_widens(dtype: Any) -> bool:
+    """Whether torch multiplies matrices of that dtype into fp32 on this card."""
+    try:
+        square = torch.ones(1, 8, 8, dtype=dtype, device="cuda")
+        return bool(torch.bmm(square, square, out_dtype=torch.float32).dtype == torch.float32)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return False
 
 
 def _without_weights() -> Any:

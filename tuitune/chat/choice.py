@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,25 @@ def choose(logits: Tensor, choice: Choice, uniforms: Tensor, seen: Tensor | None
     if choice.temperature == 0:
         tokens = logits.argmax(-1)
     else:
-        probabilities = (_left_in(logits, choice) - normalisers[:, None]).exp().double().cumsum(-1)
-        aims = uniforms[:, None] * probabilities[:, -1:]
-        tokens = torch.searchsorted(probabilities, aims, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        tokens = _drawn((_left_in(logits, choice) - normalisers[:, None]).exp(), uniforms)
     return tokens, logits.gather(-1, tokens[:, None])[:, 0] - normalisers
+
+
+def _drawn(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """The places (rows,) where the sum of `probabilities` (rows, vocabulary), of whatever total, passes its share.
+
+    First among blocks of the vocabulary and then within the block, since one long sum is slow on a GPU and imprecise.
+    """
+    rows, vocabulary = probabilities.shape
+    padded = F.pad(probabilities, (0, -vocabulary % _BLOCK)).view(rows, -1, _BLOCK)
+    sums = padded.sum(-1, dtype=torch.float64).cumsum(-1)
+    aims = uniforms[:, None] * sums[:, -1:]
+    block = torch.searchsorted(sums, aims, right=True).clamp(max=sums.shape[-1] - 1)
+    before = torch.where(block > 0, sums.gather(-1, (block - 1).clamp(min=0)), torch.zeros_like(aims))
+    inside = padded.gather(1, block[:, :, None].expand(-1, -1, _BLOCK))[:, 0].double().cumsum(-1)
+    place = torch.searchsorted(inside, aims - before, right=True).clamp(max=_BLOCK - 1)
+    tokens: Tensor = (block * _BLOCK + place)[:, 0].clamp(max=vocabulary - 1)
+    return tokens
 
 
 def _left_in(logits: Tensor, choice: Choice) -> Tensor:

@@ -47,7 +47,7 @@ def _column(options: dict[str, Any], row: Row) -> Any:
     name = options["column"]
     if row["columns"].get(name) is None:
         there = ", ".join(sorted(map(str, row["columns"]))[:20])
-        raise Misbehaved(f"the row has no {name} (its columns: {there})")
+        raise Misbehaved(f"needs the column {name}, which the row lacks (it has {there or 'none'})")
     return row["columns"][name]
 
 
