@@ -37,7 +37,8 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         self._emit = emit
         self._attempt = attempt
         self._began = time.monotonic()
-        self._step_began = 0.0
+        self._step_began: float | None = None
+        """When all that followed the step before was done; None before the first one."""
         self._tokens = 0
         self._steps_seconds: list[float] = []
 
@@ -47,11 +48,13 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         _follow_the_recipe(args, optimizer, lr_scheduler)
         self._tokens = int(state.num_input_tokens_seen)
         self._steps_seconds.clear()
+        self._step_began = None
         self._evaluator.begin(int(state.global_step))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._leave_if_asked()
-        self._step_began = time.monotonic()
+        if self._step_began is None:
+            self._step_began = time.monotonic()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._leave_if_asked()
@@ -72,12 +75,14 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         if logs and "loss" in logs:
             self._step(args, state, logs)
             self._measure(state, control)
+            self._step_began = time.monotonic()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         best = self._evaluator.best
         checkpoint = checkpoints.keep_checkpoint(self._run, state.global_step, best=best.step if best else None)
         path = str(checkpoint.relative_to(self._run.folder))
         self._emit(Checkpoint(attempt=self._attempt, step=state.global_step, path=path))
+        self._step_began = time.monotonic()
 
     def _leave_if_asked(self) -> None:
         if self._control.now.is_set():
@@ -108,7 +113,8 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         ):  # in fp16 a step whose gradients overflow is left out and tried smaller
             require_finite("gradient norm", float(logs["grad_norm"]), state.global_step)
         self.steps_done = state.global_step
-        seconds = max(1e-9, time.monotonic() - self._step_began)
+        began = self._step_began or time.monotonic()
+        seconds = max(1e-9, time.monotonic() - began + self._evaluator.take_waited_s())
         self._steps_seconds.append(seconds)
         seen = int(state.num_input_tokens_seen)
         tokens, self._tokens = seen - self._tokens, seen

@@ -57,7 +57,7 @@ class Evaluator:
         self._emit = emit
         self._attempt = attempt
         self._last_step = 0
-        self._loss_seconds = self._replies_seconds = 0.0
+        self._loss_seconds = self._replies_seconds = self._waited_s = 0.0
 
     def begin(self, step: int) -> None:
         """Training begins, or begins again, after `step` steps: what was measured later is forgotten."""
@@ -69,6 +69,7 @@ class Evaluator:
 
         None where there are no held-out rows, or a stop left them out. Raises NotFinite, and whatever the model raises.
         """
+        self._wait_for_queued_work()
         with _random_state_kept(self._loaded):
             began = time.monotonic()
             evaluation = measure_loss(self.trainer, self._method, self._emit, self._attempt, step) if loss else None
@@ -80,6 +81,20 @@ class Evaluator:
         if evaluation is not None and step > 0:
             self.measured.append(evaluation)
         return evaluation
+
+    def _wait_for_queued_work(self) -> None:
+        """A pass of the next step may be queued already: it is that step's time, and not the measurement's."""
+        import torch
+
+        if self._loaded.model.device.type == "cuda":
+            began = time.monotonic()
+            torch.cuda.synchronize()
+            self._waited_s += time.monotonic() - began
+
+    def take_waited_s(self) -> float:
+        """Seconds that measuring waited for work of the step that follows, since they were last asked for."""
+        waited, self._waited_s = self._waited_s, 0.0
+        return waited
 
     def after_step(self, step: int, total_steps: int, step_seconds: float) -> Evaluation | None:
         """Measure where that is due after `step` of `total_steps` steps of `step_seconds` each."""

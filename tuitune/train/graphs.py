@@ -58,6 +58,7 @@ class PassGraphs:
         self._captures: dict[tuple[int, int], _Capture] = {}
         self._seen: set[tuple[int, int]] = set()
         self._failures = self._drops = 0
+        self._draws = False
         self._parameters: list[Any] = []
         self._gradients: list[Any] = []
         self._addresses: list[int] = []
@@ -85,7 +86,7 @@ class PassGraphs:
             self._items.copy_(trained.reshape(()), non_blocking=True)
         else:
             self._items.fill_(trained)
-        size = (batch["input_ids"].shape[1], batch["trained_places"].shape[1])
+        size = _size(batch)
         capture = self._captures.get(size)
         if capture is None and size in self._seen and self._may_capture(batch):
             capture = self._try_to_capture(size, batch)
@@ -97,6 +98,15 @@ class PassGraphs:
         self._fill(capture.inputs, batch)
         capture.graph.replay()
         return self._loss
+
+    def forget_gradients(self) -> None:
+        """Begin the next pass with gradients of zero."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def can_replay(self, batch: dict[str, Any]) -> bool:
+        """Whether a pass of this batch would be replayed, and nothing in it is drawn at random."""
+        return _size(batch) in self._captures and not self._draws
 
     def drop(self) -> bool:
         """Give the graphs' memory back; False where there was none. Dropped often, no more are captured."""
@@ -194,6 +204,9 @@ class PassGraphs:
         self._addresses = [parameter.data_ptr() for parameter in self._parameters]
         self._kept |= {id(tensor): tensor for tensor in _tensors_beside_weights(self._loaded.model)}
         self._captures[size] = _Capture(inputs, graph)
+        self._draws = any(
+            isinstance(module, torch.nn.Dropout) and module.p > 0 for module in self._loaded.model.modules()
+        )
         return self._captures[size]
 
     def _pass(self, inputs: dict[str, Any], longest: int) -> None:
@@ -208,6 +221,11 @@ class PassGraphs:
             loss = self._loaded.model(**given, use_cache=False, num_items_in_batch=self._items).loss
         loss.backward()
         self._loss.copy_(loss.detach())
+
+
+def _size(batch: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of a batch, and how many of them the output layer is computed for."""
+    return batch["input_ids"].shape[1], batch["trained_places"].shape[1]
 
 
 def _tensors_beside_weights(model: Any) -> list[Any]:

@@ -1,12 +1,17 @@
 """The trainer's steps on a GPU, queued without waiting for it until the loss is read at their end.
 
-While the GPU computes a pass, gradients' norm, clipping and optimizer are queued behind it. Each wait in between would
-leave it idle for as long as Python takes to queue the next part: of a small step more than half.
+While the GPU computes a pass, gradients' norm, clipping and optimizer are queued behind it, and the next step's rows
+are made ready; a captured first pass of the next step is queued too, before this step's loss is read. Each wait in
+between would leave the GPU idle for as long as Python takes to queue the next part: of a small step more than half.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from tuitune.train.graphs import PassGraphs
+
+Samples = tuple[list[Any], Any]
+"""The batches of a step, and the number of their labels."""
 
 
 def queue_steps(trainer: Any, graphs: PassGraphs | None) -> None:
@@ -16,8 +21,9 @@ def queue_steps(trainer: Any, graphs: PassGraphs | None) -> None:
     """
     import torch
 
-    loader_of, step_of = trainer.get_train_dataloader, trainer.training_step
+    loader_of, step_of, log_of = trainer.get_train_dataloader, trainer.training_step, trainer._maybe_log_save_evaluate
     device, pad = trainer.args.device, trainer.processing_class.pad_token_id
+    ahead = _Ahead(trainer.get_batch_samples, graphs)
 
     def get_train_dataloader() -> Any:
         loader = loader_of()
@@ -34,14 +40,79 @@ def queue_steps(trainer: Any, graphs: PassGraphs | None) -> None:
         trainer.state.num_input_tokens_seen += int((inputs["input_ids"] != pad).sum())
 
     def training_step(model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-        if graphs is None or num_items_in_batch is None:
-            return step_of(model, inputs, num_items_in_batch)
-        if not model.training:
-            model.train()
-        return graphs.run(inputs, num_items_in_batch)
+        loss = ahead.loss_of(inputs)
+        if loss is None and graphs is not None and num_items_in_batch is not None:
+            if not model.training:
+                model.train()
+            loss = graphs.run(inputs, num_items_in_batch)
+        elif loss is None:
+            loss = step_of(model, inputs, num_items_in_batch)
+        ahead.pass_queued()
+        return loss
+
+    def maybe_log_save_evaluate(*arguments: Any, **options: Any) -> Any:
+        if not (trainer.control.should_training_stop or trainer.control.should_save):
+            ahead.begin_next_step()
+        return log_of(*arguments, **options)
 
     trainer.get_train_dataloader = get_train_dataloader
+    trainer.get_batch_samples = ahead.get_batch_samples
     trainer._prepare_inputs = prepare_inputs
     trainer._track_num_input_tokens = track_num_input_tokens
+    trainer._maybe_log_save_evaluate = maybe_log_save_evaluate
     trainer.training_step = training_step
     trainer.graphs = graphs
+
+
+class _Ahead:
+    """The next step's batches and its first pass, made and queued while the GPU is busy with this step."""
+
+    def __init__(self, get_batch_samples: Any, graphs: PassGraphs | None) -> None:
+        self._get = get_batch_samples
+        self._graphs = graphs
+        self._asked: tuple[Iterator[Any], int, Any] | None = None
+        self._passes = 0
+        self._samples: Samples | None = None
+        self._begun: tuple[Any, Any] | None = None
+        """A batch whose pass is queued already, and its loss."""
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Samples:
+        """The trainer's own of this name, or what it gave for the next step of the same epoch."""
+        samples, self._samples = self._samples, None
+        if samples is None or self._asked is None or self._asked[0] is not epoch_iterator:
+            self._forget()
+            samples = self._get(epoch_iterator, num_batches, device)
+        self._asked, self._passes = (epoch_iterator, num_batches, device), len(samples[0])
+        return samples
+
+    def pass_queued(self) -> None:
+        """After the last pass of a step the batches of the next one are made."""
+        self._passes -= 1
+        if self._passes == 0 and self._asked is not None:
+            self._samples = self._get(*self._asked)
+
+    def begin_next_step(self) -> None:
+        """Queue the next step's first pass, once the optimizer's work is queued, where it is captured.
+
+        It changes gradients alone, so an evaluation or a checkpoint that comes in between is not disturbed.
+        """
+        if self._graphs is None or self._samples is None or self._begun is not None:
+            return
+        batches, trained = self._samples
+        if batches and trained is not None and self._graphs.can_replay(batches[0]):
+            self._begun = batches[0], self._graphs.run(batches[0], trained)
+
+    def loss_of(self, batch: Any) -> Any:
+        """The loss of this batch's pass where it is queued already, else None."""
+        if self._begun is None or self._begun[0] is not batch:
+            self._forget()
+            return None
+        _, loss = self._begun
+        self._begun = None
+        return loss
+
+    def _forget(self) -> None:
+        """Of a pass that was queued for a batch which does not come, no gradient stays."""
+        if self._begun is not None and self._graphs is not None:
+            self._graphs.forget_gradients()
+        self._begun = None

@@ -1,0 +1,44 @@
+"""Steps that are queued ahead of the GPU: the trainer's batches, counts and losses stay what they were."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.training import trained
+from tuitune.recipe import Recipe
+
+
+def test_a_run_whose_steps_are_queued_is_the_run_of_the_trainer_alone(
+    demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over two epochs that end in the middle of a step, with checkpoints and evaluations in between."""
+    from tuitune.train import run as runs
+    from tuitune.train.steps import queue_steps
+
+    rows = Path(demo_recipe.data.path).read_text(encoding="utf-8").splitlines()[:22]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    recipe = demo_recipe.model_copy(
+        update={
+            "data": demo_recipe.data.model_copy(update={"path": str(tmp_path / "rows.jsonl"), "eval_share": 0.1}),
+            "train": demo_recipe.train.model_copy(
+                update={
+                    **{"max_steps": -1, "num_train_epochs": 2, "save_steps": 3, "eval_steps": 2},
+                    **{"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2},
+                }
+            ),
+        }
+    )
+    _, alone = trained(recipe, tmp_path, "alone")
+    make_trainer = runs.make_trainer
+
+    def queued_trainer(*arguments: Any, **options: Any) -> Any:
+        trainer = make_trainer(*arguments, **options)
+        queue_steps(trainer, None)
+        return trainer
+
+    monkeypatch.setattr(runs, "make_trainer", queued_trainer)
+    _, queued = trained(recipe, tmp_path, "queued")
+    assert len(alone.steps) == 8
+    assert [(step.loss, step.tokens) for step in queued.steps] == [(step.loss, step.tokens) for step in alone.steps]
+    assert [each.loss for each in queued.evaluations] == [each.loss for each in alone.evaluations]
