@@ -146,7 +146,10 @@ def _difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]
 
 
 def kernels(loaded: LoadedModel, rows: Any, count: int, most: int) -> list[str]:
-    """The kernels of a pass of `count` rows that take the most time: milliseconds, calls, name."""
+    """The kernels of a pass of `count` rows that take the most time, and then torch's operations with their shapes.
+
+    Each line is milliseconds, calls, name.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -157,14 +160,20 @@ def kernels(loaded: LoadedModel, rows: Any, count: int, most: int) -> list[str]:
     batch = collator(loaded)([rows[i] for i in range(count)])
     trained = int((batch["labels"] != -100).sum())
     loss_of(loaded, batch, trained).backward()
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiled:
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU], record_shapes=True) as profiled:
         loss_of(loaded, batch, trained).backward()
         torch.cuda.synchronize()
     events = [event for event in profiled.key_averages() if str(event.device_type).endswith("CUDA")]
     events.sort(key=lambda event: -event.self_device_time_total)
     total = sum(event.self_device_time_total for event in events) / 1e3
     named = [f"{event.self_device_time_total / 1e3:7.2f} {event.count:5d} {event.key[:110]}" for event in events[:most]]
-    return [f"{total:7.2f} ms in all, {sum(event.count for event in events)} kernels", *named]
+    operations = [event for event in profiled.key_averages(group_by_input_shape=True) if event.key.startswith("aten::")]
+    operations.sort(key=lambda event: -event.self_device_time_total)
+    shaped = [
+        f"{event.self_device_time_total / 1e3:7.2f} {event.count:5d} {event.key} {event.input_shapes}"[:170]
+        for event in operations[:most]
+    ]
+    return [f"{total:7.2f} ms in all, {sum(event.count for event in events)} kernels", *named, *shaped]
 
 
 def main() -> None:
