@@ -1,4 +1,5 @@
-"""One forward and backward pass on a GPU: with the whole output layer, for trained tokens alone, and as a CUDA graph.
+"""One forward and backward pass on a GPU: with the whole output layer, for trained tokens alone, with its 4-bit weights
+dequantised once, and as a CUDA graph.
 
     python -m benchmarks.gpu_pass MODEL CHATS [--rows 8 64] [--set field=value …] [--kernels 0] [--out FILE]
 
@@ -50,6 +51,7 @@ def compare(loaded: LoadedModel, rows: Any, count: int) -> dict[str, Any]:
     """A pass of `count` rows each way. Gradients are compared by cosine, losses by difference."""
     import torch
 
+    from tuitune.backends.dequantized import kept_bytes
     from tuitune.train.batching import IGNORED, collator
     from tuitune.train.graphs import PassGraphs, can_capture
     from tuitune.train.isolation import loss_of
@@ -114,6 +116,10 @@ def compare(loaded: LoadedModel, rows: Any, count: int) -> dict[str, Any]:
     repeated = measure("whole head again", eager(whole))
     head = measure("trained head", eager(part))
     pairs = {"whole head again": repeated, "trained head": head}
+    if kept_bytes(loaded.model):
+        loaded.dequantize_once = True
+        loaded.backend.for_training(loaded)
+        pairs["dequantised once"] = measure("dequantised once", eager(part))
     if can_capture(loaded):
         graphs = PassGraphs(loaded, count, max(lengths))
         clear()
@@ -128,6 +134,8 @@ def compare(loaded: LoadedModel, rows: Any, count: int) -> dict[str, Any]:
         report["graph"] |= {"captured": graphs.captured}
         report["graph_against_itself_eager"] = _difference({"loss": loss, "gradients": gradients}, pairs["graph"])
         graphs.drop()
+    loaded.dequantize_once = False
+    loaded.backend.for_training(loaded)
     for name, other in pairs.items():
         report[name] |= _difference(reference, other)
     clear()

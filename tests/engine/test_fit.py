@@ -11,7 +11,16 @@ from tuitune.plan.optimizer import optimizer_name
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, create_run
 from tuitune.runs.history import History
-from tuitune.train.autotune import Candidate, Trial, best, candidates, halved, seconds_of
+from tuitune.train.autotune import (
+    Candidate,
+    Trial,
+    best,
+    candidates,
+    halved,
+    is_worth_its_memory,
+    replays_are_better,
+    seconds_of,
+)
 
 GIB = 2**30
 
@@ -75,6 +84,29 @@ def test_the_fastest_that_leaves_a_margin_is_taken() -> None:
 def test_of_equal_speeds_the_smaller_peak_is_taken() -> None:
     large, small = (Trial(Candidate(8, 1, kind), peak * GIB, 1000.0 + peak) for kind, peak in ((False, 15), (True, 5)))
     assert best([large, small], 90 * GIB) == small
+
+
+def test_graphs_are_taken_where_they_are_faster_within_the_run_and_fit() -> None:
+    eager = Trial(Candidate(8, 1, False), 17 * GIB, 33_000.0)
+    captured = Trial(Candidate(8, 1, False, graphs=True), 20 * GIB, 62_000.0, capture_s=0.3)
+    lengths, sizes = [320, 330] * 500, tuple(range(1600, 4800, 256))
+    assert replays_are_better(recipe(max_steps=1000), captured, eager, lengths, sizes, 90 * GIB)
+    assert not replays_are_better(recipe(max_steps=60), captured, eager, lengths, sizes, 90 * GIB)
+    assert replays_are_better(recipe(max_steps=60, cuda_graphs=True), captured, eager, lengths, sizes, 90 * GIB)
+    assert not replays_are_better(recipe(max_steps=1000), captured, eager, lengths, sizes, 19 * GIB)
+    failed = Trial(captured.candidate, None, None)
+    assert not replays_are_better(recipe(max_steps=1000), failed, eager, lengths, sizes, 90 * GIB)
+
+
+def test_memory_is_spent_on_dequantised_weights_only_for_speed() -> None:
+    plain = Trial(Candidate(8, 1, False), 17 * GIB, 60_000.0)
+    faster, alike = (
+        Trial(Candidate(8, 1, False, dequantize_once=True), 20 * GIB, speed) for speed in (62_500.0, 60_100.0)
+    )
+    assert is_worth_its_memory(recipe(), faster, plain, 90 * GIB)
+    assert not is_worth_its_memory(recipe(), alike, plain, 90 * GIB)
+    assert not is_worth_its_memory(recipe(), faster, plain, 19 * GIB)
+    assert is_worth_its_memory(recipe(dequantize_once=True), alike, plain, 90 * GIB)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ def test_a_run_whose_steps_are_queued_is_the_run_of_the_trainer_alone(
     demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over two epochs that end in the middle of a step, with checkpoints and evaluations in between."""
-    from tuitune.train import run as runs
     from tuitune.train.steps import queue_steps
+    from tuitune.train.trainer import make_trainer
 
     rows = Path(demo_recipe.data.path).read_text(encoding="utf-8").splitlines()[:22]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
@@ -30,14 +30,13 @@ def test_a_run_whose_steps_are_queued_is_the_run_of_the_trainer_alone(
         }
     )
     _, alone = trained(recipe, tmp_path, "alone")
-    make_trainer = runs.make_trainer
 
     def queued_trainer(*arguments: Any, **options: Any) -> Any:
         trainer = make_trainer(*arguments, **options)
         queue_steps(trainer, None)
         return trainer
 
-    monkeypatch.setattr(runs, "make_trainer", queued_trainer)
+    monkeypatch.setattr("tuitune.train.run.make_trainer", queued_trainer)
     _, queued = trained(recipe, tmp_path, "queued")
     assert len(alone.steps) == 8
     assert [(step.loss, step.tokens) for step in queued.steps] == [(step.loss, step.tokens) for step in alone.steps]

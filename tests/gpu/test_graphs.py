@@ -48,9 +48,13 @@ def test_a_replayed_pass_has_the_loss_and_gradients_of_the_same_pass(report: dic
 
 def test_leaving_out_untrained_tokens_changes_neither_loss_nor_gradients(report: dict[str, Any]) -> None:
     assert report["head_places"] < report["filled_up_to"]
-    for way in ("trained head", "graph"):
+    for way in ("trained head", "dequantised once", "graph"):
         assert abs(report[way]["loss_difference"]) <= 1e-4
         assert report[way]["gradient_cosine"] >= 0.99999
+
+
+def test_weights_that_are_dequantised_once_have_the_same_values(report: dict[str, Any]) -> None:
+    assert report["dequantised once"]["loss"] == report["trained head"]["loss"]
 
 
 def test_each_replay_draws_its_own_dropout() -> None:
@@ -147,7 +151,8 @@ def test_a_whole_run_with_graphs_is_the_run_without_them(tmp_path: Path) -> None
     from tuitune.train.run import train
 
     (_, plain), (_, captured) = (
-        trained(recipe_of(cuda_graphs=on, eval_steps=7, save_steps=10), tmp_path, str(on)) for on in (False, True)
+        trained(recipe_of(cuda_graphs=on, dequantize_once=on, eval_steps=7, save_steps=10), tmp_path, str(on))
+        for on in (False, True)
     )
     assert [step.loss for step in captured.steps] == pytest.approx([step.loss for step in plain.steps], rel=2e-2)
     assert [step.tokens for step in captured.steps] == [step.tokens for step in plain.steps]

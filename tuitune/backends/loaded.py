@@ -33,6 +33,8 @@ class LoadedModel:
     """The trained parameters as the run began with them, by name, on the CPU; empty before a trainer is made."""
     compiled: bool = True
     """Whether torch.compile is used on the model's own parts."""
+    dequantize_once: bool = False
+    """Whether the 16-bit values of 4-bit weights are kept while training, beside them."""
     trained_head: bool = False
     """Whether the output layer can be left out for tokens whose next token has no label."""
     pass_sizes: tuple[int, ...] = ()

@@ -5,6 +5,7 @@ from typing import Any
 
 from tuitune.backends.attention import attention_of, lay_end_to_end, varlen_kernel
 from tuitune.backends.compiling import compiles_in_seconds, set_compiling, tune_less
+from tuitune.backends.dequantized import keep_dequantized
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
@@ -62,6 +63,7 @@ class UnslothBackend:
         if (rotary or {}).get("factor") != (scaled or {}).get("factor"):
             raise TuituneError("Unsloth does not scale its positions for data.max_length as exports would.")
         kernel = varlen_kernel()
+        keep_dequantized(False)
         turn_in_one_pass()
         set_compiling(compiled)
         return LoadedModel(
@@ -73,6 +75,7 @@ class UnslothBackend:
             padding_free=kernel is not None and recipe.train.padding_free is not False,
             attention=kernel or "sdpa",
             compiled=compiled,
+            dequantize_once=recipe.train.dequantize_once is True,
         )
 
     def attach(self, loaded: LoadedModel) -> None:
@@ -124,8 +127,11 @@ class UnslothBackend:
         loaded.model._unsloth_gradient_checkpointing = checkpointing
         _class_of_model(loaded.recipe).for_training(loaded.model, use_gradient_checkpointing=checkpointing)
         set_compiling(loaded.compiled)
+        keep_dequantized(loaded.dequantize_once)
 
     def for_inference(self, loaded: LoadedModel) -> None:
+        if not loaded.dequantize_once:
+            keep_dequantized(False)
         _class_of_model(loaded.recipe).for_inference(loaded.model)
 
 

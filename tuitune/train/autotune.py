@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuitune.backends.dequantized import kept_bytes
 from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError
 from tuitune.methods import method_of
@@ -28,7 +29,7 @@ _CLEAR_SECONDS = 1.0
 # Compiling takes up to three minutes and makes steps about a tenth faster.
 _LONG_RUN_SECONDS = 1800.0
 # A trial of graphs takes one to three seconds, and each graph a fraction of one.
-_CAPTURING_SECONDS = 15.0
+_TRIAL_PAYS_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,14 @@ class Candidate:
     compiled: bool = True
     graphs: bool = False
     """Whether passes are captured as CUDA graphs."""
+    dequantize_once: bool = False
+    """Whether the 16-bit values of 4-bit weights are kept."""
 
     def describe(self) -> str:
         recompute = "with" if self.checkpointing else "without"
+        kept = ", 4-bit weights dequantised once" if self.dequantize_once else ""
         captured = ", as CUDA graphs" if self.graphs else ""
-        return f"{self.batch} × {self.accumulation} rows {recompute} checkpointing{captured}"
+        return f"{self.batch} × {self.accumulation} rows {recompute} checkpointing{kept}{captured}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +171,19 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     if not cancelled() and _compiling_may_pay(loaded, chosen, len(lengths), sum(lengths)):
         trials.append(_trial(loaded, replace(chosen.candidate, compiled=True), rows, by_length))
         chosen = best(trials, limit) or chosen
+    if not cancelled() and _keeping_may_pay(loaded, chosen, lengths, limit):
+        trials.append(_trial(loaded, replace(chosen.candidate, dequantize_once=True), rows, by_length))
+        if is_worth_its_memory(recipe, trials[-1], chosen, limit):
+            chosen = trials[-1]
     if not cancelled() and _graphs_may_pay(recipe, chosen, lengths):
         captured = replace(chosen.candidate, graphs=True)
         _apply(loaded, captured)
         if learner_of(recipe).captures and can_capture(loaded):
             loaded.pass_sizes = pass_sizes(lengths, captured.batch)
             trials.append(_trial_of_graphs(loaded, captured, rows, by_length))
-            if trials[-1].capture_s and _is_better(recipe, trials[-1], chosen, lengths, loaded.pass_sizes, limit):
+            if trials[-1].capture_s and replays_are_better(
+                recipe, trials[-1], chosen, lengths, loaded.pass_sizes, limit
+            ):
                 chosen = trials[-1]
     _apply(loaded, chosen.candidate)
     settled = _with_train(
@@ -184,20 +194,44 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
         padding_free=loaded.padding_free,
         compile=chosen.candidate.compiled,
         cuda_graphs=chosen.candidate.graphs,
+        dequantize_once=chosen.candidate.dequantize_once,
         optim=optimizer_name(recipe, _trainable(loaded), total),
         fit=False,
     )
     return Fitted(settled, chosen, tuple(trials), limit)
 
 
+def _keeping_may_pay(loaded: LoadedModel, chosen: Trial, lengths: list[int], limit: int) -> bool:
+    """Whether dequantised weights have room beside the chosen way, in a run that is long enough for another trial."""
+    recipe = loaded.recipe
+    if recipe.train.dequantize_once is False or loaded.backend.name != "unsloth":
+        return False
+    extra = kept_bytes(loaded.model)
+    if not extra or (chosen.peak_bytes or 0) + extra > limit:
+        return False
+    return recipe.train.dequantize_once is True or _is_long(recipe, chosen, lengths)
+
+
+def is_worth_its_memory(recipe: Recipe, trial: Trial, chosen: Trial, limit: int) -> bool:
+    """Whether a trial that takes more memory than the chosen one is safe, and faster by more than chance."""
+    if not trial.tokens_per_second or not chosen.tokens_per_second or (trial.peak_bytes or 0) > limit:
+        return False
+    return recipe.train.dequantize_once is True or trial.tokens_per_second > 1.01 * chosen.tokens_per_second
+
+
+def _is_long(recipe: Recipe, chosen: Trial, lengths: list[int]) -> bool:
+    """Whether the run is so long that a trial more, of one to three seconds, can pay."""
+    return training_seconds(recipe, len(lengths), sum(lengths), chosen.tokens_per_second or 1.0) > _TRIAL_PAYS_SECONDS
+
+
 def _graphs_may_pay(recipe: Recipe, chosen: Trial, lengths: list[int]) -> bool:
     """Whether the run is so long that the seconds of a trial with graphs could pay, or its recipe wants them."""
     if recipe.train.cuda_graphs != "auto":
         return recipe.train.cuda_graphs
-    return training_seconds(recipe, len(lengths), sum(lengths), chosen.tokens_per_second or 1.0) > _CAPTURING_SECONDS
+    return _is_long(recipe, chosen, lengths)
 
 
-def _is_better(
+def replays_are_better(
     recipe: Recipe, captured: Trial, chosen: Trial, lengths: list[int], sizes: tuple[int, ...], limit: int
 ) -> bool:
     """Whether the trial with graphs is to be taken: in memory's bounds, and faster within the run, capture included."""
@@ -329,6 +363,7 @@ def _apply(loaded: LoadedModel, candidate: Candidate) -> None:
     loaded.compiled = candidate.compiled
     loaded.gradient_checkpointing = candidate.checkpointing
     loaded.pass_sizes = ()
+    loaded.dequantize_once = candidate.dequantize_once
     loaded.backend.for_training(loaded)
 
 

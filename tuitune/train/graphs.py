@@ -190,9 +190,16 @@ class PassGraphs:
 
         inputs = self._inputs(batch)
         graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved():
+            torch.cuda.empty_cache()  # what passes left would be taken once more
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                self._pass(inputs, self._longest)
+            with torch.cuda.stream(self._stream):
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    self._pass(inputs, self._longest)
+                finally:
+                    graph.capture_end()
         except Exception as error:  # capturing forbids what kernels may do, and memory may run out: then as it is
             self._failures += 1
             self._seen.discard(size)

@@ -180,6 +180,7 @@ def train(
     except Stopped:
         pass
     finally:
+        loaded.dequantize_once = False  # for training alone
         checkpoints.tidy(run)  # a save that failed may have left half a one
     backend.for_inference(loaded)
     finished(status, callback.steps_done, adapter_step)
@@ -268,7 +269,7 @@ def _train_to_the_end(
             step, out_of_memory = trainer.state.global_step, False
         except torch.OutOfMemoryError:
             step, out_of_memory = trainer.state.global_step, True
-        without_graphs = False
+        leaner = False
         if not out_of_memory:
             wanted, control.recipe = control.recipe, None
             if wanted is not None:
@@ -278,8 +279,10 @@ def _train_to_the_end(
                 return
             if 0 < recipe.train.max_steps <= step:
                 return
-        elif without_graphs := recipe.train.cuda_graphs is True:  # the same passes do without the memory they hold
-            recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"cuda_graphs": False})})
+        elif leaner := True in (recipe.train.cuda_graphs, recipe.train.dequantize_once):
+            spared = {"cuda_graphs": False, "dequantize_once": False}  # the same passes do without what these hold
+            recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=spared)})
+            loaded.dequantize_once = False
         else:
             recipe = halved(recipe)
         trainer.accelerator.free_memory()  # or what the failed step held stays taken
@@ -290,7 +293,7 @@ def _train_to_the_end(
         run.keep_resolved(recipe)
         settings = recipe.train
         split = f"{settings.per_device_train_batch_size} × {settings.gradient_accumulation_steps} rows a step"
-        split += ", without CUDA graphs" if without_graphs else ""
+        split += ", without CUDA graphs and dequantised weights" if leaner else ""
         where = checkpoint.name if checkpoint else "the start"
         if out_of_memory:
             emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
