@@ -27,6 +27,7 @@ class Action:
 
 _ALL = (
     Action("go_on", "enter,ctrl+n", "Go on", "Take what is on this screen and go to the next step."),
+    Action("open_start", "enter", "Go on", "Begin a run, or open the one under the cursor."),
     Action("go_back", "escape", "Back", "Go to the step before; nothing is lost.", footer=False),
     Action("explain", "f1,question_mark", "Help", "Explain this step, its keys, and whatever has the focus."),
     Action(
@@ -34,12 +35,12 @@ _ALL = (
     ),
     Action("show_home", "", "Home", "Go to this machine and its runs."),
     Action("show_history", "h", "History", "Every run so far: compare, repeat with changes, rename, note, delete."),
-    Action("show_model", "", "Step 1: Model", "Go to the choice of the model."),
-    Action("show_data", "", "Step 2: Data", "Go to the data and what of it is trained."),
-    Action("show_lora", "", "Step 3: Settings", "Go to the settings of adapter and training."),
-    Action("show_train", "", "Step 4: Train", "Go to the run's dashboard."),
-    Action("show_chat", "", "Step 5: Chat", "Go to the chat with the trained model."),
-    Action("show_export", "", "Step 6: Export", "Go to the exports of the run."),
+    Action("show_model", "1", "Step 1: Model", "Go to the choice of the model.", footer=False),
+    Action("show_data", "2", "Step 2: Data", "Go to the data and what of it is trained.", footer=False),
+    Action("show_lora", "3", "Step 3: Settings", "Go to the settings of adapter and training.", footer=False),
+    Action("show_train", "4", "Step 4: Train", "Go to the run's dashboard.", footer=False),
+    Action("show_chat", "5", "Step 5: Chat", "Go to the chat with the trained model.", footer=False),
+    Action("show_export", "6", "Step 6: Export", "Go to the exports of the run.", footer=False),
     Action("pick_gpu", "g", "GPU", "Choose the GPU to work on; a run that is going stays on its own."),
     Action("search_hub", "ctrl+f", "Search the Hub", "Search the Hugging Face Hub for the words in the field."),
     Action("next_view", "ctrl+t", "View", "Set by goal, field by field, or as YAML."),
@@ -188,6 +189,6 @@ def key_name(action: Action, *, last: bool = False) -> str:
 def name_of(key: str) -> str:
     """A key as a person reads it: `^t` for Ctrl+T."""
     names = {"escape": "Esc", "enter": "Enter", "space": "Space", "f1": "F1", "f2": "F2", "f3": "F3"}
-    names |= {"left": "←", "right": "→", "ctrl+up": "^↑"}
+    names |= {"left": "←", "right": "→", "ctrl+up": "^↑", "ctrl+down": "^↓"}
     names |= {"question_mark": "?", "comma": ",", "full_stop": ".", "slash": "/"}
     return names.get(key, key.replace("ctrl+", "^"))

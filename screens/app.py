@@ -29,7 +29,7 @@ from screens.draft import Draft
 from screens.palette import ActionProvider
 from screens.run_link import RunLink
 from screens.step_screen import WalkScreen
-from screens.steps import StepName
+from screens.steps import STEP_NAMES, StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import explain
 from tuitune.runs.events import Failed
@@ -52,7 +52,7 @@ class TuituneApp(App[int]):
     TITLE = "tuitune"
     CSS_PATH = "app.tcss"
     COMMANDS = {ActionProvider}  # noqa: RUF012
-    BINDINGS = bind("leave", "endings")
+    BINDINGS = bind("leave", "endings", *(f"show_{step}" for step in STEP_NAMES))
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
 
@@ -236,11 +236,11 @@ class TuituneApp(App[int]):
 
     # --- the run and its session ------------------------------------------------------------------------------
 
-    async def new_run(self, recipe: "Recipe | None") -> None:
-        """Begin choosing: a recipe's fields, or none."""
+    async def new_run(self, recipe: "Recipe | None", step: StepName = "model") -> None:
+        """Begin choosing, at `step`: a recipe's fields, or none."""
         self.link.draft = Draft(recipe)
         await self._forget_choices()
-        await self.show_step("model")
+        await self.show_step(step)
 
     async def open_run(self, folder: Path) -> None:
         """Show a run: a live one through its session, another one from its record. Raises UnusableInput."""

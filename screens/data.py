@@ -5,6 +5,7 @@ from typing import Any
 
 from textual import on, work
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import ContentSwitcher, Input, OptionList, Static
@@ -14,6 +15,8 @@ from screens.actions import ACTIONS, bind, key_name
 from screens.columns import ColumnsScreen
 from screens.step_screen import StepScreen
 from screens.widgets.bars import bar
+from screens.widgets.entry import Entry
+from screens.widgets.nearby import nearby_files
 from screens.widgets.paths import PathSuggester, PickPath, has_suffix
 from screens.widgets.tokens import tokens_content
 from tuitune.errors import TuituneError
@@ -26,7 +29,23 @@ IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _BAR_WIDTH = 36
 _LOOKED_AT = 100
 """Rows of each dataset that are tried before an audit."""
+_NEARBY = 20
 _MUTED = "$foreground 60%"
+_ACCEPTED = (
+    "A JSONL, JSON, CSV, TSV, Parquet or Arrow file, also packed with gzip; or a dataset of the Hugging Face Hub as "
+    "hub:owner/name. A row is a conversation (messages, or a question and an answer), an instruction with its output, "
+    "or plain text."
+)
+
+
+class RowBox(VerticalScroll):
+    """The row on show: plain keys go from row to row, and by pages through a long one."""
+
+    BINDINGS = [  # noqa: RUF012
+        Binding("down,n", "screen.next_row", show=False),
+        Binding("up,p", "screen.previous_row", show=False),
+        Binding("space", "page_down", show=False),
+    ]
 
 
 class DataScreen(StepScreen):
@@ -51,6 +70,9 @@ class DataScreen(StepScreen):
         """Whether the tokenizer needs a named chat template before its rows can be shown."""
         self._summary = Content("")
         self._examples: dict[str, list[tuple[int, int]]] = {}
+        """Rows with their sources of each finding that is listed."""
+        self._repeats: dict[tuple[int, int], str] = {}
+        """Of rows that the audit shows: which earlier row each of them is like."""
         self._from_finding = False
 
     @property
@@ -59,15 +81,24 @@ class DataScreen(StepScreen):
         return int(self.sources[self.source]["rows"]) if self.sources else 0
 
     def body(self) -> ComposeResult:
-        path = Input(placeholder="my-data.jsonl, or hub:owner/name", suggester=PathSuggester(IS_DATA), id="path")
+        path = Entry(placeholder="my-data.jsonl, or hub:owner/name", suggester=PathSuggester(IS_DATA), id="path")
         path.tooltip = "A JSONL, JSON, CSV, TSV, Parquet or Arrow file, or hub: and a dataset id. → completes."
         path.border_title = "Dataset"
         yield path
         yield Static(id="summary")
         with ContentSwitcher(id="views", initial="row"):
-            with VerticalScroll(id="row", can_focus=True) as row:
-                row.tooltip = "The row as the trainer gets it; what stands between ▸ and ◂ is trained."
+            with RowBox(id="row", can_focus=True) as row:
+                row.tooltip = (
+                    "The row as the trainer gets it; what stands between ▸ and ◂ is trained. The arrows up and down, n "
+                    "and p show other rows, PageUp and PageDown more of a long one."
+                )
                 yield Static(id="tokens")
+            with Vertical(id="nearby"):
+                yield Static(Content(_ACCEPTED), id="accepted")
+                files = OptionList(id="files", markup=False)
+                files.tooltip = "Datasets in this folder and the ones in it, the newest first. Enter takes one."
+                files.border_title = "Files nearby"
+                yield files
             with Vertical(id="audit"):
                 yield Static(id="lengths")
                 findings = OptionList(id="findings", markup=False)
@@ -83,11 +114,31 @@ class DataScreen(StepScreen):
         super().on_screen_resume()
         with self.prevent(Input.Changed):
             self.query_one("#path", Input).value = one_line(self.tuitune.link.draft.get("data.path") or "")
+        self._list_files()
         if self.tuitune.link.draft.get("data.path"):
             self.load()
+        else:
+            self._show_nothing()
 
     def on_screen_suspend(self) -> None:
         self.workers.cancel_group(self, "audit")
+
+    @work(thread=True, exclusive=True, group="files", exit_on_error=False)
+    def _list_files(self) -> None:
+        found = nearby_files(Path.cwd(), IS_DATA, _NEARBY)
+        self.app.call_from_thread(self._show_files, [one_line(path, max_length=400) for path in found])
+
+    def _show_files(self, names: list[str]) -> None:
+        files = self.query_one("#files", OptionList)
+        files.clear_options()
+        files.add_options(Option(name, id=name) for name in names)
+        if not names:
+            files.add_option(Option("None here: type a path above, or search the Hub with ^s.", disabled=True))
+
+    @on(OptionList.OptionSelected, "#files")
+    def _take_file(self, event: OptionList.OptionSelected) -> None:
+        self._show_chosen_dataset(str(event.option.id))
+        self.query_one("#row").focus()
 
     # --- the dataset ------------------------------------------------------------------------------------------
 
@@ -116,10 +167,11 @@ class DataScreen(StepScreen):
         """No summary, no row and no audit; `waiting` says what is waited for."""
         self.workers.cancel_group(self, "unusable")
         self.row, self.source, self.sources = 0, 0, []
+        self.tuitune.link.draft.rows = None
         self._shown_for, self._from_finding = None, False
         self._summarise(Content(waiting))
         self._show_row(None)
-        self.query_one("#views", ContentSwitcher).current = "row"
+        self.query_one("#views", ContentSwitcher).current = "row" if waiting else "nearby"
         self.refresh_bindings()
 
     def _summarise(self, summary: Content) -> None:
@@ -167,6 +219,7 @@ class DataScreen(StepScreen):
             )
             found = await self.tuitune.link.call(Summary(recipe))
             self.sources = found["sources"]
+            self.tuitune.link.draft.rows = sum(each["rows"] for each in self.sources if each["weight"] is not None)
             self._summarise(_summary(found))
             await self._ask_row(recipe)
             self._shown_for, self._unseen = recipe, False
@@ -210,21 +263,26 @@ class DataScreen(StepScreen):
     def _show_row(self, found: list[dict[str, Any]] | None) -> None:
         box, tokens = self.query_one("#row", VerticalScroll), self.query_one("#tokens", Static)
         if not found:
-            box.border_title = None
+            box.border_title = box.border_subtitle = None
             tokens.update("")
             return
-        of = f"Row {self.row:,} of {self.rows:,}"
+        of = f"Row {self.row + 1:,} of {self.rows:,}"
+        box.border_subtitle = "↑ ↓ other rows" if self.rows > 1 else None
         if len(self.sources) > 1:
             of = f"{one_line(self.sources[self.source]['name'], max_length=24)} · {of}"
         if "error" in found[0]:
             box.border_title = Content(f"{of} · left out")
-            tokens.update(Content.styled(f"✘ {one_line(found[0]['error'])}", "$text-error"))
+            problem = Content.styled(f"✘ {one_line(found[0]['error'])}", "$text-error")
+            tokens.update(Content.assemble(problem, "\n\n", (safe_text(found[0]["raw"]), _MUTED)))
+            box.scroll_home(animate=False)
             return
         trained, total = (sum(each[f"{name}_tokens"] for each in found) for name in ("trained", "total"))
         limit = self.tuitune.link.draft.get("data.max_length")
         at_limit = str(limit).isdigit() and any(each["total_tokens"] >= int(limit) for each in found)
+        repeats = self._repeats.get((self.row, self.source), "")
         box.border_title = Content(
             f"{of} · {trained:,} of {total:,} tokens trained"
+            + (f" · {repeats}" if repeats else "")
             + (f" · {len(found)} parts" if len(found) > 1 else "")
             + (f" · cut at max_length {limit}" if at_limit else "")
         )
@@ -256,13 +314,13 @@ class DataScreen(StepScreen):
     async def action_go_to_row(self) -> None:
         from screens.ask import AskScreen
 
-        answer = await self.app.push_screen_wait(AskScreen(f"Which row? (0 to {self.rows - 1:,})", str(self.row)))
+        answer = await self.app.push_screen_wait(AskScreen(f"Which row? (1 to {self.rows:,})", str(self.row + 1)))
         if answer is None:
             return
         if answer.replace(",", "").isdigit():
-            self._show(int(answer.replace(",", "")))
+            self._show(int(answer.replace(",", "")) - 1)
         else:
-            self.show_problem(f"{one_line(answer, max_length=40)} is not a row: rows are numbered from 0.")
+            self.show_problem(f"{one_line(answer, max_length=40)} is not a row: give a number from 1.")
 
     @work(exit_on_error=False)
     async def action_choose_template(self) -> None:
@@ -318,10 +376,17 @@ class DataScreen(StepScreen):
         listed.clear_options()
         self._examples = {}
         lines = [
-            (f"left out: {reason}", each["count"], each["examples"]) for reason, each in found["dropped"].items()
-        ] + [(each["text"], each["count"], each["examples"]) for each in found["findings"]]
-        for number, (text, count, examples) in enumerate(lines):
-            self._examples[f"finding-{number}"] = [(row, source) for source, row in examples]
+            (f"left out: {reason}", each["count"], each["examples"], []) for reason, each in found["dropped"].items()
+        ] + [(each["text"], each["count"], each["examples"], each["like"]) for each in found["findings"]]
+        self._repeats = {}
+        for number, (kind, text, count, examples, like) in enumerate(lines):
+            rows = [(row - 1, source) for source, row in examples]
+            self._examples[f"finding-{number}"] = rows
+            for row, (source, earlier) in zip(rows, like, strict=False):
+                name = f"row {earlier:,}" + (f" of {one_line(found['names'][source], max_length=24)}" if source else "")
+                self._repeats[row] = f"the same as {name}" if kind == "duplicate" else f"nearly the same as {name}"
+            if count == 1 and like:
+                text = f"{self._repeats[rows[0]]}: {text.partition(': ')[2]}"  # noqa: PLW2901
             line = Content.assemble(
                 ("! ", "$text-warning"), (f"{count:,} row{'s' * (count != 1)} ", "bold"), one_line(text, max_length=300)
             )
@@ -355,10 +420,15 @@ class DataScreen(StepScreen):
             self._show(*examples[-1])
 
     async def action_go_back(self) -> None:
+        """From a row that the audit showed back to the audit, from the audit to the rows, from there a step back."""
+        views = self.query_one("#views", ContentSwitcher)
         if self._from_finding:
             self._from_finding = False
-            self.query_one("#views", ContentSwitcher).current = "audit"
+            views.current = "audit"
             self.query_one("#findings").focus()
+        elif views.current == "audit":
+            views.current = "row"
+            self.query_one("#row").focus()
         else:
             await super().action_go_back()
 

@@ -13,6 +13,8 @@ class Draft:
 
     def __init__(self, recipe: "Recipe | None" = None) -> None:
         self.data: dict[str, Any] = recipe.model_dump(mode="json") if recipe else {}
+        self.rows: int | None = None
+        """About how many rows there are to train on; None until the data was looked at."""
 
     def get(self, field: str) -> Any:
         """The chosen value, or the field's default; None where there is neither."""

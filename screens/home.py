@@ -1,5 +1,6 @@
 """Where one starts without a recipe: this machine at a glance, the runs, a new one."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,22 +9,27 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
+from textual.events import Resize
 from textual.message import Message
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 import tuitune
 from screens.actions import bind
+from screens.confirm import ConfirmScreen
 from screens.gpus import PickGpu, card_line
-from screens.run_state import ago, state_of
+from screens.run_state import state_style, state_text
+from screens.run_table import RunTable
 from screens.step_screen import WalkScreen
-from screens.widgets.bars import sparkline
+from screens.widgets.entry import Entry
 from screens.widgets.paths import PickPath, has_suffix
 from screens.widgets.step_bar import StepBar
+from screens.widgets.tick import ChoiceList
 from tuitune.errors import TuituneError
 from tuitune.machine.hardware import Gpu, choose_gpu, chosen_gpu, gpus
-from tuitune.runs.folder import all_runs
-from tuitune.runs.summary import Summary, steps_text, summarize
+from tuitune.runs.folder import Run, all_runs
+from tuitune.runs.manage import delete, deletion_question
+from tuitune.runs.summary import Summary, summarize
 from tuitune.text import one_line
 from tuitune.units import gib
 
@@ -35,7 +41,13 @@ class HomeScreen(WalkScreen):
     """This machine and its runs."""
 
     CSS_PATH = "home.tcss"
-    BINDINGS = bind("show_history", "explain", "pick_gpu", "resume")
+    BINDINGS = bind(
+        "open_start", "show_history", "filter_runs", "resume", "delete_run", "explain", "pick_gpu", "go_back"
+    )
+    ABOUT = (
+        "A run is one fine-tuning of one model on some data. Start a new one, go on with one that ended early, or open "
+        "one to chat with its result and to export it."
+    )
 
     class Looked(Message):
         """What was found of the machine and the runs, in a thread."""
@@ -60,10 +72,15 @@ class HomeScreen(WalkScreen):
             machine.border_title = "This machine"
             yield Static("Looking…", id="hardware")
             yield Static(Content.styled("Checked once the libraries are loaded.", "$foreground 60%"), id="problems")
-        starts = OptionList(id="starts", markup=False)
+        entry = Entry(
+            placeholder="Words that stand in a run's name, state, model, data or note", id="filter", compact=True
+        )
+        entry.display = False
+        yield entry
+        starts = ChoiceList(id="starts", markup=False)
         starts.tooltip = "Enter starts a new run, opens a recipe, or goes to the run under the cursor."
-        starts.border_title = "Runs: steps, loss, and how long ago"
         yield starts
+        yield Static(id="about-run")
         yield Static(id="problem")
         yield Footer()
 
@@ -83,23 +100,31 @@ class HomeScreen(WalkScreen):
 
     _examined = False
     _cards: Sequence[Gpu] = ()
+    _runs: Sequence[Summary] = ()
     _resumable: frozenset[str] = frozenset()
     """Folders of the listed runs that ended before they were done."""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "resume":
             return self._highlighted_run in self._resumable
+        if action in ("delete_run", "filter_runs"):
+            return bool(self._runs) and (action == "filter_runs" or bool(self._highlighted_run))
+        if action == "go_back":
+            return self.query_one("#filter").display
         return len(self._cards) > 1 if action == "pick_gpu" else True
 
     @property
     def _highlighted_run(self) -> str:
         """The folder of the run under the cursor; empty where none is."""
         option = self.query_one("#starts", OptionList).highlighted_option
-        return str(option.id).removeprefix("run:") if option is not None else ""
+        chosen = str(option.id) if option is not None else ""
+        return chosen.removeprefix("run:") if chosen.startswith("run:") else ""
 
     @on(OptionList.OptionHighlighted, "#starts")
-    def _tell_of_resume(self) -> None:
+    def _tell_of_run(self) -> None:
         self.refresh_bindings()
+        run = next((run for run in self._runs if str(run.folder) == self._highlighted_run), None)
+        self.query_one("#about-run", Static).update(Content("") if run is None else _about(run))
 
     async def action_resume(self) -> None:
         try:
@@ -139,19 +164,71 @@ class HomeScreen(WalkScreen):
         self._cards = message.cards
         ended_early = ("interrupted", "paused", "stopped", "failed")
         self._resumable = frozenset(str(run.folder) for run in message.runs if run.status in ended_early)
-        self.refresh_bindings()
         self.query_one("#hardware", Static).update(message.machine)
         self._list_starts(message.runs)
+        self.refresh_bindings()
 
-    def _list_starts(self, runs: list[Summary]) -> None:
+    @on(Resize)
+    def _fit_again(self) -> None:
+        self.call_after_refresh(self._list_starts, self._runs)
+
+    def _list_starts(self, runs: Sequence[Summary]) -> None:
+        self._runs = runs
+        words = self.query_one("#filter", Input).value.split()
+        shown = [run for run in runs if run.matches(words)]
         starts = self.query_one("#starts", OptionList)
-        at = starts.highlighted or 0
-        starts.clear_options()
-        starts.add_option(Option(Content.styled("+ New run", "bold"), id="new"))
-        starts.add_option(Option(Content.styled("+ Run from a recipe file…", "bold"), id="recipe"))
-        for run in runs:
-            starts.add_option(Option(_run_line(run), id=f"run:{run.folder}"))
-        starts.highlighted = min(at, starts.option_count - 1)
+        at = starts.highlighted_option.id if starts.highlighted_option is not None else None
+        table = RunTable(shown, starts.scrollable_content_region.width - 2)
+        with self.prevent(OptionList.OptionHighlighted):
+            starts.clear_options()
+            if not runs:
+                demo = "+ Try the demo    a small model learns to talk like a pirate, in about a minute, without a GPU"
+                starts.add_option(Option(Content.styled(demo, "bold"), id="demo"))
+            if not words:
+                starts.add_option(Option(Content.styled("+ New run", "bold"), id="new"))
+                starts.add_option(Option(Content.styled("+ Run from a recipe file…", "bold"), id="recipe"))
+            if shown:
+                starts.add_option(Option(table.heads(), id="heads", disabled=True))
+            for run in shown:
+                starts.add_option(Option(table.line(run), id=f"run:{run.folder}"))
+            names = [option.id for option in starts.options]
+            first = 0 if not words else 1
+            starts.highlighted = names.index(at) if at in names else min(first, len(names) - 1) if names else None
+        found = f"{len(shown)} of {len(runs)}" if words else f"{len(runs)}"
+        starts.border_title = f"Runs: {found}" if runs else "Begin"
+        self._tell_of_run()
+
+    # --- finding and deleting ---------------------------------------------------------------------------------
+
+    def action_filter_runs(self) -> None:
+        entry = self.query_one("#filter", Input)
+        entry.display = True
+        self.set_focus(entry)
+        self.refresh_bindings()
+
+    @on(Input.Changed, "#filter")
+    def _filter(self) -> None:
+        self._list_starts(self._runs)
+
+    def action_go_back(self) -> None:
+        entry = self.query_one("#filter", Input)
+        entry.value = ""
+        entry.display = False
+        self.query_one("#starts").focus()
+        self.refresh_bindings()
+
+    @work(exit_on_error=False)
+    async def action_delete_run(self) -> None:
+        run = Run(Path(self._highlighted_run))
+        question = await asyncio.to_thread(deletion_question, run)
+        if not await self.app.push_screen_wait(ConfirmScreen(question, "Delete", "Keep", yes_first=False)):
+            return
+        try:
+            await asyncio.to_thread(delete, run)
+            await self.tuitune.moved_run(run.folder, None)
+        except TuituneError as error:
+            self.show_problem(error)
+        self._look()
 
     @work(thread=True, exclusive=True, group="examine", exit_on_error=False)
     def _examine(self) -> None:
@@ -176,10 +253,21 @@ class HomeScreen(WalkScreen):
 
     # --- choosing ---------------------------------------------------------------------------------------------
 
+    async def action_open_start(self) -> None:
+        starts = self.query_one("#starts", OptionList)
+        if self.focused is not starts:  # the words of the filter are whole
+            starts.focus()
+        elif (option := starts.highlighted_option) is not None:
+            await self._open(str(option.id))
+
     @on(OptionList.OptionSelected, "#starts")
-    async def _chosen(self, event: OptionList.OptionSelected) -> None:
-        chosen = str(event.option.id)
-        if chosen == "new":
+    async def _clicked(self, event: OptionList.OptionSelected) -> None:
+        await self._open(str(event.option.id))
+
+    async def _open(self, chosen: str) -> None:
+        if chosen == "demo":
+            await self._try_the_demo()
+        elif chosen == "new":
             await self.tuitune.new_run(None)
         elif chosen == "recipe":
             self._open_recipe()
@@ -188,6 +276,18 @@ class HomeScreen(WalkScreen):
                 await self.tuitune.open_run(Path(chosen.removeprefix("run:")))
             except TuituneError as error:
                 self.show_problem(error)
+
+    async def _try_the_demo(self) -> None:
+        """Show its data first: everything before is chosen, and what is learnt is seen there."""
+        import sample_data
+        from tuitune.recipe import Recipe
+
+        try:
+            recipe = Recipe.load(Path(sample_data.__file__).parent / "demo.yaml")
+        except TuituneError as error:
+            self.show_problem(error)
+            return
+        await self.tuitune.new_run(recipe, "data")
 
     @work(exit_on_error=False)
     async def _open_recipe(self) -> None:
@@ -226,11 +326,11 @@ def _machine(cards: list[Gpu], runs_folder: Path) -> Content:
     return Content("\n").join(lines)
 
 
-def _run_line(run: Summary) -> Content:
-    return Content.assemble(
-        state_of(run),
-        (f"{one_line(run.name, max_length=20):<21}", "bold"),
-        f"{steps_text(run) or 'no step':<10} {f'{run.losses[-1]:.3f}' if run.losses else '':<7}",
-        (f"{sparkline(run.losses, 10):<11}", "$primary"),
-        (ago(run), "$foreground 60%"),
-    )
+def _about(run: Summary) -> Content:
+    """The run under the cursor in one line: what its row may have no room for."""
+    muted = "$foreground 60%"
+    if run.problem:
+        return Content.styled(one_line(run.problem, max_length=200), "$text-error")
+    data = one_line(", ".join(run.data), max_length=60)
+    model = one_line(run.model, max_length=60)
+    return Content.assemble((state_text(run), state_style(run)), "  ", (f"{model} · {data}", muted))

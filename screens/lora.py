@@ -35,18 +35,15 @@ from tuitune.text import one_line, safe_text
 _SHORT_RUN = {"train.num_train_epochs": 1.0, "lora.r": 16, "lora.lora_alpha": 16.0}
 GOALS: dict[str, tuple[str, dict[str, Any]]] = {
     "Quick try": ("60 steps: does it work, and does the loss fall?", {"train.max_steps": 60, **_SHORT_RUN}),
-    "Balanced": ("one pass over the data", {"train.max_steps": -1, **_SHORT_RUN, "data.eval_share": 0.05}),
+    "Balanced": ("one pass over the data", {"train.max_steps": -1, **_SHORT_RUN}),
     "Thorough": (
         "three passes, with a larger adapter",
-        {
-            "train.max_steps": -1,
-            "train.num_train_epochs": 3.0,
-            "lora.r": 32,
-            "lora.lora_alpha": 32.0,
-            "data.eval_share": 0.05,
-        },
+        {"train.max_steps": -1, "train.num_train_epochs": 3.0, "lora.r": 32, "lora.lora_alpha": 32.0},
     ),
 }
+_HELD_OUT_SHARE = 0.05
+_ROWS_ENOUGH = 80
+"""Of which that share is four rows, whose loss begins to say something."""
 _OWN = "As chosen"
 _VIEWS = {"goals": "by goal", "fields": "every field", "yaml": "YAML"}
 _SETTLE_SECONDS = 0.4
@@ -79,7 +76,7 @@ class LoraScreen(StepScreen):
                 with VerticalScroll(id="lines", can_focus=False):
                     yield from self._field_lines()
                 yield Static(id="meaning")
-            text = YamlArea("", id="yaml", compact=True)
+            text = YamlArea("", id="yaml")
             text.tooltip = "The whole recipe; what you write is taken over as soon as it is valid."
             yield text
         with VerticalScroll(id="means", can_focus=False) as means:
@@ -121,6 +118,9 @@ class LoraScreen(StepScreen):
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
+        draft = self.tuitune.link.draft
+        if not draft.data.get("train") and not draft.data.get("lora"):  # nobody has chosen anything yet
+            self._apply(self._fields_of("Quick try"))
         self._title()
         self._show_draft()
         self._focus_view()
@@ -134,7 +134,7 @@ class LoraScreen(StepScreen):
         views = self.query_one("#views")
         views.border_title = Content(f"Settings: {_VIEWS[self.view]}")
         others = ", then ".join(title for name, title in _VIEWS.items() if name != self.view)
-        key = "Enter" if self.view == "goals" else key_name(ACTIONS["go_on"], last=True)
+        key = key_name(ACTIONS["go_on"], last=self.view == "yaml")  # where Enter breaks the line
         go_on = "shows the run" if self.tuitune.link.is_training else "starts the run"
         views.border_subtitle = Content(f"{key} {go_on} · {key_name(ACTIONS['next_view'])}: {others}")
         self.query_one("#means").set_class(self.view != "goals", "-brief")
@@ -167,7 +167,7 @@ class LoraScreen(StepScreen):
     def _list_goals(self) -> None:
         draft = self.tuitune.link.draft
         matching = next(
-            (goal for goal, (_, wanted) in GOALS.items() if all(draft.get(f) == v for f, v in wanted.items())), None
+            (goal for goal in GOALS if all(draft.get(f) == value for f, value in self._fields_of(goal).items())), None
         )
         self._goals = [*([] if matching else [_OWN]), *GOALS]
         goals = self.query_one("#goals", OptionList)
@@ -178,15 +178,25 @@ class LoraScreen(StepScreen):
                 line = Content.assemble((f"{goal:<12}", "bold"), (about, "$foreground 70%"))
                 goals.add_option(Option(line, id=goal))
             goals.highlighted = self._goals.index(matching or _OWN)
-        self._own = {field: draft.get(field) for _, wanted in GOALS.values() for field in wanted}
+        self._own = {field: draft.get(field) for goal in GOALS for field in self._fields_of(goal)}
 
     @on(OptionList.OptionHighlighted, "#goals")
     def _goal_moved(self, event: OptionList.OptionHighlighted) -> None:
         goal = str(event.option.id)
-        wanted = GOALS[goal][1] if goal in GOALS else self._own
-        for field, value in wanted.items():
-            self.tuitune.link.draft.set(field, value)
+        self._apply(self._fields_of(goal) if goal in GOALS else self._own)
         self._changed()
+
+    def _fields_of(self, goal: str) -> dict[str, Any]:
+        """The fields that make a goal, with some rows held out where there are enough and none are given."""
+        draft = self.tuitune.link.draft
+        fields = dict(GOALS[goal][1])
+        if draft.rows is not None and not draft.get("data.eval_path") and not draft.get("data.eval_split"):
+            fields["data.eval_share"] = _HELD_OUT_SHARE if draft.rows >= _ROWS_ENOUGH else 0.0
+        return fields
+
+    def _apply(self, fields: dict[str, Any]) -> None:
+        for field, value in fields.items():
+            self.tuitune.link.draft.set(field, value)
 
     # --- field by field, and as YAML ---------------------------------------------------------------------------
 

@@ -7,18 +7,21 @@ from pathlib import Path
 import psutil
 from textual import on, work
 from textual.app import ComposeResult
+from textual.containers import Vertical
 from textual.content import Content
-from textual.events import Key
+from textual.events import Key, Resize
 from textual.message import Message
 from textual.widgets import Checkbox, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from screens.actions import ACTIONS, bind, key_name
 from screens.step_screen import StepScreen
-from screens.widgets.tick import Tick
+from screens.widgets.entry import Entry
+from screens.widgets.fit import fit
+from screens.widgets.tick import ChoiceList, Tick
 from tuitune.errors import TuituneError
 from tuitune.hub.reach import has_token
-from tuitune.machine.hardware import Gpu, chosen_gpu
+from tuitune.machine.hardware import Gpu, chosen_gpu, usable_cores
 from tuitune.model.config import is_folder
 from tuitune.paths import expanded
 from tuitune.plan import catalogue
@@ -34,6 +37,11 @@ _VERDICTS = {
     "tight": ("~ tight", "$text-warning"),
     "does not fit": ("✘ no", "$text-error"),
 }
+_GAP = " "
+_WIDTHS = {"size": 6, "download": 8, "4-bit": 7, "16-bit": 7, "proven": 6}
+_WIDE_WIDTHS = {"size": 6, "context": 8, "download": 9, "4-bit": 14, "16-bit": 14, "proven": 6}
+_NUMBERS = ("size", "context", "download")
+_WIDE = 112
 _PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "overhead")
 
 
@@ -48,6 +56,29 @@ class Choice:
     memory_16bit: Memory | None = None
     proven: Proof | None = None
     note: str = ""
+    is_here: bool = False
+    """Whether its weights need not be downloaded."""
+    days: float = 0.0
+    """About how long a quick try takes where no GPU is."""
+
+
+class ModelList(ChoiceList):
+    """The list of models: what is typed in it is typed in the filter."""
+
+    def on_key(self, event: Key) -> None:
+        character = event.character or ""
+        if len(character) == 1 and (character.isalpha() or character == "/"):
+            event.stop()
+            event.prevent_default()
+            entry = self.screen.query_one("#name", Input)
+            self.screen.set_focus(entry)
+            entry.clear()
+            if character != "/":
+                entry.insert_text_at_cursor(character)
+        elif event.key == "up" and not self.highlighted:
+            event.stop()
+            event.prevent_default()
+            self.screen.query_one("#name").focus()
 
 
 class ModelScreen(StepScreen):
@@ -95,15 +126,16 @@ class ModelScreen(StepScreen):
 
     def body(self) -> ComposeResult:
         draft = self.tuitune.link.draft
-        name = Input(one_line(draft.get("model.name") or ""), placeholder="Filter, model folder, or Hub id", id="name")
+        name = Entry(one_line(draft.get("model.name") or ""), placeholder="Filter, model folder, or Hub id", id="name")
         name.tooltip = "Type to filter the list, or give a model folder or a Hub id like owner/name. Enter takes it."
         name.border_title = "Model"
         yield name
-        yield Static(id="heads")
-        models = OptionList(id="models", markup=False)
-        models.tooltip = "The models that match. Enter takes the one under the cursor."
-        models.border_title = "Looking at this machine…"
-        yield models
+        with Vertical(id="list") as listed:
+            listed.border_title = "Looking at this machine…"
+            yield Static(id="heads")
+            models = ModelList(id="models", markup=False)
+            models.tooltip = "The models that match. Enter takes the one under the cursor; letters go to the filter."
+            yield models
         yield Static(id="detail")
         four_bit = Tick("Hold the weights in 4-bit (QLoRA)", bool(draft.get("model.load_in_4bit")), compact=True)
         four_bit.tooltip = "About a quarter of the memory of 16-bit, at a small cost in accuracy."
@@ -140,7 +172,7 @@ class ModelScreen(StepScreen):
         text = self.query_one("#name", Input).value.strip()
         everything = list({choice.name: choice for choice in [*self.choices, *self._on_hub]}.values())
         if text.startswith(("/", ".", "~")) and not any(choice.name == text for choice in everything):
-            everything.insert(0, Choice(text, "In the field above", note="a folder"))
+            everything.insert(0, Choice(text, "In the field above", note=_kind_of(text), is_here=True))
         words = [] if any(choice.name == text for choice in everything) else text.lower().split()
         self._shown = [
             choice for choice in everything if all(word in f"{choice.heading} {choice.name}".lower() for word in words)
@@ -153,9 +185,11 @@ class ModelScreen(StepScreen):
                 heading = choice.heading
                 models.add_option(Option(Content.styled(heading, "bold $text-accent"), disabled=True))
             models.add_option(Option(self._line(choice), id=choice.name))
-        heads = f"  {'':<{self._name_width}}{'size':>6} {'tokens':>6} {'4-bit':<8} {'16-bit':<8} proven"
-        self.query_one("#heads", Static).update(Content(heads))
-        models.border_title = Content(f"{len(self._shown)} models · {gib(self.available_bytes)} free on {self.device}")
+        heads = self._columns("", {head: head for head in _WIDE_WIDTHS})
+        self.query_one("#heads", Static).update(Content(_GAP.join(heads.values())))
+        self.query_one("#list").border_title = Content(
+            f"{len(self._shown)} models · {gib(self.available_bytes)} free on {self.device}"
+        )
         selected = next((choice.name for choice in self._shown if choice.name == text), None)
         if selected is not None:
             models.highlighted = models.get_option_index(selected)
@@ -163,24 +197,48 @@ class ModelScreen(StepScreen):
             models.highlighted = models.get_option_index(self._shown[0].name)
         self._show_detail()
 
+    @on(Resize)
+    def _fit_again(self) -> None:
+        if self.choices:
+            self.call_after_refresh(self._show_matching)
+
     @property
-    def _name_width(self) -> int:
-        return max(33, min(60, self.size.width - 48))
+    def _is_wide(self) -> bool:
+        return self.size.width >= _WIDE
+
+    def _columns(self, name: str, cells: dict[str, str]) -> dict[str, str]:
+        """A line of the table in its columns: the name takes what the others leave."""
+        widths = _WIDE_WIDTHS if self._is_wide else _WIDTHS
+        room = self.query_one("#models").scrollable_content_region.width - 2
+        left = max(16, min(72, room - sum(widths.values()) - len(_GAP) * len(widths)))
+        fitted = {"name": fit(name, left, keep_end=name[:1] in "/~.")}  # what tells paths apart is at their end
+        return fitted | {head: fit(cells[head], width, right=head in _NUMBERS) for head, width in widths.items()}
 
     def _line(self, choice: Choice) -> Content:
-        width, shown = self._name_width, one_line(choice.name, max_length=400)
-        if len(shown) > width:  # what distinguishes paths is at their end
-            shown = "…" + shown[len(shown) - width + 1 :] if shown[0] in "/~." else shown[: width - 1] + "…"
-        name = f" {shown:<{width}}"
-        if choice.known is None or choice.memory_4bit is None or choice.memory_16bit is None:
-            return Content.assemble(name, (f" {choice.note}", "$foreground 60%"))
-        known = choice.known
-        parts: list[str | tuple[str, str]] = [f"{name}{count(known.parameters):>6} {known.context // 1024:>4}K"]
-        for memory in (choice.memory_4bit, choice.memory_16bit):
-            word, style = _VERDICTS[verdict(memory.total_bytes, self.available_bytes)]
-            parts.append((f"  {word:<7}", style))
-        parts.append(("  yes" if choice.proven else "  no", "$text-success" if choice.proven else "$foreground 60%"))
-        return Content.assemble(*parts)
+        shown, known = one_line(choice.name, max_length=400), choice.known
+        if known is None or choice.memory_4bit is None or choice.memory_16bit is None:
+            name = self._columns(shown, dict.fromkeys(_WIDE_WIDTHS, ""))["name"]
+            return Content.assemble(name, _GAP, (choice.note, "$foreground 60%"))
+        cells = {
+            "size": count(known.parameters),
+            "context": f"{known.context // 1024}K",
+            "download": "here" if choice.is_here else f"{catalogue.download_bytes(known) / 1e9:.1f} GB",
+            "proven": "yes" if choice.proven else "no",
+        }
+        styles = {"proven": "$text-success" if choice.proven else "$foreground 60%"}
+        for head, memory in (("4-bit", choice.memory_4bit), ("16-bit", choice.memory_16bit)):
+            cells[head], styles[head] = self._verdict(choice, memory)
+        fitted = self._columns(shown, cells)
+        return Content(_GAP).join(Content.styled(text, styles.get(head, "")) for head, text in fitted.items())
+
+    def _verdict(self, choice: Choice, memory: Memory) -> tuple[str, str]:
+        """Whether it fits, in how long where that is days, and the style of both."""
+        found = verdict(memory.total_bytes, self.available_bytes)
+        word, style = _VERDICTS[found]
+        long = "weeks" if choice.days >= 7 else "days"
+        if choice.days < 1 or found == "does not fit":
+            return word, style
+        return f"{word}, {long}" if self._is_wide else f"~ {long}", "$text-warning"
 
     def _highlighted(self) -> Choice | None:
         option = self.query_one("#models", OptionList).highlighted_option
@@ -201,11 +259,14 @@ class ModelScreen(StepScreen):
             proven = f"not proven: nobody has tried {choice.known.architecture} here from loading to export"
         in_4bit = bool(self.tuitune.link.draft.get("model.load_in_4bit"))
         memory = choice.memory_4bit if in_4bit else choice.memory_16bit
+        slow = ""
+        if choice.days >= 1:
+            slow = f" · a quick try of 60 steps would take about {choice.days:,.0f} days without a GPU"
         parts = ", ".join(f"{part} {getattr(memory, f'{part}_bytes') / 2**30:.1f}" for part in _PARTS)
         detail.update(
             Content(
                 f"{kind} · {choice.known.licence} licence{gated}{unchecked}\n"
-                f"{'4' if in_4bit else '16'}-bit: about {gib(memory.total_bytes)} at the peak ({parts})\n{proven}"
+                f"{'4' if in_4bit else '16'}-bit: about {gib(memory.total_bytes)} at the peak ({parts}){slow}\n{proven}"
             )
         )
 
@@ -319,7 +380,8 @@ class ModelScreen(StepScreen):
     async def action_go_on(self) -> None:
         name = str(self.tuitune.link.draft.get("model.name") or "")
         whole = "/" in name or name.startswith((".", "~")) or any(choice.name == name for choice in self.choices)
-        if not whole and (choice := self._highlighted()):
+        in_list = self.query_one("#models").has_focus
+        if (in_list or not whole) and (choice := self._highlighted()):
             self._take(choice.name)
             name = choice.name
         if not name:
@@ -345,27 +407,49 @@ def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
     known = {each.name: each for each in catalogue.known_models()}
     backend = catalogue.backend_for(recipe, card)
 
+    cached = catalogue.cached_models()
+
     def described(name: str, heading: str) -> Choice:
         each = known.get(name)
+        is_here = name in cached
         if each is None:
-            return Choice(name, heading, note="on this machine")
+            return Choice(name, heading, note="on this machine", is_here=True)
         in_4bit, in_16bit = (
             catalogue.memory_for(
                 each, recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": held})}), card
             )
             for held in (True, False)
         )
-        return Choice(name, heading, each, in_4bit, in_16bit, proof(each.architecture, backend))
+        days = 0.0 if card is not None else catalogue.days_on_cpu(each, usable_cores())
+        return Choice(
+            name, heading, each, in_4bit, in_16bit, proof(each.architecture, backend), is_here=is_here, days=days
+        )
 
     here = Path.cwd()
     for folder in catalogue.model_folders(here, here / "models", Path.home() / "models"):
-        yield Choice(str(folder), "Model folders here", note="a folder on this machine")
-    cached = catalogue.cached_models()
+        yield Choice(str(folder), "Model folders here", note="a folder on this machine", is_here=True)
     for name in cached:
         yield described(name, "Downloaded already")
     for name, each in known.items():
         if name not in cached:
             yield described(name, each.family)
+
+
+def _kind_of(path: str) -> str:
+    """What stands at a path that is being typed, in a few words."""
+    folder = expanded(path)
+    try:
+        if catalogue.is_model_folder(folder):
+            return "a model folder"
+        return (
+            "a folder without a model in it"
+            if folder.is_dir()
+            else "nothing is there"
+            if not folder.exists()
+            else "a file"
+        )
+    except OSError:
+        return "nothing is there"
 
 
 def _why_not_folder(name: str) -> str | None:

@@ -37,10 +37,11 @@ def state_style(run: Summary) -> str:
 
 def ago(run: Summary) -> str:
     """How long ago something was last written to a run's record."""
-    return _rough(time.time() - run.changed_at) if run.changed_at else ""
+    return rough(time.time() - run.changed_at) if run.changed_at else ""
 
 
-def _rough(seconds: float) -> str:
+def rough(seconds: float) -> str:
+    """A time in its largest unit."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Checkbox, Input, Select, Static
 
+from screens.widgets.entry import Entry
 from screens.widgets.tick import Tick
 from tuitune.text import one_line
 
@@ -23,7 +24,9 @@ class FieldLine(Horizontal):
     FieldLine {
         height: 1;
         .field-name { width: 30; padding: 0 1; color: $foreground 70%; }
-        .field-mark { width: 2; color: $error; }
+        .field-mark { width: 2; color: $text-warning; }
+        &.-wrong .field-mark { color: $text-error; }
+        &.-changed .field-name { color: $text; text-style: bold; }
         Input, Select { width: 1fr; max-width: 60; }
         Checkbox { border: none; padding: 0; }
         &:focus-within .field-name { color: $text; text-style: bold; }
@@ -57,7 +60,7 @@ class FieldLine(Horizontal):
         elif choices:
             entry = Select(choices, value=self._value, allow_blank=False, compact=True)
         else:
-            entry = Input(as_text(self._value), compact=True)
+            entry = Entry(as_text(self._value), compact=True)
         entry.tooltip = Content(self.info.description or "")
         yield entry
 
@@ -77,9 +80,18 @@ class FieldLine(Horizontal):
                 entry.value = value
 
     def mark(self, problem: str | None) -> None:
-        """Mark the field as wrong, or as right."""
-        self.query_one(".field-mark", Static).update("✘" if problem else "")
+        """Mark the field as wrong, as another than usual, or not at all."""
+        self.query_one(".field-mark", Static).update("✘" if problem else "•" if self.is_changed else "")
         self.set_class(problem is not None, "-wrong")
+        self.set_class(self.is_changed, "-changed")
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the value is another than the field's default."""
+        if self.info.is_required():
+            return False
+        default = self.info.get_default(call_default_factory=True)
+        return self._value != default and as_text(self._value) != as_text(default)
 
     @property
     def value(self) -> Any:
@@ -96,17 +108,21 @@ class FieldLine(Horizontal):
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
         event.stop()
-        self.post_message(self.Changed(self, self.value))
+        self._tell(self.value)
+
+    def _tell(self, value: Any) -> None:
+        self._value = value
+        self.post_message(self.Changed(self, value))
 
     @on(Checkbox.Changed)
     def _ticked(self, event: Checkbox.Changed) -> None:
         event.stop()
-        self.post_message(self.Changed(self, event.value))
+        self._tell(event.value)
 
     @on(Select.Changed)
     def _chosen(self, event: Select.Changed) -> None:
         event.stop()
-        self.post_message(self.Changed(self, event.value))
+        self._tell(event.value)
 
 
 def choices_of(annotation: Any) -> list[tuple[str, Any]]:

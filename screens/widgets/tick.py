@@ -10,12 +10,21 @@ from textual.widgets import Checkbox, OptionList
 from textual.widgets.option_list import Option
 
 
-class Tick(Checkbox):
-    """A checkbox that is empty when it is off."""
+class Tick(Checkbox, inherit_bindings=False):
+    """A checkbox as `[✔]` or `[ ]`, which are told apart without colour; it leaves Enter to its screen."""
+
+    BINDINGS = [Binding("space", "toggle_button", "Tick", show=False)]  # noqa: RUF012
+    BUTTON_LEFT = BUTTON_RIGHT = ""
+    DEFAULT_CSS = """
+    Tick > .toggle--button, Tick.-on > .toggle--button {
+        color: $text; background: transparent; text-style: bold;
+    }
+    Tick:focus > .toggle--label { text-style: bold underline; background: transparent; color: $text; }
+    """
 
     @property
     def BUTTON_INNER(self) -> str:  # type: ignore[override]
-        return "✔" if self.value else " "
+        return "[✔]" if self.value else "[ ]"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """A recipe as YAML, with the lines marked that cannot be used."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pygments.lexers.data import YamlLexer
+from pygments.token import Token
 from rich.text import Text
 from textual import on
 from textual.events import Key
@@ -15,6 +18,9 @@ from tuitune.recipe import Recipe, field_errors
 from tuitune.text import one_line
 
 _INDENT = 2
+_LONGEST_COLOURED = 2000
+_STYLES = {Token.Name.Tag: "text-primary", Token.Literal: "text-success"}
+_IS_VALUE = re.compile(r"true|false|null|~|[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
 
 Problem = tuple[int, str]
 """A line, from 0, and what is wrong there."""
@@ -24,6 +30,10 @@ class YamlArea(TextArea):
     """A text area whose wrong lines are underlined and end in a cross."""
 
     _wrong: frozenset[int] = frozenset()
+
+    def __init__(self, text: str, id: str) -> None:
+        super().__init__(text, id=id, compact=True)
+        self._lexer = YamlLexer(stripnl=False, ensurenl=False)
 
     @property
     def wrong(self) -> bool:
@@ -50,10 +60,26 @@ class YamlArea(TextArea):
 
     def get_line(self, line_index: int) -> Text:
         line = super().get_line(line_index)
+        self._colour(line)
         if line_index in self._wrong:
             line.append("  ✘")
             line.stylize(f"bold underline {self.app.theme_variables['error']}")
         return line
+
+    def _colour(self, line: Text) -> None:
+        """Names, values, texts and remarks in the theme's colours; a very long line stays as it is."""
+        if len(line.plain) > _LONGEST_COLOURED:
+            return
+        at = 0
+        for kind, text in self._lexer.get_tokens(line.plain):
+            style = next((style for name, style in _STYLES.items() if kind in name), "")
+            if kind in Token.Literal.Scalar.Plain and _IS_VALUE.fullmatch(text):
+                style = "text-accent"
+            if kind in Token.Comment:
+                line.stylize("italic", at, at + len(text))
+            if style:
+                line.stylize(self.app.theme_variables[style], at, at + len(text))
+            at += len(text)
 
 
 def read_recipe(text: str) -> tuple[Recipe | None, list[Problem]]:

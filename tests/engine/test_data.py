@@ -396,11 +396,11 @@ def recipe(path: Path, **fields: Any) -> Recipe:
     ("split", "numbers", "shown"),
     [
         ("train", range(50), ""),
-        ("train[:10%]", range(5), ", rows 0 to 4"),
-        ("train[90%:]", range(45, 50), ", rows 45 to the end"),
-        ("train[-3:]", range(47, 50), ", rows 47 to the end"),
-        ("train[20:30]", range(20, 30), ", rows 20 to 29"),
-        ("train[40:900]", range(40, 50), ", rows 40 to 899"),
+        ("train[:10%]", range(5), ", rows 1 to 5"),
+        ("train[90%:]", range(45, 50), ", rows 46 to the end"),
+        ("train[-3:]", range(47, 50), ", rows 48 to the end"),
+        ("train[20:30]", range(20, 30), ", rows 21 to 30"),
+        ("train[40:900]", range(40, 50), ", rows 41 to 900"),
     ],
 )
 @pytest.mark.parametrize(("name", "kind"), [("rows.jsonl", "JSONL"), ("rows.parquet", "Parquet")])
@@ -464,8 +464,8 @@ def test_inspect_shows_what_is_trained(tmp_path: Path) -> None:
     assert "".join(token["text"] for token in first["tokens"] if token["trained"]) == "Ahoy 🎉<|im_end|>"
     assert first["trained_tokens"] == sum(token["trained"] for token in first["tokens"])
     assert "日本?" in "".join(token["text"] for token in first["tokens"])
-    assert second["row"] == 1 and "not valid JSON" in second["error"]
-    assert third["row"] == 2
+    assert second["row"] == 2 and "not valid JSON" in second["error"] and second["raw"].strip() == '{"question"'
+    assert third["row"] == 3
     assert summary(recipe(path))["rows"] == 3
 
 
@@ -480,7 +480,7 @@ def test_prepare_counts_splits_and_agrees_with_inspect(tmp_path: Path) -> None:
     assert len(prepared.train) + len(prepared.eval) == 102
     assert len(prepared.eval) == 10
     assert sum(dropped.count for dropped in prepared.dropped.values()) == 3
-    assert {row for dropped in prepared.dropped.values() for row in dropped.examples} == {3, 4, 5}
+    assert {row for dropped in prepared.dropped.values() for row in dropped.examples} == {4, 5, 6}
     evaluated = {tuple(ids) for ids in prepared.eval["input_ids"]}
     assert not evaluated & {tuple(ids) for ids in prepared.train["input_ids"]}
     again = prepare(chosen, tokenizer)

@@ -60,7 +60,7 @@ def test_each_problem_is_found_in_its_row(tmp_path: Path) -> None:
         chat(f"What is {n} and {n + 1}?", f"That makes {2 * n + 1}, as you can count.") for n in range(120)
     ]
     problems = {
-        "duplicate": rows[7],
+        "duplicate": {**rows[7], "row-id": 120},
         "near duplicate": chat("What is 7 and 8", "that makes 15; as you can COUNT"),
         "empty reply": chat("Anyone?", "  "),
         "no reply": chat("Hello there?"),
@@ -77,8 +77,13 @@ def test_each_problem_is_found_in_its_row(tmp_path: Path) -> None:
     problems["very short"] = chat("Yes or no, tell me?", "a")
     report = audit(recipe(tmp_path / "rows.jsonl", [*rows, *problems.values()]))
     examples = found(report)
-    for place, name in enumerate(problems, len(rows)):
-        assert place in examples.get(name, []), f"{name} not found: {examples}"
+    for number, name in enumerate(problems, len(rows) + 1):
+        assert number in examples.get(name, []), f"{name} not found: {examples}"
+    alike = {finding.name: finding.like for finding in report.findings}
+    assert alike["duplicate"] == alike["near duplicate"] == [(0, 8)]
+    assert alike["very long"] == []
+    assert "row 122 is like row 8" in report.as_text()
+    assert "unused column row-id" not in examples
     assert token not in json.dumps(report.as_dict()) + report.as_text()
     assert report.rows == len(rows) + len(problems)
     assert report.used == report.rows - 2
@@ -89,7 +94,7 @@ def test_fields_of_turns_that_are_not_read_are_named(tmp_path: Path) -> None:
     scored = chat("Hi", "Ahoy")
     scored["messages"][1]["score"] = 0
     assert found(audit(recipe(tmp_path / "rows.jsonl", [scored, chat("Bye", "Fare well")]))) == {
-        "unused field score": [0]
+        "unused field score": [1]
     }
 
 
@@ -114,12 +119,15 @@ def test_a_mix_is_audited_whole(tmp_path: Path) -> None:
     assert sum(each.share for each in report.sources) == pytest.approx(1)
     assert report.sources[1].share == pytest.approx(0.5, abs=0.1)
     (dropped,) = report.dropped.values()
-    assert dropped["examples"] == [(1, 3)]
+    assert dropped["examples"] == [(1, 4)]
     examples = {finding.name: finding.examples for finding in report.findings}
-    assert examples["duplicate"] == [(1, 0)]
-    assert examples["in evaluation"] == [(2, 0)]
-    assert examples["leak to evaluation"] == [(2, 1)]
-    assert "other.jsonl: 3 of 4 rows" in report.as_text() and "(other.jsonl: rows 0)" in report.as_text()
+    assert examples["duplicate"] == [(1, 1)]
+    assert examples["in evaluation"] == [(2, 1)]
+    assert examples["leak to evaluation"] == [(2, 2)]
+    assert (
+        "other.jsonl: 3 of 4 rows" in report.as_text()
+        and "(other.jsonl: rows 1; other.jsonl: row 1 is like row 2)" in report.as_text()
+    )
 
 
 def test_datasets_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
@@ -140,11 +148,11 @@ def test_datasets_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
     assert [source.name for source in report.sources] == names
     assert [part["name"] for part in summary(chosen)["sources"]] == [*names, "rows.jsonl"]
     examples = {finding.name: finding.examples for finding in report.findings}
-    assert examples["duplicate"] == [(1, 0), (2, 1)]
-    assert examples["in evaluation"] == [(3, 0)]
+    assert examples["duplicate"] == [(1, 1), (2, 2)]
+    assert examples["in evaluation"] == [(3, 1)]
     dropped = {reason.partition(":")[0]: entry["examples"] for reason, entry in report.dropped.items()}
-    assert dropped["it has no assistant turn"] == [(1, 1), (2, 2)]
-    assert "(rows.jsonl (dataset 2): rows 0; rows.jsonl (dataset 3): rows 1)" in report.as_text()
+    assert dropped["it has no assistant turn"] == [(1, 2), (2, 3)]
+    assert "(rows.jsonl (dataset 2): rows 1; rows.jsonl (dataset 3): rows 2;" in report.as_text()
     counts = {reason: entry.count for reason, entry in prepare(chosen, tokenizer).dropped.items()}
     assert sum(counts.values()) == sum(entry["count"] for entry in report.dropped.values())
 
@@ -172,7 +180,7 @@ def test_rows_that_differ_in_what_counts_are_no_duplicates(tmp_path: Path) -> No
     ]
     assert not {"duplicate", "near duplicate"} & set(found(audit(recipe(tmp_path / "rows.jsonl", rows))))
     again = found(audit(recipe(tmp_path / "rows.jsonl", [*rows, *rows[-2:]])))
-    assert again["duplicate"] == [6, 7]
+    assert again["duplicate"] == [7, 8]
 
 
 def test_rows_that_differ_in_calls_or_thoughts_are_told_apart() -> None:
@@ -215,7 +223,7 @@ def test_replies_that_never_end_are_named(tmp_path: Path) -> None:
     chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), chat("Bye", "Farewell")])
     tokenizer = load_tokenizer(chosen.model)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-    assert found(audit(chosen, tokenizer))["never ends"] == [0, 1]
+    assert found(audit(chosen, tokenizer))["never ends"] == [1, 2]
 
 
 def test_a_held_out_prompt_in_the_training_data_is_named(tmp_path: Path) -> None:
@@ -239,7 +247,7 @@ def test_long_rows_are_cut_dropped_or_split(tmp_path: Path) -> None:
     dropped, _ = prepared("drop")
     assert len(dropped.train) == 1
     assert [(reason[:33], rows.examples) for reason, rows in dropped.dropped.items()] == [
-        ("it is longer than max_length (64)", [1])
+        ("it is longer than max_length (64)", [2])
     ]
     split, tokenizer = prepared("split")
     assert len(split.train) > 3 and split.truncated == 0 and sorted(set(split.rows.numbers)) == [0, 1]
@@ -253,7 +261,7 @@ def test_long_rows_are_cut_dropped_or_split(tmp_path: Path) -> None:
 def test_bad_rows_can_refuse_the_run(tmp_path: Path) -> None:
     chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), chat("Hm")], bad_rows="refuse")
     tokenizer = load_tokenizer(chosen.model)
-    says = r"1 rows of rows\.jsonl cannot be used .* row 1 of rows\.jsonl: it has no assistant turn"
+    says = r"1 rows of rows\.jsonl cannot be used .* row 2 of rows\.jsonl: it has no assistant turn"
     with pytest.raises(UnusableInput, match=says):
         prepare(chosen, tokenizer)
     # Of a mix, the dataset is named that has them.
@@ -261,7 +269,7 @@ def test_bad_rows_can_refuse_the_run(tmp_path: Path) -> None:
     also = [{"path": str(tmp_path / name)} for name in ("other.jsonl", "rows.jsonl")]
     recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), chat("Hm")])
     chosen = recipe(tmp_path / "good.jsonl", [chat("Hi", "Ahoy")], bad_rows="refuse", also=also)
-    says = r"2 rows of other\.jsonl, 1 of other datasets, cannot be used .* row 0 of other\.jsonl: it has no assistant"
+    says = r"2 rows of other\.jsonl, 1 of other datasets, cannot be used .* row 1 of other\.jsonl: it has no assistant"
     with pytest.raises(UnusableInput, match=says):
         prepare(chosen, tokenizer)
 
@@ -269,7 +277,7 @@ def test_bad_rows_can_refuse_the_run(tmp_path: Path) -> None:
 def test_a_mix_without_a_usable_row_names_the_commonest_reason_with_its_dataset(tmp_path: Path) -> None:
     recipe(tmp_path / "other.jsonl", [{"messages": [{"role": "captain", "content": "Aye"}]}, chat("Hm"), chat("Hm?")])
     chosen = recipe(tmp_path / "rows.jsonl", [chat("Well")], also=[{"path": str(tmp_path / "other.jsonl")}])
-    says = r"No row of other\.jsonl nor of the 1 other dataset can be .* row 1 of other\.jsonl \(of 2 such\): it has no"
+    says = r"No row of other\.jsonl nor of the 1 other dataset can be .* row 2 of other\.jsonl \(of 2 such\): it has no"
     with pytest.raises(UnusableInput, match=says):
         prepare(chosen, load_tokenizer(chosen.model))
 
@@ -365,7 +373,7 @@ def test_thinking_that_the_template_leaves_out_is_named(tmp_path: Path) -> None:
     thought = chat("What is 2 and 2?", "Four.")
     thought["messages"][1]["reasoning_content"] = "Count on two fingers twice."
     chosen = recipe(tmp_path / "rows.jsonl", [chat("What is 1 and 1?", "Two."), thought])
-    assert found(audit(chosen))["thinking left out"] == [1]
+    assert found(audit(chosen))["thinking left out"] == [2]
     inline = recipe(tmp_path / "inline.jsonl", [chat("Hm?", "<think>\nhm\n</think>\n\nYes.")])
     assert "thinking left out" not in found(audit(inline))
 

@@ -119,21 +119,21 @@ def test_a_split_of_a_configuration_is_read_and_audited(tuitune: Tuitune, hub: H
     summary, audited, shown, mixed, part, last = tuitune(
         ("inspect FILE --json", {}),
         ("audit FILE --json", {"eval_split": "test"}),
-        ("inspect FILE --json --rows 3:4", {"config": "table", "revision": "v2"}),
+        ("inspect FILE --json --rows 4:4", {"config": "table", "revision": "v2"}),
         ("audit FILE --json", {"also": [{"path": f"hub:{DATASET}", "config": "table", "split": "test", "weight": 2}]}),
         ("inspect FILE --json", {"split": "train[8:15]"}),
-        ("inspect FILE --json --rows 0:1", {"config": "table", "split": "train[-1:]"}),
+        ("inspect FILE --json --rows 1:1", {"config": "table", "split": "train[-1:]"}),
     )
     found = summary.answer()
     assert (found["kind"], found["format"], found["rows"]) == ("Hugging Face Hub", "columns", 21)
     report = audited.answer()
     assert (report["rows"], report["used"]) == (21, 20)
     (dropped,) = report["dropped"].values()
-    assert dropped["examples"] == [[0, 20]] and dropped["first"].startswith("lines/train-1.jsonl: line 9")
+    assert dropped["examples"] == [[0, 21]] and dropped["first"].startswith("lines/train-1.jsonl: line 9")
     row = shown.answer()
     assert "The second 3." in "".join(token["text"] for token in row["tokens"] if token["trained"])
     assert [each["rows"] for each in mixed.answer()["sources"]] == [21, 10]
-    assert (part.answer()["kind"], part.answer()["rows"]) == ("Hugging Face Hub, rows 8 to 14", 7)
+    assert (part.answer()["kind"], part.answer()["rows"]) == ("Hugging Face Hub, rows 9 to 15", 7)
     assert "What is 19?" in "".join(token["text"] for token in last.answer()["tokens"])
     first = commit(f"datasets/{DATASET}", "main")
     downloaded = {path for path in hub.asked if "/lines/" in path}
@@ -143,7 +143,7 @@ def test_a_split_of_a_configuration_is_read_and_audited(tuitune: Tuitune, hub: H
 
 
 def test_what_is_not_there_or_may_not_be_read_is_refused_in_one_sentence(tuitune: Tuitune) -> None:
-    rows = "inspect FILE --rows 0:1"
+    rows = "inspect FILE --rows 1:1"
     expected: list[tuple[str, Command]] = [
         (
             "Set data.config to one of the configurations of sea/shanties: lines, table.",
@@ -219,7 +219,7 @@ def test_a_model_loads_by_its_hub_id_and_without_a_connection_from_its_copy(
     """Config, tokenizer and weights, behind a gate that a token opens: a run trains on them and keeps no token."""
     run, shown = tuitune(
         ("run FILE --name one --set max_steps=1 --set max_new_tokens=4", {"model": "sea/secret"}),
-        ("inspect FILE --json --rows 0:1", {"model": "sea/secret"}),
+        ("inspect FILE --json --rows 1:1", {"model": "sea/secret"}),
         token=TOKEN,
     )
     assert run.status == 0, run.err
@@ -228,8 +228,8 @@ def test_a_model_loads_by_its_hub_id_and_without_a_connection_from_its_copy(
     assert any(path.startswith("sea/secret/") and path.endswith("/model.safetensors") for path in hub.asked)
     hub.endpoint, began = "http://127.0.0.1:9", time.monotonic()
     again, model, dataset = tuitune(
-        ("inspect FILE --json --rows 0:1", {"model": "sea/secret"}),
-        ("inspect FILE --rows 0:1", {"model": "sea/other"}),
+        ("inspect FILE --json --rows 1:1", {"model": "sea/secret"}),
+        ("inspect FILE --rows 1:1", {"model": "sea/other"}),
         ("inspect FILE", {"path": "hub:sea/other"}),
     )
     assert again.answer() == shown.answer()
@@ -270,7 +270,7 @@ def test_a_run_records_the_commits_and_repeats_them_when_the_hub_has_moved_on(
     hub.repositories[f"datasets/{DATASET}"] = {"main": second, "before": main}
     hub.repositories["datasets/sea/measured"] = {"main": main, "before": second}
     recipe = tmp_path / "runs" / "one" / "resolved.yaml"
-    shown, again = tuitune(("inspect FILE --json --rows 3:4", {}), (f"run {recipe} --name two", {}))
+    shown, again = tuitune(("inspect FILE --json --rows 4:4", {}), (f"run {recipe} --name two", {}))
     assert "The second 3." in "".join(token["text"] for token in shown.answer()["tokens"])
     assert again.status == 0, again.err
     assert yaml.safe_load((tmp_path / "runs" / "two" / "resolved.yaml").read_text()) == trained

@@ -49,18 +49,28 @@ async def test_columns_are_mapped_rows_browsed_and_findings_lead_to_rows(
 
         await pilot.press("ctrl+down", "ctrl+down")
         await until(pilot, lambda: "▸It is 2." in screen_text(pilot), seconds=30, what="the third row")
-        await pilot.press("ctrl+g", "home", "shift+end", *"39", "enter")
+        await pilot.press("ctrl+g", "home", "shift+end", *"40", "enter")
         await until(pilot, lambda: "▸It is 39." in screen_text(pilot), seconds=30, what="the last row")
+
+        app.screen.query_one("#row").focus()
+        for key, number in (("p", 39), ("up", 38), ("n", 39), ("down", 40)):
+            await pilot.press(key)
+            await until(pilot, lambda number=number: f"Row {number} of 40" in screen_text(pilot), what=f"{key} moves")  # type: ignore[misc]
 
         await pilot.press("ctrl+t")
         await until(pilot, lambda: "40 of 40 rows are used" in screen_text(pilot), seconds=30, what="the audit")
-        assert "1 row the same" in screen_text(pilot)
+        assert "1 row the same as row 1: take it out" in screen_text(pilot)
         await pilot.press("enter")
-        await until(pilot, lambda: "Row 1 of 40" in screen_text(pilot), seconds=30, what="the repeated row")
+        await until(pilot, lambda: "Row 2 of 40" in screen_text(pilot) and "· the same as row 1" in screen_text(pilot))
         await pilot.press("escape")
         await until(
             pilot, lambda: "Enter shows such a row" in screen_text(pilot), seconds=30, what="the findings again"
         )
+        await pilot.press("escape")
+        await until(pilot, lambda: "Row 2 of 40" in screen_text(pilot), what="the rows again")
+        assert app.screen is screen
+        await pilot.press("3")
+        await until(pilot, lambda: app.screen is not screen, what="the step of that number")
 
 
 async def test_a_file_is_picked_from_the_tree_and_its_rows_are_shown(
@@ -160,7 +170,7 @@ async def test_each_dataset_of_a_mix_is_shown_and_its_findings_lead_to_its_rows(
         await pilot.press("enter")
         await until(
             pilot,
-            lambda: "many.jsonl (dataset 2) · Row 9 of 10" in screen_text(pilot),
+            lambda: "many.jsonl (dataset 2) · Row 10 of 10" in screen_text(pilot),
             seconds=30,
             what="the repeated row",
         )
@@ -175,15 +185,17 @@ async def test_rows_that_cannot_be_used_are_told_beside_the_first_row_and_nothin
     app = TuituneApp(recipe.model_copy(update={"data": data}), runs_folder=runs_folder)
     async with app.run_test(size=SIZE) as pilot:
         await app.show_step("data")
-        await until(pilot, lambda: "1 of the first 21 rows cannot be used; ^t looks at all. Row 7: " in words(pilot))
-        assert "Row 0 of 21" in screen_text(pilot)
+        await until(pilot, lambda: "1 of the first 21 rows cannot be used; ^t looks at all. Row 8: " in words(pilot))
+        assert "Row 1 of 21" in screen_text(pilot)
+        await pilot.press("ctrl+g", "home", "shift+end", "8", "enter")
+        await until(pilot, lambda: '"answer": null' in screen_text(pilot), what="the row as it stands in the file")
         await pilot.press("ctrl+t")
         await until(pilot, lambda: "20 of 21 rows are used" in words(pilot), what="the audit")
         path = app.screen.query_one("#path", Input)
         path.focus()
         await pilot.press("end", "x")
         shown = words(pilot)
-        assert "rows are used" not in shown and "Row 0" not in shown and "cannot be used" not in shown
+        assert "rows are used" not in shown and "Row 1 of" not in shown and "cannot be used" not in shown
         await pilot.press("enter")
         await until(pilot, lambda: "There is no dataset file" in words(pilot), what="no such file")
         await pilot.press("enter")
@@ -192,14 +204,14 @@ async def test_rows_that_cannot_be_used_are_told_beside_the_first_row_and_nothin
         await pilot.press("backspace")
         assert "There is no dataset file" not in words(pilot)
         await pilot.press("enter")
-        await until(pilot, lambda: "Row 0 of 21" in screen_text(pilot), what="the first row")
+        await until(pilot, lambda: "Row 1 of 21" in screen_text(pilot), what="the first row")
         assert isinstance(app.screen, DataScreen), "Enter has shown it first"
 
 
 async def test_the_audit_offers_a_max_length_and_enter_takes_it(app: TuituneApp) -> None:
     async with app.run_test(size=SIZE) as pilot:
         await app.show_step("data")
-        await until(pilot, lambda: "Row 0 of" in screen_text(pilot), seconds=60, what="the first row")
+        await until(pilot, lambda: "Row 1 of" in screen_text(pilot), seconds=60, what="the first row")
         await pilot.press("ctrl+t")
         await until(pilot, lambda: "longer than max_length 64" in words(pilot), seconds=60, what="the audit")
         await pilot.press("end")

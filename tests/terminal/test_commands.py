@@ -83,8 +83,8 @@ def test_a_run_is_one_event_a_line_then_chats_and_exports(tmp_path: Path, recipe
 
 
 def test_inspect_prints_one_row_a_line(recipe_file: str) -> None:
-    first, second = json_lines(tuitune("inspect", recipe_file, "--rows", "0:2", "--json").stdout)
-    assert (first["row"], second["row"]) == (0, 1)
+    first, second = json_lines(tuitune("inspect", recipe_file, "--rows", "1:2", "--json").stdout)
+    assert (first["row"], second["row"]) == (1, 2)
     assert first["total_tokens"] == len(first["tokens"]) > first["trained_tokens"] > 0
     assert first["trained_tokens"] == sum(token["trained"] for token in first["tokens"])
     trained = "".join(token["text"] for token in first["tokens"] if token["trained"])
@@ -99,7 +99,7 @@ def test_inspect_needs_no_weights(tmp_path: Path, demo_recipe: Recipe) -> None:
             (folder / file.name).write_bytes(file.read_bytes())
     model = demo_recipe.model.model_copy(update={"name": str(folder)})
     recipe = write_recipe(tmp_path, demo_recipe.model_copy(update={"model": model}).to_yaml())
-    assert tuitune("inspect", recipe, "--rows", "0:1", "--json").returncode == 0
+    assert tuitune("inspect", recipe, "--rows", "1:1", "--json").returncode == 0
     assert tuitune("estimate", recipe, "--json").returncode == 0
     refused = tuitune("run", recipe)
     assert refused.returncode == 2 and "holds no .safetensors weights" in refused.stderr
@@ -214,7 +214,7 @@ def test_output_on_a_full_disk_is_said_in_a_sentence(unbuffered: str, recipe_fil
 
 
 def test_output_that_is_read_in_part_is_no_failure(recipe_file: str) -> None:
-    command = shlex.join([sys.executable, "-m", "tuitune", "inspect", recipe_file, "--rows", "0:300"])
+    command = shlex.join([sys.executable, "-m", "tuitune", "inspect", recipe_file, "--rows", "1:300"])
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, check=False
     )

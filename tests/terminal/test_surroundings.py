@@ -30,7 +30,7 @@ def recipe_file(tmp_path: Path, demo_recipe: Recipe) -> str:
 
 
 def test_what_the_output_cannot_hold_is_a_question_mark(recipe_file: str) -> None:
-    shown = tuitune("inspect", recipe_file, "--rows", "0:1", PYTHONIOENCODING="ascii")
+    shown = tuitune("inspect", recipe_file, "--rows", "1:1", PYTHONIOENCODING="ascii")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "tokens trained\n" in shown.stdout and "<|im_end|>?" in shown.stdout
 
@@ -65,7 +65,7 @@ def test_the_app_has_the_terminals_size_and_not_the_environments(monkeypatch: py
 def test_a_size_of_nothing_in_the_environment_is_forgotten(
     size: str, recipe_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = tuitune("inspect", recipe_file, "--rows", "0:1", COLUMNS=size, LINES=size)
+    shown = tuitune("inspect", recipe_file, "--rows", "1:1", COLUMNS=size, LINES=size)
     assert shown.returncode == 0 and "tokens trained" in shown.stdout
     monkeypatch.setenv("COLUMNS", size)
     monkeypatch.setenv("LINES", size)

@@ -1,8 +1,9 @@
 """Gathers what is worth knowing of each row, in bounded memory, and names it: counts with example rows."""
 
+import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,10 +21,13 @@ KINDS = 200
 """Different findings that are kept; a hostile file may have a column of its own in each row."""
 
 
-class Example(NamedTuple):
-    """A row that shows a problem: its dataset's place among the recipe's (the evaluation's is last), and its number.
+# Columns that number or name a row, which nobody wants a model to see.
+_IS_ID = re.compile(r"(^|[_\W])(?i:id|ids|idx|index|uuid|guid|hash|md5|sha\d+)$|[a-z](Id|ID)$")
 
-    Both from 0.
+
+class Example(NamedTuple):
+    """A row that shows a problem: its dataset's place among the recipe's, from 0 (the evaluation's is last), and its
+    number, from 1.
     """
 
     source: int
@@ -33,18 +37,20 @@ class Example(NamedTuple):
 @dataclass
 class Finding:
     """One kind of problem: a stable `name`, a `text` (what: what to do), how many rows, and the first few of each
-    dataset.
+    dataset; of rows that repeat others, `like` has for each of `examples` the earlier one.
     """
 
     name: str
     text: str
     count: int = 0
     examples: list[Example] = field(default_factory=list)
+    like: list[Example] = field(default_factory=list)
 
-    def add(self, row: int, source: int, count: int = 1) -> None:
+    def add(self, index: int, source: int, count: int = 1) -> None:
+        """Take in the row at `index`, from 0."""
         self.count += count
         if sum(example.source == source for example in self.examples) < EXAMPLES:
-            self.examples.append(Example(source, row))
+            self.examples.append(Example(source, index + 1))
 
 
 class Gathered:
@@ -78,6 +84,8 @@ class Gathered:
         if row.sample is None:
             return
         for name in (row.raw or {}).keys() - self._columns:
+            if _IS_ID.search(name):
+                continue
             shown = one_line(name, max_length=40)
             text = f"the column {shown} is not used: map it in data.columns if the model should see it"
             self._note(f"unused column {shown}", text, row.index)
@@ -116,7 +124,7 @@ class Gathered:
         self._scripts[written] += 1
         rows = self._script_rows.setdefault(written, [])
         if len(rows) < EXAMPLES:
-            rows.append(Example(self._source, row.index))
+            rows.append(Example(self._source, row.index + 1))
         self._seen += 1
         if used:
             self._prompts.append(prompt_digest(row.sample))
@@ -144,14 +152,16 @@ class Gathered:
         import numpy
 
         used = _Used(prepared, len(self._prompts))
-        exact = repeats(used.digests())
+        digests = used.digests()
+        exact = repeats(digests)
         near = numpy.zeros(len(exact), dtype=bool)
         grouped = numpy.frombuffer(self._bands, dtype=numpy.uint64).reshape(-1, BANDS)
         for column in range(BANDS):
             near |= repeats(grouped[:, column])
-        yield used.marked("duplicate", "the same as an earlier row: take it out, or it counts twice", exact)
+        yield used.marked("duplicate", "the same as an earlier row: take it out, or it counts twice", exact, [digests])
         text = "nearly the same as an earlier row: see whether both are wanted"
-        yield used.marked("near duplicate", text, near & ~exact)
+        columns = [grouped[:, column] for column in range(BANDS)]
+        yield used.marked("near duplicate", text, near & ~exact, columns)
         held = used.held()
         prompts = numpy.frombuffer(self._prompts, dtype=numpy.uint64)
         held[held] = among(prompts[held], prompts, ~held)
@@ -203,7 +213,7 @@ class Gathered:
                 entry = found.setdefault(script, Finding(f"script: {script}", text))
                 entry.count += count
                 for example in sorted(self._script_rows[written]):
-                    entry.add(example.row, example.source, count=0)
+                    entry.add(example.row - 1, example.source, count=0)
         return list(found.values())
 
 
@@ -245,20 +255,34 @@ class _Used:
             marks.append(held[first])
         return numpy.concatenate(marks)
 
-    def marked(self, name: str, text: str, which: Any) -> Finding:
-        """The finding of the rows that `which` marks."""
+    def marked(self, name: str, text: str, which: Any, keys: Sequence[Any] = ()) -> Finding:
+        """The finding of the rows that `which` (bool, one a row) marks.
+
+        With `keys` (uint64, one a row) a marked row is like the first one before it that has an equal key.
+        """
         import numpy
 
         finding = Finding(name, text, count=int(numpy.count_nonzero(which)))
         begin = 0
-        for number, (source, first) in enumerate(zip(self._sources, self._first, strict=True)):
+        for first in self._first:
             end = begin + int(numpy.count_nonzero(first))
-            if rows := which[begin:end].nonzero()[0][:EXAMPLES].tolist():
-                places = numpy.flatnonzero(first)
-                for row in rows:
-                    finding.add(source.rows.numbers[places[row]], number, count=0)
+            for place in (begin + which[begin:end].nonzero()[0][:EXAMPLES]).tolist():
+                finding.examples.append(self._example(place))
+                earlier = [at[0] for key in keys if len(at := (key[:place] == key[place]).nonzero()[0])]
+                finding.like += [self._example(int(min(earlier)))] if earlier else []
             begin = end
         return finding
+
+    def _example(self, place: int) -> Example:
+        """The row at `place` among all that are used."""
+        import numpy
+
+        for number, (source, first) in enumerate(zip(self._sources, self._first, strict=True)):
+            used = int(numpy.count_nonzero(first))
+            if place < used:
+                return Example(number, source.rows.numbers[numpy.flatnonzero(first)[place]] + 1)
+            place -= used
+        raise IndexError(place)
 
 
 def _lengths(prepared: Prepared, max_length: int) -> list[Finding]:

@@ -107,8 +107,18 @@ class Audit:
         for reason, entry in self.dropped.items():
             lines.append(f"{entry['count']:,} rows are left out: {reason} ({self._listed(entry['examples'])})")
         for finding in self.findings:
-            lines.append(f"{finding.count:,} rows: {finding.text} ({self._listed(finding.examples)})")
+            lines.append(
+                f"{finding.count:,} rows: {finding.text} ({self._listed(finding.examples)}{self._alike(finding)})"
+            )
         return "\n".join([*lines, *self.notices])
+
+    def _alike(self, finding: Finding) -> str:
+        """Which earlier row the first of the examples repeat."""
+        pairs = list(zip(finding.examples, finding.like, strict=False))
+        return "".join(f"; {self._name(row)} is like {self._name(earlier)}" for row, earlier in pairs)
+
+    def _name(self, example: Example) -> str:
+        return f"{f'{self.names[example.source]}: ' if example.source else ''}row {example.row}"
 
     def _listed(self, examples: list[Example]) -> str:
         rows: dict[int, list[str]] = {}

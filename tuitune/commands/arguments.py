@@ -119,18 +119,26 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inspect_arguments(parser: argparse.ArgumentParser) -> None:
     recipe_arguments(parser)
-    parser.add_argument("--rows", metavar="A:B", type=_row_range, help="show the masks of rows A to B-1, from 0")
+    parser.add_argument(
+        "--rows",
+        metavar="A:B",
+        type=_row_range,
+        help="show the masks of rows A to B, both included; the first row is 1",
+    )
 
 
 def _row_range(text: str) -> tuple[int, int]:
+    """The first and the last row that are meant, from 1: `A:B`, `A` alone, or `A:` for ten rows."""
     start, colon, stop = text.partition(":")
     try:
-        first = int(start or 0)
-        last = int(stop) if colon and stop else first + (1 if not colon else 10)
+        first = int(start or 1)
+        last = int(stop) if stop else first + (9 if colon else 0)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B, as in 0:2") from None
-    if first < 0 or last < first:
-        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B with 0 <= A <= B")
+        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B, as in 1:3") from None
+    if first < 1 or last < first:
+        raise argparse.ArgumentTypeError(
+            f"{one_line(text, max_length=40)} is not A:B with 1 <= A <= B: the first row is row 1"
+        )
     return first, last
 
 

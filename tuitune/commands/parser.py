@@ -320,7 +320,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
             found = summary(recipe)
         print_json(found) if arguments.json else print_table(found)
         return DONE
-    rows = inspect_rows(recipe, *arguments.rows)
+    rows = inspect_rows(recipe, arguments.rows[0] - 1, arguments.rows[1])
     if arguments.json:
         for row in rows:
             print_json(row)

@@ -14,7 +14,7 @@ def print_masks(rows: Iterable[dict[str, Any]]) -> None:
     console = plain_console()
     for row in rows:
         if "error" in row:
-            console.print(Text(f"row {row['row']}: {safe_text(row['error'])}\n"))
+            console.print(Text(f"row {row['row']}: {safe_text(row['error'])}\n{safe_text(row['raw'])}\n"))
             continue
         console.print(Text(f"row {row['row']}: {row['trained_tokens']} of {row['total_tokens']} tokens trained"))
         text, trained = Text(), False

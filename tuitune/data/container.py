@@ -49,7 +49,7 @@ class Container:
         names["hub"] = "Hugging Face Hub"
         within = f", the rows under {self.wrapper.name}" if self.wrapper else ""
         first, stop = self.part
-        part = f", rows {first:,} to {'the end' if stop is None else f'{stop - 1:,}'}" if self.part != (0, None) else ""
+        part = f", rows {first + 1:,} to {'the end' if stop is None else f'{stop:,}'}" if self.part != (0, None) else ""
         return names[self.kind] + within + (f", {self.compression}" if self.compression else "") + part
 
 

@@ -1,5 +1,6 @@
 """A dataset, opened: what its format is, how many rows it has, and its rows as conversations."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,7 +12,7 @@ from tuitune.conversation import THINKING, Conversation, Sample, UnusableRow
 from tuitune.data.container import Container, look
 from tuitune.data.files import count, records, stored_bytes, unpacked_bytes
 from tuitune.data.formats import Format, read, recognise
-from tuitune.data.lines import Record
+from tuitune.data.lines import SHOWN_CHARACTERS, Record
 from tuitune.errors import UnusableInput
 from tuitune.hub.datasets import HubFiles, hub_files
 from tuitune.hub.split import split_name, split_rows
@@ -32,6 +33,14 @@ class Row:
     raw: dict[str, Any] | None
     sample: Sample | None
     error: str | None
+    line: str = ""
+    """What stands in the file, or its beginning, where `raw` could not be read from it."""
+
+    def as_in_file(self) -> str:
+        """The row as it stands in the file, or its beginning, for a person who wants to see what is wrong with it."""
+        if self.raw is None:
+            return self.line
+        return json.dumps(self.raw, ensure_ascii=False, default=str)[:SHOWN_CHARACTERS]
 
     @property
     def messages(self) -> Conversation | None:
@@ -127,7 +136,7 @@ class Dataset:
 
     def _row(self, index: int, record: Record) -> Row:
         if record.value is None:
-            return Row(index, None, None, record.error)
+            return Row(index, None, None, record.error, record.line)
         try:
             sample = replace(read(record.value, self.format), columns=record.value)
             return Row(index, record.value, sample, None)

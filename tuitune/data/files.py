@@ -3,12 +3,13 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tuitune.data.columnar import columnar_count, columnar_records
 from tuitune.data.container import BROKEN, STRUCTURE, Container, Wrapper, look, open_file
-from tuitune.data.lines import CHUNK, MAX_ROW_BYTES, TOO_DEEP, TOO_LONG, Record, lines, parse
+from tuitune.data.lines import CHUNK, MAX_ROW_BYTES, SHOWN_CHARACTERS, TOO_DEEP, TOO_LONG, Record, lines, parse
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _hub(hub: "HubFiles", *, unread: bool) -> Iterator[Record]:
     for name, path in zip(hub.files, hub.paths(), strict=True):
         for record in records(look(path), unread=unread):
             several = record.error is not None and len(hub.files) > 1
-            yield Record(None, f"{one_line(name, max_length=120)}: {record.error}") if several else record
+            yield replace(record, error=f"{one_line(name, max_length=120)}: {record.error}") if several else record
 
 
 def stored_bytes(rows: list[dict[str, Any]]) -> float:
@@ -186,6 +187,7 @@ def _csv(stream: Any, delimiter: str) -> Iterator[Record]:
                 None,
                 f"line {line} has {len(cells)} columns where the header has {len(header)}: "
                 "put cells that hold a delimiter or a line break in quotes",
+                delimiter.join(cells)[:SHOWN_CHARACTERS],
             )
         else:
             yield Record(dict(zip(header, cells, strict=True)))

@@ -17,12 +17,14 @@ from tuitune.text import one_line
 
 
 def inspect_rows(recipe: Recipe, start: int, stop: int, source: int = 0) -> Iterator[dict[str, Any]]:
-    """For each row `{"row", "parts": [{"title", "tokens": [{"id", "text", "trained"}]}], "tokens", "trained_tokens",
-    "total_tokens"}`; `tokens` are those of all its parts.
+    """For each row from index `start` up to, not including, `stop` (from 0) `{"row", "parts": [{"title", "tokens": [{
+    "id", "text", "trained"}]}], "tokens", "trained_tokens", "total_tokens"}`; `row` is its number, from 1, and `tokens`
+    are those of all its parts.
 
-    A row that cannot be used gives `{"row", "error"}`. The token texts of a part, joined, are its decoded text; a
-    character made of several tokens stands at the last of them. A row that is split gives one for each row that is
-    trained in its place. `source` is a place in `summary`'s `sources`. Raises UnusableInput.
+    A row that cannot be used gives `{"row", "error", "raw"}`, with what stands in the file. The token texts of a part,
+    joined, are its decoded text; a character made of several tokens stands at the last of them. A row that is split
+    gives one for each row that is trained in its place. `source` is a place in `summary`'s `sources`. Raises
+    UnusableInput.
     """
     dataset = open_dataset(_sources(recipe.data)[source])
     data = recipe.data
@@ -31,12 +33,12 @@ def inspect_rows(recipe: Recipe, start: int, stop: int, source: int = 0) -> Iter
     for row in dataset.rows(start, stop):
         encoded = encode_row(method, masker, row, data.over_length)
         if isinstance(encoded, str):
-            yield {"row": row.index, "error": encoded}
+            yield {"row": row.index + 1, "error": encoded, "raw": row.as_in_file()}
             continue
         for trained in encoded:
             parts = [{"title": part.title, "tokens": _tokens(tokenizer, part)} for part in method.parts(trained)]
             yield {
-                "row": row.index,
+                "row": row.index + 1,
                 "parts": parts,
                 "tokens": [token for part in parts for token in part["tokens"]],
                 "trained_tokens": trained.trained_tokens,
@@ -64,7 +66,7 @@ def unusable_rows(recipe: Recipe, among: int) -> dict[str, Any]:
         for row in open_dataset(section).rows(0, among):
             looked_at += 1
             if isinstance(error := encode_row(method, masker, row, data.over_length), str):
-                unusable.append({"source": source, "row": row.index, "error": error})
+                unusable.append({"source": source, "row": row.index + 1, "error": error})
     return {"looked_at": looked_at, "unusable": unusable}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuitune.text import one_line
 
+SHOWN_CHARACTERS = 4000
 MAX_ROW_BYTES = 64 * 2**20
 """A single row longer than this is not read."""
 CHUNK = 2**20
@@ -21,6 +22,8 @@ class Record:
 
     value: dict[str, Any] | None
     error: str | None = None
+    line: str = ""
+    """Of a row that cannot be read, its first SHOWN_CHARACTERS."""
 
 
 def lines(stream: Any) -> Iterator[tuple[int, bytes | None]]:
@@ -53,6 +56,13 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 def parse(raw: bytes, place: str) -> Record:
     """One JSON object as a record; `place` (line or element) is named in the error."""
+    record = _parse(raw, place)
+    if record.error is None:
+        return record
+    return Record(None, record.error, raw[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")[:SHOWN_CHARACTERS])
+
+
+def _parse(raw: bytes, place: str) -> Record:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -287,7 +287,7 @@ def _drop(dropped: dict[str, Dropped], index: int, reason: str) -> None:
     entry = dropped.setdefault(general, Dropped(first=reason))
     entry.count += 1
     if len(entry.examples) < EXAMPLES:
-        entry.examples.append(index)
+        entry.examples.append(index + 1)
 
 
 def _all_dropped(names: list[str], made: list[Rows]) -> dict[str, Dropped]:
@@ -307,7 +307,7 @@ def _no_usable_row(names: list[str], made: list[Rows]) -> str:
     where = f" nor of the {further} other dataset{'s' * (further > 1)}" if further else ""
     return (
         f"No row of {name}{where} can be trained on; row {entry.examples[0]} of {name} (of {entry.count} such): "
-        f"{entry.first}; `tuitune inspect RECIPE --rows 0:3` shows rows."
+        f"{entry.first}; `tuitune inspect RECIPE --rows 1:3` shows rows."
     )
 
 

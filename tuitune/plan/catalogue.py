@@ -107,6 +107,25 @@ def backend_for(recipe: Recipe, card: Gpu | None) -> str:
     return "unsloth" if card is not None and recipe.model.backend != "transformers" else "transformers"
 
 
+_TRIED_TOKENS = 60 * 8 * 300
+"""Of a quick try: 60 steps of 8 rows of 300 tokens."""
+_CORE_FLOPS = 15e9
+"""Operations a second that one core of a server's CPU does in torch's matrix products, in 32 bits."""
+_DAY = 86_400.0
+
+
+def days_on_cpu(known: Known, cores: int) -> float:
+    """About how many days a quick try of this model takes on a CPU: 6 operations a parameter and token (Kaplan et al.
+    2020), so right to a factor of three at best.
+    """
+    return 6 * known.parameters * _TRIED_TOKENS / (cores * _CORE_FLOPS) / _DAY
+
+
+def download_bytes(known: Known) -> int:
+    """About what its weights take to download: 2 bytes a parameter."""
+    return 2 * known.parameters
+
+
 def cached_models() -> list[str]:
     """Hub ids of the models in the cache that have a config and weights; newest first."""
     return [name for _, name in sorted(_in_cache(hub_cache()), reverse=True)]
