@@ -12,9 +12,9 @@ from textual.widgets import ContentSwitcher, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from screens.actions import ACTIONS, bind, key_name
+from screens.audit_lengths import lengths, longer_lengths
 from screens.columns import ColumnsScreen
 from screens.step_screen import StepScreen
-from screens.widgets.bars import bar
 from screens.widgets.entry import Entry
 from screens.widgets.nearby import nearby_files
 from screens.widgets.paths import PathSuggester, PickPath, has_suffix
@@ -26,7 +26,6 @@ from tuitune.text import one_line, safe_text
 from tuitune.units import gib, size
 
 IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-_BAR_WIDTH = 36
 _LOOKED_AT = 100
 """Rows of each dataset that are tried before an audit."""
 _NEARBY = 20
@@ -376,8 +375,12 @@ class DataScreen(StepScreen):
         listed.clear_options()
         self._examples = {}
         lines = [
-            (f"left out: {reason}", each["count"], each["examples"], []) for reason, each in found["dropped"].items()
-        ] + [(each["text"], each["count"], each["examples"], each["like"]) for each in found["findings"]]
+            ("left out", f"left out: {reason}", entry["count"], entry["examples"], [])
+            for reason, entry in found["dropped"].items()
+        ] + [
+            (finding["name"], finding["text"], finding["count"], finding["examples"], finding["like"])
+            for finding in found["findings"]
+        ]
         self._repeats = {}
         for number, (kind, text, count, examples, like) in enumerate(lines):
             rows = [(row - 1, source) for source, row in examples]
@@ -391,7 +394,7 @@ class DataScreen(StepScreen):
                 ("! ", "$text-warning"), (f"{count:,} row{'s' * (count != 1)} ", "bold"), one_line(text, max_length=300)
             )
             listed.add_option(Option(line, id=f"finding-{number}"))
-        for longer, share, memory in _longer(found, limit):
+        for longer, share, memory in longer_lengths(found, limit):
             needs = f", in about {gib(memory)}" if memory else ""
             text = f"max_length {longer:,} keeps {share:.0%} whole{needs}: Enter sets it"
             listed.add_option(Option(Content.assemble(("✂ ", "$text-warning"), text), id=f"length-{longer}"))
@@ -483,36 +486,3 @@ def _share(share: float | None) -> str:
 def _rows(source: SourceSummary) -> str:
     about = "about " if source["rows_estimated"] else ""
     return f"{one_line(source['name'], max_length=40)}, {about}{source['rows']:,} rows"
-
-
-def _longer(found: dict[str, Any], limit: int) -> list[tuple[int, float, int | None]]:
-    """Values of max_length above `limit`, the share of rows that each keeps whole, and the bytes that it needs."""
-    kept = {each["max_length"]: (each["share"], each["memory_bytes"]) for each in found["lengths"]}
-    return [(length, *what) for length, what in sorted(kept.items()) if length > limit]
-
-
-def lengths(found: dict[str, Any], limit: int) -> Content:
-    """How many rows are how long, with a line where max_length cuts."""
-    share = f"{found['trained_share']:.0%}"
-    at = {int(percentile): value for percentile, value in found["token_percentiles"].items()}
-    usual = f": half have at most {at[50]:,}, 95 % at most {at[95]:,}" if at else ""
-    lines = [
-        Content(
-            f"{found['used']:,} of {found['rows']:,} rows are used: {found['tokens']:,} tokens, "
-            f"{found['trained_tokens']:,} trained ({share}); {found['truncated']:,} longer than max_length {limit:,}"
-        ),
-        Content.styled(f"Rows by their tokens{usual}", _MUTED),
-    ]
-    buckets = found["length_histogram"]
-    most = max((count for _, count in buckets), default=1)
-    shortest = 1
-    for longest, count in buckets:
-        drawn = bar(count / most, _BAR_WIDTH).replace("░", " ")
-        name = f"{shortest:,}–{longest:,}"
-        style = "$success" if longest <= limit else "$warning"
-        lines.append(Content.assemble((f"{name:>15} ", _MUTED), (drawn, style), f" {count:,}"))
-        if longest == limit and found["truncated"]:
-            cut = f"✂ max_length {limit:,} "
-            lines.append(Content.styled(f"{cut:>16}{'─' * _BAR_WIDTH} rows below are cut", "$text-warning"))
-        shortest = longest + 1
-    return Content("\n").join(lines)

@@ -8,8 +8,9 @@ import pytest
 from textual.widgets import Input
 
 from screens.app import TuituneApp
+from screens.audit_lengths import lengths
 from screens.columns import ColumnsScreen
-from screens.data import DataScreen, lengths
+from screens.data import DataScreen
 from tests.conftest import DEMO
 from tests.engine.hub_server import hub_server
 from tests.screens.conftest import SIZE, screen_text, until, words
@@ -153,7 +154,7 @@ async def test_each_dataset_of_a_mix_is_shown_and_its_findings_lead_to_its_rows(
         await app.show_step("data")
         await until(
             pilot,
-            lambda: "many.jsonl (dataset 1) · Row 0 of 30" in screen_text(pilot),
+            lambda: "many.jsonl (dataset 1) · Row 1 of 30" in screen_text(pilot),
             seconds=60,
             what="the first row",
         )
