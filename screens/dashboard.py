@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from screens.widgets.bars import bar
+from screens.widgets.fit import fit
 from tuitune.runs.cost import cost, live_cost, money
-from tuitune.runs.events import Failed, Finished, Sample
+from tuitune.runs.events import Failed, Finished, Plan, Sample
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
 from tuitune.runs.warning import RunWarning
@@ -26,6 +27,8 @@ PHASES = {
 }
 _ENDED = {"done": ("✔", "Done"), "stopped": ("✔", "Stopped"), "paused": ("‖", "Paused")}
 _BAR_WIDTH = 10
+NUMBERS_WIDTH = 28
+"""Cells of the column beside the curve."""
 _PACE_WIDTH = 44  # as much as there is beside the progress bar
 _NEEDED_LEAST = ("rows", "trained", "grad norm", "learning rate")
 # What cannot be counted shows how long it has taken, from here on.
@@ -133,7 +136,7 @@ def phases(history: History) -> Content:
 def numbers(history: History, height: int = 0) -> Content:
     """The column beside the curve: the last step, then the machine; in `height` lines, where that is not 0.
 
-    No line is longer than 28 characters, for all amounts below 10,000 GiB.
+    No line is longer than NUMBERS_WIDTH, for all amounts below 10,000 GiB.
     """
     rows: list[tuple[str, str]] = []
     if history.steps:
@@ -151,17 +154,19 @@ def numbers(history: History, height: int = 0) -> Content:
         share = plan.trainable_parameters / max(1, plan.total_parameters)
         rows.append(("trained", f"{count(plan.trainable_parameters)} ({share:.2%})"))
         rows.append(("rows", f"{plan.rows:,}"))
-    machine = _machine(history.sample, history.peak_gpu_bytes) if history.sample else []
+    machine = _machine(history.sample, history.peak_gpu_bytes, history.plan) if history.sample else []
     too_many = len(rows) + len(machine) - (height or 99)
     left_out = _NEEDED_LEAST[: max(0, too_many)]
     lines = [Content.assemble((f"{name:<14}", MUTED), value) for name, value in rows if name not in left_out]
     return Content("\n").join(lines + machine)
 
 
-def _machine(sample: Sample, peak_gpu_bytes: int) -> list[Content]:
+def _machine(sample: Sample, peak_gpu_bytes: int, plan: Plan | None) -> list[Content]:
     lines = []
     if sample.gpu_total_bytes:
         used = sample.gpu_used_bytes or 0
+        if plan is not None:
+            lines.append(Content.styled(fit(one_line(plan.device), NUMBERS_WIDTH).rstrip(), "bold"))
         lines.append(_memory("GPU", used, sample.gpu_total_bytes))
         lines.append(Content(f"  run {_gib(sample.gpu_process_bytes or 0)}, peak {_gib(peak_gpu_bytes)} GiB"))
         readings = [
@@ -170,6 +175,8 @@ def _machine(sample: Sample, peak_gpu_bytes: int) -> list[Content]:
             f"{sample.gpu_watts:.0f} W" if sample.gpu_watts is not None else "",
         ]
         lines.append(Content("  " + "  ".join(each for each in readings if each)))
+    else:
+        lines.append(Content.styled("No GPU: the CPU trains", "$text-warning"))
     lines.append(_memory("RAM", sample.host_used_bytes, sample.host_total_bytes))
     processor = f", CPU {sample.cpu_percent:.0f} %" if sample.cpu_percent is not None else ""
     lines.append(Content(f"  run {gib(sample.process_bytes)}{processor}"))

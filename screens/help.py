@@ -1,6 +1,6 @@
-"""Help on a step: what it does to the model, its keys, and what the focused field means."""
+"""Help on a screen: the focused field, its keys, what it does to the model, its words, and what can be had everywhere."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,6 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from screens.actions import available, key_name
+from screens.glossary import words_on
 from screens.steps import STEP
 
 if TYPE_CHECKING:
@@ -43,15 +44,24 @@ class HelpScreen(ModalScreen[None]):
             panel.border_subtitle = "Esc closes"
             if self._focused is not None and isinstance(self._focused.tooltip, str | Content):
                 yield Static(Content.assemble(("This field  ", "bold"), Content(str(self._focused.tooltip))))
+            here, elsewhere = self._lines()
+            yield Static(Content("\n").join(here))
             if about := step.about if step else self._step_screen.ABOUT:
                 yield Static(Content(about))
-            yield Static(Content("\n").join(self._lines()))
+            words = [
+                Content.assemble((word, "bold"), f": {meaning}") for word, meaning in words_on(self._step_screen.STEP)
+            ]
+            yield Static(Content("\n").join([Content.styled("Words", "bold $text-accent"), *words]))
+            yield Static(Content("\n").join([Content.styled("Everywhere", "bold $text-accent"), *elsewhere]))
 
-    def _lines(self) -> list[Content]:
-        lines: list[Any] = []
-        for action, _ in available(self._step_screen):
+    def _lines(self) -> tuple[list[Content], list[Content]]:
+        """What can be done on this screen, and everywhere; with the keys first, then what the palette alone has."""
+        here: list[Content] = []
+        elsewhere: list[Content] = []
+        for action, node in available(self._step_screen):
             why_not = self._step_screen.why_not(action.name)
             key = key_name(action) if action.key else "palette"
             text = f"{action.label}: {action.help}" + (f" Not now: {why_not}" if why_not else "")
+            lines = elsewhere if node is self._step_screen.app else here
             lines.append(Content.assemble((f"{key:<9}", "bold"), text))
-        return lines
+        return here, elsewhere

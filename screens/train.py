@@ -5,9 +5,10 @@ from pathlib import Path
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Grid, Horizontal, VerticalScroll
 from textual.content import Content
 from textual.events import Resize
+from textual.geometry import Size
 from textual.message import Message
 from textual.widgets import ContentSwitcher, ProgressBar, Static
 
@@ -17,7 +18,7 @@ from screens.confirm import ConfirmScreen
 from screens.dashboard import headline, messages, numbers, pace, phases, samples
 from screens.run_link import AGAIN, RunLink
 from screens.step_screen import StepScreen
-from screens.widgets.metric_plot import MetricPlot
+from screens.widgets.metric_plot import Curves, MetricPlot, metrics_of
 from tuitune.errors import TuituneError
 from tuitune.runs.events import Failed, Finished
 from tuitune.runs.folder import Run
@@ -32,6 +33,9 @@ _STOP_QUESTIONS = {
     "now": "Stop the run at once? The step under way is given up, and no adapter is saved.",
 }
 _LOG_BYTES = 16_384
+_MOST_PLOTS = 4
+_LEAST_PLOT = Size(42, 10)
+_NUMBERS_WIDTH = 30
 
 
 class TrainScreen(StepScreen):
@@ -58,6 +62,10 @@ class TrainScreen(StepScreen):
         self._stopping: dict[tuple[Run | None, int], str] = {}
         """When an attempt of a run will stop that was asked to here."""
         self._pane_chosen = False
+        self._front = ""
+        """The pane that has come to the front by itself."""
+        self._curves = Curves()
+        self._first_metric = 0
         self._monitor = Monitor()
         self._warnings: list[RunWarning] = []
         self._replies: tuple[Run | None, int | None] = (None, None)
@@ -70,7 +78,9 @@ class TrainScreen(StepScreen):
             yield Static(id="pace")
         with Horizontal(id="middle"):
             yield Static(id="phases")
-            yield MetricPlot(id="plot")
+            with Grid(id="plots"):
+                for _ in range(_MOST_PLOTS):
+                    yield MetricPlot(self._curves)
             yield Static(id="numbers")
         with ContentSwitcher(id="lower", initial="messages"):
             for pane in _PANES:
@@ -129,11 +139,11 @@ class TrainScreen(StepScreen):
         bar.display = bool(history.total_steps)
         bar.update(total=history.total_steps or 1, progress=history.step)
         self._put("pace", pace(history, problem=link.problem))
-        plot, listed = self.query_one(MetricPlot), self.query_one("#phases", Static)
-        plot.display = bool(history.steps)
-        listed.display = not plot.display
-        if plot.display:
-            plot.show(history)
+        plots, listed = self.query_one("#plots", Grid), self.query_one("#phases", Static)
+        plots.display = bool(history.steps)
+        listed.display = not plots.display
+        if plots.display:
+            self._draw_plots(plots)
         else:
             self._put("phases", phases(history))
         self._put("numbers", numbers(history, self.query_one("#numbers").size.height))
@@ -144,10 +154,31 @@ class TrainScreen(StepScreen):
         if state != self._state:
             self._state = state
             self.show_problem(self._problem())
-            pane = "samples" if isinstance(history.ended, Finished) and history.replies else "messages"
-            chosen = self.query_one("#lower", ContentSwitcher).current if self._pane_chosen else None
-            self._show_pane(chosen or pane)
             self.refresh_bindings()
+        pane = self._front_pane()
+        if not self._pane_chosen and pane != self._front:
+            self._front = pane
+            self._show_pane(pane)
+
+    def _draw_plots(self, plots: Grid) -> None:
+        """One plot, or two or four where there is room, of the metrics from the chosen one on."""
+        history, room = self.tuitune.link.history, self.query_one("#middle").size
+        columns = 2 if room.width - _NUMBERS_WIDTH >= 2 * _LEAST_PLOT.width else 1
+        rows = 2 if columns == 2 and room.height >= 2 * _LEAST_PLOT.height else 1
+        plots.styles.grid_size_columns, plots.styles.grid_size_rows = columns, rows
+        metrics = metrics_of(history)
+        for place, plot in enumerate(plots.query(MetricPlot)):
+            plot.display = place < columns * rows
+            if plot.display:
+                plot.show(history, metrics[(self._first_metric + place) % len(metrics)])
+
+    def _front_pane(self) -> str:
+        """The pane with the latest news: sample replies, or what is told of the run."""
+        history = self.tuitune.link.history
+        replied = max((reply.at for reply in history.replies if reply.step), default=0.0)
+        warned = (warning.at for warning in self._warnings if warning.is_lasting)
+        told = max([0.0, *(notice.at for notice in history.notices), *warned])
+        return "samples" if replied > told else "messages"
 
     def _problem(self) -> str | None:
         """Why the run ended without an adapter, or what to do with one whose session is gone."""
@@ -264,7 +295,7 @@ class TrainScreen(StepScreen):
             self.show_problem(error)
 
     def action_next_metric(self) -> None:
-        self.query_one(MetricPlot).show_next_metric()
+        self._first_metric += 1
         self.draw()
 
     def action_next_pane(self) -> None:

@@ -65,7 +65,7 @@ class Axes:
         """What stands left of a row: each fourth one has its value."""
         low, high = self.y_range
         labelled = row % 4 == 0
-        label = f"{high - (high - low) * row / max(1, self.rows - 1):.3g}" if labelled else ""
+        label = _label(high - (high - low) * row / max(1, self.rows - 1), low, high) if labelled else ""
         return f"{label:>{LEFT - 1}} {'┤' if labelled else '│'}"
 
     def below(self, line: int) -> str:
@@ -76,6 +76,16 @@ class Axes:
         left, right, middle = f"{first:,.0f}", f"{last:,.0f}", f"{(first + last) / 2:,.0f}"
         inner = self.columns - len(left) - len(right)
         return " " * (LEFT + 1) + left + (middle.center(inner) if inner > len(middle) + 2 else " " * inner) + right
+
+
+def _label(value: float, low: float, high: float) -> str:
+    """`value` in at most LEFT - 1 characters, with as many decimals as every other value from `low` to `high`."""
+    largest = max(abs(low), abs(high))
+    if not 1e-3 <= largest < 1e6:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    digits = len(f"{largest:.0f}")
+    return f"{value:.{max(0, min(4, 4 - digits))}f}"
 
 
 def _range(ends: list[Floats]) -> tuple[float, float]:

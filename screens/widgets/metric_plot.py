@@ -1,5 +1,6 @@
 """The curves of a run: a metric over its steps, thinned to what the terminal can show."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,7 +15,7 @@ from screens.widgets.axes import LEFT, Axes, Curve
 from tuitune.runs.events import Step
 from tuitune.runs.history import History
 
-MetricName = Literal["loss", "learning_rate", "grad_norm", "tokens_per_second"]
+MetricName = Literal["loss", "learning_rate", "grad_norm", "tokens_per_second", "gpu"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,14 @@ METRICS = (
     Metric("learning_rate", "Learning rate"),
     Metric("grad_norm", "Gradient norm"),
     Metric("tokens_per_second", "Tokens per second"),
+    Metric("gpu", "GPU, %"),
 )
-_ROWS = {metric.name: row for row, metric in enumerate(METRICS, 1)}
-_SMOOTHED = len(METRICS) + 1
+_OF_STEPS = METRICS[:-1]
+_ROWS = {metric.name: row for row, metric in enumerate(_OF_STEPS, 1)}
+_SMOOTHED = len(_OF_STEPS) + 1
 _DECAY = 0.9
+_ROOMY = 46
+"""Cells from which on the legend stands apart."""
 
 
 class Curves:
@@ -102,6 +107,18 @@ def draw(faint: Curve, line: Curve, marks: Curve, columns: int, rows: int) -> Pi
     return Picture(axes.braille(faint), axes.braille(line), frozenset(axes.cells(marks)), axes)
 
 
+_NOTHING: Curve = (np.empty(0), np.empty(0))
+
+
+def _curve(steps: Sequence[int], values: Sequence[float]) -> Curve:
+    return np.array(steps, dtype=float), np.array(values, dtype=float)
+
+
+def metrics_of(history: History) -> tuple[Metric, ...]:
+    """What can be drawn of a history: the card's only where one was looked at."""
+    return METRICS if history.loads else _OF_STEPS
+
+
 class MetricPlot(Widget):
     """One metric of a history; showing a history that has grown is cheap."""
 
@@ -114,18 +131,22 @@ class MetricPlot(Widget):
     MetricPlot > .plot--title { text-style: bold; }
     """
 
-    def __init__(self, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self, curves: Curves) -> None:
+        """`curves` may be those of several plots of one history."""
+        super().__init__()
         self.metric = METRICS[0]
-        self._curves = Curves()
-        self._marks: Curve = (np.empty(0), np.empty(0))
+        self._curves = curves
+        self._memory = self._busy = self._marks = _NOTHING
         self._picture: Picture | None = None
 
-    def show_next_metric(self) -> None:
-        self.metric = METRICS[(METRICS.index(self.metric) + 1) % len(METRICS)]
-
-    def show(self, history: History) -> None:
+    def show(self, history: History, metric: Metric) -> None:
+        self.metric = metric
         self._curves.follow(history)
+        if metric.name == "gpu":
+            loads = history.loads
+            known = [load for load in loads if load.busy is not None]
+            self._memory = _curve([load.step for load in loads], [load.memory for load in loads])
+            self._busy = _curve([load.step for load in known], [load.busy or 0.0 for load in known])
         held_out = [each for each in history.evaluations if np.isfinite(each.loss)]
         self._marks = (
             np.array([each.step for each in held_out], dtype=float),
@@ -154,21 +175,26 @@ class MetricPlot(Widget):
         return Strip(segments).adjust_cell_length(width, self.rich_style)
 
     def _draw(self, columns: int, rows: int) -> Picture:
-        nothing = (np.empty(0), np.empty(0))
         if self.metric.name == "loss":
             return draw(self._curves.of("loss"), self._curves.smoothed, self._marks, columns, rows)
-        return draw(nothing, self._curves.of(self.metric.name), nothing, columns, rows)
+        if self.metric.name == "gpu":
+            return draw(self._busy, self._memory, _NOTHING, columns, rows)
+        return draw(_NOTHING, self._curves.of(self.metric.name), _NOTHING, columns, rows)
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"plot--{name}")
 
     def _title(self) -> list[Segment]:
+        gap = "   " if self.size.width >= _ROOMY else " "
         segments = [Segment(f" {self.metric.title}", self._style("title"))]
         if self.metric.name == "loss":
-            segments.append(Segment("   ━ smoothed", self._style("line")))
-            segments.append(Segment("   ━ each step", self._style("faint")))
+            segments.append(Segment(f"{gap}━ smoothed", self._style("line")))
+            segments.append(Segment(f"{gap}━ each step", self._style("faint")))
             if len(self._marks[0]):
-                segments.append(Segment("   ◆ held-out", self._style("mark")))
+                segments.append(Segment(f"{gap}◆ held-out", self._style("mark")))
+        elif self.metric.name == "gpu":
+            segments.append(Segment(f"{gap}━ memory", self._style("line")))
+            segments.append(Segment(f"{gap}━ load", self._style("faint")))
         return segments
 
     def _row(self, picture: Picture, row: int) -> list[Segment]:

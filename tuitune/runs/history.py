@@ -24,6 +24,15 @@ from tuitune.runs.pace import Pace
 _SAMPLES_KEPT = 60  # a minute
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the card was at a step, each in percent; `busy` is None where NVML does not tell it."""
+
+    step: int
+    memory: float
+    busy: float | None
+
+
 @dataclass
 class Attempt:
     """A session's hold on the run: from when, until when it was last heard of, and what an hour of it costs."""
@@ -54,6 +63,8 @@ class History:
     pace: Pace = field(default_factory=Pace)
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
     """The latest ones, for what a single one cannot tell."""
+    loads: list[Load] = field(default_factory=list)
+    """One of each step during which the card was looked at."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -85,6 +96,8 @@ class History:
                 # A resumed attempt runs the steps after its checkpoint again: the newer ones stand.
                 while self.steps and self.steps[-1].step >= event.step:
                     self.steps.pop()
+                while self.loads and self.loads[-1].step >= event.step:
+                    self.loads.pop()
                 self.steps.append(event)
             case Evaluation():
                 while self.evaluations and self.evaluations[-1].step >= event.step:
@@ -96,6 +109,11 @@ class History:
                 self.sample = event
                 self.samples.append(event)
                 self.peak_gpu_bytes = max(self.peak_gpu_bytes, event.gpu_process_bytes or 0)
+                if self.steps and event.gpu_total_bytes:
+                    if self.loads and self.loads[-1].step == self.step:
+                        self.loads.pop()
+                    memory = 100 * (event.gpu_used_bytes or 0) / event.gpu_total_bytes
+                    self.loads.append(Load(self.step, memory, event.gpu_percent))
             case Checkpoint():
                 self.checkpoints.append(event)
             case Notice():
