@@ -154,19 +154,26 @@ def numbers(history: History, height: int = 0) -> Content:
         share = plan.trainable_parameters / max(1, plan.total_parameters)
         rows.append(("trained", f"{count(plan.trainable_parameters)} ({share:.2%})"))
         rows.append(("rows", f"{plan.rows:,}"))
-    machine = _machine(history.sample, history.peak_gpu_bytes, history.plan) if history.sample else []
+    machine = _machine(history.sample, history.peak_gpu_bytes) if history.sample else []
+    if history.sample and (not height or len(rows) + len(machine) < height):
+        machine.insert(0, _device(history.sample, history.plan))
     too_many = len(rows) + len(machine) - (height or 99)
     left_out = _NEEDED_LEAST[: max(0, too_many)]
     lines = [Content.assemble((f"{name:<14}", MUTED), value) for name, value in rows if name not in left_out]
     return Content("\n").join(lines + machine)
 
 
-def _machine(sample: Sample, peak_gpu_bytes: int, plan: Plan | None) -> list[Content]:
+def _device(sample: Sample, plan: Plan | None) -> Content:
+    """The card's name, or that there is none."""
+    if not sample.gpu_total_bytes:
+        return Content.styled("No GPU: the CPU trains", "$text-warning")
+    return Content.styled(fit(one_line(plan.device if plan else "GPU"), NUMBERS_WIDTH).rstrip(), "bold")
+
+
+def _machine(sample: Sample, peak_gpu_bytes: int) -> list[Content]:
     lines = []
     if sample.gpu_total_bytes:
         used = sample.gpu_used_bytes or 0
-        if plan is not None:
-            lines.append(Content.styled(fit(one_line(plan.device), NUMBERS_WIDTH).rstrip(), "bold"))
         lines.append(_memory("GPU", used, sample.gpu_total_bytes))
         lines.append(Content(f"  run {_gib(sample.gpu_process_bytes or 0)}, peak {_gib(peak_gpu_bytes)} GiB"))
         readings = [
@@ -175,8 +182,6 @@ def _machine(sample: Sample, peak_gpu_bytes: int, plan: Plan | None) -> list[Con
             f"{sample.gpu_watts:.0f} W" if sample.gpu_watts is not None else "",
         ]
         lines.append(Content("  " + "  ".join(each for each in readings if each)))
-    else:
-        lines.append(Content.styled("No GPU: the CPU trains", "$text-warning"))
     lines.append(_memory("RAM", sample.host_used_bytes, sample.host_total_bytes))
     processor = f", CPU {sample.cpu_percent:.0f} %" if sample.cpu_percent is not None else ""
     lines.append(Content(f"  run {gib(sample.process_bytes)}{processor}"))

@@ -24,7 +24,7 @@ _WORDS = {
     "checkpoint": "the run as it stood after a step, from which it can go on",
     "merged": "a whole model into which the adapter was added",
     "GGUF": "one file for llama.cpp, Ollama and LM Studio",
-    "f16, q8_0, q4_k_m": "kinds of GGUF: whole 16 bits, 8 bits (nearly as good, half the size), 4 bits (a quarter, some loss)",
+    "f16, q8_0, q4_k_m": "kinds of GGUF: all 16 bits; 8 bits, half the size and nearly as good; 4 bits, a quarter",
     "temperature": "how freely the next token is drawn; 0 always takes the likeliest",
 }
 _ON: dict[StepName | None, tuple[str, ...]] = {

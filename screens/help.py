@@ -1,4 +1,4 @@
-"""Help on a screen: the focused field, its keys, what it does to the model, its words, and what can be had everywhere."""
+"""Help on a screen: the focused field, its keys, what the step does, its words, and the keys of every screen."""
 
 from typing import TYPE_CHECKING, ClassVar
 

@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
-from screens.dashboard import headline, messages, numbers, pace
+from screens.app import TuituneApp
+from screens.dashboard import NUMBERS_WIDTH, headline, messages, numbers, pace
+from screens.widgets.axes import LEFT, Axes
 from tests.screens import histories
+from tests.screens.conftest import SIZE, screen_text, settled
 from tuitune.machine.hardware import sample
+from tuitune.recipe import Recipe
 from tuitune.runs.events import Sample
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
@@ -77,3 +82,47 @@ def test_what_is_known_from_the_beginning_stands_among_the_messages_at_its_time(
     warnings = warnings_of(history)
     assert "Only 5 rows are held out" in messages(history, warnings).plain.splitlines()[-2]
     assert "held" not in headline(history, None, is_training=True, problem=None, warnings=warnings).plain
+
+
+@pytest.mark.parametrize(
+    "name", ["NVIDIA H200", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "日本製の非常に速い計算用カード"]
+)
+def test_the_card_is_named_and_nothing_of_it_wraps_from_60_to_141_gib(name: str) -> None:
+    history = histories.of(histories.training())
+    assert history.sample is not None and history.plan is not None
+    history.plan = dataclasses.replace(history.plan, device=name)
+    for gib in range(60, 142):
+        held: dict[str, Any] = dict.fromkeys(("gpu_total_bytes", "gpu_used_bytes", "gpu_process_bytes"), gib * 2**30)
+        history.add(dataclasses.replace(history.sample, **held, gpu_percent=100.0, gpu_celsius=100.0, gpu_watts=1000.0))
+        lines = numbers(history).plain.splitlines()
+        assert max(map(cell_len, lines)) <= NUMBERS_WIDTH, lines
+        assert any(line.startswith(name[:9]) for line in lines)
+
+
+def test_a_machine_without_a_gpu_says_so() -> None:
+    history = histories.of(iter([Sample(process_bytes=1, host_used_bytes=1, host_total_bytes=2)]))
+    assert "No GPU: the CPU trains" in numbers(history).plain
+
+
+async def test_more_curves_stand_side_by_side_in_a_larger_terminal(recipe: Recipe, runs_folder: Path) -> None:
+    run = histories.write(histories.training(), recipe, runs_folder, "one")
+    app = TuituneApp(recipe, runs_folder=runs_folder, attach=run)
+    titles = ("Loss", "Learning rate", "Gradient norm", "Tokens per second")
+    async with app.run_test(size=SIZE) as pilot:
+        for size, shown in (((80, 24), 1), ((120, 40), 2), ((200, 60), 4)):
+            await pilot.resize_terminal(*size)
+            await settled(pilot)
+            text = screen_text(pilot)
+            assert [f" {title} " in text.replace("\n", " ") for title in titles] == [
+                place < shown for place in range(4)
+            ]
+            assert "held-out" in text and (shown == 1 or "NVIDIA RTX 4090" in text)
+
+
+@pytest.mark.parametrize("ends", [(0.0001, 0.0002), (0.4, 3.2), (0.0, 12.0), (1_200.0, 99_000.0), (2.0e6, 3.1e6)])
+def test_labels_of_an_axis_have_one_width(ends: tuple[float, float]) -> None:
+    axes = Axes((0.0, 1.0), ends, columns=20, rows=13)
+    labels = [axes.left_of(row).rstrip("┤│").strip() for row in range(13)]
+    written = [label for label in labels if label]
+    assert len(written) == 4 and len({len(label.split(".")[-1]) for label in written if "." in label}) <= 1
+    assert all(len(axes.left_of(row)) == LEFT + 1 for row in range(13))
