@@ -35,7 +35,7 @@ class DPO(Section):
     loss_weights: list[float] | None = None
     """Weight of each loss; empty weighs all of them 1."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Share of pairs taken to be the wrong way round, for loss_type sigmoid and robust."""
+    """Share of pairs taken to be the wrong way round, for loss_type robust."""
 
     @model_validator(mode="after")
     def _one_weight_a_loss(self) -> Self:

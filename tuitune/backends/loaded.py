@@ -31,6 +31,8 @@ class LoadedModel:
     """The layers that got a fresh adapter; None before, and with a saved one."""
     begun: dict[str, Any] = field(default_factory=dict)
     """The trained parameters as the run began with them, by name, on the CPU; empty before a trainer is made."""
+    reference: dict[str, Any] = field(default_factory=dict)
+    """What the model said of the training and the held-out rows before it was trained, where a method asks that."""
     compiled: bool = True
     """Whether torch.compile is used on the model's own parts."""
     dequantize_once: bool = False

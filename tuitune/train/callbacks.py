@@ -134,7 +134,8 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
                 metrics=metrics,
             )
         )
-        if state.global_step == 1 and (problem := self._learner.problem_of_first_step(loss, metrics)):
+        recipe = self._evaluator.recipe
+        if state.global_step == 1 and (problem := self._learner.problem_of_first_step(recipe, loss, metrics)):
             raise WrongStart(problem)
 
 

@@ -81,10 +81,21 @@ class Batches:
     """What the user should know of it; None where rows are laid end to end as they should be."""
 
 
-def settle_batches(loaded: LoadedModel, rows: Any, progress: Callable[[str], None] = lambda text: None) -> Batches:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a method makes batches of sequences for a model, and computes the loss of one over a number of labels."""
+
+    collator: Callable[[LoadedModel], Callable[[Sequence[Row]], dict[str, Any]]]
+    loss: Callable[[LoadedModel, dict[str, Any], int], Any]
+
+
+def settle_batches(
+    loaded: LoadedModel, rows: Any, progress: Callable[[str], None] = lambda text: None, way: Way | None = None
+) -> Batches:
     """Lay rows end to end where that is proven on this model, else pad them; `loaded` is set accordingly.
 
-    `loaded` has its adapter; `rows` is the training dataset. `progress` gets what is being done, in words. Raises
+    `loaded` has its adapter; `rows` are sequences that are trained on, `way` is by default that of the model's own
+    loss. `progress` gets what is being done, in words. Raises
     TuituneError where a pass cannot be run at all.
     """
     import torch
@@ -94,7 +105,7 @@ def settle_batches(loaded: LoadedModel, rows: Any, progress: Callable[[str], Non
     with explained(loaded.recipe, "running a first pass of"):
         if loaded.padding_free:
             try:
-                isolation, attention = _proven(loaded, rows, progress)
+                isolation, attention = _proven(loaded, rows, progress, way)
                 problem = isolation.problem
             except torch.OutOfMemoryError:
                 raise
@@ -103,7 +114,7 @@ def settle_batches(loaded: LoadedModel, rows: Any, progress: Callable[[str], Non
             if problem is None:
                 return Batches("end to end", attention, isolation, None)
             loaded.padding_free = False
-        isolation, attention = _proven(loaded, rows, progress)
+        isolation, attention = _proven(loaded, rows, progress, way)
     loaded.attention = attention
     notice = None
     if problem is not None:
@@ -118,18 +129,20 @@ def settle_batches(loaded: LoadedModel, rows: Any, progress: Callable[[str], Non
     return Batches("padded", attention, isolation, notice)
 
 
-def _proven(loaded: LoadedModel, rows: Any, progress: Callable[[str], None]) -> tuple[Isolation, str]:
+def _proven(loaded: LoadedModel, rows: Any, progress: Callable[[str], None], way: Way | None) -> tuple[Isolation, str]:
     if loaded.backend.name != "unsloth":
-        return prove_isolation(loaded, rows, progress), loaded.attention
+        return prove_isolation(loaded, rows, progress, way), loaded.attention
     from tuitune.backends.attention import watched
 
     with watched(loaded.model) as kernels:
-        isolation = prove_isolation(loaded, rows, progress)
+        isolation = prove_isolation(loaded, rows, progress, way)
     loaded.attention = " and ".join(kernels)
     return isolation, loaded.attention
 
 
-def prove_isolation(loaded: LoadedModel, rows: Any, progress: Callable[[str], None] = lambda text: None) -> Isolation:
+def prove_isolation(
+    loaded: LoadedModel, rows: Any, progress: Callable[[str], None] = lambda text: None, way: Way | None = None
+) -> Isolation:
     """Compare a few of the training rows in the model's own kind of batch with the same rows alone.
 
     `loaded` has its adapter; `rows` is the training dataset (`input_ids`, `labels`). Weights and the random state are
@@ -138,7 +151,8 @@ def prove_isolation(loaded: LoadedModel, rows: Any, progress: Callable[[str], No
     import torch
 
     chosen = _chosen(rows)
-    together, alone = collator(loaded), Padded(loaded.tokenizer.pad_token_id or 0)
+    way = way or Way(collator, loss_of)
+    together, alone = way.collator(loaded), Padded(loaded.tokenizer.pad_token_id or 0)
     middle = len(chosen) // 2
     unlabelled = {**chosen[middle], "labels": [IGNORED] * len(chosen[middle]["labels"])}
     reversed_row = {**unlabelled, "input_ids": list(unlabelled["input_ids"])[::-1]}
@@ -149,19 +163,19 @@ def prove_isolation(loaded: LoadedModel, rows: Any, progress: Callable[[str], No
     with torch.random.fork_rng(devices=random_of), _without_dropout(loaded.model):
         began = time.monotonic()
         progress("Compiling kernels, once; the next run finds them")
-        _pass(loaded, [batch, alone(chosen[:1])], trained)
+        _pass(loaded, way, [batch, alone(chosen[:1])], trained)
         progress("Checking that the rows of a batch are kept apart")
         warm = time.monotonic()
-        loss, gradient = _pass(loaded, [batch], trained)
-        loss_alone, gradient_alone = _pass(loaded, [alone([row]) for row in chosen], trained)
+        loss, gradient = _pass(loaded, way, [batch], trained)
+        loss_alone, gradient_alone = _pass(loaded, way, [alone([row]) for row in chosen], trained)
         with _moved_embeddings(loaded.model, seed=0):
-            loss_moved, gradient_moved = _pass(loaded, [batch], trained)
+            loss_moved, gradient_moved = _pass(loaded, way, [batch], trained)
         moves = [loss_moved - loss]
         for seed in range(1, _MOVES):
             with _moved_embeddings(loaded.model, seed=seed):
-                moves.append(_loss(loaded, batch, trained) - loss)
+                moves.append(_loss(loaded, way, batch, trained) - loss)
         kept, changed = (together(_with(chosen, middle, row)) for row in (unlabelled, reversed_row))
-        before, again, after = (_loss(loaded, each, trained) for each in (kept, kept, changed))
+        before, again, after = (_loss(loaded, way, each, trained) for each in (kept, kept, changed))
         done = time.monotonic()
     for parameter in loaded.model.parameters():
         parameter.grad = None
@@ -196,22 +210,22 @@ def _with(rows: Sequence[Row], place: int, row: Row) -> list[Row]:
     return [row if i == place else other for i, other in enumerate(rows)]
 
 
-def _pass(loaded: LoadedModel, batches: list[dict[str, Any]], trained: int) -> tuple[float, dict[str, Any]]:
+def _pass(loaded: LoadedModel, way: Way, batches: list[dict[str, Any]], trained: int) -> tuple[float, dict[str, Any]]:
     """The loss over `trained` labels and the adapter's gradients, by parameter, after all batches."""
     for parameter in loaded.model.parameters():
         parameter.grad = None
     loss = 0.0
     for batch in batches:
-        part = loss_of(loaded, batch, trained)
+        part = way.loss(loaded, batch, trained)
         part.backward()
         loss += part.item()
     parameters = loaded.model.named_parameters()
     return loss, {name: p.grad for name, p in parameters if p.grad is not None and "lora_" in name}
 
 
-def _loss(loaded: LoadedModel, batch: dict[str, Any], trained: int) -> float:
+def _loss(loaded: LoadedModel, way: Way, batch: dict[str, Any], trained: int) -> float:
     """With gradients on, as the kernels are others without."""
-    return float(loss_of(loaded, batch, trained).item())
+    return float(way.loss(loaded, batch, trained).item())
 
 
 def loss_of(loaded: LoadedModel, batch: dict[str, Any], trained: int) -> Any:

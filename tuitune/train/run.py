@@ -13,7 +13,7 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import begin_with_adapter, require_adapter
 from tuitune.backends.loftq import require_loftq
 from tuitune.data.prepare import Prepared, prepare
-from tuitune.errors import explain
+from tuitune.errors import TuituneError, explain
 from tuitune.method_sections import GRPO
 from tuitune.model.config import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
@@ -26,7 +26,7 @@ from tuitune.train.autotune import fit, halved
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
 from tuitune.train.evaluate import Evaluator
 from tuitune.train.isolation import Batches, settle_batches
-from tuitune.train.methods import learner_of
+from tuitune.train.methods import Learner, learner_of
 from tuitune.train.resume import (
     Resumption,
     data_digest,
@@ -108,7 +108,7 @@ def train(
     for text in loaded.targets.left_out if loaded.targets else ():
         emit(Notice(text=text))
     on_gpu = loaded.model.device.type == "cuda"
-    batches = _settle(loaded, learner.isolation_rows(prepared.train), emit) if on_gpu else None
+    batches = _settle(loaded, learner, prepared, emit) if on_gpu else None
     if recipe.train.fit and learner.fits and on_gpu:
         phase("adapter", "Timing ways to run a step on this GPU")
         recipe = _fit(loaded, recipe, prepared, run, control, emit)
@@ -135,6 +135,7 @@ def train(
     trainer = evaluator.trainer = new_trainer(recipe)
     if recipe.lora.init_adapter is not None:
         begin_with_adapter(loaded, recipe.lora.init_adapter)  # once the trainer has turned the adapter to fp32
+    require_trainable(loaded)
     trained = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
     loaded.begun = {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained.items()}
     plan = _plan(loaded, recipe, prepared, trainer, batches)
@@ -143,7 +144,13 @@ def train(
     emit(plan)
     status: Literal["done", "stopped"] = "stopped"
     adapter_step = None
+    asking = "Asking the model as it is for its log-probabilities"
+    tell = _at_most_every(0.2, lambda done, total: phase("before", asking, done, total))
     try:
+        if not learner.before_training(loaded, recipe, prepared, plan.model_digest, tell, control.stop.is_set):
+            raise Stopped
+        if loaded.reference:  # rows look it up as they are drawn
+            evaluator.trainer = new_trainer(recipe)
         if checkpoint is None:
             phase("before", "Measuring the model before training")
             evaluator.measure(0)
@@ -187,9 +194,14 @@ def train(
     return loaded
 
 
-def _settle(loaded: LoadedModel, rows: Any, emit: Emit) -> Batches:
+def _settle(loaded: LoadedModel, learner: Learner, prepared: Prepared, emit: Emit) -> Batches:
     """Prove on the model itself how its rows can be batched, and tell where they are not laid end to end."""
-    batches = settle_batches(loaded, rows, lambda text: emit(Phase(name="adapter", text=text, done=None, total=None)))
+    batches = settle_batches(
+        loaded,
+        learner.isolation_rows(prepared.train),
+        lambda text: emit(Phase(name="adapter", text=text, done=None, total=None)),
+        learner.way,
+    )
     warm_up = batches.isolation.warm_up_seconds
     if warm_up > _LONG_WARM_UP_SECONDS:
         emit(Notice(text=f"The model's kernels were compiled in {warm_up:.0f} s; the next run finds them."))
@@ -304,6 +316,12 @@ def _train_to_the_end(
             if checkpoint is None and name in loaded.begun:
                 parameter.data.copy_(loaded.begun[name])
             parameter.grad = None
+
+
+def require_trainable(loaded: LoadedModel) -> None:
+    """Refuse a model of which nothing would be trained, as one with an adapter loaded for use. Raises TuituneError."""
+    if not any(parameter.requires_grad for parameter in loaded.model.parameters()):
+        raise TuituneError("Nothing of this model would be trained: its adapter is frozen; train a new run from it.")
 
 
 def save_adapter(loaded: LoadedModel, run: Run) -> None:

@@ -3,9 +3,15 @@
 from tuitune.recipe import Recipe
 from tuitune.train.methods.grpo import GRPO
 from tuitune.train.methods.learner import Learner
+from tuitune.train.methods.pairs import DPO, ORPO, SimPO
 from tuitune.train.methods.sft import SFT
+from tuitune.train.methods.thumbs import KTO
 
-LEARNERS: dict[str, Learner] = {learner.method.name: learner for learner in (SFT(), GRPO())}
+__all__ = ["LEARNERS", "Learner", "learner_of"]
+
+LEARNERS: dict[str, Learner] = {
+    learner.method.name: learner for learner in (SFT(), DPO(), ORPO(), SimPO(), KTO(), GRPO())
+}
 
 
 def learner_of(recipe: Recipe) -> Learner:

@@ -8,7 +8,9 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import Prepared
 from tuitune.methods import Method
 from tuitune.recipe import Recipe
+from tuitune.train.batching import collator
 from tuitune.train.control import Control, Emit
+from tuitune.train.isolation import Way, loss_of
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -58,6 +60,23 @@ class Learner:
         train = recipe.train
         return math.ceil(rows / (train.per_device_train_batch_size * train.gradient_accumulation_steps))
 
-    def problem_of_first_step(self, loss: float, metrics: Mapping[str, float]) -> str | None:
+    @property
+    def way(self) -> Way:
+        """How such sequences are put into batches, and the loss of one, as in training."""
+        return Way(collator, loss_of)
+
+    def before_training(
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        prepared: Prepared,
+        model_digest: str,
+        progress: Callable[[int, int], None],
+        cancelled: Callable[[], bool],
+    ) -> bool:
+        """What has to be known of the model as it is, with its adapter as it begins; False where `cancelled`."""
+        return True
+
+    def problem_of_first_step(self, recipe: Recipe, loss: float, metrics: Mapping[str, float]) -> str | None:
         """What is wrong with the first step of a run, in a sentence for the user; None where nothing is."""
         return None

@@ -1,0 +1,127 @@
+"""What the model said before it was trained, which DPO and KTO hold it to: asked once for each row, and kept."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tuitune.backends.loaded import LoadedModel
+from tuitune.errors import TuituneError
+from tuitune.paths import cache_folder, key_of
+from tuitune.recipe import Recipe
+from tuitune.train.batching import Row
+from tuitune.train.methods.replies import CollateReplies, evaluating, reply_logps
+
+log = logging.getLogger(__name__)
+
+KEPT = 12
+"""Files in the cache; the least recently used beyond them are deleted."""
+Progress = Callable[[int, int], None]
+
+
+def begins_as_base(recipe: Recipe) -> bool:
+    """Whether the model begins as its base is, so that its reference is the model with its adapter switched off."""
+    lora = recipe.lora
+    return lora.init_adapter is None and lora.init_lora_weights is True and lora.bias == "none"
+
+
+def reference_logps(
+    loaded: LoadedModel,
+    recipe: Recipe,
+    rows: Sequence[Sequence[Row]],
+    model_digest: str,
+    progress: Progress,
+    cancelled: Callable[[], bool],
+) -> Tensor | None:
+    """Log-probability of every sequence of every row by the model as it is, (rows, sequences) in fp32 on the CPU.
+
+    Found again where the same was asked of the same model before. None where `cancelled` turned true.
+    """
+    file = cache_folder("reference") / f"{_key(loaded, recipe, rows, model_digest)}.pt"
+    if (known := _kept(file, len(rows))) is not None:
+        progress(len(rows), len(rows))
+        return known
+    collate, batch_rows = CollateReplies.of(loaded), recipe.train.per_device_train_batch_size
+    # Rows of like lengths beside each other need little padding; the longest come first, where memory may run out.
+    order = sorted(range(len(rows)), key=lambda place: -sum(len(row["input_ids"]) for row in rows[place]))
+    sums: list[Tensor | None] = [None] * len(rows)
+    with evaluating(loaded.model), torch.no_grad():
+        at = 0
+        while at < len(order):
+            if cancelled():
+                return None
+            places = order[at : at + batch_rows]
+            try:
+                batch = collate([sequence for place in places for sequence in rows[place]])
+                logps = reply_logps(loaded, batch).cpu()
+            except torch.OutOfMemoryError:
+                if batch_rows == 1:
+                    raise
+                batch_rows //= 2
+                torch.cuda.empty_cache()
+                continue
+            for place, values in zip(places, logps.split([len(rows[place]) for place in places]), strict=True):
+                sums[place] = values
+            at += len(places)
+            progress(at, len(rows))
+    reference = torch.stack([values for values in sums if values is not None])
+    if not reference.isfinite().all():
+        raise TuituneError(
+            "The model gives a reply of the data no probability (NaN or infinite) before it is trained: "
+            "train in 16-bit (model.load_in_4bit: false), or choose another model."
+        )
+    _keep(file, reference)
+    return reference
+
+
+def _key(loaded: LoadedModel, recipe: Recipe, rows: Sequence[Sequence[Row]], model_digest: str) -> str:
+    import hashlib
+
+    import numpy as np
+
+    digest = hashlib.blake2b(digest_size=16)
+    for sequences in rows:
+        for sequence in sequences:
+            for name in ("input_ids", "labels"):
+                digest.update(np.asarray(sequence[name], dtype=np.int32).tobytes())
+            digest.update(b"|")
+    begun = recipe.lora.init_adapter
+    return key_of(
+        recipe.model.model_dump(mode="json"),
+        model_digest,
+        recipe.lora.model_dump(mode="json"),
+        *([Path(begun) / "adapter_model.safetensors"] if begun else []),
+        recipe.train.seed,
+        loaded.backend.name,
+        loaded.padding_free,
+        str(loaded.model.device),
+        torch.cuda.get_device_name() if loaded.model.device.type == "cuda" else "",
+        torch.__version__,
+        digest.hexdigest(),
+    )
+
+
+def _kept(file: Path, rows: int) -> Tensor | None:
+    try:
+        reference = torch.load(file, weights_only=True)
+        if isinstance(reference, Tensor) and len(reference) == rows:
+            file.touch()
+            return reference
+    except Exception:  # not there, or whatever a damaged file makes torch raise
+        return None
+    return None
+
+
+def _keep(file: Path, reference: Tensor) -> None:
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staged = file.with_suffix(".making")
+        torch.save(reference, staged)
+        staged.rename(file)
+        files = sorted(file.parent.glob("*.pt"), key=lambda kept: -kept.stat().st_mtime)
+        for old in files[KEPT:]:
+            old.unlink(missing_ok=True)
+    except OSError as error:  # without room it is asked again the next time
+        log.warning("the reference's log-probabilities could not be kept: %s", error)

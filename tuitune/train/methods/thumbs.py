@@ -1,0 +1,144 @@
+"""KTO: single replies that are good or bad, measured against how far the model has drifted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tuitune import method_sections
+from tuitune.backends.loaded import LoadedModel
+from tuitune.methods import METHODS
+from tuitune.recipe import Recipe
+from tuitune.train.batching import IGNORED
+from tuitune.train.methods.pairs import START_NATS, ReplyLearner, ReplyRows, wrong_start
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tuitune.train.methods.reply_trainer import Outcome, Totals
+
+
+@dataclass
+class ThumbRows(ReplyRows):
+    """Each row's prompt also stands before another row's reply: by such replies, which nobody gave to that prompt, the
+    drift from the reference is measured. The other row is drawn from the seed once, so that a step's rows have the same
+    ones however it is divided into passes.
+    """
+
+    seed: int
+    max_length: int
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        order = np.random.default_rng(self.seed).permutation(len(self))
+        self._other = np.empty(len(self), dtype=np.int64)
+        self._other[order] = np.roll(order, 1)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        row, other = self.dataset[place], self.dataset[int(self._other[place])]
+        sequences = [*self.learner.sequences(row), mismatched(row, other, self.max_length)]
+        found = {**row, "sequences": sequences}
+        return found if self.reference is None else {**found, "reference": self.reference[place]}
+
+
+def mismatched(row: Mapping[str, Any], other: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+    """The prompt of one row with the reply of another behind it, which is counted; the prompt's beginning is cut."""
+    begin, theirs = _reply_of(row), _reply_of(other)
+    reply, labels = list(other["input_ids"][theirs:]), list(other["labels"][theirs:])
+    prompt = list(row["input_ids"][:begin])[-max(1, max_length - len(reply)) :]
+    return {"input_ids": prompt + reply, "labels": [IGNORED] * len(prompt) + labels}
+
+
+def _reply_of(row: Mapping[str, Any]) -> int:
+    """Where the row's first counted token stands; at least 1, as the first token is never counted."""
+    return max(1, next(place for place, label in enumerate(row["labels"]) if label != IGNORED))
+
+
+class KTO(ReplyLearner):
+    method = METHODS["kto"]
+    has_reference = True
+
+    def sequences(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [{"input_ids": row["input_ids"], "labels": row["labels"]}]
+
+    def rows(self, prepared: Any, recipe: Recipe, reference: "Tensor | None") -> ThumbRows:
+        return ThumbRows(self, prepared, reference, recipe.train.seed, recipe.data.max_length)
+
+    def collate_rows(self, loaded: LoadedModel, rows: Sequence[Any]) -> dict[str, Any]:
+        import torch
+
+        from tuitune.train.methods.replies import CollateReplies
+
+        collate = CollateReplies.of(loaded)
+        batch = collate([row["sequences"][0] for row in rows])
+        batch["desirable"] = torch.tensor([bool(row["desirable"][0]) for row in rows])
+        if len(rows[0]["sequences"]) > 1:
+            batch["kl"] = collate([row["sequences"][1] for row in rows])
+        if "reference" in rows[0]:
+            batch["reference"] = torch.stack([row["reference"][0] for row in rows])
+            batch["kl"]["reference"] = torch.stack([row["reference"][1] for row in rows])
+        return batch
+
+    def loss(self, recipe: Recipe) -> "ThumbLoss":
+        assert isinstance(recipe.method, method_sections.KTO)
+        return ThumbLoss(recipe.method)
+
+    def problem_of_first_step(self, recipe: Recipe, loss: float, metrics: Mapping[str, float]) -> str | None:
+        section = recipe.method
+        assert isinstance(section, method_sections.KTO)
+        reward = max(abs(metrics.get(f"rewards/{side}", 0.0)) for side in ("chosen", "rejected"))
+        tolerance, weighs_alike = START_NATS * section.beta, section.desirable_weight == section.undesirable_weight == 1
+        if (weighs_alike and abs(loss - 0.5) > tolerance) or reward > 4 * tolerance:
+            return wrong_start("kto", f"loss {loss:.4f} and rewards of {reward:.4f}", "0.5 and 0")
+        return None
+
+
+@dataclass
+class ThumbLoss:
+    section: method_sections.KTO
+
+    def totals(self, loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> "Totals":
+        """With the drift over all the step's rows: never below 0, and without gradient."""
+        import torch
+
+        from tuitune.train.methods.reply_trainer import Totals
+
+        rows = sum(len(batch["label_counts"]) for batch in batches)
+        kl = torch.zeros((), device=loaded.model.device)
+        if self.section.loss_type == "kto":
+            with torch.no_grad():
+                drifts = [_ratio(loaded, batch["kl"])[0].sum() for batch in batches]
+                kl = (torch.stack(drifts).sum() / rows).clamp(min=0)
+        return Totals(rows, rows, kl)
+
+    def outcome(self, loaded: LoadedModel, batch: dict[str, Any], totals: "Totals") -> "Outcome":
+        import torch
+
+        from tuitune.train.methods.losses import Replies, kto_loss
+        from tuitune.train.methods.reply_trainer import Outcome
+
+        assert totals.kl is not None
+        ratio, logps = _ratio(loaded, batch)
+        tokens, desirable = (batch[name].to(loaded.model.device) for name in ("label_counts", "desirable"))
+        replies = Replies(logps, logps.detach() - ratio.detach(), tokens)
+        losses = kto_loss(self.section, replies, desirable, totals.kl)
+        with torch.no_grad():
+            good, bad = int(batch["desirable"].sum()), int((~batch["desirable"]).sum())
+            reward = self.section.beta * ratio
+            sums = {
+                "kl": (totals.kl * len(tokens), len(tokens)),
+                "rewards/chosen": (reward[desirable].sum(), good),
+                "rewards/rejected": (reward[~desirable].sum(), bad),
+                "logps/chosen": (logps[desirable].sum(), good),
+                "logps/rejected": (logps[~desirable].sum(), bad),
+            }
+        return Outcome(losses.sum() / totals.rows, sums)
+
+
+def _ratio(loaded: LoadedModel, batch: dict[str, Any]) -> tuple[Any, Any]:
+    """By how much the model finds each reply likelier than its reference does, and its log-probability."""
+    from tuitune.train.methods.replies import base_logps, reply_logps
+
+    reference = batch["reference"].to(loaded.model.device) if "reference" in batch else base_logps(loaded, batch)
+    logps = reply_logps(loaded, batch)
+    return logps - reference, logps
