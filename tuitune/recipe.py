@@ -270,6 +270,9 @@ class Recipe(Section):
             raise UnusableInput(f"The {named} must hold the sections model and data, as `name: value` pairs.")
         raw = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
         for change in changes or []:
+            if change.partition("=")[0].strip() == "method":  # another method has other fields: all of them go
+                raw["method"] = {"name": change.partition("=")[2].strip()}
+                continue
             section, field, value = _parse_change(change)
             target = raw.setdefault(section, {})
             if isinstance(target, dict):

@@ -4,20 +4,23 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tuitune.conversation import REASONING_FIELDS, Conversation, Message, Sample, UnusableRow
 from tuitune.errors import UnusableInput
 from tuitune.text import one_line
 
-FormatName = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "columns", "preference", "prompt", "text"]
+FormatName = Literal[
+    "messages", "sharegpt", "alpaca", "prompt-completion", "columns", "preference", "labelled", "prompt", "text"
+]
 Raw = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
 MAPPABLE = (
     *("user", "assistant", "system"),
-    *("messages", "tools", "instruction", "input", "output", "prompt", "completion", "chosen", "rejected", "text"),
+    *("messages", "tools", "instruction", "input", "output", "prompt", "completion", "chosen", "rejected", "label"),
+    "text",
 )
 """What `data.columns` may map to a column."""
 
@@ -37,6 +40,24 @@ _PAIRS = (
 
 _PROMPTS = ("prompt", "question", "query", "problem")
 """Columns that hold what is asked, where no other column is known to hold a reply."""
+
+_CHOSEN_REJECTED = (
+    *(("chosen", "rejected"), ("preferred", "rejected"), ("preferred", "dispreferred"), ("accepted", "rejected")),
+    *(("chosen_response", "rejected_response"), ("preferred_output", "non_preferred_output"), ("winner", "loser")),
+    *(("better", "worse"), ("response_chosen", "response_rejected"), ("answer_chosen", "answer_rejected")),
+)
+"""Names of the two columns of a pair, the chosen reply's first."""
+_ASKED = (*_PROMPTS, "instruction", "input", "messages", "conversations", "context")
+"""Columns that hold what a pair answers."""
+_LABELS = ("label", "kto_tag", "thumbs_up", "thumb", "thumbs", "desirable", "is_good", "feedback")
+_GOOD = frozenset(("true", "yes", "good", "up", "thumbs_up", "thumbs up", "👍", "1", "+1", "desirable", "chosen"))
+_BAD = frozenset(
+    ("false", "no", "bad", "down", "thumbs_down", "thumbs down", "👎", "0", "-1", "undesirable", "rejected")
+)
+_LABELLED: tuple[set[str], ...] = (
+    *({"messages"}, {"prompt", "completion"}, {"user", "assistant"}, {"instruction", "output"}),
+)
+"""Roles that a mark may stand beside."""
 
 TURN_FIELDS = frozenset(
     (
@@ -96,7 +117,8 @@ _EVIDENCE: dict[FormatName, str] = {
     "prompt-completion": "the columns {columns}",
     "preference": "the columns {columns} (preference pairs; the chosen reply is trained)",
     "columns": "the columns {columns}: a question and its answer",
-    "prompt": "the column {columns}: a prompt without a reply",
+    "labelled": "the columns {columns}: replies that are marked good or bad",
+    "prompt": "the columns {columns}: prompts without replies",
     "text": "one text column, {columns}: every token is trained",
 }
 
@@ -115,10 +137,11 @@ def _mapped(mapping: dict[str, str], names: list[str], where: str) -> Format:
             )
     given = set(mapping)
     kinds: list[tuple[FormatName, set[str]]] = [
+        *(("labelled", {"label", *roles}) for roles in _LABELLED),
+        ("preference", {"chosen", "rejected"}),
         ("messages", {"messages"}),
         ("columns", {"user", "assistant"}),
         ("alpaca", {"instruction", "output"}),
-        ("preference", {"chosen", "rejected"}),
         ("prompt-completion", {"prompt", "completion"}),
         ("text", {"text"}),
         ("prompt", {"prompt"}),
@@ -132,15 +155,21 @@ def _mapped(mapping: dict[str, str], names: list[str], where: str) -> Format:
             return Format(name, f"the recipe's data.columns takes {pairs}", dict(mapping))
     raise UnusableInput(
         f"data.columns maps only {', '.join(sorted(given))}: give both user and assistant, "
-        "or messages, or prompt and completion, or text; prompt alone where the model is to answer."
+        "or messages, or prompt and completion, or chosen and rejected, or text; prompt alone where the model answers."
     )
 
 
 def _format_of(row: Raw) -> tuple[FormatName, dict[str, str]] | None:
-    columns: dict[str, str] = {}
+    if pair := _pair_columns(row):
+        return "preference", pair
+    label = next((name for name in _LABELS if _mark_of(row.get(name), strictly=name == "label") is not None), None)
+    if label is not None:
+        unmarked = _format_of({name: value for name, value in row.items() if name != label})
+        if unmarked is not None and any(roles <= set(unmarked[1]) for roles in _LABELLED):
+            return "labelled", {**unmarked[1], "label": label}
     for name, value in row.items():
         turn = _first_turn(value)
-        if name in ("chosen", "rejected", "prompt", "completion") or turn is None:
+        if name in ("prompt", "completion") or turn is None:
             continue
         tools = {"tools": "tools"} if "tools" in row else {}
         system = {"system": "system"} if isinstance(row.get("system"), str) else {}
@@ -148,12 +177,6 @@ def _format_of(row: Raw) -> tuple[FormatName, dict[str, str]] | None:
             return "messages", {"messages": name, **tools, **system}
         if "from" in turn and "value" in turn:
             return "sharegpt", {"messages": name, **tools, **system}
-    if "chosen" in row and "rejected" in row:
-        columns = {name: name for name in ("system", "prompt", "chosen", "rejected") if name in row}
-        for name in ("question", "instruction"):
-            if "prompt" not in columns and isinstance(row.get(name), str):
-                columns["prompt"] = name
-        return "preference", columns
     if "instruction" in row and "output" in row:
         return "alpaca", {name: name for name in ("system", "instruction", "input", "output") if name in row}
     if "prompt" in row and "completion" in row:
@@ -169,6 +192,35 @@ def _format_of(row: Raw) -> tuple[FormatName, dict[str, str]] | None:
     return (
         None if prompt is None else ("prompt", {"prompt": prompt} | ({"system": "system"} if "system" in row else {}))
     )
+
+
+def _pair_columns(row: Raw) -> dict[str, str] | None:
+    """Role to column of a row with a chosen and a rejected reply; None for another row."""
+    names = {name.lower(): name for name in row}
+    chosen, rejected = next((pair for pair in _CHOSEN_REJECTED if names.keys() >= set(pair)), (None, None))
+    if chosen is None or rejected is None:
+        return None
+    columns = {name: names[name] for name in ("system", "tools") if name in names}
+    prompt = next((names[name] for name in _ASKED if name in names and _is_prompt(row[names[name]])), None)
+    return {**columns, **({"prompt": prompt} if prompt else {}), "chosen": names[chosen], "rejected": names[rejected]}
+
+
+def _is_prompt(value: Any) -> bool:
+    return isinstance(value, str) or _first_turn(value) is not None
+
+
+def _mark_of(value: Any, *, strictly: bool = False) -> bool | None:
+    """Whether a mark says good or bad; None where it says neither. Of a name that classes have too, only `strictly`
+    true and false count.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return True if word in _GOOD else False if word in _BAD else None
+    if isinstance(value, int | float) and not strictly:
+        return {1: True, 0: False, -1: False}.get(int(value)) if value == int(value) else None
+    return None
 
 
 def _is_python_list(value: Any) -> bool:
@@ -212,20 +264,51 @@ def _prompt_completion(row: Raw, columns: dict[str, str]) -> Sample:
     return Sample(_with_system(_continued(prompt, completion), row, columns))
 
 
-def _prompt(row: Raw, columns: dict[str, str]) -> Sample:
-    return Sample(_with_system(_as_turns(_value(row, columns["prompt"]), "user", columns["prompt"]), row, columns))
-
-
 def _preference(row: Raw, columns: dict[str, str]) -> Sample:
     prompt = _as_turns(_value(row, columns["prompt"]), "user", columns["prompt"]) if "prompt" in columns else []
-    chosen = _as_turns(_value(row, columns["chosen"]), "assistant", columns["chosen"])
-    rejected = _as_turns(_value(row, columns["rejected"]), "assistant", columns["rejected"])
+    chosen, rejected = (_reply(row, columns[side], prompt) for side in ("chosen", "rejected"))
     if not prompt and all(turn["role"] == "assistant" for turn in chosen):
         raise UnusableRow("it has a chosen and a rejected reply but no prompt", "add it as a column prompt")
     return Sample(
         _with_system(_continued(prompt, chosen), row, columns),
+        _tools(row.get(columns.get("tools", ""))),
         rejected=_with_system(_continued(prompt, rejected), row, columns),
     )
+
+
+def _reply(row: Raw, column: str, prompt: Conversation) -> Conversation:
+    """One side of a pair: a reply, a turn, or all turns; without a prompt also a transcript (Bai et al. 2022)."""
+    value = _value(row, column)
+    if isinstance(value, dict):
+        return [_turn(value, 1)]
+    if isinstance(value, str) and not prompt and _SPEAKER.match(value):
+        parts = _SPEAKER.split(value)[1:]
+        return [
+            {"role": "user" if speaker == "Human" else "assistant", "content": text.strip()}
+            for speaker, text in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    return _as_turns(value, "assistant", column)
+
+
+_SPEAKER = re.compile(r"(?:\A|\n)\s*\n?(Human|Assistant): ?")
+
+
+def _labelled(row: Raw, columns: dict[str, str]) -> Sample:
+    kinds: list[tuple[str, Callable[[Raw, dict[str, str]], Sample]]] = [
+        *(("messages", _messages), ("completion", _prompt_completion), ("assistant", _pair), ("output", _alpaca)),
+    ]
+    reader = next(reader for role, reader in kinds if role in columns)
+    mark = _mark_of(_value(row, columns["label"]))
+    if mark is None:
+        shown = one_line(columns["label"], max_length=40)
+        raise UnusableRow(f"its {shown} says neither good nor bad", "write true or false")
+    return replace(reader(row, columns), desirable=mark)
+
+
+def _prompt(row: Raw, columns: dict[str, str]) -> Sample:
+    column = columns.get("prompt") or columns["user"]
+    turns = _as_turns(_value(row, column), "user", column)
+    return Sample(_with_system(turns, row, columns), _tools(row.get(columns.get("tools", ""))))
 
 
 def _plain_text(row: Raw, columns: dict[str, str]) -> Sample:
@@ -243,6 +326,7 @@ _READERS: dict[FormatName, Callable[[Raw, dict[str, str]], Sample]] = {
     "columns": _pair,
     "prompt": _prompt,
     "preference": _preference,
+    "labelled": _labelled,
     "text": _plain_text,
 }
 
