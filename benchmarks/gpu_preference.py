@@ -46,8 +46,8 @@ def compare(loaded: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     from tuitune.train.methods.replies import CollateReplies, reply_logps
     from tuitune.train.methods.reply_trainer import Totals
 
-    learner = learner_of(loaded.recipe)
-    loss = learner.loss(loaded.recipe)  # type: ignore[attr-defined]
+    learner: Any = learner_of(loaded.recipe)
+    loss, sequences_of = learner.loss(loaded.recipe), learner.sequences
     generator = torch.Generator(device=loaded.model.device).manual_seed(1)
     for name, parameter in loaded.model.named_parameters():
         if "lora_B" in name:
@@ -56,8 +56,8 @@ def compare(loaded: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     loaded.backend.for_training(loaded)
     packed = learner.collator(loaded)(rows)
     padded = CollateReplies(Padded(loaded.tokenizer.pad_token_id or 0), True)
-    alone = [[padded([sequence]) for sequence in learner.sequences(row)] for row in rows]  # type: ignore[attr-defined]
-    pairs = [padded(learner.sequences(row)) for row in rows]  # type: ignore[attr-defined]
+    alone = [[padded([sequence]) for sequence in sequences_of(row)] for row in rows]
+    pairs = [padded(sequences_of(row)) for row in rows]
 
     def gradient(batches: list[dict[str, Any]]) -> dict[str, Any]:
         for parameter in loaded.model.parameters():
@@ -74,7 +74,7 @@ def compare(loaded: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "attention": loaded.attention,
         "pairs": len(rows),
-        "tokens": int(sum(len(sequence["input_ids"]) for row in rows for sequence in learner.sequences(row))),  # type: ignore[attr-defined]
+        "tokens": sum(len(sequence["input_ids"]) for row in rows for sequence in sequences_of(row)),
         "logp_difference": float(((together - single.flatten()).abs() / counts).max()),
         "gradient_cosine": _cosine(gradient([packed]), gradient(pairs)),
         "peak_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
