@@ -133,6 +133,33 @@ def test_a_model_turns_its_positions_in_one_pass(loaded_and_rows: tuple[LoadedMo
     assert rotary._equal and all(rotary._equal.values())
 
 
+@pytest.mark.parametrize("window", [None, 64])
+def test_attention_without_copies_is_that_of_unsloth(window: int | None) -> None:
+    from unsloth.utils import attention_dispatch as dispatch
+
+    from tuitune.backends.attention import varlen_kernel
+
+    varlen_kernel()
+    torch.manual_seed(0)
+    lengths = torch.tensor([100, 3, 197], dtype=torch.int32, device="cuda")
+    ends = torch.tensor([0, 100, 103, 300], dtype=torch.int32, device="cuda")
+    inputs = [
+        torch.randn(1, 300, n, 64, device="cuda", dtype=torch.bfloat16).transpose(1, 2).requires_grad_()
+        for n in (8, 2, 2)
+    ]
+    options = {"n_groups": 4, "is_causal": True, "sliding_window": window, "scale": None}
+    ours, theirs = (
+        attend(*inputs, (lengths, ends, 197), **options)
+        for attend in (dispatch._torch_varlen_packed, dispatch._torch_varlen_packed.of_unsloth)
+    )
+    assert torch.equal(ours, theirs)
+    direction = torch.randn_like(ours)
+    gradients = [torch.autograd.grad(out, inputs, direction) for out in (ours, theirs)]
+    for one, other, tensor in zip(*gradients, inputs, strict=True):
+        assert torch.nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0) > 0.99999
+        assert one.stride()[1:] == tensor.stride()[1:]
+
+
 def recipe_of(**train: Any) -> Recipe:
     return Recipe.from_data(
         {

@@ -34,7 +34,38 @@ def varlen_kernel() -> str | None:
         if dispatch.HAS_XFORMERS:
             return "xformers"
         dispatch._TORCH_VARLEN_ATTN = flash_varlen
+    attend_without_copies()
     return "torch flash varlen"
+
+
+def attend_without_copies() -> None:
+    """Have Unsloth hand padding-free rows to the variable-length kernel, and take gradients back, as they lie.
+
+    Taking the only batch by its index, as Unsloth does, has each gradient of queries, keys and values written into a
+    tensor of zeros in another order, and copied again from there. Calling it again changes nothing.
+    """
+    from unsloth.utils import attention_dispatch as dispatch
+
+    unsloths = dispatch._torch_varlen_packed
+    if hasattr(unsloths, "of_unsloth"):
+        return
+
+    def attend(query: Any, key: Any, value: Any, seq_info: Any, **options: Any) -> Any:
+        if not options["is_causal"]:
+            return unsloths(query, key, value, seq_info, **options)
+        ends, longest = dispatch.cover_padded_cu_seqlens(seq_info, query.shape[-2])
+        window = options["sliding_window"]
+        out = dispatch._TORCH_VARLEN_ATTN(
+            *(tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value)),
+            *(ends, ends, longest, longest),
+            scale=options["scale"],
+            window_size=(-1 if window is None else window - 1, 0),
+            enable_gqa=options["n_groups"] != 1,
+        )
+        return out.unsqueeze(0)
+
+    attend.of_unsloth = unsloths  # type: ignore[attr-defined]
+    dispatch._torch_varlen_packed = attend
 
 
 def attention_of(config: Any, *, compiled: bool) -> str | None:
