@@ -89,6 +89,15 @@ def weights_folder(model: ModelSection) -> Path:
     return Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns, local_files_only=True))
 
 
+def download_weights(model: ModelSection) -> None:
+    """Get a Hub model's configuration and weights, from its cache where they are there. Raises OSError and its like."""
+    if not is_folder(model.name):
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.safetensors*", "*.json", "tokenizer.model"]
+        snapshot_download(model.name, revision=model.revision, allow_patterns=patterns)
+
+
 def require_adapter(folder: str) -> None:
     """Refuse a folder that holds no safetensors adapter. Raises UnusableInput."""
     if (

@@ -15,7 +15,7 @@ from tuitune.export import llama_cpp, place
 from tuitune.export.card import is_ours, mark
 from tuitune.export.commands import commands_for
 from tuitune.export.kinds import Cancelled, Exported, ExportOptions, Kind, NotExported
-from tuitune.export.needs import bytes_of, earlier_merged, require_quantiser, require_room
+from tuitune.export.needs import bytes_of, earlier_merged, merges_by_shard, require_quantiser, require_room
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
@@ -72,7 +72,10 @@ class Making:
         whole_models = [kind for kind in kinds if kind.whole_model and kind.name not in refused]
         if whole_models:
             with needed_by(whole_models):
-                require_room(whole_models, bytes_of(self._run.resolved(), self._run, kinds), self._run, self._out)
+                recipe = self._run.resolved()
+                sizes = bytes_of(recipe, self._run, kinds)
+                by_shard = merges_by_shard(recipe, self._run)
+                require_room(whole_models, sizes, self._run, self._out, by_shard=by_shard)
         ggufs = [kind for kind in kinds if _needs_converter(kind) and kind.name not in refused]
         if ggufs:
             with needed_by(ggufs):

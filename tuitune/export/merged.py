@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tuitune.backends.loading import explained, require_all_attached, weights_folder
+from tuitune.backends.loading import download_weights, explained, require_all_attached, weights_folder
 from tuitune.backends.loftq import base_in_4bit
 from tuitune.chat_template.turn_end import end_of_turn_id
 from tuitune.errors import TuituneError
+from tuitune.export import shards
 from tuitune.export.card import mark, model_card
 from tuitune.export.kinds import Cancelled
-from tuitune.model.config import auto_class, training_config
+from tuitune.model.config import auto_class, require_weights, training_config
 from tuitune.recipe import ModelSection, Recipe
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
@@ -35,6 +36,83 @@ def merge(
     Each target weight becomes W + lora_alpha/r · B·A (Hu et al. 2021, `peft` merge_and_unload). Raises TuituneError.
     """
     recipe = run.resolved()
+    recipe, notices = _sixteen_bit(recipe)
+    with explained(recipe, "merging the adapter into"), quiet():
+        config = training_config(recipe)
+        by_shard = None if base_in_4bit(recipe) else shards.plan(config, weights_folder(recipe.model), run.adapter)
+    if by_shard is not None:
+        with explained(recipe, "merging the adapter into"):
+            shards.merge(by_shard, run.adapter, made, progress, cancelled)
+        unread = set(by_shard.unread)
+        _save_settings(by_shard.model, config, by_shard.dtype, recipe, tokenizer, made)
+    else:
+        unread, more = _merge_in_memory(run, recipe, tokenizer, made, progress, cancelled)
+        notices += more
+    (made / "README.md").write_text(model_card(run, "merged_16bit"), encoding="utf-8")
+    mark(made, run, "merged_16bit")
+    if unread:
+        first = one_line(sorted(unread)[0])
+        notices += (
+            f"{len(unread)} weights of the base ({first}, …) are left out: replies do not use them, and transformers "
+            "does not load them.",
+        )
+    return notices
+
+
+def _save_settings(model: Any, config: Any, dtype: Any, recipe: Recipe, tokenizer: Any, made: Path) -> None:
+    """Write everything but the weights into the folder of the merged model."""
+    from transformers import GenerationConfig
+
+    with contextlib.suppress(OSError):  # not every model has settings of its own for generating
+        model.generation_config = GenerationConfig.from_pretrained(
+            recipe.model.name, revision=recipe.model.revision or "main"
+        )
+    _end_where_the_template_ends(model, tokenizer)
+    config.dtype, config.architectures = dtype, [type(model).__name__]
+    config.save_pretrained(made)
+    model.generation_config.save_pretrained(made)
+    tokenizer.save_pretrained(made)
+    _copy_sentencepiece(recipe.model, made)
+
+
+def _sixteen_bit(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with the 16-bit model that a 4-bit repository was made from as its base, where that can be had.
+
+    Such repositories bear the name of the 16-bit one with an ending. A LoftQ adapter belongs to the 4-bit weights.
+    """
+    name = re.sub(r"(-unsloth)?-bnb-4bit$", "", recipe.model.name)
+    if name == recipe.model.name or base_in_4bit(recipe):
+        return recipe, ()
+    model = recipe.model.model_copy(update={"name": name, "revision": None})
+    try:
+        require_weights(model)
+        own, other = training_config(recipe), training_config(recipe.model_copy(update={"model": model}))
+        if getattr(other, "quantization_config", None) is not None or not _same_shape(own, other):
+            return recipe, ()
+        download_weights(model)
+    except (OSError, TuituneError):
+        return recipe, ()
+    shown = one_line(name, max_length=200)
+    return recipe.model_copy(update={"model": model}), (
+        f"The adapter was trained on a 4-bit copy and is merged into the 16-bit weights of {shown}.",
+    )
+
+
+def _same_shape(one: Any, other: Any) -> bool:
+    names = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size")
+    texts = one.get_text_config(), other.get_text_config()
+    return all(getattr(texts[0], name, None) == getattr(texts[1], name, None) for name in names)
+
+
+def _merge_in_memory(
+    run: Run,
+    recipe: Recipe,
+    tokenizer: Any,
+    made: Path,
+    progress: Callable[..., None],
+    cancelled: Callable[[], bool],
+) -> tuple[set[str], tuple[str, ...]]:
+    """Merge with the whole model in memory; the weights left out, and notices for the user."""
     progress("Loading the base model in 16-bit")
     with explained(recipe, "loading the base model for the merge"), quiet():
         model, notices = _base(recipe)
@@ -56,15 +134,7 @@ def merge(
     progress("Checking every weight")
     with explained(recipe, "reopening the merged model of"), quiet():
         unread = _prove(made, before, after, _base_keys(recipe.model), tied)
-    (made / "README.md").write_text(model_card(run, "merged_16bit"), encoding="utf-8")
-    mark(made, run, "merged_16bit")
-    if unread:
-        first = one_line(sorted(unread)[0])
-        notices += (
-            f"{len(unread)} weights of the base ({first}, …) are left out: replies do not use them, and transformers "
-            "does not load them.",
-        )
-    return notices
+    return unread, notices
 
 
 def _base(recipe: Recipe) -> tuple[Any, tuple[str, ...]]:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tuitune.backends.loading import require_adapter
+from tuitune.backends.loading import require_adapter, weights_folder
 from tuitune.errors import TuituneError
-from tuitune.export import llama_cpp, place
+from tuitune.export import llama_cpp, place, shards
 from tuitune.export.card import fingerprint, marked
 from tuitune.export.kinds import KINDS, Kind
 from tuitune.export.script import require_repeatable
-from tuitune.model.config import require_weights
+from tuitune.model.config import require_weights, training_config
 from tuitune.recipe import HUB, Recipe
 from tuitune.runs.folder import Run, default_runs_folder
 from tuitune.text import one_line
@@ -50,7 +50,8 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
         sizes = bytes_of(recipe, run)
     except TuituneError as error:
         unreadable = str(error)
-    found = [_looked_at(kind, run, out, sizes, unreadable) for kind in KINDS]
+    by_shard = unreadable is None and merges_by_shard(recipe, run)
+    found = [_looked_at(kind, run, out, sizes, unreadable, by_shard=by_shard) for kind in KINDS]
     paths = [recipe.data.path, *(source.path for source in recipe.data.also)]
     missing = [path for path in paths if not path.startswith(HUB) and not Path(path).is_file()]
     if missing:
@@ -63,14 +64,16 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
     return found
 
 
-def _looked_at(kind: Kind, run: Run | None, out: Path, sizes: dict[str, int], unreadable: str | None) -> Readiness:
+def _looked_at(
+    kind: Kind, run: Run | None, out: Path, sizes: dict[str, int], unreadable: str | None, *, by_shard: bool
+) -> Readiness:
     question, missing = None, None
     try:
         if run:
             require_adapter(str(run.adapter))
         if kind.name not in sizes and unreadable:
             raise TuituneError(unreadable)
-        require_room([kind], sizes, run, out)
+        require_room([kind], sizes, run, out, by_shard=by_shard)
         if kind.gguf:
             require_quantiser(kind.gguf)
         if kind.gguf or kind.form == "adapter_gguf":
@@ -93,8 +96,11 @@ def bytes_of(recipe: Recipe, run: Run | None, kinds: Sequence[Kind] = KINDS) -> 
     return {**models, **{name: size for name, size in others.items() if name in models}}
 
 
-def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path) -> None:
-    """Refuse kinds that disk or memory cannot take, their intermediate merged model included. Raises TuituneError."""
+def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path, *, by_shard: bool) -> None:
+    """Refuse kinds that disk or memory cannot take, their intermediate merged model included. Raises TuituneError.
+
+    `by_shard` says whether the merge needs only a part of the model in memory.
+    """
     names = [kind.name for kind in kinds]
     merges = any(kind.whole_model for kind in kinds) and (
         "merged_16bit" in names or run is None or earlier_merged(run, out) is None
@@ -106,7 +112,19 @@ def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out:
         written += merged  # the 16-bit GGUF that the others are made from
     place.require_space(out, written, f"Exporting {' and '.join(names)}")
     if merges:
-        place.require_memory(merged, "Merging the adapter into the model")
+        memory = min(shards.MEMORY_BYTES, merged) if by_shard else merged
+        place.require_memory(memory, "Merging the adapter into the model")
+
+
+def merges_by_shard(recipe: Recipe, run: Run | None) -> bool:
+    """Whether the merge needs no more than a part of the model in memory at a time."""
+    if recipe.lora.init_lora_weights == "loftq":
+        return False
+    try:
+        config, base = training_config(recipe), weights_folder(recipe.model)
+        return shards.plan(config, base, run.adapter if run else None) is not None
+    except (TuituneError, OSError, ValueError):  # it is not here yet, or not any more
+        return False
 
 
 def _weights(kinds: list[Kind], sizes: dict[str, int]) -> float:
