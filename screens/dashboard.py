@@ -53,9 +53,9 @@ def headline(
         glyph, word = _ENDED[ended.status]
         style = "$text-warning" if ended.status == "paused" else "$text-success"
         state = f"{glyph} {word} after {ended.step:,} steps in {duration(ended.seconds)}"
-        before_after = history.loss_before_and_after()
-        if before_after:
-            state += f" · loss {before_after[0]:.3f} → {before_after[1]:.3f}"
+        if result := history.result():
+            what, first, last = result
+            state += f" · {what.split()[-1]} {first:.3f} → {last:.3f}"
     elif isinstance(ended, Failed) or problem:
         state, style = "✘ Failed", "$text-error"
     elif not is_training and history.started:
@@ -228,8 +228,11 @@ def _warned(warning: RunWarning) -> Content:
 
 
 def samples(history: History, step: int | None = None) -> Content:
-    """Each sample prompt with its replies before training and after `step` steps; None for the newest."""
-    lines = []
+    """Each sample prompt with its replies before training and after `step` steps; None for the newest.
+
+    Before them, where the model learns from answers of its own, the best and the worst one that the step learnt from.
+    """
+    lines = _completions(history, step)
     name = "after" if step is None else f"at {step:,}"
     for prompt, before, after in history.replies_before_and_after(step):
         lines.append(Content.styled(one_line(prompt, max_length=300), "bold"))
@@ -238,3 +241,19 @@ def samples(history: History, step: int | None = None) -> Content:
         if after is not None:
             lines.append(Content.assemble((f"  {name:<8}", "$text-success"), one_line(after, max_length=500)))
     return Content("\n").join(lines) if lines else Content.styled("No sample prompt is answered yet.", MUTED)
+
+
+def _completions(history: History, step: int | None) -> list[Content]:
+    if not history.completions:
+        return []
+    at = next(reversed(history.completions)) if step is None else step
+    lines = []
+    for rank, style in (("best", "$text-success"), ("worst", "$text-warning")):
+        completion = history.completions.get(at, {}).get(rank)
+        if completion is None:
+            continue
+        values = ", ".join(f"{one_line(name, max_length=30)} {value:g}" for name, value in completion.values.items())
+        told = (f"{rank} of step {at:,}: {completion.reward:g}", f"bold {style}")
+        lines.append(Content.assemble(told, (f"  ({values})  {one_line(completion.prompt, max_length=200)}", MUTED)))
+        lines.append(Content(f"  {one_line(completion.reply, max_length=600)}"))
+    return lines

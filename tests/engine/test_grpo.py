@@ -184,6 +184,7 @@ def keep(value: Any, reduction: str = "") -> Any:
 def trl_loss(
     section: GRPO, logprobs: Any, old: Any, reference: Any, gains: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
+    assert section.epsilon_high is not None
     from types import SimpleNamespace
     from unittest.mock import MagicMock
 
@@ -201,7 +202,9 @@ def trl_loss(
     settings = {
         "aux_loss_enabled": False, "top_entropy_quantile": 1.0, "off_policy_mask_threshold": None, "beta": section.beta,
         "importance_sampling_level": section.importance_sampling_level, "loss_type": section.loss_type,
-        "epsilon_low": section.epsilon, "epsilon_high": section.epsilon_high, "use_vllm": False,
+        "epsilon_low": section.epsilon, "use_vllm": False,
+        # TRL takes it as the ratio itself for this loss alone.
+        "epsilon_high": section.epsilon_high + (section.loss_type == "cispo"),
         "current_gradient_accumulation_steps": 1, "_entropy_bonus_enabled": False,
         "max_completion_length": section.max_completion_length,
     }  # fmt: skip

@@ -24,6 +24,20 @@ def app_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduced-motion", action="store_true", help="animate nothing in the app")
 
 
+def demo_arguments(parser: argparse.ArgumentParser) -> None:
+    import sample_data
+
+    app_options(parser)
+    folder = Path(sample_data.__file__).parent
+    methods = ["sft", *sorted(file.stem.removeprefix("demo_") for file in folder.glob("demo_*.yaml"))]
+    parser.add_argument(
+        "--method",
+        choices=methods,
+        default="sft",
+        help="what is learned from: replies to imitate (sft), rewards (grpo) …",
+    )
+
+
 def json_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="write only JSON on stdout")
 
@@ -32,6 +46,16 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe (YAML)")
     changes_option(parser)
     json_option(parser)
+
+
+def rewards_arguments(parser: argparse.ArgumentParser) -> None:
+    recipe_arguments(parser)
+    parser.add_argument(
+        "--prompts", type=_count, default=4, metavar="N", help="how many prompts from all over the data (4)"
+    )
+    parser.add_argument(
+        "--confirm", action="store_true", help="show a rewards' file of your own, and ask whether it may run"
+    )
 
 
 def estimate_arguments(parser: argparse.ArgumentParser) -> None:

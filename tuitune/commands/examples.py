@@ -32,6 +32,10 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
         ("tuitune inspect recipe.yaml --rows 7 --json", "one row, for a program"),
     ],
     "audit": [("tuitune audit recipe.yaml", "every problem of the whole set, with its rows")],
+    "rewards": [
+        ("tuitune rewards recipe.yaml", "answers to four prompts, with their values"),
+        ("tuitune rewards recipe.yaml --confirm", "with a rewards' file of your own, once you have seen it"),
+    ],
     "estimate": [
         ("tuitune estimate recipe.yaml", "steps, memory and time"),
         ("tuitune estimate recipe.yaml --set lora.r=64", "with another rank"),

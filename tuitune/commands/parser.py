@@ -18,6 +18,7 @@ from tuitune.commands.arguments import (
     compare_arguments,
     completion_arguments,
     delete_arguments,
+    demo_arguments,
     estimate_arguments,
     export_arguments,
     inspect_arguments,
@@ -27,6 +28,7 @@ from tuitune.commands.arguments import (
     recipe_arguments,
     rename_arguments,
     resume_arguments,
+    rewards_arguments,
     run_arguments,
     runs_arguments,
     stop_arguments,
@@ -53,6 +55,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune then RUN COMMAND      have a command run when a live run has ended
   tuitune inspect RECIPE        what is in the data and which tokens are trained
   tuitune audit RECIPE          every problem in the data, row by row
+  tuitune rewards RECIPE        what rewards say of the model's answers before it is trained
   tuitune estimate RECIPE       what will be trained, steps, memory; several cards and hosts
   tuitune chat RUN              talk to a run's adapter
   tuitune export RUN --to KIND  take the result home
@@ -118,7 +121,7 @@ class _Commands(dict[str, tuple[Callable[[argparse.ArgumentParser], None], Calla
 def _commands() -> _Commands:
     return _Commands(
         {
-            "demo": (app_options, _demo),
+            "demo": (demo_arguments, _demo),
             "run": (run_arguments, _run),
             "resume": (resume_arguments, _resume),
             "stop": (stop_arguments, _stop),
@@ -128,6 +131,7 @@ def _commands() -> _Commands:
             "then": (then_arguments, _then),
             "inspect": (inspect_arguments, _inspect),
             "audit": (recipe_arguments, _audit),
+            "rewards": (rewards_arguments, _rewards),
             "estimate": (estimate_arguments, _estimate),
             "chat": (chat_arguments, _chat),
             "export": (export_arguments, _export),
@@ -201,7 +205,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     """Fine-tune the little model that comes with tuitune: the app in a terminal, else a run and its report."""
     import sample_data
 
-    arguments.recipe = Path(sample_data.__file__).parent / "demo.yaml"
+    name = "demo.yaml" if arguments.method == "sft" else f"demo_{arguments.method}.yaml"
+    arguments.recipe = Path(sample_data.__file__).parent / name
     if sys.stdin.isatty() and sys.stdout.isatty():
         return _app(arguments)
     arguments.changes, arguments.name, arguments.json, arguments.detach = [], None, False, False
@@ -342,6 +347,15 @@ def _audit(arguments: argparse.Namespace) -> int:
         found = audit(recipe)
     print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
     return DONE
+
+
+def _rewards(arguments: argparse.Namespace) -> int:
+    """Have the model answer a few prompts as it is, and show what each of the recipe's rewards says of the answers."""
+    from tuitune.commands.rewards import rewards
+    from tuitune.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, arguments.changes)
+    return rewards(recipe, arguments.prompts, asks=arguments.confirm, as_json=arguments.json)
 
 
 def _estimate(arguments: argparse.Namespace) -> int:

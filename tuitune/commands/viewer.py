@@ -174,6 +174,9 @@ class _TextViewer(Viewer):
             case Step():
                 self._step(event)
             case Evaluation():
+                if "reward" in event.metrics:
+                    self.console.print(Text(f"held-out reward {event.metrics['reward']:.3f} at step {event.step}"))
+                    return
                 loss = f"{event.loss:.3f}" if math.isfinite(event.loss) else "is not a number"
                 self.console.print(Text(f"held-out loss {loss} at step {event.step}"))
             case Notice():
@@ -196,7 +199,9 @@ class _TextViewer(Viewer):
                 self.console.print(Text(warning_text(warning)))
 
     def _step(self, event: Step) -> None:
-        line = f"step {event.step}/{event.total_steps}  loss {event.loss:.3f}"
+        reward = event.metrics.get("reward")
+        told = f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
+        line = f"step {event.step}/{event.total_steps}  {told}"
         if event.tokens_per_second:
             line += f"  {event.tokens_per_second:,.0f} tokens/s"
         if (left := self.history.seconds_left) is not None:
@@ -242,9 +247,9 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
     lines = ["", f"Run {one_line(run.name)}: {_STATUS_TEXT[status]}"]
     if isinstance(history.ended, Failed):
         lines.append(f"  {safe_text(history.ended.message)}")
-    if (losses := history.loss_before_and_after()) is not None:
-        what = "held-out loss" if len(history.evaluations) >= 2 else "training loss"
-        lines.append(f"  {what} {losses[0]:.3f} → {losses[1]:.3f} over {history.step} steps")
+    if (result := history.result()) is not None:
+        what, first, last = result
+        lines.append(f"  {what} {first:.3f} → {last:.3f} over {history.step} steps")
     if isinstance(history.ended, Finished):
         lines.append(f"  took {duration(history.ended.seconds)}")
     lines += [f"  {warning_text(warning)}" for warning in warnings_of(history) if status != "live"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tuitune.runs.events import (
     Checkpoint,
+    Completions,
     Evaluation,
     Event,
     Failed,
@@ -54,6 +55,8 @@ class History:
     steps: list[Step] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
+    completions: dict[int, dict[str, Completions]] = field(default_factory=dict)
+    """Step to the best and the worst of the answers that it learnt from, by `best` and `worst`."""
     sample: Sample | None = None
     peak_gpu_bytes: int = 0
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -105,6 +108,10 @@ class History:
                 self.evaluations.append(event)
             case Reply():
                 self.replies.append(event)
+            case Completions():
+                while self.completions and next(reversed(self.completions)) > event.step:
+                    self.completions.popitem()
+                self.completions.setdefault(event.step, {})[event.rank] = event
             case Sample():
                 self.sample = event
                 self.samples.append(event)
@@ -158,9 +165,29 @@ class History:
         losses = [step.loss for step in self.steps]
         return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
 
+    @property
+    def learns_from_rewards(self) -> bool:
+        """Whether what counts is a reward that rises, and not a loss that falls."""
+        return self.plan is not None and self.plan.method == "grpo"
+
+    def result(self) -> tuple[str, float, float] | None:
+        """What is measured (`held-out loss`, `training reward` …), at first and in the end; None before two steps."""
+        where = "held-out" if len(self.evaluations) >= 2 else "training"
+        if self.learns_from_rewards and where == "training":
+            rewards = [step.metrics["reward"] for step in self.steps if "reward" in step.metrics]
+            tenth = max(1, len(rewards) // 10)
+            if len(rewards) < 2:
+                return None
+            return "training reward", sum(rewards[:tenth]) / tenth, sum(rewards[-tenth:]) / tenth
+        if (losses := self.loss_before_and_after()) is None:
+            return None
+        if self.learns_from_rewards:
+            return "held-out reward", -losses[0], -losses[1]
+        return f"{where} loss", *losses
+
     def reply_steps(self) -> list[int]:
-        """After which steps the sample prompts were answered, 0 left out."""
-        return sorted({reply.step for reply in self.replies} - {0})
+        """After which steps the sample prompts were answered, 0 left out, or which learnt from answers of their own."""
+        return sorted({reply.step for reply in self.replies} - {0} | self.completions.keys())
 
     def replies_before_and_after(self, step: int | None = None) -> list[tuple[str, str | None, str | None]]:
         """Each sample prompt with the reply before training and the one after `step` steps; None for the latest."""

@@ -10,6 +10,7 @@ from tuitune.errors import TuituneError
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
 from tuitune.runs.machine_warnings import disk_too_small, shared_card, slowed_card, slower_steps
+from tuitune.runs.reward_warnings import answers_cut, rewards_alike
 from tuitune.runs.training_warnings import (
     few_held_out_rows,
     loss_not_falling,
@@ -58,16 +59,20 @@ def warnings_of(history: History, facts: Facts = Facts()) -> list[RunWarning]:
 
     Once the run has ended, only what is to be known of its result.
     """
-    if not history.steps:
+    if not history.steps and not history.learns_from_rewards:
         return [warning for warning in (few_held_out_rows(history),) if warning]
-    loss = rising_loss(history) or loss_not_falling(history)
-    checks: list[RunWarning | None] = [loss, overfitting(history), few_held_out_rows(history)]
+    if history.learns_from_rewards:  # its loss and gradient say nothing of progress
+        checks: list[RunWarning | None] = [rewards_alike(history), answers_cut(history)]
+        in_training: list[RunWarning | None] = []
+    else:
+        loss = rising_loss(history) or loss_not_falling(history)
+        checks = [loss, overfitting(history), few_held_out_rows(history)]
+        in_training = [spike(history), odd_gradient(history)]
     if history.ended is None:
         checks = [
             disk_too_small(history, facts.save_steps, facts.checkpoint_bytes),
             *checks[:2],
-            spike(history),
-            odd_gradient(history),
+            *in_training,
             slowed_card(history),
             shared_card(history),
             slower_steps(history),

@@ -5,7 +5,9 @@ from typing import Literal
 
 from tuitune.runs.events import Step
 
-Kind = Literal["disk", "loss", "overfitting", "spike", "gradient", "slowed", "pace", "shared", "held-out rows"]
+Kind = Literal[
+    "disk", "loss", "overfitting", "spike", "gradient", "slowed", "pace", "shared", "held-out rows", "reward", "length"
+]
 
 
 @dataclass(frozen=True, slots=True)

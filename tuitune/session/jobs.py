@@ -69,6 +69,7 @@ class Jobs:
             messages.DatasetSplits: self.dataset_splits,
             messages.Audit: self.audit,
             messages.Estimate: self.estimate,
+            messages.PreviewRewards: self.preview_rewards,
             messages.Train: self.train,
             messages.Resume: self.resume,
             messages.Chat: self.chat,
@@ -143,6 +144,23 @@ class Jobs:
         from tuitune.plan.estimate import estimate
 
         return estimate(recipe).as_dict()
+
+    def preview_rewards(self, job: Job, recipe: Recipe, prompts: int) -> Result:
+        """What the recipe's rewards say of answers of the model as it is."""
+        from tuitune.train.control import Stopped
+        from tuitune.train.reward_preview import preview_rewards
+
+        self._models.free()
+        try:
+            found = preview_rewards(
+                recipe, max(1, min(prompts, 256)), lambda text: job.part(loading=text), job.cancelled.is_set
+            )
+        except Stopped:
+            job.check()
+            raise
+        finally:
+            self._models.free()
+        return found.as_dict()
 
     def train(
         self, job: Job, recipe: Recipe, runs: str | None = None, name: str | None = None, price: str = ""

@@ -271,6 +271,15 @@ class Audit(Request[dict[str, Any]]):
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewRewards(Request[dict[str, Any]]):
+    """Answers of the model as it is, with their rewards (`tuitune.train.reward_preview`); parts tell the `loading`."""
+
+    command: ClassVar[str] = "preview_rewards"
+    recipe: RecipeData
+    prompts: int = 4
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate(Request[dict[str, Any]]):
     """What will be trained, in how many steps and how much memory (`tuitune.plan.estimate.Estimate`)."""
 
@@ -427,7 +436,7 @@ REQUESTS: dict[str, type[Request[Any]]] = {
     each.command: each
     for each in (
         *(Status, Stop, Pause, Change, Save, SetPrice, SetThen, Cancel, Follow),
-        *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, Estimate),
+        *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, PreviewRewards, Estimate),
         *(Train, Resume, Chat, Attach, Retrieve, Export, Preflight),
     )
 }

@@ -151,7 +151,7 @@ class Roller:
         return Generation(
             completions,
             group,
-            advantages(totals, group, section.scale_rewards),
+            advantages(totals, group, section.scale_rewards if group > 1 else "none"),
             judging - began,
             time.monotonic() - judging,
         )

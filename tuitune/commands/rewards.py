@@ -1,0 +1,80 @@
+"""What a recipe's rewards say of the model's answers, on plain output, and the confirmation of a file of one's own."""
+
+import asyncio
+import sys
+from typing import Any
+
+from rich.text import Text
+
+from tuitune.commands.output import print_json
+from tuitune.commands.status import DONE
+from tuitune.commands.viewer import plain_console
+from tuitune.errors import UnusableInput
+from tuitune.method_sections import GRPO
+from tuitune.recipe import Recipe
+from tuitune.reward_sections import PythonFile
+from tuitune.rewards.confirmed import confirm, is_confirmed, source_of
+from tuitune.session.client import Session
+from tuitune.session.messages import PreviewRewards
+from tuitune.text import one_line, safe_text
+
+
+def rewards(recipe: Recipe, prompts: int, *, asks: bool, as_json: bool) -> int:
+    """Each prompt with its answers and their values; where it `asks`, files of the user's own are confirmed first."""
+    if asks:
+        for reward in own_files(recipe):
+            _ask(reward)
+    found = asyncio.run(_preview(recipe, prompts, quiet=as_json))
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+    return DONE
+
+
+def own_files(recipe: Recipe) -> list[PythonFile]:
+    """The recipe's rewards in files of the user's own that are not confirmed as they are. Raises UnusableInput."""
+    section = recipe.method
+    own = section.rewards if isinstance(section, GRPO) else []
+    return [reward for reward in own if isinstance(reward, PythonFile) and not is_confirmed(reward)]
+
+
+def _ask(reward: PythonFile) -> None:
+    """Show the file, and keep the answer where it is yes. Raises UnusableInput for any other."""
+    if not sys.stdin.isatty():
+        raise UnusableInput("--confirm shows code and asks about it: use it in a terminal.")
+    print(f"── {one_line(reward.path, max_length=200)} ──\n{safe_text(source_of(reward))}\n──")
+    answer = input("This code will run on this machine, with all that you may do. Run it? [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise UnusableInput("The rewards' file was not confirmed, so nothing of it is run.")
+    confirm(reward)
+
+
+async def _preview(recipe: Recipe, prompts: int, *, quiet: bool) -> dict[str, Any]:
+    session = await Session.start()
+    try:
+        request = PreviewRewards(recipe.model_dump(mode="json"), prompts)
+        console = plain_console()
+        if quiet:
+            return await session.call(request)
+        with console.status(Text("Starting")) as waiting:
+            return await session.call(request, lambda part: waiting.update(Text(one_line(part.get("loading", "")))))
+    finally:
+        await session.close()
+
+
+def _show(found: dict[str, Any]) -> None:
+    console = plain_console()
+    for notice in found["notices"]:
+        console.print(Text(f"! {one_line(notice, max_length=400)}"))
+    for prompt in found["prompts"]:
+        console.print(Text(one_line(prompt["prompt"], max_length=300), style="bold"))
+        for answer in sorted(prompt["answers"], key=lambda answer: -answer["reward"]):
+            values = ", ".join(f"{one_line(name)} {value:g}" for name, value in answer["values"].items())
+            cut = "" if answer["ended"] else ", cut off"
+            console.print(Text(f"  {answer['reward']:>6g}  ({values}; {answer['tokens']} tokens{cut})", style="dim"))
+            console.print(Text(f"          {one_line(answer['text'], max_length=400)}"))
+        if not prompt["differs"]:
+            console.print(Text("  all worth the same: nothing to learn here", style="yellow"))
+        console.print()
+    console.print(Text(f"Mean reward {found['mean_reward']:.3g}. {found['verdict']}"))
