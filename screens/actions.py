@@ -81,6 +81,7 @@ _ALL = (
     Action("search_datasets", "ctrl+s", "Hub", "Search the Hugging Face Hub for a dataset, and choose its split."),
     Action("next_source", "ctrl+r", "Source", "Show the rows of the next dataset of the recipe.", footer=False),
     Action("audit", "ctrl+t", "Audit", "Look at every row: lengths, duplicates, empty replies, secrets and more."),
+    Action("next_method", "ctrl+y", "Method", "Learn from this data by the next method that it lends itself to."),
     Action("map_columns", "ctrl+o", "Columns", "Say which column is the question and which the answer.", footer=False),
     Action("choose_template", "ctrl+l", "Template", "Choose the chat template of a tokenizer that has none."),
     Action("choose_sides", "ctrl+b", "Who", "Choose who answers: adapter, base model, checkpoints, other runs."),

@@ -7,6 +7,7 @@ from textual.content import Content
 
 from screens.widgets.bars import bar
 from screens.widgets.fit import fit
+from screens.widgets.metric_plot import method_of_history
 from tuitune.runs.cost import cost, live_cost, money
 from tuitune.runs.events import Failed, Finished, Plan, Sample
 from tuitune.runs.folder import Run
@@ -139,11 +140,17 @@ def numbers(history: History, height: int = 0) -> Content:
     No line is longer than NUMBERS_WIDTH, for all amounts below 10,000 GiB.
     """
     rows: list[tuple[str, str]] = []
+    least = list(_NEEDED_LEAST)
+    """What gives way first; of the method's figures the last ones do, and the first two never."""
     if history.steps:
         last = history.steps[-1]
         rows.append(("loss", f"{last.loss:.4f}"))
         if history.evaluations:
             rows.append(("held-out", f"{history.evaluations[-1].loss:.4f}"))
+        for metric in method_of_history(history).metrics:
+            if metric.name in last.metrics:
+                rows.append((metric.title, format(last.metrics[metric.name], metric.format)))
+                least.insert(0, metric.title)
         if last.learning_rate is not None:
             rows.append(("learning rate", f"{last.learning_rate:.2e}"))
         if last.grad_norm is not None:
@@ -158,7 +165,9 @@ def numbers(history: History, height: int = 0) -> Content:
     if history.sample and (not height or len(rows) + len(machine) < height):
         machine.insert(0, _device(history.sample, history.plan))
     too_many = len(rows) + len(machine) - (height or 99)
-    left_out = _NEEDED_LEAST[: max(0, too_many)]
+    of_method = least[: -len(_NEEDED_LEAST)]
+    needed_least = [*of_method[: max(0, len(of_method) - 2)], *_NEEDED_LEAST]
+    left_out = needed_least[: max(0, too_many)]
     lines = [Content.assemble((f"{name:<14}", MUTED), value) for name, value in rows if name not in left_out]
     return Content("\n").join(lines + machine)
 
@@ -219,8 +228,16 @@ def messages(history: History, warnings: Sequence[RunWarning] = ()) -> Content:
     lines += [(each.at, Content(f"✔ Checkpoint of step {each.step:,} saved")) for each in history.checkpoints]
     lines.sort(key=lambda line: line[0], reverse=True)
     told = [Content.assemble((time.strftime("%H:%M:%S ", time.localtime(at)), MUTED), line) for at, line in lines]
-    shown = [*warned, *told]
+    shown = [*warned, *_advice(history), *told]
     return Content("\n").join(shown[:200]) if shown else Content.styled("Nothing to report.", MUTED)
+
+
+def _advice(history: History) -> list[Content]:
+    """What the loss and the figures of another method than imitation say, where beginners err."""
+    method = method_of_history(history)
+    if not history.steps or not method.metrics:
+        return []
+    return [Content.styled(f"{method.name}: {method.loss_says}", MUTED)]
 
 
 def _warned(warning: RunWarning) -> Content:

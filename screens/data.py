@@ -18,8 +18,9 @@ from screens.step_screen import StepScreen
 from screens.widgets.entry import Entry
 from screens.widgets.nearby import nearby_files
 from screens.widgets.paths import PathSuggester, PickPath, has_suffix
-from screens.widgets.tokens import tokens_content
+from screens.widgets.tokens import parts_content
 from tuitune.errors import TuituneError
+from tuitune.methods import METHODS
 from tuitune.recipe import HUB
 from tuitune.session.messages import Audit, Columns, DataSummary, Rows, SourceSummary, Summary, Unusable
 from tuitune.text import one_line, safe_text
@@ -54,7 +55,7 @@ class DataScreen(StepScreen):
     CSS_PATH = "data.tcss"
     BINDINGS = [  # noqa: RUF012
         *bind("next_row", "previous_row", "pick_file", "search_datasets", "audit"),
-        *bind("map_columns", "choose_template", "go_to_row", "next_source"),
+        *bind("next_method", "map_columns", "choose_template", "go_to_row", "next_source"),
     ]
 
     def __init__(self) -> None:
@@ -63,6 +64,8 @@ class DataScreen(StepScreen):
         self.source = 0
         self.sources: list[SourceSummary] = []
         self._shown_for: dict[str, Any] | None = None
+        self._proposing = False
+        """Whether the dataset is another one since, so that the method it lends itself to is taken."""
         self._unseen = False
         """Whether another dataset was chosen, or none could be read, and no row was shown since."""
         self._lacks_template = False
@@ -152,6 +155,7 @@ class DataScreen(StepScreen):
         unsaid = {"columns": None, "config": None, "split": "train", "revision": None}
         for name, value in {"path": path, **unsaid, **fields}.items():
             self.tuitune.link.draft.set(f"data.{name}", value)
+        self._proposing = True
         self._clear()
 
     def _clear(self) -> None:
@@ -172,6 +176,21 @@ class DataScreen(StepScreen):
         self._show_row(None)
         self.query_one("#views", ContentSwitcher).current = "row" if waiting else "nearby"
         self.refresh_bindings()
+
+    def _method(self, found: DataSummary) -> Content:
+        """What will be learned from the data, and why that is proposed."""
+        name = self.tuitune.link.draft.get("method.name")
+        reason = f", for {found['method_reason']}" if name == found["method"] else ""
+        key = key_name(ACTIONS["next_method"])
+        return Content.assemble((f"Method: {name}", "bold"), f"{reason} · {key}: another")
+
+    def action_next_method(self) -> None:
+        """The next of the methods that data of this format can be learned from by."""
+        draft = self.tuitune.link.draft
+        names = list(METHODS)
+        draft.set("method.name", names[(names.index(draft.get("method.name")) + 1) % len(names)])
+        self._unseen = True
+        self.load()
 
     def _summarise(self, summary: Content) -> None:
         self._summary = summary
@@ -217,9 +236,13 @@ class DataScreen(StepScreen):
                 "Read…" if self.tuitune.link.state == "ready" else "Read as soon as the libraries are loaded…"
             )
             found = await self.tuitune.link.call(Summary(recipe))
+            if self._proposing:
+                self._proposing = False
+                self.tuitune.link.draft.set("method.name", found["method"])
+                recipe = self.tuitune.link.draft.as_data()
             self.sources = found["sources"]
             self.tuitune.link.draft.rows = sum(each["rows"] for each in self.sources if each["weight"] is not None)
-            self._summarise(_summary(found))
+            self._summarise(Content.assemble(_summary(found), "\n", self._method(found)))
             await self._ask_row(recipe)
             self._shown_for, self._unseen = recipe, False
             self._tell_unusable(recipe)
@@ -285,7 +308,7 @@ class DataScreen(StepScreen):
             + (f" · {len(found)} parts" if len(found) > 1 else "")
             + (f" · cut at max_length {limit}" if at_limit else "")
         )
-        parts = [tokens_content(each["tokens"]) for each in found]
+        parts = [parts_content(each["parts"], box.size.width - 2) for each in found]
         end = Content.styled("✂", "bold $text-warning") if at_limit else Content("")
         tokens.update(Content("\n──\n").join(parts) + end)
         box.scroll_home(animate=False)
@@ -437,6 +460,8 @@ class DataScreen(StepScreen):
 
     def why_not(self, action: str) -> str | None:
         if action in ("next_row", "previous_row", "go_to_row", "audit") and not self.rows:
+            return "No data is read yet."
+        if action == "next_method" and not self.tuitune.link.draft.get("data.path"):
             return "No data is read yet."
         if action == "next_source" and len(self.sources) < 2:
             return "The recipe has one dataset."

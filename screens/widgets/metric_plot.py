@@ -1,8 +1,9 @@
 """The curves of a run: a metric over its steps, thinned to what the terminal can show."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +13,16 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from screens.widgets.axes import LEFT, Axes, Curve
+from tuitune.methods import METHODS, Method
 from tuitune.runs.events import Step
 from tuitune.runs.history import History
-
-MetricName = Literal["loss", "learning_rate", "grad_norm", "tokens_per_second", "gpu"]
 
 
 @dataclass(frozen=True)
 class Metric:
     """Something measured at each step."""
 
-    name: MetricName
+    name: str
     title: str
 
 
@@ -50,6 +50,8 @@ class Curves:
     def __init__(self) -> None:
         self._seen: Step | None = None
         self._length = 0
+        self._of_method: dict[str, tuple[array[float], array[float]]] = {}
+        """Name of the method's own figure to the steps that have it, and its values."""
         self._values = np.empty((_SMOOTHED + 1, 1024))
         self._weights = np.empty(1024)
 
@@ -58,6 +60,7 @@ class Curves:
         steps = history.steps
         if self._length > len(steps) or (self._length and steps[self._length - 1] is not self._seen):
             self._length = 0
+            self._of_method = {}
         while self._values.shape[1] < len(steps):
             self._values = np.concatenate([self._values, np.empty_like(self._values)], axis=1)
             self._weights = np.concatenate([self._weights, np.empty_like(self._weights)])
@@ -72,14 +75,21 @@ class Curves:
         for name, row in _ROWS.items():
             value = getattr(step, name)
             column[row] = np.nan if value is None else value
+        for name, figure in step.metrics.items():
+            steps, values = self._of_method.setdefault(name, (array("d"), array("d")))
+            steps.append(step.step)
+            values.append(figure)
         before = self._weights[index - 1] if index else 0.0
         average = self._values[_SMOOTHED, index - 1] * before if index else 0.0
         self._weights[index] = _DECAY * before + (1 - _DECAY)
         column[_SMOOTHED] = (_DECAY * average + (1 - _DECAY) * column[_ROWS["loss"]]) / self._weights[index]
 
-    def of(self, name: MetricName) -> Curve:
+    def of(self, name: str) -> Curve:
         """Steps and values, without those that were not measured or are not finite."""
-        return self._row(_ROWS[name])
+        if name in _ROWS:
+            return self._row(_ROWS[name])
+        steps, values = self._of_method.get(name, ((), ()))
+        return np.array(steps, dtype=float), np.array(values, dtype=float)
 
     @property
     def smoothed(self) -> Curve:
@@ -115,8 +125,17 @@ def _curve(steps: Sequence[int], values: Sequence[float]) -> Curve:
 
 
 def metrics_of(history: History) -> tuple[Metric, ...]:
-    """What can be drawn of a history: the card's only where one was looked at."""
-    return METRICS if history.loads else _OF_STEPS
+    """What can be drawn of a history: behind the loss the method's own figures; the card's where one was looked at."""
+    loss, *others = METRICS if history.loads else _OF_STEPS
+    measured = history.steps[0].metrics.keys() | history.steps[-1].metrics.keys() if history.steps else ()
+    own = method_of_history(history).metrics if measured else ()
+    drawn = [Metric(metric.name, metric.meaning_title) for metric in own if metric.name in measured]
+    return (loss, *drawn, *others)
+
+
+def method_of_history(history: History) -> Method:
+    """What the run learns from; a record that does not tell, or a name of a later version, is of replies to imitate."""
+    return METHODS.get(history.plan.method if history.plan else "sft", METHODS["sft"])
 
 
 class MetricPlot(Widget):
@@ -147,11 +166,11 @@ class MetricPlot(Widget):
             known = [load for load in loads if load.busy is not None]
             self._memory = _curve([load.step for load in loads], [load.memory for load in loads])
             self._busy = _curve([load.step for load in known], [load.busy or 0.0 for load in known])
-        held_out = [each for each in history.evaluations if np.isfinite(each.loss)]
-        self._marks = (
-            np.array([each.step for each in held_out], dtype=float),
-            np.array([each.loss for each in held_out], dtype=float),
-        )
+        held_out = [(each.step, each.metrics.get(metric.name, np.nan)) for each in history.evaluations]
+        if metric.name == "loss":
+            held_out = [(each.step, each.loss) for each in history.evaluations]
+        known_marks = [mark for mark in held_out if np.isfinite(mark[1])]
+        self._marks = _curve([step for step, _ in known_marks], [value for _, value in known_marks])
         self._picture = None
         self.refresh()
 
@@ -179,7 +198,7 @@ class MetricPlot(Widget):
             return draw(self._curves.of("loss"), self._curves.smoothed, self._marks, columns, rows)
         if self.metric.name == "gpu":
             return draw(self._busy, self._memory, _NOTHING, columns, rows)
-        return draw(_NOTHING, self._curves.of(self.metric.name), _NOTHING, columns, rows)
+        return draw(_NOTHING, self._curves.of(self.metric.name), self._marks, columns, rows)
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"plot--{name}")

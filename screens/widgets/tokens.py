@@ -1,6 +1,7 @@
 """How a row's tokens are drawn: what is trained is marked by colour and by glyph, special tokens are visible."""
 
 import re
+from itertools import zip_longest
 from typing import Any
 
 from textual.content import Content, Span
@@ -10,6 +11,30 @@ from tuitune.text import safe_text
 _SPECIAL = re.compile(
     r"<\|[^|\s]{1,60}\|>|<｜[^｜]{1,60}｜>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]"
 )
+
+
+_SIDE_BY_SIDE = 100
+"""Columns from which on a chosen and a rejected reply stand beside each other."""
+_GAP = 3
+
+
+def parts_content(parts: list[dict[str, Any]], width: int) -> Content:
+    """The parts of a row of a `rows` answer in `width` columns: what both replies of a pair answer stands once."""
+    titled = [_titled(part) for part in parts if part["tokens"] or part["title"] != "prompt"]
+    if [part["title"] for part in parts] != ["prompt", "chosen", "rejected"] or width < _SIDE_BY_SIDE:
+        return Content("\n\n").join(titled)
+    column = (width - _GAP) // 2
+    sides = zip_longest(*(part.wrap(column) for part in titled[-2:]), fillvalue=Content(""))
+    lines = [Content.assemble(left, " " * (column - left.cell_length), " │ ", right) for left, right in sides]
+    return Content("\n").join([*titled[:-2], Content(""), *lines])
+
+
+def _titled(part: dict[str, Any]) -> Content:
+    tokens = tokens_content(part["tokens"])
+    if not part["title"]:
+        return tokens
+    glyph = {"chosen": "✔ ", "good": "✔ ", "rejected": "✘ ", "bad": "✘ "}.get(part["title"], "")
+    return Content.assemble((f"{glyph}{part['title'].capitalize()}", "bold"), "\n", tokens)
 
 
 def tokens_content(tokens: list[dict[str, Any]], *, open_mark: str = "▸", close_mark: str = "◂") -> Content:

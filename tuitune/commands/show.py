@@ -17,13 +17,17 @@ def print_masks(rows: Iterable[dict[str, Any]]) -> None:
             console.print(Text(f"row {row['row']}: {safe_text(row['error'])}\n{safe_text(row['raw'])}\n"))
             continue
         console.print(Text(f"row {row['row']}: {row['trained_tokens']} of {row['total_tokens']} tokens trained"))
-        text, trained = Text(), False
-        for token in [*row["tokens"], {"text": "", "trained": False}]:
-            if token["trained"] != trained:
-                text.append("⟦" if token["trained"] else "⟧", style="bold green")
-                trained = token["trained"]
-            text.append(safe_text(token["text"]), style="underline green" if trained else "dim")
-        console.print(text, end="\n\n")
+        for part in row["parts"]:
+            if part["title"]:
+                console.print(Text(f"{part['title']}:", style="bold"))
+            text, trained = Text(), False
+            for token in [*part["tokens"], {"text": "", "trained": False}]:
+                if token["trained"] != trained:
+                    text.append("⟦" if token["trained"] else "⟧", style="bold green")
+                    trained = token["trained"]
+                text.append(safe_text(token["text"]), style="underline green" if trained else "dim")
+            console.print(text)
+        console.print()
 
 
 def print_findings(findings: Iterable[Any]) -> None:

@@ -115,7 +115,7 @@ _EVIDENCE: dict[FormatName, str] = {
     "sharegpt": "a list {columns} of turns with from and value (ShareGPT format)",
     "alpaca": "the columns {columns} (Alpaca format)",
     "prompt-completion": "the columns {columns}",
-    "preference": "the columns {columns} (preference pairs; the chosen reply is trained)",
+    "preference": "the columns {columns} (preference pairs)",
     "columns": "the columns {columns}: a question and its answer",
     "labelled": "the columns {columns}: replies that are marked good or bad",
     "prompt": "the columns {columns}: prompts without replies",

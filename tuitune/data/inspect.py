@@ -9,6 +9,7 @@ from tuitune.data.dataset import Dataset, container_of, eval_section, open_datas
 from tuitune.data.files import records
 from tuitune.data.formats import MAPPABLE
 from tuitune.data.prepare import encode_row
+from tuitune.data.proposal import proposal
 from tuitune.masking import IGNORED, Masker, token_texts
 from tuitune.methods import Part, method_of
 from tuitune.model.config import load_tokenizer
@@ -96,6 +97,7 @@ def summary(recipe: Recipe) -> dict[str, Any]:
         "rows_estimated": parts[0]["rows_estimated"],
         "bytes": None if dataset.container.hub else dataset.path.stat().st_size,
         "sources": parts,
+        **proposal(dataset),
     }
 
 

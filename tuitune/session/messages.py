@@ -181,6 +181,9 @@ class DataSummary(TypedDict):
     rows_estimated: bool
     bytes: int | None
     sources: list[SourceSummary]
+    method: str
+    """What the rows lend themselves to learn from, and in `method_reason` why, as a sentence."""
+    method_reason: str
 
 
 @dataclass(frozen=True, slots=True)

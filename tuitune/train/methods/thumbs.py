@@ -101,12 +101,14 @@ class ThumbLoss:
         """With the drift over all the step's rows: never below 0, and without gradient."""
         import torch
 
+        from tuitune.train.methods.replies import evaluating
         from tuitune.train.methods.reply_trainer import Totals
 
         rows = sum(len(batch["label_counts"]) for batch in batches)
         kl = torch.zeros((), device=loaded.model.device)
         if self.section.loss_type == "kto":
-            with torch.no_grad():
+            # Without dropout: this runs before the trainer has the random state of the step it goes on from.
+            with torch.no_grad(), evaluating(loaded.model):
                 drifts = [_ratio(loaded, batch["kl"])[0].sum() for batch in batches]
                 kl = (torch.stack(drifts).sum() / rows).clamp(min=0)
         return Totals(rows, rows, kl)
