@@ -117,6 +117,7 @@ class ChatScreen(StepScreen):
         if empty:
             prompts = [prompt for prompt, _, _ in self.tuitune.link.history.replies_before_and_after()][:4]
             hint.update(_hint(self.tuitune.link.run, prompts))
+            self.query_one("#prompt", Prompt).offer(prompts)
 
     async def show_branch(self) -> None:
         """Show the turns of the branch, and no others."""
@@ -465,7 +466,7 @@ def _hint(run: Run | None, prompts: list[str]) -> Content:
     name = one_line(run.name, max_length=60) if run else "the run"
     lines = [Content.assemble("Ask ", (name, "bold"), " something it was trained for.")]
     if prompts:
-        lines.append(Content.styled("The run's own sample prompts:", MUTED))
+        lines.append(Content.styled("The run's own sample prompts, which ↑ brings into the line:", MUTED))
         lines += [Content(f"  {one_line(prompt, max_length=64)}") for prompt in prompts]
     keys = (
         ("choose_sides", "asks the base model, checkpoints or other runs too"),

@@ -278,7 +278,7 @@ class HomeScreen(WalkScreen):
                 self.show_problem(error)
 
     async def _try_the_demo(self) -> None:
-        """Show its data first: everything before is chosen, and what is learnt is seen there."""
+        """Show its settings, from which Enter starts it: everything before them is chosen."""
         import sample_data
         from tuitune.recipe import Recipe
 
@@ -287,7 +287,7 @@ class HomeScreen(WalkScreen):
         except TuituneError as error:
             self.show_problem(error)
             return
-        await self.tuitune.new_run(recipe, "data")
+        await self.tuitune.new_run(recipe, "lora")
 
     @work(exit_on_error=False)
     async def _open_recipe(self) -> None:

@@ -144,8 +144,8 @@ class MetricPlot(Widget):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"plot--line", "plot--faint", "plot--mark", "plot--axis", "plot--title"}
     DEFAULT_CSS = """
     MetricPlot > .plot--line { color: $primary; }
-    MetricPlot > .plot--faint { color: $foreground 35%; }
-    MetricPlot > .plot--mark { color: $warning; }
+    MetricPlot > .plot--faint { color: $foreground 45%; }
+    MetricPlot > .plot--mark { color: $text-warning; }
     MetricPlot > .plot--axis { color: $foreground 60%; }
     MetricPlot > .plot--title { text-style: bold; }
     """

@@ -1,5 +1,7 @@
 """The line one talks to a model in: Enter sends, Ctrl+J breaks the line, the arrows bring back what was said."""
 
+from collections.abc import Sequence
+
 from textual import on
 from textual.events import Key
 from textual.message import Message
@@ -22,12 +24,19 @@ class Prompt(TextArea):
     def __init__(self, placeholder: str, id: str) -> None:
         super().__init__(placeholder=placeholder, id=id, compact=True, highlight_cursor_line=False)
         self._said: list[str] = []
+        self._has_sent = False
         self._back = 0
+
+    def offer(self, texts: Sequence[str]) -> None:
+        """Have the arrow up bring these, the first one first, while nothing was said."""
+        if not self._has_sent:
+            self._said = list(reversed(texts))
 
     def send(self) -> None:
         text = self.text.strip()
         if text:
             self._said.append(text)
+            self._has_sent = True
         self._back = 0
         self.post_message(self.Sent(self, text))
 

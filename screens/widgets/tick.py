@@ -16,6 +16,7 @@ class Tick(Checkbox, inherit_bindings=False):
     BINDINGS = [Binding("space", "toggle_button", "Tick", show=False)]  # noqa: RUF012
     BUTTON_LEFT = BUTTON_RIGHT = ""
     DEFAULT_CSS = """
+    Tick { min-width: 5; }
     Tick > .toggle--button, Tick.-on > .toggle--button {
         color: $text; background: transparent; text-style: bold;
     }

@@ -53,12 +53,12 @@ def tokens_content(tokens: list[dict[str, Any]], *, open_mark: str = "▸", clos
     trained = False
     for token in tokens:
         if token["trained"] != trained:
-            put(close_mark if trained else open_mark, "bold $success")
+            put(close_mark if trained else open_mark, "bold $text-success")
             trained = token["trained"]
         piece = safe_text(token["text"], max_length=2000)
         special = _SPECIAL.fullmatch(piece) is not None
-        style = "$text-success on $success-muted" if trained else ("$accent" if special else "$foreground 60%")
+        style = "$text-success on $success-muted" if trained else ("$text-accent" if special else "$foreground 60%")
         put(piece, f"{style} italic" if special else style)
     if trained:
-        put(close_mark, "bold $success")
+        put(close_mark, "bold $text-success")
     return Content("".join(text), spans=spans)

@@ -5,13 +5,14 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.terminal.terminal import CTRL_C, CTRL_E, CTRL_N, CTRL_Q, ENTER, ESC, Terminal, started, write_recipe
+from tests.terminal.terminal import CTRL_C, CTRL_E, CTRL_N, CTRL_Q, ENTER, ESC, UP, Terminal, started, write_recipe
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, all_runs
 
@@ -92,6 +93,23 @@ def test_six_screens_with_keys_alone(tmp_path: Path, demo_recipe: Recipe, termin
     assert terminal.exit_status() == 0
     assert run.status() == "done"
     assert [reply.step for reply in run.history().replies].count(3) > 0
+
+
+def test_the_demo_takes_five_keys_to_the_first_reply(tmp_path: Path, terminals: list[Terminal]) -> None:
+    terminal = started(terminals, "--runs", str(tmp_path / "runs"), rows=23)
+    walk: list[tuple[str, str | Callable[[str], bool]]] = [
+        ("", "+ Try the demo"),
+        (ENTER, "Enter starts the run"),
+        (ENTER, "Done after 80 steps"),
+        (ENTER, "↑ brings"),
+        (UP, lambda text: "Which city is the capital of Portugal?" in text.splitlines()[-3]),
+        (ENTER, "Lisbon"),
+    ]
+    for key, shown in walk:
+        terminal.press(key)
+        terminal.until(shown, 300)
+    terminal.press(CTRL_Q)
+    assert terminal.exit_status() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, None])
