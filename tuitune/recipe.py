@@ -161,6 +161,8 @@ class TrainSection(Section):
     """Measurements in a row without gain that end the run: `auto` 3 on held-out rows in over two epochs, 0 never."""
     early_stopping_threshold: float = Field(0.0, ge=0)
     """By how much the held-out loss must fall below its best to count as a gain."""
+    gpus: Literal["auto", "all"] | list[int] = "auto"
+    """Cards that train together, as nvidia-smi numbers them: `auto` the one that was chosen, `all`, or a list."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field([])
     """Where the figures of each step are sent to as well, with whatever login that library has on this machine."""
     seed: int = Field(3407, ge=0, lt=2**32)
@@ -188,6 +190,19 @@ class TrainSection(Section):
         if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise ValueError("should be auto, or a whole number from 0 on")
         return value
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _words_or_cards(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("auto", "all"):
+            value = [part.strip() for part in value.split(",")]
+            value = [int(part) if part.isdecimal() else part for part in value]
+        if value in ("auto", "all"):
+            return value
+        numbers = isinstance(value, list | tuple) and all(type(card) is int and card >= 0 for card in value)
+        if not numbers or len(value) < 2 or len(set(value)) < len(value):
+            raise ValueError("should be auto, all, or the numbers of two cards or more, such as [0, 2]")
+        return list(value)
 
     @field_validator("max_steps")
     @classmethod

@@ -14,6 +14,12 @@ def gpu_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use (default: the one with most free memory)")
 
 
+def gpus_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gpus", metavar="WHICH", dest="cards", help="the GPUs that train together: all, or numbers such as 0,2"
+    )
+
+
 APP_OPTIONS = ("--runs", "--gpu", "--ascii", "--reduced-motion")
 
 
@@ -94,6 +100,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     detach_option(parser)
     ending_options(parser)
     gpu_option(parser)
+    gpus_option(parser)
     runs_option(parser)
 
 
@@ -138,6 +145,7 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
     detach_option(parser)
     ending_options(parser)
     gpu_option(parser)
+    gpus_option(parser)
     json_option(parser)
 
 

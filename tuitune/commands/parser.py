@@ -170,12 +170,18 @@ def _command_first(arguments: list[str], commands: Container[str]) -> list[str]:
 
 
 def _do(work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Do `work`, on the card that was asked for."""
+    """Do `work`, on the cards that were asked for. One of them is chosen here, several are a field of the recipe."""
     require_home()
-    if getattr(arguments, "gpu", None) is not None:
+    card, cards = getattr(arguments, "gpu", None), getattr(arguments, "cards", None)
+    if card is not None and cards is not None:
+        raise UnusableInput("--gpu names one card and --gpus several: give one of the two.")
+    if cards is not None:
+        card = int(cards) if cards.isdecimal() else None
+        arguments.changes.append(f"train.gpus={'auto' if card is not None else cards}")
+    if card is not None:
         from tuitune.machine.hardware import choose_gpu
 
-        choose_gpu(arguments.gpu)
+        choose_gpu(card)
     return work(arguments)
 
 

@@ -119,6 +119,22 @@ def gpus() -> list[Gpu]:
     return found
 
 
+_USERS_CHOICE = "TUITUNE_VISIBLE_GPUS"
+"""What CUDA_VISIBLE_DEVICES was before one card of several was chosen; empty where it was not set."""
+
+
+def visible_gpus() -> list[Gpu]:
+    """The cards that whoever started tuitune lets it use (as CUDA_VISIBLE_DEVICES says), in NVML's order."""
+    cards = gpus()
+    visible = os.environ.get(_USERS_CHOICE) or None
+    if _USERS_CHOICE not in os.environ:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return cards
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    return [card for card in cards if any(name == str(card.index) or card.uuid.startswith(name) for name in names)]
+
+
 def chosen_gpu() -> Gpu | None:
     """The card that CUDA would use in this process: the first in CUDA_VISIBLE_DEVICES, else the first; or None."""
     cards = gpus()
@@ -147,13 +163,15 @@ def choose_gpu(index: int | None = None) -> None:
         chosen = max(cards, key=lambda card: card.free_bytes)
     else:
         return
+    os.environ.setdefault(_USERS_CHOICE, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     os.environ["CUDA_VISIBLE_DEVICES"] = chosen.uuid
 
 
-def sample(pid: int | None = None, folder: Path | None = None) -> Sample:
+def sample(pid: int | None = None, folder: Path | None = None, card: Gpu | None = None) -> Sample:
     """The machine now, and the process `pid` (this one by default) with its GPU memory where NVML tells it.
 
-    The free disk space is that of the file system `folder` is on; without a folder it is left out.
+    The GPU is `card`, or the one that this process works on. The free disk space is that of the file system `folder`
+    is on; without a folder it is left out.
     """
     pid = pid or os.getpid()
     host = psutil.virtual_memory()
@@ -167,12 +185,13 @@ def sample(pid: int | None = None, folder: Path | None = None) -> Sample:
         host_total_bytes=host.total,
         disk_free_bytes=disk_free_bytes(folder) if folder else None,
         cpu_percent=psutil.cpu_percent(),
-        **_gpu_sample(pid),
+        **_gpu_sample(pid, card),
     )
 
 
-def _gpu_sample(pid: int) -> dict[str, Any]:
-    nvml, card = _connected(), chosen_gpu()
+def _gpu_sample(pid: int, card: Gpu | None) -> dict[str, Any]:
+    nvml = _connected()
+    card = next((now for now in gpus() if now.uuid == card.uuid), None) if card else chosen_gpu()
     if nvml is None or card is None:
         return {}
     try:

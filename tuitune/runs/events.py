@@ -96,6 +96,8 @@ class Step(Event):
     tokens_per_second: float | None = None
     elapsed_s: float | None = None
     """Seconds since its attempt began to train, by a clock that is never set."""
+    card_seconds: tuple[float, ...] = ()
+    """Where several cards train: how long each computed until it waited for the others, in the order of their ranks."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The method's own figures (rewards/margins, reward …), by the names its trainer logs."""
 

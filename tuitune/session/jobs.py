@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 from tuitune.atomic import write_atomic
 from tuitune.conversation import Conversation
 from tuitune.data import cache
-from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.machine.cards import cards_of, cpu_ranks
 from tuitune.machine.environment import warm_up
+from tuitune.machine.hardware import Gpu, sample
 from tuitune.model.read_ahead import read_ahead
 from tuitune.paths import open_own
 from tuitune.recipe import Recipe
 from tuitune.runs import events
 from tuitune.runs.cost import Price
-from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Started
+from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Sample, Started
 from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
 from tuitune.runs.summary import summarize
 from tuitune.session import messages
+from tuitune.session.failure import failure_of
 from tuitune.session.messages import Request
 from tuitune.session.models import Models
 from tuitune.session.output import printed
@@ -36,6 +39,7 @@ from tuitune.train.checkpoints import adapter_of
 if TYPE_CHECKING:
     from tuitune.documents.library import Library
     from tuitune.export import Exported
+    from tuitune.train.resume import Resumption
 
 log = logging.getLogger("tuitune.session")
 
@@ -51,6 +55,8 @@ class Jobs:
         self._recipe: Recipe | None = None
         self._resolved: Recipe | None = None
         self._writing = threading.Lock()
+        self._watched: list[tuple[int, Gpu | None]] = []
+        """The processes that train the run, each with its card, where they are several."""
         self._models = Models()
         self._libraries: dict[tuple[str, ...], Library] = {}
 
@@ -172,6 +178,7 @@ class Jobs:
 
         per_hour = price_of(price)
         check(recipe)
+        cards_of(recipe.train.gpus)
         resolved = pinned(recipe)
         self._models.free()
         runs_folder = Path(runs) if runs else default_runs_folder()
@@ -189,6 +196,7 @@ class Jobs:
         resolved = changed(run.resolved(), list(changes))
         require_unfinished(run, resolved)
         check(resolved)
+        cards_of(resolved.train.gpus)
         self._models.free()
         writer = RunWriter(run)
         if changes:
@@ -200,7 +208,14 @@ class Jobs:
         from tuitune.train.resume import changed
 
         assert self.run is not None, "a run is going"
-        recipe = job.control.recipe = changed(job.control.recipe or self.run.resolved(), list(changes))
+        before = job.control.recipe or self.run.resolved()
+        recipe = changed(before, list(changes))
+        if recipe.train.gpus != before.train.gpus:
+            raise UnusableInput(
+                "A run that goes stays on its cards: "
+                f"pause it, and `tuitune resume {one_line(self.run.name)} --gpus` takes others."
+            )
+        job.control.recipe = recipe
         self.emit(Notice(text=_told(changes)))
         train = recipe.train
         return messages.Changed(
@@ -235,14 +250,19 @@ class Jobs:
                 self._tell_changed_libraries(run)
             if changes:
                 self.emit(Notice(text=_told(changes)))
-            with printed(lambda line: self.emit(Output(text=line))):
-                loaded = train(resolved, run, job.control, self.emit, resumed=resumed)
+            cards = cards_of(resolved.train.gpus)
+            if cards or cpu_ranks(resolved.train.gpus):
+                loaded = None  # which the processes had; a chat loads it anew
+                self._train_on(cards, job, resolved, run, resumed)
+            else:
+                with printed(lambda line: self.emit(Output(text=line))):
+                    loaded = train(resolved, run, job.control, self.emit, resumed=resumed)
         except BaseException as error:
             if not isinstance(error, TuituneError):
                 log.error("training failed", exc_info=error)
             with contextlib.suppress(OSError):  # whoever waits is told even where the disk is too full to record it
-                self.emit(Failed(message=_failure(error, run)))
-            raise TuituneError(_failure(error, run)) if not isinstance(error, TuituneError) else error from None
+                self.emit(Failed(message=failure_of(error, run)))
+            raise TuituneError(failure_of(error, run)) if not isinstance(error, TuituneError) else error from None
         finally:
             self._close_run()
             _log_to(self._socket_path.with_suffix(".log"))  # what comes later is no matter of this run
@@ -252,6 +272,23 @@ class Jobs:
         if loaded is not None and run.adapter.is_dir():  # else it may be half trained
             self._models.keep(run, loaded)
         return {"status": run.status()}
+
+    def _train_on(self, cards: list[Gpu], job: Job, recipe: Recipe, run: Run, resumed: "Resumption | None") -> None:
+        """Train in a process for each card."""
+        from tuitune.session.ranks import train_on_ranks
+
+        def watch(pids: list[int]) -> None:
+            self._watched = list(zip(pids, (*cards, *[None] * (len(pids) - len(cards))), strict=True))
+
+        try:
+            train_on_ranks(recipe, run, job.control, self.emit, cards, resumed=resumed, on_start=watch)
+        finally:
+            self._watched = []
+
+    def samples(self) -> list[Sample]:
+        """The machine's state now: once, or for each card that trains the run; safe from any thread."""
+        folder = self.run.folder if self.run else None
+        return [sample(pid, folder, card) for pid, card in self._watched or [(os.getpid(), None)]]
 
     def _tell_changed_libraries(self, run: Run) -> None:
         """Where a run goes on with other libraries than it began with, its numbers may go another way."""
@@ -424,22 +461,6 @@ def price_of(text: str) -> Price | None:
 
 def _as_data(exported: "Exported") -> dict[str, Any]:
     return {**dataclasses.asdict(exported), "path": str(exported.path)}
-
-
-def _failure(error: BaseException, run: Run) -> str:
-    if isinstance(error, TuituneError):
-        return str(error)
-    if type(error).__name__ == "OutOfMemoryError":
-        return (
-            "The GPU ran out of memory: halve train.per_device_train_batch_size and double "
-            "train.gradient_accumulation_steps, or lower data.max_length."
-        )
-    if disk_is_full(error):
-        return (
-            f"The disk of {one_line(run.folder)} filled up: make room there, or keep runs on another disk with --runs; "
-            "checkpoints saved before are whole."
-        )
-    return f"Training failed ({one_line(explain(error), max_length=300)}); the details are in {run.log_file}."
 
 
 def _log_to(file: Path) -> None:

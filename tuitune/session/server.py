@@ -15,7 +15,6 @@ from tuitune.endings.command import require_command, shown
 from tuitune.endings.ending import Ending, is_wanted
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.machine.environment import prepare_environment
-from tuitune.machine.hardware import sample
 from tuitune.runs.cost import Price
 from tuitune.runs.events import Notice, to_json
 from tuitune.runs.folder import Run
@@ -332,7 +331,8 @@ class Server:
                 continue
             try:
                 self.jobs.keep_folder()
-                self.jobs.emit(sample(folder=self.jobs.run.folder if self.jobs.run else None))
+                for sample in self.jobs.samples():
+                    self.jobs.emit(sample)
             except Exception as error:  # a full disk ends the run, and may have room again for the next
                 if explain(error) != problem:
                     problem = explain(error)

@@ -1,6 +1,7 @@
 """Before the first step, find the fastest way to run the recipe's steps on this GPU: measured, at equal rows a step."""
 
 import gc
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ from tuitune.plan.advice import passes_over_data, training_seconds
 from tuitune.plan.optimizer import optimizer_name
 from tuitune.recipe import Recipe
 from tuitune.train.batching import IGNORED, Row
+from tuitune.train.dealing import rows_a_step
 from tuitune.train.graphs import PassGraphs, can_capture
 from tuitune.train.methods import learner_of
+from tuitune.train.ranks import ALONE, Ranks
 from tuitune.train.sizes import captures_pay, pass_sizes
 
 # Of the memory that was free before the run; the rest is for the optimizer's first step and for fragmentation.
@@ -88,22 +91,25 @@ class Fitted:
         )
 
 
-def candidates(recipe: Recipe, fits: Callable[[Candidate], bool], *, compiled: bool = True) -> list[Candidate]:
+def candidates(
+    recipe: Recipe, fits: Callable[[Candidate], bool], *, compiled: bool = True, cards: int = 1
+) -> list[Candidate]:
     """The ways worth timing, the likeliest winner first: equal rows a step, what the recipe fixes left as it is.
 
     `fits` says whether the memory estimate allows a candidate; the smallest one is kept whatever it says. All are
-    `compiled` or none.
+    `compiled` or none. Their passes are those of one of so many `cards`.
     """
     train = recipe.train
-    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    rows = rows_a_step(train)
     kinds = (False, True) if train.gradient_checkpointing == "auto" else (train.gradient_checkpointing,)
-    batches = sorted((each for each in range(1, rows + 1) if rows % each == 0), reverse=True)
+    most = math.ceil(rows / cards)
+    batches = sorted((each for each in range(1, most + 1) if rows % each == 0), reverse=True)
     found: list[Candidate] = []
     for checkpointing in kinds:
-        of_kind = [Candidate(batch, rows // batch, checkpointing, compiled) for batch in batches]
+        of_kind = [Candidate(batch, math.ceil(most / batch), checkpointing, compiled) for batch in batches]
         # The largest that fits wins nearly always, and the next one shows whether larger is still faster.
         found += [each for each in of_kind if fits(each)][: 3 if not checkpointing else 2]
-    return found[:_MOST_TRIALS] or [Candidate(1, rows, kinds[-1], compiled)]
+    return found[:_MOST_TRIALS] or [Candidate(1, most, kinds[-1], compiled)]
 
 
 def best(trials: Sequence[Trial], limit_bytes: int) -> Trial | None:
@@ -129,11 +135,25 @@ def halved(recipe: Recipe) -> Recipe:
     return _with_train(recipe, per_device_train_batch_size=batch, gradient_accumulation_steps=rows // batch)
 
 
-def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambda: False) -> Fitted | None:
+def with_less_memory(recipe: Recipe) -> Recipe:
+    """The recipe for the same training after memory ran out: without what is kept for speed, then in smaller passes.
+
+    Raises TuituneError where there is no way on.
+    """
+    if True in (recipe.train.cuda_graphs, recipe.train.dequantize_once):
+        return _with_train(recipe, cuda_graphs=False, dequantize_once=False)
+    return halved(recipe)
+
+
+def fit(
+    loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambda: False, ranks: Ranks = ALONE
+) -> Fitted | None:
     """Time the candidates on the loaded model with its adapter, and set the model to the fastest.
 
     `rows` is the training dataset. Weights, optimizer and random state are left as they were.
     None on a CPU, or where the recipe says `fit: false`. Raises TuituneError where even one row does not fit.
+
+    With several `ranks` all time the same candidates at once, each on its card, and the slowest and fullest one counts.
     """
     import torch
 
@@ -143,17 +163,17 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     lengths = method_of(recipe).lengths(rows)
     by_length = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     before = torch.cuda.memory_reserved()
-    free, total = torch.cuda.mem_get_info()
-    limit = int(SAFE_SHARE * (free + before)) - _state_bytes(loaded, total)
+    free, total = map(int, ranks.lowest(*torch.cuda.mem_get_info()))
+    limit = int(ranks.lowest(SAFE_SHARE * (free + before))[0]) - _state_bytes(loaded, total)
     fits = _estimator(loaded, [lengths[place] for place in by_length], limit, total)
     trials: list[Trial] = []
-    for candidate in candidates(recipe, fits, compiled=loaded.compiled):
+    for candidate in candidates(recipe, fits, compiled=loaded.compiled, cards=ranks.world):
         if cancelled():
             return None
         found = best(trials, limit)
         if found is not None and candidate.checkpointing > found.candidate.checkpointing:
             break  # without checkpointing it fits, and computing everything again is never faster
-        trials.append(_trial(loaded, candidate, rows, by_length))
+        trials.append(_agreed(_trial(loaded, candidate, rows, by_length), ranks))
         if found is not None and (trials[-1].tokens_per_second or 0.0) < (found.tokens_per_second or 0.0):
             break  # smaller passes only get slower
     chosen = best(trials, limit)
@@ -161,7 +181,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
         step_rows = trials[0].candidate.batch * trials[0].candidate.accumulation
         checkpointing = recipe.train.gradient_checkpointing is not False
         least = Candidate(1, step_rows, checkpointing, loaded.compiled)
-        trials.append(_trial(loaded, least, rows, by_length))
+        trials.append(_agreed(_trial(loaded, least, rows, by_length), ranks))
         chosen = best(trials, limit)
     if chosen is None:
         raise TuituneError(
@@ -169,10 +189,11 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
             "lower data.max_length, set model.load_in_4bit: true, or choose a smaller model."
         )
     if not cancelled() and _compiling_may_pay(loaded, chosen, len(lengths), sum(lengths)):
-        trials.append(_trial(loaded, replace(chosen.candidate, compiled=True), rows, by_length))
+        trials.append(_agreed(_trial(loaded, replace(chosen.candidate, compiled=True), rows, by_length), ranks))
         chosen = best(trials, limit) or chosen
     if not cancelled() and _keeping_may_pay(loaded, chosen, lengths, limit):
-        trials.append(_trial(loaded, replace(chosen.candidate, dequantize_once=True), rows, by_length))
+        trial = _trial(loaded, replace(chosen.candidate, dequantize_once=True), rows, by_length)
+        trials.append(_agreed(trial, ranks))
         if is_worth_its_memory(recipe, trials[-1], chosen, limit):
             chosen = trials[-1]
     if not cancelled() and _graphs_may_pay(recipe, chosen, lengths):
@@ -180,7 +201,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
         _apply(loaded, captured)
         if learner_of(recipe).captures and can_capture(loaded):
             loaded.pass_sizes = pass_sizes(lengths, captured.batch)
-            trials.append(_trial_of_graphs(loaded, captured, rows, by_length))
+            trials.append(_agreed(_trial_of_graphs(loaded, captured, rows, by_length), ranks))
             if trials[-1].capture_s and replays_are_better(
                 recipe, trials[-1], chosen, lengths, loaded.pass_sizes, limit
             ):
@@ -189,7 +210,7 @@ def fit(loaded: LoadedModel, rows: Any, *, cancelled: Callable[[], bool] = lambd
     settled = _with_train(
         recipe,
         per_device_train_batch_size=chosen.candidate.batch,
-        gradient_accumulation_steps=chosen.candidate.accumulation,
+        gradient_accumulation_steps=rows_a_step(recipe.train) // chosen.candidate.batch,
         gradient_checkpointing=chosen.candidate.checkpointing,
         padding_free=loaded.padding_free,
         compile=chosen.candidate.compiled,
@@ -222,6 +243,18 @@ def is_worth_its_memory(recipe: Recipe, trial: Trial, chosen: Trial, limit: int)
 def _is_long(recipe: Recipe, chosen: Trial, lengths: list[int]) -> bool:
     """Whether the run is so long that a trial more, of one to three seconds, can pay."""
     return training_seconds(recipe, len(lengths), sum(lengths), chosen.tokens_per_second or 1.0) > _TRIAL_PAYS_SECONDS
+
+
+def _agreed(trial: Trial, ranks: Ranks) -> Trial:
+    """The trial as it came to on all cards: the highest peak, and the speed of all at the pace of the slowest."""
+    if ranks.world == 1:
+        return trial
+    (has_failed,) = ranks.any(not trial.peak_bytes or not trial.tokens_per_second)
+    peak, capture_s = ranks.highest(trial.peak_bytes or 0, trial.capture_s)
+    (slowest,) = ranks.lowest(trial.tokens_per_second or 0.0)
+    if has_failed:
+        return replace(trial, peak_bytes=None, tokens_per_second=None, capture_s=capture_s)
+    return replace(trial, peak_bytes=int(peak), tokens_per_second=slowest * ranks.world, capture_s=capture_s)
 
 
 def _graphs_may_pay(recipe: Recipe, chosen: Trial, lengths: list[int]) -> bool:

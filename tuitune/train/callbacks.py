@@ -15,6 +15,7 @@ from tuitune.train import checkpoints
 from tuitune.train.control import Control, Emit, Stopped, WrongStart
 from tuitune.train.evaluate import Evaluator, require_finite
 from tuitune.train.methods import learner_of
+from tuitune.train.ranks import ALONE, Ranks
 
 
 class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
@@ -28,6 +29,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         evaluator: Evaluator,
         attempt: int,
         steps_done: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._method, self._learner = method_of(evaluator.recipe), learner_of(evaluator.recipe)
         self.steps_done = steps_done
@@ -36,6 +38,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         self._control = control
         self._emit = emit
         self._attempt = attempt
+        self._ranks = ranks
         self._began = time.monotonic()
         self._step_began: float | None = None
         """When all that followed the step before was done; None before the first one."""
@@ -53,6 +56,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._leave_if_asked()
+        self._draw_other_dropout(args.seed, state.global_step)
         if self._step_began is None:
             self._step_began = time.monotonic()
 
@@ -60,10 +64,12 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         self._leave_if_asked()
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._control.agree()
         if self._control.stop.is_set():  # an evaluation can be left without losing what was trained
             raise Stopped
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._control.agree()
         self._stop_if_asked(control)
         if self._control.save.is_set():
             self._control.save.clear()
@@ -78,11 +84,20 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             self._step_began = time.monotonic()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        best = self._evaluator.best
-        checkpoint = checkpoints.keep_checkpoint(self._run, state.global_step, best=best.step if best else None)
-        path = str(checkpoint.relative_to(self._run.folder))
-        self._emit(Checkpoint(attempt=self._attempt, step=state.global_step, path=path))
+        if self._ranks.is_first:
+            best = self._evaluator.best
+            checkpoint = checkpoints.keep_checkpoint(self._run, state.global_step, best=best.step if best else None)
+            path = str(checkpoint.relative_to(self._run.folder))
+            self._emit(Checkpoint(attempt=self._attempt, step=state.global_step, path=path))
+        self._ranks.wait()  # before any of them reads it
         self._step_began = time.monotonic()
+
+    def _draw_other_dropout(self, seed: int, step: int) -> None:
+        """Have each of several processes drop other values, by the step: an attempt that goes on drops the same."""
+        if self._ranks.world > 1:
+            import torch
+
+            torch.manual_seed((seed * 1_000_003 + step * self._ranks.world + self._ranks.rank) % 2**63)
 
     def _leave_if_asked(self) -> None:
         if self._control.now.is_set():
@@ -105,6 +120,14 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         elif self._evaluator.is_out_of_patience(state.num_train_epochs):
             self._evaluator.stopped_early = control.should_save = control.should_training_stop = True
 
+    def _over_all_ranks(self, tokens: int) -> tuple[float, ...]:
+        """The step's tokens over all processes; where there are several, the seconds that each computed, by rank."""
+        ranks = self._ranks
+        if ranks.world == 1:
+            return (tokens,)
+        seconds = self._evaluator.trainer.step_clock.seconds
+        return ranks.totals(tokens, *(seconds if rank == ranks.rank else 0.0 for rank in range(ranks.world)))
+
     def _step(self, args: Any, state: Any, logs: dict[str, Any]) -> None:
         loss = float(logs["loss"])
         require_finite("loss", loss, state.global_step)
@@ -117,7 +140,8 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         seconds = max(1e-9, time.monotonic() - began + self._evaluator.take_waited_s())
         self._steps_seconds.append(seconds)
         seen = int(state.num_input_tokens_seen)
-        tokens, self._tokens = seen - self._tokens, seen
+        own_tokens, self._tokens = seen - self._tokens, seen
+        tokens, *card_seconds = self._over_all_ranks(own_tokens)
         metrics = self._method.metrics_of(logs)
         self._emit(
             Step(
@@ -128,10 +152,11 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
                 loss=loss,
                 grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
                 learning_rate=float(logs["learning_rate"]) if "learning_rate" in logs else None,
-                tokens=tokens,
+                tokens=int(tokens),
                 tokens_per_second=tokens / seconds,
                 elapsed_s=time.monotonic() - self._began,
                 metrics=metrics,
+                card_seconds=tuple(card_seconds),
             )
         )
         recipe = self._evaluator.recipe

@@ -26,6 +26,13 @@ class Control:
     recipe: Recipe | None = None
     """What to train from the next step on, where that was changed."""
 
+    def agree(self) -> None:
+        """Where several processes train the run: take up, all at once, what any of them was asked."""
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether this process was asked, also where the others do not know it yet."""
+        return self.stop.is_set()
+
 
 class NotFinite(TuituneError):
     """A loss or a gradient norm is NaN or infinite: nothing that is trained from here on means anything."""

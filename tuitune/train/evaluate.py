@@ -20,6 +20,7 @@ from tuitune.runs.events import Evaluation, Notice, Reply
 from tuitune.runs.pace import MEASUREMENTS_A_RUN, SHARE_OF_TIME
 from tuitune.text import one_line
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
+from tuitune.train.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Evaluator:
         emit: Emit,
         attempt: int,
         measured: Sequence[Evaluation] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
         """`measured` is what earlier attempts have measured up to the step that this one begins at."""
         self.trainer: Any = None
@@ -56,6 +58,7 @@ class Evaluator:
         self._control = control
         self._emit = emit
         self._attempt = attempt
+        self._ranks = ranks
         self._last_step = 0
         self._loss_seconds = self._replies_seconds = self._waited_s = 0.0
 
@@ -72,10 +75,10 @@ class Evaluator:
         self._wait_for_queued_work()
         with _random_state_kept(self._loaded):
             began = time.monotonic()
-            evaluation = measure_loss(self.trainer, self._method, self._emit, self._attempt, step) if loss else None
+            evaluation = self._held_out_loss(step) if loss else None
             measured = time.monotonic()
             if replies:
-                sample_replies(self._loaded, self._prompts, self.recipe, self._emit, self._control, step)
+                self._reply(step)
                 self._replies_seconds = time.monotonic() - measured
             self._loss_seconds = measured - began
         if evaluation is not None and step > 0:
@@ -96,6 +99,21 @@ class Evaluator:
         waited, self._waited_s = self._waited_s, 0.0
         return waited
 
+    def _held_out_loss(self, step: int) -> Evaluation | None:
+        return measure_loss(self.trainer, self._method, self._emit, self._attempt, step, self._ranks)
+
+    def _reply(self, step: int) -> None:
+        """Have the first process reply to the prompts while the others wait. Where it fails, all of them raise."""
+        failure = None
+        if self._ranks.is_first:
+            try:
+                sample_replies(self._loaded, self._prompts, self.recipe, self._emit, self._control, step)
+            except Exception as error:
+                failure = error
+        (has_failed,) = self._ranks.any(failure is not None)
+        if has_failed:
+            raise failure or TuituneError("The first process could not reply to the prompts.")
+
     def after_step(self, step: int, total_steps: int, step_seconds: float) -> Evaluation | None:
         """Measure where that is due after `step` of `total_steps` steps of `step_seconds` each."""
         every = self.recipe.train.eval_steps
@@ -105,7 +123,9 @@ class Evaluator:
             every = steps_between(total_steps, step_seconds, sum(costs))
             if self._rows and every > (rarely := steps_between(total_steps, step_seconds, costs[0])):
                 every, replies = rarely, False  # the loss alone, more often
-        if not every or step >= total_steps or step - self._last_step < every or not (self._rows or replies):
+        is_due = bool(every) and step < total_steps and step - self._last_step >= every and (self._rows > 0 or replies)
+        is_due, replies = self._ranks.first_says(is_due, replies)  # each process has seconds of its own
+        if not is_due:
             return None
         self._last_step = step
         try:
@@ -157,7 +177,9 @@ def measurements_without_gain(measured: Sequence[Evaluation], threshold: float) 
     return without
 
 
-def measure_loss(trainer: Any, method: Method, emit: Emit, attempt: int, step: int) -> Evaluation | None:
+def measure_loss(
+    trainer: Any, method: Method, emit: Emit, attempt: int, step: int, ranks: Ranks = ALONE
+) -> Evaluation | None:
     """Measure the held-out loss, in batches of half the size where memory runs out; a stop leaves it out.
 
     Raises NotFinite where the loss is NaN or infinite.
@@ -176,7 +198,8 @@ def measure_loss(trainer: Any, method: Method, emit: Emit, attempt: int, step: i
         except Stopped:
             return None
         except torch.OutOfMemoryError:
-            if (graphs := getattr(trainer, "graphs", None)) is not None and graphs.drop():
+            graphs = getattr(trainer, "graphs", None)
+            if any(ranks.any(graphs is not None and graphs.drop())):
                 continue
             if trainer.args.per_device_eval_batch_size == 1:
                 emit(
@@ -230,10 +253,10 @@ def sample_replies(
     """Reply to the prompts as a chat would; one that the chat template refuses is told of once, before training."""
     sampling = Sampling(max_new_tokens=recipe.samples.max_new_tokens)
     for messages in prompts:
-        if control.stop.is_set():
+        if control.is_asked_to_stop():
             return
         try:
-            answer = reply(loaded, messages, sampling, cancelled=control.stop.is_set)
+            answer = reply(loaded, messages, sampling, cancelled=control.is_asked_to_stop)
         except TuituneError as error:
             if step == 0:
                 emit(Notice(text=f"No reply to {one_line(messages[-1]['content'], max_length=60)!r}. {error}"))

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import begin_with_adapter, require_adapter
 from tuitune.backends.loftq import require_loftq
 from tuitune.data.prepare import Prepared, prepare
-from tuitune.errors import TuituneError, explain
+from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.method_sections import GRPO
 from tuitune.model.config import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
@@ -22,11 +23,12 @@ from tuitune.runs.events import Finished, Notice, Phase, Plan
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 from tuitune.train import checkpoints
-from tuitune.train.autotune import fit, halved
+from tuitune.train.autotune import fit, with_less_memory
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
 from tuitune.train.evaluate import Evaluator
 from tuitune.train.isolation import Batches, settle_batches
 from tuitune.train.methods import Learner, learner_of
+from tuitune.train.ranks import ALONE, Ranks
 from tuitune.train.resume import (
     Resumption,
     data_digest,
@@ -55,18 +57,31 @@ def check(recipe: Recipe) -> None:
         require_rewards(recipe.method.rewards)
     require_loftq(recipe)
     require_reporters(recipe)
+    if recipe.train.gpus != "auto" and not learner_of(recipe).shares_steps:
+        raise UnusableInput(
+            f"The method {recipe.method.name} does not train on several cards yet: leave train.gpus at auto."
+        )
     if recipe.lora.init_adapter is not None:
         require_adapter(recipe.lora.init_adapter)
 
 
 def train(
-    recipe: Recipe, run: Run, control: Control, emit: Emit, *, resumed: Resumption | None = None
+    recipe: Recipe,
+    run: Run,
+    control: Control,
+    emit: Emit,
+    *,
+    resumed: Resumption | None = None,
+    ranks: Ranks = ALONE,
 ) -> LoadedModel | None:
     """Train the recipe's adapter into `run.adapter` and return the model for chat and export.
 
     Emits everything up to `Finished`; the caller reports a failure. Returns None where the run was stopped before a
     model was loaded. A run that is `resumed` goes on from its checkpoint. Raises TuituneError (UnusableInput where
     data or base model have changed since), or whatever the libraries raise.
+
+    With several `ranks` each of their processes calls this, with a SharedControl: the first one alone emits and writes.
+    Where memory runs out, all must then be begun anew, and torch.OutOfMemoryError is raised.
     """
     began = time.monotonic()
     attempt = resumed.attempt if resumed else 1
@@ -89,8 +104,9 @@ def train(
         recipe,
         tokenizer,
         progress=_at_most_every(0.2, lambda done, total: phase("data", "Reading and tokenising the data", done, total)),
-        cancelled=control.stop.is_set,
+        cancelled=control.is_asked_to_stop,
     )
+    control.agree()
     if control.stop.is_set():
         finished("stopped", 0)
         return None
@@ -108,10 +124,10 @@ def train(
     for text in loaded.targets.left_out if loaded.targets else ():
         emit(Notice(text=text))
     on_gpu = loaded.model.device.type == "cuda"
-    batches = _settle(loaded, learner, prepared, emit) if on_gpu else None
+    batches = _settle(loaded, learner, prepared, emit, ranks) if on_gpu else None
     if recipe.train.fit and learner.fits and on_gpu:
         phase("adapter", "Timing ways to run a step on this GPU")
-        recipe = _fit(loaded, recipe, prepared, run, control, emit)
+        recipe = _fit(loaded, recipe, prepared, run, control, emit, ranks)
 
     # Not before Unsloth, which changes the trainer that these import.
     from tuitune.train.callbacks import RunCallback
@@ -119,9 +135,9 @@ def train(
 
     first_step = checkpoints.step_of(checkpoint) if checkpoint else 0
     measured = resumed.measured if resumed else ()
-    evaluator = Evaluator(loaded, recipe, prepared, control, emit, attempt, measured)
-    callback = RunCallback(run, control, emit, evaluator, attempt, first_step)
-    callbacks = [callback, *reporters(recipe, run, emit)]
+    evaluator = Evaluator(loaded, recipe, prepared, control, emit, attempt, measured, ranks)
+    callback = RunCallback(run, control, emit, evaluator, attempt, first_step, ranks)
+    callbacks = [callback, *(reporters(recipe, run, emit) if ranks.is_first else [])]
 
     def make_room() -> bool:
         freed = checkpoints.give_way(run, evaluator.best.step if evaluator.best else None)
@@ -130,7 +146,7 @@ def train(
         return freed is not None
 
     def new_trainer(recipe: Recipe) -> Any:
-        return make_trainer(loaded, recipe, prepared, run, callbacks, control, emit, make_room)
+        return make_trainer(loaded, recipe, prepared, run, callbacks, control, emit, make_room, ranks)
 
     trainer = evaluator.trainer = new_trainer(recipe)
     if recipe.lora.init_adapter is not None:
@@ -138,7 +154,7 @@ def train(
     require_trainable(loaded)
     trained = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
     loaded.begun = {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained.items()}
-    plan = _plan(loaded, recipe, prepared, trainer, batches)
+    plan = _plan(loaded, recipe, prepared, trainer, batches, ranks.world)
     if resumed and resumed.plan:
         require_same(resumed.plan, plan, run)
     emit(plan)
@@ -154,19 +170,22 @@ def train(
         if checkpoint is None:
             phase("before", "Measuring the model before training")
             evaluator.measure(0)
+        control.agree()
         if not control.stop.is_set():
             going_on = (
                 f"Going on from {checkpoint.name}" if checkpoint else "Training; the first step takes the longest"
             )
             phase("training", going_on)
             backend.for_training(loaded)
-            _train_to_the_end(evaluator, loaded, recipe, run, new_trainer, control, emit, checkpoint)
+            _train_to_the_end(evaluator, loaded, recipe, run, new_trainer, control, emit, checkpoint, ranks)
             if evaluator.stopped_early:
                 adapter_step = _go_back_to_the_best(evaluator, loaded, run, emit)
             if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
                 phase("saving", "Saving the adapter")
-                save_adapter(loaded, run)
+                if ranks.is_first:
+                    save_adapter(loaded, run)
                 adapter_saved = True
+            control.agree()
             if not control.stop.is_set():
                 status = "done"
                 phase("after", "Measuring the model after training")
@@ -188,13 +207,14 @@ def train(
         pass
     finally:
         loaded.dequantize_once = False  # for training alone
-        checkpoints.tidy(run)  # a save that failed may have left half a one
+        if ranks.is_first:
+            checkpoints.tidy(run)  # a save that failed may have left half a one
     backend.for_inference(loaded)
     finished(status, callback.steps_done, adapter_step)
     return loaded
 
 
-def _settle(loaded: LoadedModel, learner: Learner, prepared: Prepared, emit: Emit) -> Batches:
+def _settle(loaded: LoadedModel, learner: Learner, prepared: Prepared, emit: Emit, ranks: Ranks) -> Batches:
     """Prove on the model itself how its rows can be batched, and tell where they are not laid end to end."""
     batches = settle_batches(
         loaded,
@@ -205,17 +225,35 @@ def _settle(loaded: LoadedModel, learner: Learner, prepared: Prepared, emit: Emi
     warm_up = batches.isolation.warm_up_seconds
     if warm_up > _LONG_WARM_UP_SECONDS:
         emit(Notice(text=f"The model's kernels were compiled in {warm_up:.0f} s; the next run finds them."))
+    (pads_somewhere,) = ranks.any(batches.kind == "padded")
+    if pads_somewhere and batches.kind != "padded":
+        loaded.padding_free = False
+        batches = replace(batches, kind="padded", notice="Rows are padded, because they must be on another card.")
     if batches.notice:
         emit(Notice(text=batches.notice))
     return batches
 
 
-def _fit(loaded: LoadedModel, recipe: Recipe, prepared: Prepared, run: Run, control: Control, emit: Emit) -> Recipe:
+def _fit(
+    loaded: LoadedModel,
+    recipe: Recipe,
+    prepared: Prepared,
+    run: Run,
+    control: Control,
+    emit: Emit,
+    ranks: Ranks,
+) -> Recipe:
     """The recipe with the fastest way to run a step, kept with the run so that a rerun is exact."""
-    fitted = fit(loaded, prepared.train, cancelled=control.stop.is_set)
+
+    def cancelled() -> bool:
+        control.agree()
+        return control.stop.is_set()
+
+    fitted = fit(loaded, prepared.train, cancelled=cancelled, ranks=ranks)
     if fitted is None:
         return recipe
-    run.keep_resolved(fitted.recipe)
+    if ranks.is_first:
+        run.keep_resolved(fitted.recipe)
     emit(Notice(text=fitted.describe(loaded.attention)))
     return fitted.recipe
 
@@ -265,6 +303,7 @@ def _train_to_the_end(
     control: Control,
     emit: Emit,
     checkpoint: Path | None,
+    ranks: Ranks,
 ) -> None:
     """Train, from the checkpoint if there is one; where memory runs out, from the last one in passes of half the size.
 
@@ -280,35 +319,30 @@ def _train_to_the_end(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             step, out_of_memory = trainer.state.global_step, False
         except torch.OutOfMemoryError:
+            if ranks.world > 1:  # the others are in the middle of a step, and would wait for this process for ever
+                raise
             step, out_of_memory = trainer.state.global_step, True
-        leaner = False
         if not out_of_memory:
             wanted, control.recipe = control.recipe, None
             if wanted is not None:
                 recipe = with_tail_of(recipe, wanted)
-                run.keep_resolved(recipe)
+                if ranks.is_first:
+                    run.keep_resolved(recipe)
             if wanted is None or control.stop.is_set() or evaluator.stopped_early:
                 return
             if 0 < recipe.train.max_steps <= step:
                 return
-        elif leaner := True in (recipe.train.cuda_graphs, recipe.train.dequantize_once):
-            spared = {"cuda_graphs": False, "dequantize_once": False}  # the same passes do without what these hold
-            recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=spared)})
-            loaded.dequantize_once = False
         else:
-            recipe = halved(recipe)
+            hungry, recipe = recipe, with_less_memory(recipe)
+            loaded.dequantize_once = False
         trainer.accelerator.free_memory()  # or what the failed step held stays taken
         trainer.optimizer = trainer.lr_scheduler = None
         gc.collect()
         torch.cuda.empty_cache()
         checkpoint = newest_whole_checkpoint(run, emit)
-        run.keep_resolved(recipe)
-        settings = recipe.train
-        split = f"{settings.per_device_train_batch_size} × {settings.gradient_accumulation_steps} rows a step"
-        split += ", without CUDA graphs and dequantised weights" if leaner else ""
-        where = checkpoint.name if checkpoint else "the start"
         if out_of_memory:
-            emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
+            run.keep_resolved(recipe)
+            tell_less_memory(hungry, recipe, step, checkpoint, emit)
         evaluator.recipe = recipe
         loaded.backend.for_training(loaded)
         evaluator.trainer = new_trainer(recipe)
@@ -322,6 +356,16 @@ def require_trainable(loaded: LoadedModel) -> None:
     """Refuse a model of which nothing would be trained, as one with an adapter loaded for use. Raises TuituneError."""
     if not any(parameter.requires_grad for parameter in loaded.model.parameters()):
         raise TuituneError("Nothing of this model would be trained: its adapter is frozen; train a new run from it.")
+
+
+def tell_less_memory(hungry: Recipe, recipe: Recipe, step: int, checkpoint: Path | None, emit: Emit) -> None:
+    """Tell how a run goes on by `recipe` after memory ran out by `hungry` in the step that follows `step`."""
+    train = recipe.train
+    split = f"{train.per_device_train_batch_size} × {train.gradient_accumulation_steps} rows a step"
+    if train.per_device_train_batch_size == hungry.train.per_device_train_batch_size:
+        split += ", without CUDA graphs and dequantised weights"
+    where = checkpoint.name if checkpoint else "the start"
+    emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
 
 
 def save_adapter(loaded: LoadedModel, run: Run) -> None:
@@ -353,16 +397,19 @@ def _tell_about(prepared: Prepared, emit: Emit) -> None:
         emit(Notice(text=notice))
 
 
-def _plan(loaded: LoadedModel, recipe: Recipe, prepared: Prepared, trainer: Any, batches: Batches | None) -> Plan:
+def _plan(
+    loaded: LoadedModel, recipe: Recipe, prepared: Prepared, trainer: Any, batches: Batches | None, cards: int
+) -> Plan:
     import torch
 
     parameters = list(loaded.model.parameters())
     args = trainer.args
     by_epochs = math.ceil(args.num_train_epochs * learner_of(recipe).steps_an_epoch(recipe, len(prepared.train)))
     device = loaded.model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return Plan(
         backend=loaded.backend.name,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        device=f"{cards} × {name}" if cards > 1 else name,
         rows=len(prepared.train),
         eval_rows=len(prepared.eval) if prepared.eval is not None else 0,
         dropped_rows=sum(rows.count for rows in prepared.dropped.values()),

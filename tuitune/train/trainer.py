@@ -13,8 +13,13 @@ from tuitune.runs.folder import Run
 from tuitune.train import checkpoints
 from tuitune.train.arguments import settled_arguments
 from tuitune.train.control import Control, Emit
+from tuitune.train.dealing import passes_a_step
 from tuitune.train.graphs import PassGraphs, can_capture
+from tuitune.train.held_out import held_out_loss
 from tuitune.train.methods import learner_of
+from tuitune.train.methods.learner import Collate
+from tuitune.train.ranks import ALONE, Ranks
+from tuitune.train.shared_steps import share_gradients, share_rows
 from tuitune.train.sizes import pass_sizes
 from tuitune.train.steps import queue_steps
 
@@ -31,11 +36,13 @@ def make_trainer(
     control: Control,
     emit: Emit,
     make_room: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
 ) -> Any:
     """The method's trainer for the loaded model, on rows that are tokenised already, with its adapter in fp32.
 
     `recipe` is what is trained in the end: its rows a pass, passes a step and optimizer. Where the disk fills up while
-    a checkpoint is saved, `make_room` says whether it could free some, and the checkpoint is saved again.
+    a checkpoint is saved, `make_room` says whether it could free some, and the checkpoint is saved again. With several
+    `ranks` it trains this one's share of each step, and the first one saves.
     """
     import torch
     from transformers import PrinterCallback
@@ -43,13 +50,14 @@ def make_trainer(
     on_gpu = loaded.model.device.type == "cuda"
     learner = learner_of(recipe)
     captured = recipe.train.cuda_graphs is True and learner.captures and can_capture(loaded)
-    lengths = learner.method.lengths(prepared.train) if captured else []
+    lengths = learner.method.lengths(prepared.train) if captured or ranks.world > 1 else []
     loaded.pass_sizes = pass_sizes(lengths, recipe.train.per_device_train_batch_size) if captured else ()
     bf16 = on_gpu and gpu_has_bf16()
     trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
     total = torch.cuda.mem_get_info()[1] if on_gpu else None
     arguments = dict(
         settled_arguments(recipe),
+        gradient_accumulation_steps=passes_a_step(recipe.train, ranks.world),
         run_name=run.name,
         output_dir=str(checkpoints.staged_checkpoints(run)),
         per_device_eval_batch_size=recipe.train.per_device_train_batch_size,
@@ -70,7 +78,7 @@ def make_trainer(
     save = trainer._save_checkpoint
 
     def save_where_there_is_room(*arguments: Any, **options: Any) -> None:
-        while True:
+        while ranks.is_first:
             try:
                 save(*arguments, **options)
                 return
@@ -84,7 +92,25 @@ def make_trainer(
     for parameter in loaded.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if learner.captures and on_gpu and loaded.padding_free and trainer.args.world_size == 1:
+    if ranks.world > 1:
+        share_rows(trainer, loaded, recipe, ranks, lengths)
+    if learner.captures and on_gpu and loaded.padding_free:
         rows = recipe.train.per_device_train_batch_size
         queue_steps(trainer, PassGraphs(loaded, rows, max(lengths)) if captured else None)
+    if learner.captures:
+        trainer.evaluate = lambda: _held_out_loss(trainer, loaded, learner.collator(loaded), ranks)
+    if ranks.world > 1:
+        share_gradients(trainer, loaded, ranks)
     return trainer
+
+
+def _held_out_loss(trainer: Any, loaded: LoadedModel, collate: Collate, ranks: Ranks) -> dict[str, float]:
+    """What the trainer's own evaluation would log, with each trained token counted once."""
+
+    def before_pass() -> None:
+        trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
+
+    batch_rows = trainer.args.per_device_eval_batch_size
+    logs = {"eval_loss": held_out_loss(loaded, trainer.eval_dataset, collate, batch_rows, ranks, before_pass)}
+    trainer.log(dict(logs))
+    return logs

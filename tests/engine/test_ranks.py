@@ -1,0 +1,196 @@
+"""Several processes train what one would: the same losses, one record, one checkpoint; and one that dies ends them."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from tests.engine.training import trained
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.machine.cards import CPU_RANKS, cards_of
+from tuitune.recipe import Recipe, TrainSection
+from tuitune.runs.events import Event, Failed, Started, Step
+from tuitune.runs.folder import Run, RunWriter
+from tuitune.session.client import Session
+from tuitune.session.messages import Resume, Save
+from tuitune.train.checkpoints import checkpoints_of, damage, step_of
+from tuitune.train.control import Control
+from tuitune.train.dealing import DealtBatches, deal_by_length, deal_by_tokens
+from tuitune.train.ranks import SOCKETS, SharedControl, join
+from tuitune.train.resume import resumption_of
+from tuitune.train.run import train
+
+STEPS = 20
+
+
+def recipe_of(demo_recipe: Recipe, **train: Any) -> Recipe:
+    """In fp32, of rows that no number of passes divides evenly, measured on the way."""
+    settings = {"max_steps": STEPS, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 3, "save_steps": 6}
+    data = demo_recipe.model_dump(mode="json")
+    data["model"]["load_in_4bit"] = False
+    data["train"] |= settings | {"eval_steps": 3, "fit": False} | train
+    data["samples"] = {"prompts": ["Who are you?"], "max_new_tokens": 4}
+    return Recipe.from_data(data)
+
+
+def go_on(run: Run, on_event: Callable[[Event, Control], None] = lambda event, control: None) -> None:
+    """Go on with a run in this process alone."""
+    writer, control = RunWriter(run), Control()
+
+    def emit(event: Event) -> None:
+        writer.append(event)
+        on_event(event, control)
+
+    resumed = resumption_of(run, emit)
+    emit(Started(run=run.name, attempt=resumed.attempt, pid=os.getpid()))
+    train(run.resolved(), run, control, emit, resumed=resumed)
+    writer.close()
+
+
+def pause_at(step: int) -> Callable[[Event, Control], None]:
+    def pause(event: Event, control: Control) -> None:
+        if isinstance(event, Step) and event.step == step:
+            control.pause.set()
+            control.stop.set()
+
+    return pause
+
+
+async def test_one_and_two_processes_train_the_same(
+    demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run begins in one process and goes on in two, of which one is killed; in two again, whose session is killed.
+
+    At last it ends in one process, with the losses of a run that nothing disturbed.
+    """
+    recipe = recipe_of(demo_recipe)
+    alone, expected = trained(recipe, tmp_path, "alone")
+    together, _ = trained(recipe, tmp_path, "together", pause_at(3))
+    assert together.status() == "paused"
+
+    monkeypatch.setenv(CPU_RANKS, "2")
+    session = await Session.start()
+    assert session.pid is not None
+    killed: dict[int, float] = {}
+    listening: set[str] = set()
+    saving: list[asyncio.Task[Any]] = []
+
+    def hand(event: Event) -> None:
+        if not isinstance(event, Step) or event.step in killed:
+            return
+        ranks = psutil.Process(session.pid).children()
+        if event.step == 4 and event.card_seconds:
+            listening.update(addresses_listened_on(ranks))
+            killed[4] = event.at
+            ranks[1].kill()
+        elif event.step == 8:
+            killed[8] = event.at
+            saving.append(asyncio.ensure_future(session.call(Save(together.name))))
+        elif event.step == 12:
+            killed[12] = event.at
+            orphans.extend(ranks)
+            psutil.Process(session.pid).kill()
+
+    orphans: list[psutil.Process] = []
+    request = Resume(str(together.folder), ("train.gpus=all",))
+    await session.follow(hand)
+    with pytest.raises(TuituneError, match=r"process on the CPU \(2 of 2\) was killed by signal 9.*checkpoint-\d"):
+        await session.call(request)
+    ended = together.history().ended
+    assert isinstance(ended, Failed)
+    assert ended.at - killed[4] < 5
+    assert not psutil.Process(session.pid).children()
+    assert listening == {"127.0.0.1"}
+
+    with pytest.raises(TuituneError):
+        await session.call(request)
+    await session.close()
+    assert len(orphans) == 2
+    assert not psutil.wait_procs(orphans, timeout=10)[1], "they end with their session"
+    monkeypatch.delenv(CPU_RANKS)
+    assert 9 in [step_of(checkpoint) for checkpoint in checkpoints_of(together)]
+    go_on(together)
+
+    history = together.history()
+    assert together.status() == "done"
+    assert [step.loss for step in history.steps] == pytest.approx([step.loss for step in expected.steps], rel=1e-6)
+    assert [step.tokens for step in history.steps] == [step.tokens for step in expected.steps]
+    measured = {evaluation.step: evaluation.loss for evaluation in history.evaluations}
+    assert {0, 6, 9, 15, 18, STEPS} <= measured.keys()
+    alike = {evaluation.step: evaluation.loss for evaluation in expected.evaluations if evaluation.step in measured}
+    assert measured == pytest.approx(alike, rel=1e-6)
+    assert [len(step.card_seconds) for step in history.steps] == [0] * 3 + [2] * 9 + [0] * 8
+    for name, weight in load_file(alone.adapter / "adapter_model.safetensors").items():
+        assert (load_file(together.adapter / "adapter_model.safetensors")[name] - weight).abs().max() < 1e-5
+    assert all(damage(checkpoint) is None for checkpoint in checkpoints_of(together))
+
+
+def addresses_listened_on(processes: list[psutil.Process]) -> set[str]:
+    connections = [connection for process in processes for connection in process.net_connections()]
+    return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
+def test_what_one_process_is_asked_all_agree_on(
+    demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads stand in for the processes."""
+    for name, interface in SOCKETS.items():
+        monkeypatch.setenv(name, interface)
+    asked = Control(recipe=demo_recipe)
+    asked.save.set()
+
+    def work(rank: int) -> tuple[bool, bool, bool, bool, bool, Recipe | None, Any, tuple[float, ...]]:
+        ranks = join(rank, 2, tmp_path / "meeting", on_gpu=False)
+        control = SharedControl(ranks=ranks, asked=asked if rank == 0 else Control())
+        control.agree()
+        first = control.save.is_set(), control.stop.is_set()
+        if rank == 0:
+            asked.pause.set()
+            asked.stop.set()
+        before = control.stop.is_set()
+        control.agree()
+        shared = ranks.share({"order": [2, 0, 1]} if rank == 0 else None)
+        totals = ranks.totals(rank + 1, 0.5)
+        return *first, before, control.stop.is_set(), control.pause.is_set(), control.recipe, shared, totals
+
+    with ThreadPoolExecutor(2) as threads:
+        zeroth, second = threads.map(work, range(2))
+    assert zeroth == second == (True, False, False, True, True, demo_recipe, {"order": [2, 0, 1]}, (3.0, 1.0))
+    assert not asked.save.is_set()
+
+
+@pytest.mark.parametrize("deal", [deal_by_tokens, deal_by_length])
+@pytest.mark.parametrize(("world", "batch", "accumulation", "rows"), [(2, 4, 2, 37), (3, 2, 1, 8), (4, 1, 2, 5)])
+def test_every_row_of_a_step_is_dealt_once(deal: Any, world: int, batch: int, accumulation: int, rows: int) -> None:
+    lengths = [(7 * row) % 50 + 1 for row in range(rows)]
+    settings = TrainSection(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+    dealt = [
+        list(DealtBatches(range(rows), lengths, settings, rank, world, padded=deal is deal_by_length))
+        for rank in range(world)
+    ]
+    assert {len(passes) for passes in dealt} == {
+        len(DealtBatches(range(rows), lengths, settings, 0, world, padded=False))
+    }
+    assert all(len(rows_of_pass) <= batch for passes in dealt for rows_of_pass in passes)
+    assert sorted(row for passes in dealt for rows_of_pass in passes for row in rows_of_pass) == list(range(rows))
+
+
+def test_token_sums_are_evened_out_over_processes() -> None:
+    lengths = [(37 * row) % 400 + 20 for row in range(128)]
+    settings = TrainSection(per_device_train_batch_size=64, gradient_accumulation_steps=2)
+    sums = [
+        sum(lengths[row] for row in next(iter(DealtBatches(range(128), lengths, settings, rank, 2, padded=False))))
+        for rank in range(2)
+    ]
+    assert abs(sums[0] - sums[1]) <= 0.01 * sum(sums)
+
+
+def test_cards_that_are_not_there_are_refused() -> None:
+    with pytest.raises(UnusableInput, match="this machine has none"):
+        cards_of("all")

@@ -1,0 +1,92 @@
+"""One of the processes that train a run together: `python -m tuitune.session.rank`, which the session starts.
+
+It gets its work on stdin and tells of it on stdout; what libraries print goes to stderr. When stdin ends, so has the
+session, and this process ends with it.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TextIO
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.machine.environment import warm_up
+from tuitune.runs.events import Event, Output
+from tuitune.session.failure import failure_of
+from tuitune.session.output import printed
+from tuitune.session.rank_messages import Asked, Ended, Start, line_of, resumption_from_data, run_of
+from tuitune.train.control import Control
+
+log = logging.getLogger("tuitune.rank")
+
+_CUT_OFF = ("connection closed", "connection reset", "gloo", "nccl", "broken pipe")
+"""Of the errors by which a process notices that another one is gone."""
+
+
+def main() -> int:
+    channel = os.dup(1)
+    os.dup2(2, 1)  # whatever prints
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    start = Start.from_line(sys.stdin.readline())
+    asked = Control()
+    threading.Thread(target=_listen, args=(sys.stdin, asked), daemon=True).start()
+    sending = threading.Lock()
+
+    def send(message: Event | Ended) -> None:
+        line = line_of(message)
+        with sending:
+            while line:
+                line = line[os.write(channel, line) :]
+
+    ended = _work(start, asked, send if start.rank == 0 else lambda event: None)
+    send(ended)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(0)  # libraries' threads may still wait for the other processes
+
+
+def _listen(lines: TextIO, asked: Control) -> None:
+    for line in lines:
+        Asked.from_line(line).pass_on(asked)
+    os._exit(1)
+
+
+def _work(start: Start, asked: Control, emit: "object") -> Ended:
+    from tuitune.recipe import Recipe
+    from tuitune.train.ranks import SharedControl, join
+    from tuitune.train.run import train
+
+    run, tell = run_of(start), emit
+    assert callable(tell)
+    try:
+        warm_up()
+        import torch
+
+        recipe = Recipe.from_data(start.recipe)
+        ranks = join(start.rank, start.world, Path(start.meeting), on_gpu=torch.cuda.is_available())
+        control = SharedControl(ranks=ranks, asked=asked)
+        with printed(lambda line: tell(Output(text=line))):
+            train(recipe, run, control, tell, resumed=resumption_from_data(start.resumed), ranks=ranks)
+        ranks.wait()
+    except UnusableInput as error:
+        return Ended("unusable", str(error))
+    except TuituneError as error:
+        return Ended("failed", str(error))
+    except BaseException as error:  # whatever it is, the session must hear of it
+        if type(error).__name__ == "OutOfMemoryError":
+            return Ended("out of memory", failure_of(error, run))
+        log.error("training failed", exc_info=error)
+        text = str(error).lower()
+        own = not (isinstance(error, RuntimeError) and any(word in text for word in _CUT_OFF))
+        return Ended("failed", failure_of(error, run), is_own_fault=own)
+    return Ended("done")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

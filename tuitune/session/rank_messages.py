@@ -1,0 +1,121 @@
+"""What the session and the processes that train a run together tell each other: lines of JSON, through pipes."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tuitune.recipe import Recipe
+from tuitune.runs.events import Evaluation, Event, Plan, from_data, from_json, to_json
+from tuitune.runs.folder import Run
+from tuitune.train.control import Control
+from tuitune.train.resume import Resumption
+from tuitune.typed import checked, field_types
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first line to a process: what it trains, and as which of how many."""
+
+    rank: int
+    world: int
+    meeting: str
+    """The file by which the processes find each other."""
+    run: str
+    recipe: dict[str, Any]
+    resumed: dict[str, Any] | None
+
+    def to_line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> "Start":
+        return cls(**json.loads(line))
+
+
+def resumption_to_data(resumed: Resumption | None) -> dict[str, Any] | None:
+    if resumed is None:
+        return None
+    return {
+        "attempt": resumed.attempt,
+        "checkpoint": str(resumed.checkpoint) if resumed.checkpoint else None,
+        "plan": to_json(resumed.plan) if resumed.plan else None,
+        "measured": [to_json(evaluation) for evaluation in resumed.measured],
+    }
+
+
+def resumption_from_data(data: dict[str, Any] | None) -> Resumption | None:
+    if data is None:
+        return None
+    plan = from_json(data["plan"]) if data["plan"] else None
+    measured = [from_json(line) for line in data["measured"]]
+    return Resumption(
+        data["attempt"],
+        Path(data["checkpoint"]) if data["checkpoint"] else None,
+        plan if isinstance(plan, Plan) else None,
+        tuple(evaluation for evaluation in measured if isinstance(evaluation, Evaluation)),
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A line to the first process: what the run is asked from now on."""
+
+    stop: bool = False
+    pause: bool = False
+    save: bool = False
+    recipe: dict[str, Any] | None = None
+
+    def to_line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> "Asked":
+        data = json.loads(line)
+        return cls(**{name: checked(data[name], hint) for name, hint in field_types(cls).items() if name in data})
+
+    def pass_on(self, control: Control) -> None:
+        if self.recipe is not None:
+            control.recipe = Recipe.from_data(self.recipe)
+        if self.save:
+            control.save.set()
+        if self.pause:
+            control.pause.set()
+        if self.stop:
+            control.stop.set()
+
+
+End = Literal["done", "out of memory", "unusable", "failed"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last line of a process: how its work has ended; `text` is the sentence for the user where it failed."""
+
+    how: End
+    text: str = ""
+    step: int = 0
+    is_own_fault: bool = True
+    """False where it was cut off from another process, which is the one to look at."""
+
+
+def line_of(message: Event | Ended) -> bytes:
+    if isinstance(message, Ended):
+        return json.dumps({"ended": asdict(message)}).encode() + b"\n"
+    return to_json(message).encode() + b"\n"
+
+
+def message_of(line: bytes) -> Event | Ended | None:
+    """What a process has sent; None for a line that is none of these."""
+    try:
+        data = json.loads(line)
+        ended = data.get("ended")
+        if ended is None:
+            return from_data(data)
+        return Ended(**{name: checked(ended[name], hint) for name, hint in field_types(Ended).items()})
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return None
+
+
+def run_of(start: Start) -> Run:
+    return Run(Path(start.run))
