@@ -218,3 +218,13 @@ def trl_loss(
     }  # fmt: skip
     loss: torch.Tensor = GRPOTrainer._compute_loss(trainer, MagicMock(), inputs)
     return loss
+
+
+def test_the_estimate_counts_the_cache_of_the_answers_and_steps_of_prompts(tmp_path: Path) -> None:
+    from tuitune.plan.estimate import estimate
+
+    found = estimate(recipe_of(tmp_path, "max_steps=-1", "num_train_epochs=2"))
+    assert found.steps == 2 * (len(PROMPTS) // 2)
+    columns = found.longest_batch_tokens // 4  # of one answer with its prompt
+    layers, key_value, fp32 = 5, 4 * 32, 4
+    assert columns > 12 and found.memory.rollouts_bytes == 2 * layers * key_value * fp32 * columns * 8

@@ -131,6 +131,12 @@ class Method:
         """Tokens of a pass over rows of these lengths, the longest first, with what pads them."""
         return sum(lengths) if padding_free else len(lengths) * lengths[0]
 
+    def steps_an_epoch(self, recipe: Recipe, rows: int) -> int:
+        """Optimizer steps over all rows once."""
+        train = recipe.train
+        passes = math.ceil(rows / train.per_device_train_batch_size)
+        return math.ceil(passes / train.gradient_accumulation_steps)
+
     def metrics_of(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """The method's own figures among what a trainer logs of a step, without those that are no finite number."""
         values = {metric.name: logs[metric.name] for metric in self.metrics if metric.name in logs}

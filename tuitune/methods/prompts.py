@@ -6,7 +6,9 @@ from typing import Any
 
 from tuitune.conversation import Sample, UnusableRow
 from tuitune.masking import IGNORED, Masker
+from tuitune.method_sections import GRPO as GRPOSection
 from tuitune.methods.method import IDS, TEXT, Encoded, Masks, Method, Metric, OverLength, Part, is_finite
+from tuitune.recipe import Recipe
 
 
 class GRPO(Method):
@@ -68,6 +70,11 @@ class GRPO(Method):
         row = json.dumps({**(sample.columns or {}), "prompt": prompt}, ensure_ascii=False, default=str)
         return [Encoded({"prompt_ids": ids, "row": row}, len(ids), 0)]
 
+    def steps_an_epoch(self, recipe: Recipe, rows: int) -> int:
+        """Steps over the prompts once; those that fill no whole step wait for the next epoch."""
+        assert isinstance(recipe.method, GRPOSection)
+        return rows // prompts_a_step(recipe) * recipe.method.num_iterations
+
     def metrics_of(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """The figures above, and the mean of each reward by its own name."""
         own = {name: float(value) for name, value in logs.items() if name.startswith("rewards/") and is_finite(value)}
@@ -85,3 +92,10 @@ def prompt_of(sample: Sample) -> Any:
     roles = [turn["role"] for turn in sample.messages]
     end = len(roles) - 1 - roles[::-1].index("assistant") if "assistant" in roles else len(roles)
     return sample.messages[:end] or None
+
+
+def prompts_a_step(recipe: Recipe) -> int:
+    """Prompts whose answers make one step of a recipe that learns by GRPO."""
+    assert isinstance(recipe.method, GRPOSection)
+    train = recipe.train
+    return train.per_device_train_batch_size * train.gradient_accumulation_steps // recipe.method.num_generations

@@ -61,7 +61,7 @@ def warnings(recipe: Recipe, rows: int | None = None, parameters: int | None = N
         yield f"lora_dropout {lora.lora_dropout:g} drops much of what is learnt; 0 to 0.1 is usual."
     if 0 < train.max_steps <= train.warmup_steps:
         yield f"warmup_steps {train.warmup_steps} is not less than max_steps: the learning rate never gets to its peak."
-    if rows is not None:
+    if rows is not None and recipe.method.name != "grpo":  # prompts are answered anew each time
         passes = passes_over_data(recipe, rows)
         if passes > 5:
             yield f"Each row would be seen {passes:.0f} times: the model will learn the rows by heart; 1 to 3 is usual."

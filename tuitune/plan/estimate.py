@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuitune.machine.hardware import chosen_gpu
+from tuitune.method_sections import GRPO
 from tuitune.methods import method_of
 from tuitune.model.targets import Targets, resolve
 from tuitune.plan.advice import offer_of_16bit, warnings
@@ -45,6 +46,8 @@ class Memory:
     logits_bytes: int
     overhead_bytes: int
     """CUDA context and what the allocator cannot use; on a CPU the imported libraries."""
+    rollouts_bytes: int = 0
+    """Where the model answers prompts itself: keys and values of the answers, and weights as they are computed with."""
 
     @property
     def total_bytes(self) -> int:
@@ -305,7 +308,19 @@ def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, 
         activations_bytes=int(activations),
         logits_bytes=int(logits),
         overhead_bytes=OVERHEAD_BYTES if on_gpu else HOST_BYTES,
+        rollouts_bytes=_rollouts_bytes(recipe, shape, batch_tokens, width),
     )
+
+
+def _rollouts_bytes(recipe: Recipe, shape: Shape, batch_tokens: int, width: int) -> int:
+    """Of the decoder beside the training; 0 for a method that generates nothing."""
+    if not isinstance(recipe.method, GRPO):
+        return 0
+    train = recipe.train
+    answers = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    columns = batch_tokens // train.per_device_train_batch_size
+    cache = 2 * shape.layers * shape.key_value * width * columns * answers
+    return cache + (width * shape.linear_parameters if recipe.model.load_in_4bit else 0)
 
 
 def checkpoints(recipe: Recipe, shape: Shape, *, backend: str) -> bool:
@@ -318,9 +333,12 @@ def checkpoints(recipe: Recipe, shape: Shape, *, backend: str) -> bool:
 
 def longest_batch_tokens(recipe: Recipe, rows: Rows | None, *, padding_free: bool = False) -> int:
     """Tokens of the largest micro-batch with its padding; `data.max_length` each where the rows are not known."""
-    batch = recipe.train.per_device_train_batch_size
+    batch, method = recipe.train.per_device_train_batch_size, recipe.method
+    answers = batch * method.max_completion_length if isinstance(method, GRPO) else 0
     if rows is None or not rows.longest:
-        return batch * recipe.data.max_length * method_of(recipe).sequences_a_row
+        return batch * recipe.data.max_length * method_of(recipe).sequences_a_row + answers
+    if answers:  # to the longest prompt, in the worst case
+        return batch * rows.longest[0] + answers
     return method_of(recipe).batch_tokens(rows.longest[:batch], padding_free=padding_free)
 
 
@@ -331,9 +349,7 @@ def steps_of(recipe: Recipe, rows: int | None) -> int | None:
         return train.max_steps
     if rows is None:
         return None
-    batches = -(-rows // train.per_device_train_batch_size)
-    a_pass = -(-batches // train.gradient_accumulation_steps)
-    return max(1, -int(-train.num_train_epochs * a_pass // 1))
+    return max(1, -int(-train.num_train_epochs * method_of(recipe).steps_an_epoch(recipe, rows) // 1))
 
 
 def verdict(needed_bytes: int, available_bytes: int) -> Literal["fits", "tight", "does not fit"]:

@@ -285,6 +285,24 @@ def _compiling_may_pay(loaded: LoadedModel, chosen: Trial, rows: int, tokens: in
     return training_seconds(loaded.recipe, rows, tokens, chosen.tokens_per_second or 1.0) > _LONG_RUN_SECONDS
 
 
+def keeps_activations(loaded: LoadedModel, rows: Any) -> bool:
+    """Whether the estimate leaves room for all activations of the longest pass, for a run whose steps are not timed."""
+    import torch
+
+    from tuitune.plan import estimate
+
+    recipe = _with_train(loaded.recipe, gradient_checkpointing=False)
+    lengths = sorted(method_of(recipe).lengths(rows), reverse=True)
+    counted = estimate.Rows(len(lengths), sum(lengths), 0, tuple(lengths[:1]))
+    tokens = estimate.longest_batch_tokens(recipe, counted, padding_free=loaded.padding_free)
+    free, total = torch.cuda.mem_get_info()
+    memory = estimate.memory_of(
+        recipe, estimate.shape_of(recipe), tokens, backend=loaded.backend.name, card_bytes=total
+    )
+    needed: int = memory.total_bytes - memory.weights_bytes - memory.overhead_bytes
+    return needed <= SAFE_SHARE * int(free)
+
+
 def _estimator(loaded: LoadedModel, lengths: list[int], limit: int, total: int) -> Callable[[Candidate], bool]:
     """Whether the estimate leaves a candidate's longest pass room; generous, as the trial itself will tell."""
     from tuitune.plan import estimate

@@ -10,8 +10,8 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.chat.decoder import trained_precision
 from tuitune.masking import IGNORED
 
-_LOGITS_AT_ONCE = 2**28
-"""Elements of the logits that one chunk of tokens may have: 1 GiB in fp32."""
+_LOGITS_AT_ONCE = 2**26
+"""Elements of the logits that one chunk of tokens may have: 256 MiB in fp32."""
 
 
 def label_logprobs(

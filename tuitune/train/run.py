@@ -16,6 +16,7 @@ from tuitune.backends.loftq import require_loftq
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.method_sections import GRPO
+from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
 from tuitune.rewards.confirmed import require_rewards
@@ -23,7 +24,7 @@ from tuitune.runs.events import Finished, Notice, Phase, Plan
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 from tuitune.train import checkpoints
-from tuitune.train.autotune import fit, with_less_memory
+from tuitune.train.autotune import fit, keeps_activations, with_less_memory
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
 from tuitune.train.evaluate import Evaluator
 from tuitune.train.isolation import Batches, settle_batches
@@ -128,6 +129,8 @@ def train(
     if recipe.train.fit and learner.fits and on_gpu:
         phase("adapter", "Timing ways to run a step on this GPU")
         recipe = _fit(loaded, recipe, prepared, run, control, emit, ranks)
+    elif on_gpu and recipe.train.gradient_checkpointing == "auto":
+        loaded.gradient_checkpointing = not keeps_activations(loaded, prepared.train)
 
     # Not before Unsloth, which changes the trainer that these import.
     from tuitune.train.callbacks import RunCallback
@@ -404,7 +407,7 @@ def _plan(
 
     parameters = list(loaded.model.parameters())
     args = trainer.args
-    by_epochs = math.ceil(args.num_train_epochs * learner_of(recipe).steps_an_epoch(recipe, len(prepared.train)))
+    by_epochs = math.ceil(args.num_train_epochs * method_of(recipe).steps_an_epoch(recipe, len(prepared.train)))
     device = loaded.model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return Plan(

@@ -9,6 +9,7 @@ from tuitune.errors import UnusableInput
 from tuitune.masking import IGNORED
 from tuitune.method_sections import GRPO as Section
 from tuitune.methods import METHODS
+from tuitune.methods.prompts import prompts_a_step
 from tuitune.recipe import Recipe
 from tuitune.train.control import Control, Emit
 from tuitune.train.methods.learner import Collate, Learner
@@ -53,7 +54,7 @@ class GRPO(Learner):
 
     def require(self, recipe: Recipe, prepared: Prepared) -> None:
         section = section_of(recipe)
-        needed = _prompts_a_step(recipe)
+        needed = prompts_a_step(recipe)
         if len(prepared.train) < needed:
             raise UnusableInput(
                 f"A step needs {needed} prompts ({needed * section.num_generations} answers, "
@@ -63,9 +64,6 @@ class GRPO(Learner):
 
     def isolation_rows(self, rows: Any) -> Any:
         return PromptsAsAnswers(rows)
-
-    def steps_an_epoch(self, recipe: Recipe, rows: int) -> int:
-        return rows // _prompts_a_step(recipe) * section_of(recipe).num_iterations
 
 
 class PromptsAsAnswers(Sequence[Any]):
@@ -90,8 +88,3 @@ def section_of(recipe: Recipe) -> Section:
     """The recipe's method, which is GRPO."""
     assert isinstance(recipe.method, Section)
     return recipe.method
-
-
-def _prompts_a_step(recipe: Recipe) -> int:
-    train = recipe.train
-    return train.per_device_train_batch_size * train.gradient_accumulation_steps // section_of(recipe).num_generations

@@ -1,6 +1,5 @@
 """What a method is to the training: batches, the loss of one, a trainer, and what its first step must look like."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +55,6 @@ class Learner:
     def isolation_rows(self, rows: Any) -> Any:
         """Sequences of the training dataset (`input_ids`, `labels`), by which a batch is proven to keep them apart."""
         return rows
-
-    def steps_an_epoch(self, recipe: Recipe, rows: int) -> int:
-        """Optimizer steps over all rows once."""
-        train = recipe.train
-        return math.ceil(rows / (train.per_device_train_batch_size * train.gradient_accumulation_steps))
 
     @property
     def way(self) -> Way:
