@@ -1,4 +1,4 @@
-"""On a GPU: captured decoding has the probabilities of the training's forward, in 4-bit and 16-bit; a GRPO run whole."""
+"""On a GPU: captured decoding has the probabilities of the training's forward, and a GRPO run learns."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_rewards_rise_in_a_whole_run(tmp_path: Path) -> None:
     raw = Recipe.load(DEMO / "demo_grpo.yaml").model_dump(mode="json")
     raw["method"]["beta"] = 0.01
     recipe = Recipe.from_data(raw, changes=["load_in_4bit=true", "max_steps=20", "eval_steps=0"])
-    run, history = trained(recipe, tmp_path, "run")
+    _, history = trained(recipe, tmp_path, "run")
     rewards = [step.metrics["reward"] for step in history.steps]
     print(json.dumps({"rewards": rewards, "last": history.steps[-1].metrics}))
     assert sum(rewards[-4:]) / 4 > max(0.5, 2 * sum(rewards[:2]) / 2)
