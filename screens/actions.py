@@ -82,6 +82,13 @@ _ALL = (
     Action("next_source", "ctrl+r", "Source", "Show the rows of the next dataset of the recipe.", footer=False),
     Action("audit", "ctrl+t", "Audit", "Look at every row: lengths, duplicates, empty replies, secrets and more."),
     Action("next_method", "ctrl+y", "Method", "Learn from this data by the next method that it lends itself to."),
+    Action(
+        "preview_rewards",
+        "f4",
+        "Rewards",
+        "Have the model answer a few prompts as it is, and show what each reward says of the answers.",
+        footer=False,
+    ),
     Action("map_columns", "ctrl+o", "Columns", "Say which column is the question and which the answer.", footer=False),
     Action("choose_template", "ctrl+l", "Template", "Choose the chat template of a tokenizer that has none."),
     Action("choose_sides", "ctrl+b", "Who", "Choose who answers: adapter, base model, checkpoints, other runs."),
@@ -189,7 +196,7 @@ def key_name(action: Action, *, last: bool = False) -> str:
 
 def name_of(key: str) -> str:
     """A key as a person reads it: `^t` for Ctrl+T."""
-    names = {"escape": "Esc", "enter": "Enter", "space": "Space", "f1": "F1", "f2": "F2", "f3": "F3"}
+    names = {"escape": "Esc", "enter": "Enter", "space": "Space", "f1": "F1", "f2": "F2", "f3": "F3", "f4": "F4"}
     names |= {"left": "←", "right": "→", "ctrl+up": "^↑", "ctrl+down": "^↓"}
     names |= {"question_mark": "?", "comma": ",", "full_stop": ".", "slash": "/"}
     return names.get(key, key.replace("ctrl+", "^"))

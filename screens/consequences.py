@@ -17,7 +17,7 @@ _MUTED = "$foreground 60%"
 _STYLES = {"fits": "$text-success", "tight": "$text-warning", "does not fit": "$text-error"}
 _GLYPHS = {"fits": "✔", "tight": "~", "does not fit": "✘"}
 _ASK_PRICE = f"{key_name(ACTIONS['endings'])}: its cost"
-_PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "overhead")
+_PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "rollouts", "overhead")
 
 
 def consequences(
@@ -47,7 +47,11 @@ def consequences(
         )
     )
     if estimate is not None:
-        parts = (f"{part} {size(estimate['memory'][f'{part}_bytes'])}" for part in _PARTS)
+        parts = (
+            f"{part} {size(estimate['memory'][f'{part}_bytes'])}"
+            for part in _PARTS
+            if part != "rollouts" or estimate["memory"]["rollouts_bytes"]
+        )
         lines.append(Content.styled("Memory: " + " · ".join(parts), _MUTED))
     return Content("\n").join(lines)
 

@@ -55,7 +55,7 @@ class DataScreen(StepScreen):
     CSS_PATH = "data.tcss"
     BINDINGS = [  # noqa: RUF012
         *bind("next_row", "previous_row", "pick_file", "search_datasets", "audit"),
-        *bind("next_method", "map_columns", "choose_template", "go_to_row", "next_source"),
+        *bind("next_method", "preview_rewards", "map_columns", "choose_template", "go_to_row", "next_source"),
     ]
 
     def __init__(self) -> None:
@@ -323,6 +323,11 @@ class DataScreen(StepScreen):
         except TuituneError as error:
             self.show_problem(error)
 
+    def action_preview_rewards(self) -> None:
+        from screens.rewards import RewardsScreen
+
+        self.app.push_screen(RewardsScreen(self.tuitune))
+
     def action_next_row(self) -> None:
         self._show(self.row + 1)
 
@@ -463,6 +468,8 @@ class DataScreen(StepScreen):
             return "No data is read yet."
         if action == "next_method" and not self.tuitune.link.draft.get("data.path"):
             return "No data is read yet."
+        if action == "preview_rewards" and self.tuitune.link.draft.get("method.name") != "grpo":
+            return "Only GRPO learns from rewards."
         if action == "next_source" and len(self.sources) < 2:
             return "The recipe has one dataset."
         return super().why_not(action)
