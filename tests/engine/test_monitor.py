@@ -340,3 +340,24 @@ def test_a_warning_is_one_line_as_it_begins_and_stands_in_the_report(
         warned = [line.strip() for line in text.splitlines() if line.lstrip().startswith("!")]
         assert len(warned) == (1 if begins_with else 0)
         assert all(line.startswith(begins_with or "") and " → stop, and take" in line for line in warned)
+
+
+def test_a_run_of_rewards_is_warned_of_answers_alike_and_cut_and_not_of_its_loss() -> None:
+    from tuitune.runs.events import Plan
+
+    plan = Plan(
+        backend="transformers", device="CPU", rows=8, eval_rows=2, dropped_rows=0, tokens=80, trained_tokens=0,
+        trainable_parameters=1, total_parameters=2, total_steps=60, method="grpo",
+    )  # fmt: skip
+    assert warnings_of(History.of([plan])) == []
+
+    def titles(reward: float, alike: float, cut: float) -> list[str]:
+        metrics = {"reward": reward, "frac_reward_zero_std": alike, "completions/clipped_ratio": cut}
+        steps = [
+            Step(attempt=1, step=step, total_steps=60, epoch=0.1, loss=0.0, grad_norm=0.0, metrics=metrics)
+            for step in range(1, 51)
+        ]
+        return [warning.title for warning in warnings_of(History.of([plan, *steps]))]
+
+    assert titles(0.4, 0.2, 0.1) == []
+    assert titles(0.0, 1.0, 0.95) == ["rewards do not differ", "answers do not end"]

@@ -59,8 +59,9 @@ def warnings_of(history: History, facts: Facts = Facts()) -> list[RunWarning]:
 
     Once the run has ended, only what is to be known of its result.
     """
-    if not history.steps and not history.learns_from_rewards:
-        return [warning for warning in (few_held_out_rows(history),) if warning]
+    if not history.steps:
+        early = None if history.learns_from_rewards else few_held_out_rows(history)
+        return [early] if early else []
     if history.learns_from_rewards:  # its loss and gradient say nothing of progress
         checks: list[RunWarning | None] = [rewards_alike(history), answers_cut(history)]
         in_training: list[RunWarning | None] = []
