@@ -11,6 +11,7 @@ from textual.widgets import SelectionList, Static
 from textual.widgets.selection_list import Selection
 
 from tuitune.chat.conversation import Side
+from tuitune.export import exports_of
 from tuitune.runs.folder import Run, all_runs
 from tuitune.train.checkpoints import checkpoints_of, step_of
 
@@ -24,6 +25,8 @@ def sides_of(run: Run, runs: list[Run], *, documents: bool) -> list[Side]:
     if documents:
         sides += [Side(folder, documents=False), Side(folder, adapter=False, documents=False)]
     sides += [Side(folder, checkpoint=str(step_of(checkpoint))) for checkpoint in reversed(checkpoints_of(run))]
+    ggufs = [export.kind for export in exports_of(run) if export.path.suffix == ".gguf"]
+    sides += [Side(folder, engine=kind) for kind in ggufs if kind.startswith("gguf:")]
     return sides + [Side(other.folder) for other in runs if other.folder != folder and other.adapter.is_dir()]
 
 

@@ -20,13 +20,17 @@ class Side:
     adapter: bool = True
     checkpoint: str | None = None
     documents: bool = True
+    engine: str = ""
+    """`gguf` or `gguf:TYPE` for an exported GGUF in llama.cpp; empty for the adapter on its base."""
 
     def label(self, among: Path) -> str:
         """Its name in a chat with the run in the folder `among`."""
         name = "base model" if not self.adapter else f"checkpoint {self.checkpoint}" if self.checkpoint else "adapter"
+        if self.engine:
+            name = f"{self.engine}, checkpoint {self.checkpoint}" if self.checkpoint else self.engine
         if self.run != among:
             own = one_line(self.run.name, max_length=40)
-            name = own if self.adapter and not self.checkpoint else f"{own}, {name}"
+            name = own if name == "adapter" else f"{own}, {name}"
         return name if self.documents else f"{name}, no documents"
 
 

@@ -13,7 +13,8 @@ _WITHOUT = "no-docs"
 def side_of(text: str, run: Path, runs_folder: Path) -> Side:
     """The side that is meant beside the run in the folder `run`. Raises UnusableInput.
 
-    `WHO[,no-docs]`, where WHO is `adapter`, `base`, `checkpoint:WHICH`, or a run, as `RUN`, `RUN:WHICH` or `RUN:base`.
+    `WHO[,no-docs]`, where WHO is `adapter`, `base`, `checkpoint:WHICH`, `gguf`, `gguf:TYPE`, or a run, as `RUN`,
+    `RUN:WHICH` or `RUN:base`.
     """
     who, comma, what = text.partition(",")
     if who == _WITHOUT and not comma:
@@ -23,6 +24,8 @@ def side_of(text: str, run: Path, runs_folder: Path) -> Side:
     documents = what != _WITHOUT
     if who in ("adapter", "base"):
         return Side(run, who == "adapter", documents=documents)
+    if who == "gguf" or who.startswith("gguf:"):
+        return Side(run, documents=documents, engine=who)
     if who.startswith("checkpoint:"):
         return Side(run, checkpoint=who.partition(":")[2], documents=documents)
     try:

@@ -192,8 +192,8 @@ def chat_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="WHO",
-        help="compare with: base, checkpoint:WHICH, another RUN or RUN:WHICH; with ,no-docs behind it without the "
-        "documents; repeatable",
+        help="compare with: base, checkpoint:WHICH, gguf:TYPE, another RUN or RUN:WHICH; ,no-docs behind it: without "
+        "the documents; repeatable",
     )
     parser.add_argument(
         "--docs",
@@ -202,6 +202,9 @@ def chat_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="look things up in a file or folder (text, Markdown, HTML, PDF, source); repeatable",
+    )
+    parser.add_argument(
+        "--engine", default="", metavar="ENGINE", help="gguf or gguf:TYPE: the run's exported GGUF answers in llama.cpp"
     )
     parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told before the conversation")
     parser.add_argument("--preset", metavar="NAME", help=f"how tokens are chosen: {_preset_names()}")

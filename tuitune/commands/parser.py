@@ -387,7 +387,12 @@ def _chat(arguments: argparse.Namespace) -> int:
 
     runs_folder = _runs_folder(arguments)
     run = find_run(arguments.run, runs_folder)
-    first = Side(run.folder, not arguments.base, arguments.checkpoint)
+    engine = arguments.engine
+    if engine not in ("", "transformers") and engine.partition(":")[0] != "gguf":
+        raise UnusableInput(f"There is no engine {one_line(engine, max_length=40)}: give gguf or gguf:TYPE.")
+    if engine and arguments.base:
+        raise UnusableInput("A GGUF has the adapter merged in: --base cannot be had with --engine.")
+    first = Side(run.folder, not arguments.base, arguments.checkpoint, engine=engine.replace("transformers", ""))
     others = [side_of(who, run.folder, runs_folder) for who in arguments.against]
     return chat(
         run,

@@ -19,6 +19,7 @@ def chat_request(dialogue: Dialogue, turn: Turn, side: Side, sampling: dict[str,
         side.checkpoint,
         [passage.sent for passage in turn.passages] if side.documents else [],
         beside,
+        side.engine,
     )
 
 

@@ -314,30 +314,40 @@ class Jobs:
         checkpoint: str | None = None,
         passages: list[str] | None = None,
         beside: bool = False,
+        engine: str = "",
     ) -> Result:
         """The next message. Parts are `text` as it comes; before, `loading` with `done` of `total`, and `notice`."""
         from tuitune.chat.reply import reply
         from tuitune.chat.sampling import Sampling
 
         settings = Sampling.parse(sampling or {})
-        loaded = self._models.of(
-            run,
-            checkpoint,
-            beside=beside,
-            notice=lambda text: job.part(notice=text),
-            progress=lambda text, done, total: job.part(loading=text, done=done, total=total),
-        )
-        job.check()
-        answer = reply(
-            loaded,
-            messages,
-            settings,
-            adapter=adapter,
-            passages=passages,
-            fast=True,
-            on_text=lambda text: job.part(text=text),
-            cancelled=job.cancelled.is_set,
-        )
+        cancelled = job.cancelled.is_set
+
+        def progress(text: str, done: int, total: int) -> None:
+            job.part(loading=text, done=done, total=total)
+
+        def on_text(text: str) -> None:
+            job.part(text=text)
+
+        if engine:
+            gguf = self._models.gguf(run, checkpoint, engine, progress, cancelled)
+            job.check()
+            answer = gguf.reply(messages, settings, passages=passages, on_text=on_text, cancelled=cancelled)
+        else:
+            loaded = self._models.of(
+                run, checkpoint, beside=beside, notice=lambda text: job.part(notice=text), progress=progress
+            )
+            job.check()
+            answer = reply(
+                loaded,
+                messages,
+                settings,
+                adapter=adapter,
+                passages=passages,
+                fast=True,
+                on_text=on_text,
+                cancelled=cancelled,
+            )
         job.check()
         result = dataclasses.asdict(answer)
         return {"reply": result.pop("text"), **result}

@@ -352,7 +352,7 @@ class Chat(Request[Answer]):
 
     `checkpoint` (`best`, `last` or a step) means the adapter of that one. `passages` of documents stand before the
     newest message. `beside` has the models in memory stay, as for the sides of a comparison: one that does not fit is
-    refused.
+    refused. With `engine` an exported GGUF answers in llama.cpp: `gguf`, or `gguf:TYPE`.
 
     Parts are `text` as it comes; before it `loading` with `done` of `total`, and `notice`. `sampling` are fields of
     `tuitune.chat.sampling.Sampling`.
@@ -366,6 +366,7 @@ class Chat(Request[Answer]):
     checkpoint: str | None = None
     passages: list[str] = field(default_factory=list)
     beside: bool = False
+    engine: str = ""
 
 
 class Attached(TypedDict):

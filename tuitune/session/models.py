@@ -4,7 +4,9 @@ import gc
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import psutil
 
@@ -12,7 +14,9 @@ from tuitune import backends
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import attach_beside
 from tuitune.backends.progress import Progress
-from tuitune.errors import TuituneError
+from tuitune.chat.gguf_engine import GgufModel, open_gguf
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.export import exports_of
 from tuitune.machine.hardware import chosen_gpu
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
@@ -20,6 +24,8 @@ from tuitune.text import one_line
 from tuitune.train.checkpoints import adapter_of, require_whole_adapter
 from tuitune.units import size
 
+_GGUF_TOKENS = 8192
+"""The longest prompt with its reply in llama.cpp, whose cache is allocated whole."""
 _WORKSPACE_BYTES = 2**29
 """What a reply needs beside weights: keys and values of its tokens, and the library's workspaces."""
 
@@ -38,6 +44,9 @@ class Models:
 
     def __init__(self) -> None:
         self._bases: list[_Base] = []
+        self._gguf: tuple[Path, GgufModel] | None = None
+        self._running = ExitStack()
+        """Ends the process that runs the GGUF."""
 
     def keep(self, run: Run, loaded: LoadedModel) -> None:
         """Hold the model that a run has just trained, with its adapter."""
@@ -79,8 +88,37 @@ class Models:
         self._bases.append(_Base(_key(recipe), loaded, {(run, checkpoint): ("default", loaded)}))
         return loaded
 
+    def gguf(
+        self, run: Run, checkpoint: str | None, kind: str, progress: Progress, cancelled: Callable[[], bool]
+    ) -> GgufModel:
+        """An exported GGUF of a run in llama.cpp: `gguf` (the first there is) or `gguf:TYPE`. Raises TuituneError."""
+        from tuitune.model.config import load_config
+
+        chosen = adapter_of(run, checkpoint)
+        exports = [export for export in exports_of(chosen) if export.path.suffix == ".gguf"]
+        export = next((each for each in exports if kind in ("gguf", each.kind) and each.kind.startswith("gguf:")), None)
+        if export is None:
+            wanted = kind if ":" in kind else "gguf:q8_0"
+            raise UnusableInput(
+                f"Run {one_line(run.name)} has no export {one_line(kind, max_length=40)}: make it with "
+                f"`tuitune export {one_line(run.name)} --to {one_line(wanted, max_length=40)}`."
+            )
+        if self._gguf is None or self._gguf[0] != export.path:
+            self._close_gguf()
+            progress(f"Loading {export.path.name} into llama.cpp", 0, 0)
+            positions = getattr(load_config(run.resolved().model).get_text_config(), "max_position_embeddings", None)
+            context = min(positions or _GGUF_TOKENS, _GGUF_TOKENS)
+            opened = self._running.enter_context(open_gguf(export.path, context=context, cancelled=cancelled))
+            self._gguf = (export.path, opened)
+        return self._gguf[1]
+
+    def _close_gguf(self) -> None:
+        self._gguf = None
+        self._running.close()
+
     def free(self) -> None:
         """Let go of every model, on the card too."""
+        self._close_gguf()
         self._bases.clear()
         gc.collect()
         torch = sys.modules.get("torch")
