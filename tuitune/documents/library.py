@@ -19,7 +19,7 @@ from tuitune.documents.pdf import PdfReader
 from tuitune.documents.read import blocks_of, content_of, files_of
 from tuitune.documents.split import passages_of
 from tuitune.documents.store import Store
-from tuitune.documents.words import terms_of
+from tuitune.documents.words import question_terms, terms_of
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.text import one_line, safe_text
 
@@ -164,7 +164,7 @@ class Library:
         self._bm25.index(terms, show_progress=False)
 
     def _by_words(self, question: str) -> list[int]:
-        known = [term for term in dict.fromkeys(terms_of(question)) if term in self._bm25.vocab_dict]
+        known = [term for term in question_terms(question) if term in self._bm25.vocab_dict]
         if not known:
             return []
         scores: NDArray[np.float32] = self._bm25.get_scores(known)

@@ -12,6 +12,21 @@ _UNSPACED = re.compile(
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
+_OF_QUESTIONS = {
+    *("a", "about", "an", "and", "any", "are", "as", "at", "be", "been", "by", "can", "could", "did", "do"),
+    *("does", "for", "from", "get", "had", "has", "have", "how", "i", "if", "in", "into", "is", "it", "its"),
+    *("me", "much", "many", "my", "no", "not", "of", "on", "or", "our", "should", "so", "than", "that", "the"),
+    *("their", "them", "then", "there", "these", "they", "this", "to", "was", "we", "were", "what", "when"),
+    *("where", "whether", "which", "who", "whom", "whose", "why", "will", "with", "would", "you", "your"),
+}  # fmt: skip
+
+
+def question_terms(question: str) -> list[str]:
+    """The terms that a question is searched by: each once, without the words that any question has."""
+    terms = list(dict.fromkeys(terms_of(question)))
+    return [term for term in terms if term not in _STEMS_OF_QUESTIONS] or terms
+
+
 def terms_of(text: str) -> list[str]:
     """The terms of a text, in order. Names such as `max_length` and `maxLength` are found by their parts too."""
     if not text.isascii():
@@ -54,4 +69,7 @@ def _stem(word: str) -> str:
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
             word = word[: -len(ending)] + instead
             break
-    return word[:-1] if len(word) > 4 and word.endswith("e") else word
+    return word[:-1] if len(word) > 3 and word.endswith("e") else word
+
+
+_STEMS_OF_QUESTIONS = {_stem(word) for word in _OF_QUESTIONS}
