@@ -88,8 +88,6 @@ class Pretrain(Section):
     """What is learned from: pretrain, raw text, such as a new language or a field's literature."""
     embedding_learning_rate: float | None = Field(None, gt=0, le=1)
     """Learning rate of embeddings and head where lora.modules_to_save names them; empty takes a tenth of the other."""
-    new_tokens: list[str] = Field([], max_length=10_000)
-    """Tokens added to the vocabulary, whose rows of the embeddings are trained."""
 
 
 class GRPO(Section):

@@ -61,6 +61,41 @@ def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, mode
     assert (made.path / "adapter" / "chat_template.jinja").read_text() == template
 
 
+@pytest.mark.parametrize("method", ["dpo", "orpo", "simpo", "kto"])
+def test_the_script_of_a_method_of_replies_trains_the_same(tmp_path: Path, method: str) -> None:
+    from safetensors.torch import load_file
+
+    from tests.engine.training import trained
+
+    recipe = Recipe.load(
+        SAMPLES / "demo_dpo.yaml",
+        [
+            *(f"method={method}", "load_in_4bit=false", "data.eval_share=0", "lora.r=4", "lora.lora_alpha=8"),
+            *(
+                "max_steps=2",
+                "warmup_steps=0",
+                "learning_rate=1e-3",
+                "samples.max_new_tokens=2",
+                "backend=transformers",
+            ),
+        ],
+    )
+    run, _ = trained(recipe, tmp_path / "runs", method)
+    (made,) = export(run, ["script"], None, lambda *_: None, lambda question: True, lambda: False)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(
+        [sys.executable, "-P", made.path / "train.py"], cwd=tmp_path, env=environment, timeout=300, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ours = load_file(run.adapter / "adapter_model.safetensors")
+    theirs = load_file(made.path / "adapter" / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        cosine = torch.nn.functional.cosine_similarity(weight.flatten(), theirs[name].flatten(), dim=0)
+        assert cosine > (0.999 if method != "kto" else 0.9), name
+
+
 def test_a_machine_with_a_gpu_writes_the_same_script(monkeypatch: pytest.MonkeyPatch) -> None:
     """It decides where it runs in what precision it computes."""
     recipe = Recipe.from_data(

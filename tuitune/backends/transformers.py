@@ -64,9 +64,10 @@ class TransformersBackend:
 
         loaded.targets = resolve(loaded.model, loaded.recipe)
         require_loftq(loaded.recipe)
+        tied = bool(getattr(loaded.model.config.get_text_config(), "tie_word_embeddings", False))
         with explained(loaded.recipe, "attaching an adapter to"), torch.random.fork_rng():
             torch.manual_seed(loaded.recipe.train.seed)
-            loaded.model = get_peft_model(loaded.model, lora_config(loaded.recipe, loaded.targets))
+            loaded.model = get_peft_model(loaded.model, lora_config(loaded.recipe, loaded.targets, tied=tied))
             if loaded.recipe.lora.init_lora_weights == "loftq":
                 begin_with_loftq(loaded)
 
@@ -108,8 +109,8 @@ def device() -> str:
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
-def lora_config(recipe: Recipe, targets: Targets) -> Any:
-    """The recipe's adapter on the resolved layers, as a peft LoraConfig."""
+def lora_config(recipe: Recipe, targets: Targets, *, tied: bool = False) -> Any:
+    """The recipe's adapter on the resolved layers, as a peft LoraConfig; `tied` embeddings and head stay so."""
     from peft import LoraConfig
 
     lora = recipe.lora
@@ -123,6 +124,7 @@ def lora_config(recipe: Recipe, targets: Targets) -> Any:
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
         modules_to_save=list(lora.modules_to_save) or None,
+        ensure_weight_tying=tied and bool({"embed_tokens", "lm_head"} & set(lora.modules_to_save)),
     )
 
 

@@ -249,7 +249,7 @@ def _fill(
 
 def encode_row(method: Method, masker: Masker, row: Row, over_length: OverLength) -> list[Encoded] | str:
     """The row as the trainer gets it, in one part or several; or why it cannot be used."""
-    ((_, samples),) = _sampled(method, [row])
+    ((row, samples),) = _sampled(method, [row])
     return _encoded(method, masker, row, masker.encode_batch(samples), over_length)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from string import Template
 
 from tuitune.errors import UnusableInput
+from tuitune.export.script_methods import script_part
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.text import safe_text
@@ -37,8 +38,8 @@ from pathlib import Path
 import torch
 from datasets import load_dataset
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import $auto_class, AutoTokenizer, BitsAndBytesConfig, DataCollatorForSeq2Seq
-from trl import SFTConfig, SFTTrainer
+from transformers import $auto_class, AutoTokenizer, BitsAndBytesConfig
+$imports
 
 HERE = Path(__file__).parent
 MODEL, REVISION = $model, $revision
@@ -117,23 +118,20 @@ else:
     torch.manual_seed($seed)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
 
-trainer = SFTTrainer(
-    model=model,
-    processing_class=tokenizer,
-    train_dataset=load_dataset("parquet", data_files=str(HERE / "rows.parquet"), split="train"),
-    data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
-    args=SFTConfig(
-        output_dir=str(HERE / "checkpoints"),
+rows = load_dataset("parquet", data_files=str(HERE / "rows.parquet"), split="train")
+arguments = $config(
+    output_dir=str(HERE / "checkpoints"),
 $arguments
-        optim=$optim if on_gpu else "adamw_torch",
-        use_cpu=not on_gpu,
-        bf16=bf16,
-        fp16=on_gpu and not bf16,
-        gradient_checkpointing=GRADIENT_CHECKPOINTING,
-        save_strategy="no",
-    ),
+    optim=$optim if on_gpu else "adamw_torch",
+    use_cpu=not on_gpu,
+    bf16=bf16,
+    fp16=on_gpu and not bf16,
+    gradient_checkpointing=GRADIENT_CHECKPOINTING,
+    save_strategy="no",
 )
-for parameter in model.parameters():  # SFTTrainer turns a quantised base's adapter to bf16, which rounds updates away
+$definitions
+trainer = $trainer
+for parameter in model.parameters():  # TRL turns a quantised base's adapter to bf16, which rounds updates away
     if parameter.requires_grad:
         parameter.data = parameter.data.float()
 if FastLanguageModel is not None:
@@ -154,6 +152,7 @@ def write_script(run: Run, made: Path) -> None:
 
     recipe = run.resolved()
     require_repeatable(recipe)
+    script_part(recipe)
     rows = prepare(recipe, load_tokenizer(recipe.model)).train
     made.mkdir()
     rows.to_parquet(str(made / "rows.parquet"))
@@ -209,8 +208,11 @@ def script(recipe: Recipe, title: str) -> str:
     }
     literals = {name: repr(value) for name, value in values.items()}
     literals["auto_class"] = auto_class(load_config(model)).__name__
-    arguments = settled_arguments(recipe).items()
-    literals["arguments"] = "\n".join(f"        {name}={value!r}," for name, value in arguments)
+    part = script_part(recipe)
+    arguments = {**settled_arguments(recipe), **part.arguments}
+    literals["arguments"] = "\n".join(f"    {name}={value!r}," for name, value in arguments.items())
+    for name in ("imports", "definitions", "config", "trainer"):
+        literals[name] = getattr(part, name)
     shown = safe_text(title).replace("\\", "/").replace('"', "'")
     text = _SCRIPT.substitute(literals, title=shown)
     ast.parse(text)

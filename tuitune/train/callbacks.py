@@ -15,6 +15,7 @@ from tuitune.train import checkpoints
 from tuitune.train.control import Control, Emit, Stopped, WrongStart
 from tuitune.train.evaluate import Evaluator, require_finite
 from tuitune.train.methods import learner_of
+from tuitune.train.methods.pretrain import RATE_SHARE
 from tuitune.train.ranks import ALONE, Ranks
 
 
@@ -169,10 +170,12 @@ def _follow_the_recipe(args: Any, optimizer: Any, lr_scheduler: Any) -> None:
 
     They differ where the rate or the number of steps was changed since.
     """
-    for group in optimizer.param_groups:
-        group["initial_lr"] = args.learning_rate
-    lr_scheduler.base_lrs = [args.learning_rate] * len(lr_scheduler.base_lrs)
-    rates = [args.learning_rate * share(lr_scheduler.last_epoch) for share in lr_scheduler.lr_lambdas]
+    bases = [args.learning_rate * group.get(RATE_SHARE, 1.0) for group in optimizer.param_groups]
+    for group, base in zip(optimizer.param_groups, bases, strict=True):
+        group["initial_lr"] = base
+    lr_scheduler.base_lrs = bases
+    shares = [share(lr_scheduler.last_epoch) for share in lr_scheduler.lr_lambdas]
+    rates = [base * share for base, share in zip(bases, shares, strict=True)]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     lr_scheduler._last_lr = rates

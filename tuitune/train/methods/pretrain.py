@@ -1,0 +1,64 @@
+"""Continued pretraining: as imitation, on packed text, with a learning rate of their own for embeddings and head."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tuitune.backends.loaded import LoadedModel
+from tuitune.data.prepare import Prepared
+from tuitune.method_sections import Pretrain as Section
+from tuitune.methods import METHODS
+from tuitune.recipe import Recipe
+from tuitune.train.control import Control, Emit
+from tuitune.train.methods.sft import SFT
+
+RATE_SHARE = "rate_share"
+"""Key of an optimizer's group: its learning rate as a share of the recipe's. It travels with checkpoints."""
+_EMBEDDINGS_SHARE = 0.1
+
+
+class Pretrain(SFT):
+    method = METHODS["pretrain"]
+
+    def make_trainer(
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        prepared: Prepared,
+        arguments: dict[str, Any],
+        callbacks: Sequence[Any],
+        control: Control,
+        emit: Emit,
+    ) -> Any:
+        assert isinstance(recipe.method, Section)
+        trainer = super().make_trainer(loaded, recipe, prepared, arguments, callbacks, control, emit)
+        rate, embedding_rate = recipe.train.learning_rate, recipe.method.embedding_learning_rate
+        share = _EMBEDDINGS_SHARE if embedding_rate is None else embedding_rate / rate
+        create = trainer.create_optimizer
+
+        def create_optimizer(*arguments: Any, **options: Any) -> Any:
+            optimizer = create(*arguments, **options)
+            set_embeddings_apart(optimizer, loaded.model, rate, share)
+            return optimizer
+
+        trainer.create_optimizer = create_optimizer
+        return trainer
+
+
+def set_embeddings_apart(optimizer: Any, model: Any, learning_rate: float, share: float) -> None:
+    """Give embeddings and head that are trained whole a group of their own, the last one, with `share` of the rate.
+
+    Nothing is changed where they are not trained, or are apart already. `optimizer` has taken no step yet.
+    """
+    modules = [model.get_input_embeddings(), model.get_output_embeddings()]
+    whole = {id(p) for module in modules if module is not None for p in module.parameters() if p.requires_grad}
+    whole -= {id(p) for name, p in model.named_parameters() if "lora_" in name}
+    if not whole or any(RATE_SHARE in group for group in optimizer.param_groups):
+        return
+    apart = []
+    for group in optimizer.param_groups:
+        apart += [p for p in group["params"] if id(p) in whole]
+        group["params"] = [p for p in group["params"] if id(p) not in whole]
+    options = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+    optimizer.add_param_group(
+        {**options, "params": apart, "weight_decay": 0.0, "lr": learning_rate * share, RATE_SHARE: share}
+    )
