@@ -15,9 +15,12 @@ from tuitune.method_sections import GRPO
 from tuitune.recipe import Recipe
 from tuitune.rewards.judge import RewardFailed
 from tuitune.runs.events import Checkpoint, Completions, Event, Step
+from tuitune.runs.folder import RunWriter
 from tuitune.train.control import Control
 from tuitune.train.policy_loss import Tokens, policy_loss, token_weights
+from tuitune.train.resume import resumption_of
 from tuitune.train.rollouts import advantages
+from tuitune.train.run import train
 
 ANIMALS = "An? [a-z]+ says [a-z]+\\."
 PROMPTS = ["Name an animal.", "Say an animal.", "Tell me one animal.", "Pick an animal.", "I need an animal."]
@@ -228,3 +231,28 @@ def test_the_estimate_counts_the_cache_of_the_answers_and_steps_of_prompts(tmp_p
     columns = found.longest_batch_tokens // 4  # of one answer with its prompt
     layers, key_value, fp32 = 5, 4 * 32, 4
     assert columns > 12 and found.memory.rollouts_bytes == 2 * layers * key_value * fp32 * columns * 8
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_a_run_that_is_resumed_is_the_same_bit_for_bit(iterations: int, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, num_iterations=iterations, beta=0.05)
+    whole, history = trained(recipe, tmp_path, "whole")
+
+    def stop(event: Event, control: Control) -> None:
+        if isinstance(event, Step) and event.step == 1:
+            control.stop.set()
+
+    run, _ = trained(recipe, tmp_path, "stopped", stop)
+    assert run.history().step == iterations, "it stops at the end of a generation"
+    writer, emitted = RunWriter(run), []
+
+    def emit(event: Event) -> None:
+        emitted.append(event)
+        writer.append(event)
+
+    train(recipe, run, Control(), emit, resumed=resumption_of(run, emit))
+    writer.close()
+    ours, theirs = adapter(run.adapter), adapter(whole.adapter)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    losses = {step.step: step.loss for step in history.steps}
+    assert [step.loss for step in run.history().steps] == [losses[step] for step in range(1, 5)]

@@ -343,8 +343,6 @@ def test_a_warning_is_one_line_as_it_begins_and_stands_in_the_report(
 
 
 def test_a_run_of_rewards_is_warned_of_answers_alike_and_cut_and_not_of_its_loss() -> None:
-    from tuitune.runs.events import Plan
-
     plan = Plan(
         backend="transformers", device="CPU", rows=8, eval_rows=2, dropped_rows=0, tokens=80, trained_tokens=0,
         trainable_parameters=1, total_parameters=2, total_steps=60, method="grpo",
