@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.engine.training import trained
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.machine.cards import CPU_RANKS, cards_of
+from tuitune.machine.cards import STAND_INS, cards_of
 from tuitune.recipe import Recipe, TrainSection
 from tuitune.runs.events import Event, Failed, Started, Step
 from tuitune.runs.folder import Run, RunWriter
@@ -74,7 +74,7 @@ async def test_one_and_two_processes_train_the_same(
     together, _ = trained(recipe, tmp_path, "together", pause_at(3))
     assert together.status() == "paused"
 
-    monkeypatch.setenv(CPU_RANKS, "2")
+    monkeypatch.setenv(STAND_INS, "2")
     session = await Session.start()
     assert session.pid is not None
     killed: dict[int, float] = {}
@@ -113,7 +113,7 @@ async def test_one_and_two_processes_train_the_same(
     await session.close()
     assert len(orphans) == 2
     assert not psutil.wait_procs(orphans, timeout=10)[1], "they end with their session"
-    monkeypatch.delenv(CPU_RANKS)
+    monkeypatch.delenv(STAND_INS)
     assert 9 in [step_of(checkpoint) for checkpoint in checkpoints_of(together)]
     go_on(together)
 
@@ -146,7 +146,7 @@ def test_what_one_process_is_asked_all_agree_on(
     asked.save.set()
 
     def work(rank: int) -> tuple[bool, bool, bool, bool, bool, Recipe | None, Any, tuple[float, ...]]:
-        ranks = join(rank, 2, tmp_path / "meeting", on_gpu=False)
+        ranks = join(rank, 2, tmp_path / "meeting", has_own_card=False)
         control = SharedControl(ranks=ranks, asked=asked if rank == 0 else Control())
         control.agree()
         first = control.save.is_set(), control.stop.is_set()

@@ -14,7 +14,7 @@ from tuitune.atomic import write_atomic
 from tuitune.conversation import Conversation
 from tuitune.data import cache
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.machine.cards import cards_of, cpu_ranks
+from tuitune.machine.cards import cards_of
 from tuitune.machine.environment import warm_up
 from tuitune.machine.hardware import Gpu, sample
 from tuitune.model.read_ahead import read_ahead
@@ -251,7 +251,7 @@ class Jobs:
             if changes:
                 self.emit(Notice(text=_told(changes)))
             cards = cards_of(resolved.train.gpus)
-            if cards or cpu_ranks(resolved.train.gpus):
+            if cards:
                 loaded = None  # which the processes had; a chat loads it anew
                 self._train_on(cards, job, resolved, run, resumed)
             else:
@@ -273,12 +273,14 @@ class Jobs:
             self._models.keep(run, loaded)
         return {"status": run.status()}
 
-    def _train_on(self, cards: list[Gpu], job: Job, recipe: Recipe, run: Run, resumed: "Resumption | None") -> None:
+    def _train_on(
+        self, cards: list[Gpu | None], job: Job, recipe: Recipe, run: Run, resumed: "Resumption | None"
+    ) -> None:
         """Train in a process for each card."""
         from tuitune.session.ranks import train_on_ranks
 
         def watch(pids: list[int]) -> None:
-            self._watched = list(zip(pids, (*cards, *[None] * (len(pids) - len(cards))), strict=True))
+            self._watched = list(zip(pids, cards, strict=True))
 
         try:
             train_on_ranks(recipe, run, job.control, self.emit, cards, resumed=resumed, on_start=watch)

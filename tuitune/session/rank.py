@@ -66,10 +66,8 @@ def _work(start: Start, asked: Control, emit: "object") -> Ended:
     assert callable(tell)
     try:
         warm_up()
-        import torch
-
         recipe = Recipe.from_data(start.recipe)
-        ranks = join(start.rank, start.world, Path(start.meeting), on_gpu=torch.cuda.is_available())
+        ranks = join(start.rank, start.world, Path(start.meeting), has_own_card=start.has_own_card)
         control = SharedControl(ranks=ranks, asked=asked)
         with printed(lambda line: tell(Output(text=line))):
             train(recipe, run, control, tell, resumed=resumption_from_data(start.resumed), ranks=ranks)

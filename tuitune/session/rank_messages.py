@@ -19,6 +19,8 @@ class Start:
 
     rank: int
     world: int
+    has_own_card: bool
+    """Whether each of them has a card of its own, by which the cards can be joined."""
     meeting: str
     """The file by which the processes find each other."""
     run: str

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.machine.cards import cpu_ranks
 from tuitune.machine.hardware import Gpu, usable_cores
 from tuitune.paths import own_folder, temporary_folder
 from tuitune.recipe import Recipe
@@ -64,12 +63,12 @@ def train_on_ranks(
     run: Run,
     control: Control,
     emit: Emit,
-    cards: Sequence[Gpu],
+    cards: Sequence[Gpu | None],
     *,
     resumed: Resumption | None = None,
     on_start: Callable[[list[int]], None] = lambda pids: None,
 ) -> None:
-    """Train as `tuitune.train.run.train` does, each of `cards` (CPU processes where there are none) its share.
+    """Train as `tuitune.train.run.train` does, each of `cards` (None: the CPU) its share.
 
     `on_start` is given the ids of the processes, by rank. Raises TuituneError where one of them fails or dies; the
     others are ended then. Where memory runs out on one, all go on from the newest checkpoint with less of it.
@@ -91,22 +90,24 @@ def _train_once(
     run: Run,
     control: Control,
     emit: Emit,
-    cards: Sequence[Gpu],
+    cards: Sequence[Gpu | None],
     resumed: Resumption | None,
     on_start: Callable[[list[int]], None],
 ) -> Ended | None:
     """Train to the end; how a process has ended where memory ran out. Raises TuituneError."""
-    world = len(cards) or cpu_ranks(recipe.train.gpus)
+    world = len(cards)
+    are_cards = len({card.uuid for card in cards if card is not None}) == world
     folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=own_folder(temporary_folder() / "ranks")))  # 0700
     arrived: queue.SimpleQueue[tuple[_Process, bytes]] = queue.SimpleQueue()
     processes: list[_Process] = []
     try:
         for rank in range(world):
-            process = _spawn(rank, world, cards[rank] if cards else None, arrived)
+            process = _spawn(rank, world, cards[rank], arrived)
             processes.append(process)
             start = Start(
                 rank,
                 world,
+                are_cards,
                 str(folder / "meeting"),
                 str(run.folder),
                 recipe.model_dump(mode="json"),

@@ -79,7 +79,7 @@ class Ranks:
     def add_up(self, tensor: Any) -> None:
         """Set a tensor, on this process's device, to the sum over all processes; the host does not wait for a GPU."""
         if self.world > 1:
-            group = self._nccl if tensor.device.type == "cuda" else self._gloo
+            group = self._nccl or self._gloo
             group.allreduce([tensor], _reduce_options("SUM")).wait()
 
     def _reduced(self, numbers: Sequence[float], operation: str) -> tuple[float, ...]:
@@ -95,7 +95,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join(rank: int, world: int, meeting: Path, *, on_gpu: bool) -> Ranks:
+def join(rank: int, world: int, meeting: Path, *, has_own_card: bool) -> Ranks:
     """Wait for the other processes, which are given the same file `meeting`, in a folder that only the user can enter.
 
     SOCKETS must stand in the environment.
@@ -105,7 +105,7 @@ def join(rank: int, world: int, meeting: Path, *, on_gpu: bool) -> Ranks:
     store = dist.FileStore(str(meeting), world)
     gloo = dist.ProcessGroupGloo(dist.PrefixStore("processes", store), rank, world, _PATIENCE)
     nccl = None
-    if on_gpu:
+    if has_own_card:
         nccl = dist.ProcessGroupNCCL(dist.PrefixStore("cards", store), rank, world)
     return Ranks(rank, world, gloo, nccl)
 

@@ -1,0 +1,193 @@
+"""Several cards against one: the same losses, the speed at equal rows a card, and what happens when a process dies.
+
+    python -m benchmarks.gpu_cards MODEL [--cards 2 4] [--only losses speed death] [--folder DIR] [--steps 24]
+
+MODEL is a folder, as `python -m benchmarks.shapes` makes it. tuitune runs as a user runs it, by `tuitune run --json`.
+With fewer than two cards the processes share the one there is (TUITUNE_TEST_RANKS), which says nothing of speed. Tokens
+are non-padding ones, over the last two thirds of the steps. Writes benchmarks/results/gpu_cards_MODEL.json.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from benchmarks.shapes import make_chats
+from tuitune.machine.cards import STAND_INS
+from tuitune.machine.hardware import gpus
+
+RESULTS = Path(__file__).parent / "results"
+LOSS_STEPS = 20
+ROWS_A_CARD = 64
+DEATH_STEP = 5
+
+
+class Runs:
+    """Starts `tuitune run` and `tuitune resume` on one model and one set of chats, and reads their events."""
+
+    def __init__(self, model: Path, chats: Path, folder: Path) -> None:
+        self._folder = folder
+        self._recipe = folder / "recipe.yaml"
+        self._recipe.write_text(
+            f"model: {{name: {model}, backend: auto}}\ndata: {{path: {chats}}}\n"
+            "train: {save_steps: 1000, eval_steps: 0}\nsamples: {prompts: [hello], max_new_tokens: 4}\n"
+        )
+
+    def run(self, name: str, cards: int, changes: list[str], on_event: Callable[[dict[str, Any]], None]) -> str:
+        """Run to the end with `on_event` called for each event; returns what was written to stderr."""
+        return self._followed(["run", str(self._recipe), "--name", name], cards, changes, on_event)
+
+    def resume(self, name: str, cards: int, changes: list[str], on_event: Callable[[dict[str, Any]], None]) -> str:
+        return self._followed(["resume", name], cards, changes, on_event)
+
+    def _followed(
+        self, what: list[str], cards: int, changes: list[str], on_event: Callable[[dict[str, Any]], None]
+    ) -> str:
+        there = len(gpus())
+        which = "0" if cards == 1 else ",".join(map(str, range(cards))) if there >= cards else "all"
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        if there < cards:
+            environment[STAND_INS] = str(cards)
+        command = [sys.executable, "-m", "tuitune", *what, "--runs", str(self._folder / "runs"), "--json"]
+        command += ["--gpus", which] if there or cards > 1 else []
+        command += [part for change in changes for part in ("--set", change)]
+        with (
+            tempfile.TemporaryFile("w+") as errors,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            ) as process,
+        ):
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    on_event(json.loads(line))
+            process.wait()
+            errors.seek(0)
+            return errors.read()
+
+
+def trained(runs: Runs, name: str, cards: int, changes: list[str]) -> dict[str, Any]:
+    """What a run came to: its losses, its speed, and each card's own seconds a step."""
+    events: list[dict[str, Any]] = []
+    began = time.time()
+    errors = runs.run(name, cards, changes, events.append)
+    steps = [event for event in events if event["event"] == "step"]
+    notices = [event["text"] for event in events if event["event"] == "notice"]
+    if len(steps) < 6:
+        return {"error": errors[-1500:], "notices": notices, "last": [event["event"] for event in events][-5:]}
+    third = len(steps) // 3
+    tokens = sum(step["tokens"] for step in steps[third + 1 :])
+    seconds = steps[-1]["at"] - steps[third]["at"]
+    samples = [event for event in events if event["event"] == "sample"]
+    return {
+        "tokens_per_second": round(tokens / seconds),
+        "seconds_per_step": round(seconds / (len(steps) - 1 - third), 4),
+        "card_seconds": [round(median(column), 4) for column in zip(*(s["card_seconds"] for s in steps), strict=True)],
+        "losses": [step["loss"] for step in steps],
+        "grad_norms": [step["grad_norm"] for step in steps],
+        "tokens": [step["tokens"] for step in steps],
+        "cards_sampled": sorted({event["gpu_index"] for event in samples if event.get("gpu_index") is not None}),
+        "seconds_to_first_step": round(steps[0]["at"] - began, 1),
+        "device": next((event["device"] for event in events if event["event"] == "plan"), None),
+        "notices": notices,
+    }
+
+
+def losses(runs: Runs, counts: list[int]) -> dict[str, Any]:
+    """The same 16 rows a step on each number of cards."""
+    settings = ["fit=false", "gradient_checkpointing=false", f"max_steps={LOSS_STEPS}", "learning_rate=1e-3"]
+    rows = ["per_device_train_batch_size=8", "gradient_accumulation_steps=2"]
+    alone = trained(runs, "losses-1", 1, settings + rows)
+    told: dict[str, Any] = {"1": alone}
+    for cards in counts:
+        together = told[str(cards)] = trained(runs, f"losses-{cards}", cards, settings + rows)
+        if "losses" in together and "losses" in alone:
+            for what in ("losses", "grad_norms"):
+                pairs = zip(alone[what], together[what], strict=True)
+                together[f"largest_difference_of_{what}"] = max(abs(first - second) for first, second in pairs)
+            together["same_tokens"] = alone["tokens"] == together["tokens"]
+    return told
+
+
+def speed(runs: Runs, counts: list[int], steps: int) -> dict[str, Any]:
+    """64 rows a card."""
+    told: dict[str, Any] = {}
+    for cards in (1, *counts):
+        rows = [f"per_device_train_batch_size={ROWS_A_CARD}", f"gradient_accumulation_steps={cards}"]
+        told[str(cards)] = trained(runs, f"speed-{cards}", cards, [*rows, f"max_steps={steps}"])
+        if told["1"].get("tokens_per_second") and told[str(cards)].get("tokens_per_second"):
+            times = told[str(cards)]["tokens_per_second"] / told["1"]["tokens_per_second"]
+            told[str(cards)]["times_one_card"] = round(times, 3)
+    return told
+
+
+def death(runs: Runs, cards: int) -> dict[str, Any]:
+    """A process is killed; how long until it is told, in which words, and whether the run goes on."""
+    told: dict[str, Any] = {}
+    settings = ["fit=false", "max_steps=60", "save_steps=2", "per_device_train_batch_size=4"]
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            told["session"] = event["pid"]
+        if event["event"] == "step" and event["step"] == DEATH_STEP and "killed_at" not in told:
+            last = psutil.Process(told["session"]).children()[-1]
+            told["killed_at"] = time.time()
+            last.kill()
+        if event["event"] == "failed":
+            told["seconds_until_told"] = round(event["at"] - told.get("killed_at", event["at"]), 2)
+            told["message"] = event["message"]
+
+    runs.run("death", cards, settings, kill)
+    resumed: list[dict[str, Any]] = []
+    errors = runs.resume("death", 1, [f"max_steps={DEATH_STEP + 3}"], resumed.append)
+    steps = [event["step"] for event in resumed if event["event"] == "step"]
+    told["went_on_to_step"] = max(steps) if steps else errors[-500:]
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--cards", type=int, nargs="*", default=[2])
+    parser.add_argument("--only", nargs="*", default=["losses", "speed", "death"])
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tuitune-cards")
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    chats = make_chats(arguments.folder / "chats.jsonl")
+    found: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "gpus": [card.name for card in gpus()],
+        "model": arguments.model.name,
+    }
+    parts: dict[str, Callable[[Runs], dict[str, Any]]] = {
+        "losses": lambda runs: losses(runs, arguments.cards),
+        "speed": lambda runs: speed(runs, arguments.cards, arguments.steps),
+        "death": lambda runs: death(runs, arguments.cards[0]),
+    }
+    out = arguments.out or RESULTS / f"gpu_cards_{arguments.model.name}.json"
+    for name in arguments.only:
+        place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=arguments.folder))
+        found[name] = parts[name](Runs(arguments.model, chats, place))
+        out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        shown = {key: value for key, value in found[name].items()}
+        for value in shown.values():
+            if isinstance(value, dict):
+                for long in ("losses", "grad_norms", "tokens"):
+                    value[long] = value[long][:3] + value[long][-1:] if long in value else []
+        print(json.dumps({name: shown}, indent=1, ensure_ascii=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()
