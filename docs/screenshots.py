@@ -2,7 +2,8 @@
 
     python docs/screenshots.py
 
-Starts a session, walks the six screens, and writes docs/<step>.svg. Takes about a minute.
+Starts a session, walks the six screens, and writes docs/<step>.svg and docs/walk.svg, which shows the walk. Takes a
+minute or two.
 """
 
 import asyncio
@@ -12,6 +13,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from animation import Frame, animated
+from textual.pilot import Pilot
 
 import sample_data
 from screens.app import TuituneApp
@@ -33,6 +37,83 @@ async def until(holds: Callable[[], bool]) -> None:
     await asyncio.sleep(0.5)
 
 
+class Camera:
+    """Takes single pictures, and frames of the walk."""
+
+    def __init__(self, app: TuituneApp) -> None:
+        self._app = app
+        self.frames: list[Frame] = []
+
+    def take(self, name: str) -> None:
+        (HERE / f"{name}.svg").write_text(self._picture(), encoding="utf-8")
+
+    def film(self, seconds: float) -> None:
+        """Add what is shown now to the walk."""
+        self.frames.append(Frame(self._picture(), seconds))
+
+    def _picture(self) -> str:
+        return self._app.export_screenshot(title="tuitune")
+
+
+async def walk(app: TuituneApp, camera: Camera, pilot: Pilot[int]) -> None:
+    """From the choice of the model to the exports."""
+    await until(lambda: app.link.state == "ready")
+    camera.take("model")
+    camera.film(2)
+    await pilot.press("enter")
+    await until(lambda: "tokens trained" in str(app.screen.query_one("#row").border_title))
+    camera.take("data")
+    camera.film(3)
+    await pilot.press("enter")
+    await asyncio.sleep(8)
+    camera.take("settings")
+    camera.film(2.5)
+    await pilot.press("enter")
+    await until(lambda: app.link.history.step > 0)
+    taken = False
+    while app.link.history.ended is None:
+        camera.film(0.6)
+        progress = app.link.history.step / max(1, app.link.history.total_steps)
+        if progress >= 0.7 and not taken:
+            camera.take("train")
+            taken = True
+        await until(lambda before=progress: _has_moved(app, before))  # type: ignore[misc]
+    await asyncio.sleep(1)
+    camera.film(2.5)
+    await pilot.press("enter")
+    await until(lambda: isinstance(app.screen, ChatScreen))
+    camera.film(1.5)
+    question = "What is the capital of France?"
+    for at in range(0, len(question), 6):
+        await pilot.press(*question[at : at + 6])
+        camera.film(0.25)
+    chat = app.screen
+    assert isinstance(chat, ChatScreen)
+    await pilot.press("enter")
+    await until(lambda: "Paris" in _shown(app))
+    await asyncio.sleep(2)
+    camera.film(3)
+    camera.take("chat")
+    await pilot.press("ctrl+n")
+    await until(lambda: isinstance(app.screen, ExportScreen) and bool(app.screen.kinds))
+    camera.film(2)
+    await pilot.press("enter")
+    await until(lambda: isinstance(app.screen, ExportScreen) and bool(app.screen.query_one("#made").display))
+    camera.take("export")
+    camera.film(4)
+
+
+def _has_moved(app: TuituneApp, before: float) -> bool:
+    """Whether an eighth more of the run is done than `before`, or it has ended."""
+    history = app.link.history
+    return history.ended is not None or history.step / max(1, history.total_steps) >= before + 1 / 8
+
+
+def _shown(app: TuituneApp) -> str:
+    strips = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
 async def main() -> None:
     folder = Path(tempfile.gettempdir()) / "demo"  # nothing of the machine it is made on is in the pictures
     shutil.rmtree(folder, ignore_errors=True)
@@ -40,39 +121,14 @@ async def main() -> None:
     os.chdir(folder)
     os.environ.update(LOGNAME="me", SSH_CONNECTION="10.0.0.2 50000 gpu-server 22")
     app = TuituneApp(Recipe.load(folder / "demo.yaml"), runs_folder=folder / "runs")
+    camera = Camera(app)
     try:
-
-        def take(name: str) -> None:
-            (HERE / f"{name}.svg").write_text(app.export_screenshot(title="tuitune"), encoding="utf-8")
-
         async with app.run_test(size=SIZE) as pilot:
-            await until(lambda: app.link.state == "ready")
-            take("model")
-            await pilot.press("enter")
-            await asyncio.sleep(5)
-            take("data")
-            await pilot.press("enter")
-            await asyncio.sleep(8)
-            take("settings")
-            await pilot.press("enter")
-            await until(lambda: app.link.history.step >= 0.7 * max(1, app.link.history.total_steps))
-            take("train")
-            await until(lambda: app.link.history.ended is not None)
-            await pilot.press("enter")
-            await until(lambda: isinstance(app.screen, ChatScreen))
-            await pilot.press("ctrl+b", "ctrl+b", *"What is the capital of France?", "enter")
-            chat = app.screen
-            assert isinstance(chat, ChatScreen)
-            await until(lambda: bool(chat.turns) and len(chat.turns[0].replies) == 2)
-            take("chat")
-            await pilot.press("ctrl+n")
-            await until(lambda: isinstance(app.screen, ExportScreen) and bool(app.screen.kinds))
-            await pilot.press("enter")
-            await until(lambda: isinstance(app.screen, ExportScreen) and bool(app.screen.query_one("#made").display))
-            take("export")
+            await walk(app, camera, pilot)
     finally:
         os.chdir(HERE)
         shutil.rmtree(folder, ignore_errors=True)
+    (HERE / "walk.svg").write_text(animated(camera.frames), encoding="utf-8")
 
 
 if __name__ == "__main__":

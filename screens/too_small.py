@@ -8,7 +8,6 @@ from textual.geometry import Size
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from screens.dashboard import live_line
 from screens.run_link import RunLink
 
 if TYPE_CHECKING:
@@ -46,6 +45,8 @@ class TooSmall(ModalScreen[None]):
         live = self.query_one("#live", Static)
         live.display = link.run is not None
         if link.run is not None:
+            from screens.dashboard import live_line  # and with it numpy and pydantic: not before the first paint
+
             is_training, problem = link.is_training, link.problem
             live.update(live_line(link.history, link.run, is_training=is_training, problem=problem, width=size.width))
         self.query_one("#size", Static).update(

@@ -33,6 +33,13 @@ def recipe_file(tmp_path: Path, demo_recipe: Recipe) -> str:
     return write_recipe(tmp_path, demo_recipe.to_yaml())
 
 
+def test_the_first_paint_waits_for_no_large_library() -> None:
+    large = "{'torch', 'transformers', 'datasets', 'numpy', 'pydantic', 'yaml', 'pygments.lexers.data'}"
+    code = f"import sys, screens.app, screens.home\nassert not {large} & set(sys.modules), {large} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"], ["export", "--help"]])
 def test_version_and_help_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
