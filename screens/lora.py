@@ -325,7 +325,8 @@ class LoraScreen(StepScreen):
         if recipe is None:
             return
         try:
-            found = await self.tuitune.link.call(Estimate(recipe.model_dump(mode="json")))
+            runs = str(self.tuitune.link.runs_folder.absolute())
+            found = await self.tuitune.link.call(Estimate(recipe.model_dump(mode="json"), runs))
         except TuituneError as error:
             shown.update(consequences(recipe, None, counting=False))
             self.show_problem(error)

@@ -49,6 +49,16 @@ def test_settings_that_spoil_a_run_are_told_before_it(settings: dict[str, Any], 
     assert all(f"! {each}" in found.as_text() for each in found.warnings)
 
 
+def test_a_disk_too_small_for_checkpoints_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank of 64 on the demo's 60 steps: as many checkpoints as are kept at once, one a step."""
+    wide = Recipe.load(DEMO / "demo.yaml", ["lora.r=64", "save_steps=1"])
+    expected = estimate(wide)
+    assert expected.disk_bytes == expected.trainable_parameters * (4 * 12 + 4)
+    assert "for checkpoints and adapter" in expected.as_text() and not any("disk" in text for text in expected.warnings)
+    monkeypatch.setattr("tuitune.plan.estimate.disk_free_bytes", lambda folder: expected.disk_bytes - 1)
+    assert any("keep runs on another disk" in text for text in estimate(wide).warnings)
+
+
 def test_parameters_of_a_known_model_are_counted_exactly(llama_1b: Path) -> None:
     shape = shape_of(recipe(llama_1b))
     assert shape.total_parameters == 1_235_814_400

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from tuitune.runs.events import Notice
 from tuitune.runs.folder import Run, all_runs, create_run
 from tuitune.session.jobs import Jobs
 from tuitune.session.worker import Job
+from tuitune.train import room
 from tuitune.train.checkpoints import checkpoints_of, damage, step_of
 
 pytestmark = pytest.mark.fault
@@ -59,27 +61,49 @@ def test_a_run_that_could_not_be_made_does_not_take_its_name(tmp_path: Path) -> 
     assert [run.name for run in all_runs(tmp_path / "runs")] == ["mine"]
 
 
-@pytest.mark.parametrize("megabytes", [6, 8])  # the adapter fills it, or the optimizer's states
-def test_a_checkpoint_that_does_not_fit_is_said_with_what_to_do_and_removed(tmp_path: Path, megabytes: int) -> None:
+ON_A_SMALL_DISK = """
+import os, shutil, signal, subprocess, sys
+from pathlib import Path
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", "disk"], check=True)
+Path("disk/ballast").write_bytes(bytes(int(sys.argv[1]) * 2**20))
+run = subprocess.Popen(sys.argv[3:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+for line in run.stdout:
+    print(line, end="")
+    if "The run waits for room" in line:
+        Path("disk/ballast").unlink() if sys.argv[2] == "room" else run.send_signal(signal.SIGINT)
+print("exit", run.wait())
+print(*sorted(Path("disk").glob("*/*/*.safetensors")) + sorted(Path("disk").glob("*/checkpoints/*")))
+"""
+
+
+# MB of ballast: the adapter's file fills the disk, or that of the optimizer's states.
+@pytest.mark.parametrize(("ballast", "then"), [(18, "room"), (16, "stop")])
+def test_a_run_waits_on_a_full_disk_until_there_is_room(tmp_path: Path, ballast: int, then: str) -> None:
+    """It says how much it needs; room lets it go on, and a stop has it end with what fits."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("a small disk can be mounted only with the right to")
     tuitune = shutil.which("tuitune", path=Path(sys.executable).parent)
     train = [tuitune, "run", DEMO / "demo.yaml", "--runs", "disk", "--set", "samples.max_new_tokens=4"]
-    train += ["--set", "eval_share=0", "--set", "max_steps=9", "--set", "save_steps=2"]
-    script = f'mount -t tmpfs -o size={megabytes}m none disk && "$@"; find disk/*/checkpoints -name "*.safetensors"'
+    train += ["--set", "eval_share=0", "--set", "max_steps=5", "--set", "save_steps=2"]
     (tmp_path / "disk").mkdir()
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *map(str, train)],
+        ["unshare", "--mount", sys.executable, "-c", ON_A_SMALL_DISK, str(ballast), then, *map(str, train)],
         cwd=tmp_path,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=True,
     )
-    assert "filled up: make room there" in done.stderr and "Traceback" not in done.stderr
-    assert done.stdout.splitlines()[-1] == "disk/pirate-1/checkpoints/checkpoint-2/adapter_model.safetensors"
-    assert ".partial" not in done.stdout
+    assert re.search(r"a checkpoint takes [0-9.]+ Mi?B, [0-9.]+ [KM]i?B are free", done.stdout), done.stdout
+    *_, ended, saved = done.stdout.splitlines()
+    assert ".partial" not in saved and "Traceback" not in done.stdout
+    if then == "room":
+        assert "There is room again" in done.stdout
+        assert ended == "exit 0" and "checkpoint-5" in saved and "pirate-1/adapter/adapter_model.safetensors" in saved
+    else:
+        assert "the adapter alone is saved" in done.stdout
+        assert ended == "exit 130" and "pirate-1/adapter/adapter_model.safetensors" in saved
 
 
 @pytest.mark.parametrize(
@@ -151,9 +175,10 @@ def test_an_export_that_cannot_be_named_leaves_the_former_one(tmp_path: Path, mo
 def test_the_oldest_checkpoint_gives_way_to_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    """The third one does not fit at first: once beside two others, twice beside any, which ends the run."""
+    """The third does not fit at first: once beside two others, twice beside any, which ends a run that may not wait."""
     from transformers import Trainer
 
+    monkeypatch.setattr(room, "LONGEST_WAIT_S", 0.0)
     save, full = Trainer._save_optimizer_and_scheduler, 0
 
     def with_little_room(self: Any, output_dir: str) -> None:

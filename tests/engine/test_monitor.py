@@ -16,7 +16,7 @@ from tuitune.recipe import Recipe
 from tuitune.runs.events import Checkpoint, Evaluation, Event, Finished, Plan, Sample, Step
 from tuitune.runs.folder import create_run
 from tuitune.runs.history import History
-from tuitune.runs.machine_warnings import _CHECKPOINTS_AT_ONCE
+from tuitune.runs.machine_warnings import CHECKPOINTS_AT_ONCE
 from tuitune.runs.monitor import Facts, Monitor, warnings_of
 from tuitune.runs.training_warnings import rising_loss
 from tuitune.runs.warning import RunWarning
@@ -283,7 +283,7 @@ def test_a_disk_that_fills_before_the_end_is_told(
 
 
 def test_as_many_checkpoints_are_expected_as_are_kept() -> None:
-    assert _CHECKPOINTS_AT_ONCE == KEPT_CHECKPOINTS + 2, "the best, and one that is being written"
+    assert CHECKPOINTS_AT_ONCE == KEPT_CHECKPOINTS + 2, "the best, and one that is being written"
 
 
 def test_what_a_checkpoint_takes_is_read_from_the_runs_folder(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tuitune.runs.events import (
     Started,
     Step,
     from_json,
+    is_damaged,
     to_json,
 )
 from tuitune.runs.folder import Run, RunWriter, all_runs, create_run, find_run
@@ -100,6 +101,31 @@ def test_an_event_of_which_a_field_is_of_another_type_is_left_out(fields: str) -
     whole = to_json(steps(2.5)[0])
     assert from_json(whole) is not None
     assert from_json(f"{whole[:-1]}, {fields}}}") is None
+
+
+def test_a_damaged_line_is_told_and_hides_nothing_else(tmp_path: Path) -> None:
+    """One digit of a loss is another: the line still reads as JSON, and its checksum tells."""
+    writer = create_run(RECIPE, tmp_path)
+    written = steps(3.0, 2.5, 2.0, 1.5)
+    for event in written:
+        writer.append(event)
+    writer.close()
+    lines = writer.run.events_file.read_bytes().splitlines(keepends=True)
+    assert not any(is_damaged(line) for line in lines) and [from_json(line) for line in lines] == written
+    lines[1] = lines[1].replace(b'"loss": 2.5', b'"loss": 7.5')
+    lines[2] = lines[2][:40] + b"\n"
+    writer.run.events_file.write_bytes(b"".join(lines) + b'{"event": "st')  # and the last one is being written
+    first, notice, last = writer.run.events()
+    assert (first, last) == (written[0], written[3])
+    assert isinstance(notice, Notice) and "damaged from line 2 on" in notice.text
+
+
+def test_a_record_without_checksums_is_read_as_before(tmp_path: Path) -> None:
+    writer = create_run(RECIPE, tmp_path)
+    writer.close()
+    written = steps(3.0, 2.5)
+    writer.run.events_file.write_text("".join(f"{to_json(event)}\n" for event in written))
+    assert list(writer.run.events()) == written
 
 
 def test_words_and_readings_that_an_event_may_not_hold_are_left_out() -> None:

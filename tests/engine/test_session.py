@@ -19,7 +19,7 @@ import pytest
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Notice, Reply, Step, to_json
+from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Notice, Phase, Reply, Step, to_json
 from tuitune.runs.folder import Run, create_run
 from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
@@ -69,6 +69,15 @@ async def start_run(session: Session, recipe: Recipe, runs: Path) -> tuple[Run, 
 
     job.add_done_callback(refused)
     return Run(Path(await folder)), job
+
+
+async def begun(run: Run) -> None:
+    """Wait until a run is in its first step."""
+    for _ in range(1200):
+        if any(isinstance(event, Phase) and event.name == "training" for event in run.events()):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("the training has not begun")
 
 
 async def seen(session: Session, kind: type[Event]) -> Event:
@@ -508,6 +517,27 @@ async def test_a_stop_is_heeded_before_the_run_has_begun(tmp_path: Path, demo_re
     assert await session.call(Stop()) == {"stopping": "after this step"}
     assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
     await session.close()
+
+
+@pytest.mark.fault
+async def test_a_step_that_outlasts_the_signal_to_end_is_given_up(
+    tmp_path: Path, demo_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step of thousands of passes; the checkpoint before it stays, and what goes on from it is said."""
+    monkeypatch.setenv("TUITUNE_GRACE", "0.5")
+    train = demo_recipe.train.model_copy(update={"gradient_accumulation_steps": 5000, "num_train_epochs": 100.0})
+    session = await Session.start()
+    run, job = await start_run(session, demo_recipe.model_copy(update={"train": train}), tmp_path / "runs")
+    pid = (await session.call(Status()))["pid"]
+    await begun(run)
+    os.kill(pid, signal.SIGTERM)
+    await asyncio.wait([job], timeout=60)
+    await ended(pid)
+    assert run.status() == "stopped" and not run.adapter.exists() and job.done()
+    (notice,) = [event.text for event in run.events() if isinstance(event, Notice) and "signal" in event.text]
+    assert notice.endswith(
+        "within 0.5 s of the signal to end, and is given up: `tuitune resume` goes on from the start."
+    )
 
 
 @pytest.mark.cold

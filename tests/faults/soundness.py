@@ -15,7 +15,7 @@ def problems_of(run: Run, *, adapter: bool = False) -> list[str]:
     told = [event.step for event in run.events() if isinstance(event, Checkpoint)]
     run.recipe()
     run.resolved()
-    count = len(list(run.events()))
+    count = len(list(run.events())) + (not run.events_file.read_bytes().endswith(b"\n"))  # a torn line is told of
 
     writer = RunWriter(run)  # as the next session does
     checkpoints.tidy(run)

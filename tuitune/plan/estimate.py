@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tuitune.machine.hardware import chosen_gpu
+from tuitune.machine.hardware import chosen_gpu, disk_free_bytes
 from tuitune.method_sections import GRPO
 from tuitune.methods import method_of
 from tuitune.model.targets import Targets, resolve
@@ -13,6 +13,9 @@ from tuitune.plan.optimizer import optimizer_name
 from tuitune.plan.proven import proof
 from tuitune.plan.scaling import ETHERNET, Scaled, Step, scaled
 from tuitune.recipe import HUB, Recipe
+from tuitune.runs.folder import default_runs_folder
+from tuitune.runs.machine_warnings import CHECKPOINT_BYTES_A_PARAMETER, CHECKPOINTS_AT_ONCE
+from tuitune.units import size
 
 GIB = 2**30
 
@@ -109,6 +112,10 @@ class Estimate:
     """What gets no adapter although a user may expect one there, one sentence each."""
     bytes_in_16bit: int | None = None
     """The peak with the base in 16-bit, where the recipe quantises it for a GPU on which 16-bit would fit too."""
+    disk_bytes: int = 0
+    """The most that checkpoints and adapter take at once in the run's folder."""
+    disk_free_bytes: int = 0
+    """Free where the run's folder would be."""
     scaling: tuple[Scaled, ...] = ()
     """A step on as many cards and hosts as were asked about, if each card were an H200; hosts by each kind of link."""
 
@@ -150,16 +157,18 @@ class Estimate:
                 f"Memory:  {_gib(memory.total_bytes)} at the peak ({parts})",
                 f"         {self.verdict} in {_gib(self.available_bytes)} free on {self.device}, with {self.backend}",
                 *([f"         {offer_of_16bit(self.bytes_in_16bit)}"] if self.bytes_in_16bit else []),
+                f"Disk:    {size(self.disk_bytes)} for checkpoints and adapter, {size(self.disk_free_bytes)} free",
                 *(f"Cards:   {way.as_text()} (computed, for H200s)" for way in self.scaling),
                 *(f"! {text}" for text in self.warnings),
             )
         )
 
 
-def estimate(recipe: Recipe, *, gpus: int = 1, hosts: int = 1) -> Estimate:
+def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, hosts: int = 1) -> Estimate:
     """What the recipe will train here; reads config, tokenizer and data but no weights. Raises UnusableInput.
 
-    `gpus` in each of `hosts` hosts are what is told of beside this machine.
+    `runs_folder` is where the run will be kept, the default one if None; `gpus` in each of `hosts` hosts are what is
+    told of beside this machine.
     """
     import psutil
 
@@ -171,6 +180,14 @@ def estimate(recipe: Recipe, *, gpus: int = 1, hosts: int = 1) -> Estimate:
     longest = longest_batch_tokens(recipe, rows, padding_free=_lays_end_to_end(recipe, backend))
     memory = memory_of(recipe, shape, longest, backend=backend, card_bytes=card.total_bytes if card else None)
     available = card.free_bytes if card else psutil.virtual_memory().available
+    steps = steps_of(recipe, rows.count if rows else None)
+    needed, free = disk_bytes(recipe, shape, steps), disk_free_bytes(runs_folder or default_runs_folder())
+    advice = list(warnings(recipe, rows.count if rows else None, shape.total_parameters))
+    if needed > free:
+        advice.append(
+            f"Checkpoints and adapter take {size(needed)} on the disk, where {size(free)} are free: make room, or keep "
+            "runs on another disk with --runs."
+        )
     in_16bit = _bytes_in_16bit(recipe, shape, longest, backend, card.total_bytes) if card else None
     return Estimate(
         model=recipe.model.name,
@@ -181,17 +198,25 @@ def estimate(recipe: Recipe, *, gpus: int = 1, hosts: int = 1) -> Estimate:
         rows=rows.count if rows else None,
         tokens=rows.tokens if rows else None,
         trained_tokens=rows.trained_tokens if rows else None,
-        steps=steps_of(recipe, rows.count if rows else None),
+        steps=steps,
         longest_batch_tokens=longest,
         memory=memory,
         available_bytes=available,
         verdict=verdict(memory.total_bytes, available),
-        warnings=list(warnings(recipe, rows.count if rows else None, shape.total_parameters)),
+        warnings=advice,
         targets=shape.targets.parameters(recipe.lora.r) if shape.targets else {},
         left_out=shape.targets.left_out if shape.targets else (),
         bytes_in_16bit=in_16bit if in_16bit and verdict(in_16bit, available) == "fits" else None,
+        disk_bytes=needed,
+        disk_free_bytes=free,
         scaling=_scaling(recipe, shape, rows, gpus, hosts) if rows and gpus * hosts > 1 else (),
     )
+
+
+def disk_bytes(recipe: Recipe, shape: Shape, steps: int | None) -> int:
+    """The most that checkpoints and adapter take at once: weights in fp32, and in checkpoints Adam's moments."""
+    at_once = CHECKPOINTS_AT_ONCE if steps is None else min(CHECKPOINTS_AT_ONCE, steps // recipe.train.save_steps + 1)
+    return shape.adapter_parameters * (at_once * CHECKPOINT_BYTES_A_PARAMETER + 4)
 
 
 def _scaling(recipe: Recipe, shape: Shape, rows: Rows, gpus: int, hosts: int) -> tuple[Scaled, ...]:

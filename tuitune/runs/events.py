@@ -1,9 +1,10 @@
-"""Typed events: what happened in a run, one JSON line each, in the order it happened."""
+"""Typed events: what happened in a run, one JSON line each, in the order it happened, with a checksum."""
 
 import dataclasses
 import json
 import math
 import time
+import zlib
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -239,19 +240,58 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_CHECKSUM = b', "crc32": "'
+
+
 def to_json(event: Event) -> str:
     """One line of JSON without the newline; numbers that JSON cannot hold (NaN, infinities) become null."""
     data = {"event": event.kind, **dataclasses.asdict(event)}
     return json.dumps({name: finite(value) for name, value in data.items()}, ensure_ascii=True, allow_nan=False)
 
 
+def to_line(event: Event) -> bytes:
+    """The event as a line of a record: its JSON, whose last field is the CRC-32 of all that stands before it."""
+    content = to_json(event)[:-1].encode()
+    return b'%b%b%08x"}\n' % (content, _CHECKSUM, zlib.crc32(content))
+
+
 def from_json(line: str | bytes) -> Event | None:
-    """The event in a line; None for an event this version does not know or a line that was cut short."""
+    """The event in a line; None for an event this version does not know or a line that is damaged or cut short."""
     try:
+        if isinstance(line, bytes) and _differs_from_its_checksum(line):
+            return None
         data = json.loads(line)
         return from_data(data) if isinstance(data, dict) else None
     except (ValueError, RecursionError):
         return None
+
+
+def is_damaged(line: bytes) -> bool:
+    """Whether a line of a record is not what was written: it has another checksum, or is no JSON object.
+
+    Lines without a checksum, as older versions wrote them, are taken as they are.
+    """
+    if not line.strip() or not line.endswith(b"\n"):  # the end of a torn line, and one that is being written
+        return False
+    if _differs_from_its_checksum(line):
+        return True
+    if _checksum_place(line) is not None:
+        return False
+    try:
+        return not isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return True
+
+
+def _differs_from_its_checksum(line: bytes) -> bool:
+    place = _checksum_place(line)
+    return place is not None and line[place + len(_CHECKSUM) :].rstrip() != b'%08x"}' % zlib.crc32(line[:place])
+
+
+def _checksum_place(line: bytes) -> int | None:
+    """Where the checksum's field begins, if there is one."""
+    place = len(line.rstrip()) - len(_CHECKSUM) - len('01234567"}')
+    return place if place > 0 and line.startswith(_CHECKSUM, place) else None
 
 
 def from_data(data: dict[str, Any]) -> Event | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from tuitune.atomic import flush, write_atomic
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.paths import expanded, open_own
-from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Plan, from_json, to_json
+from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Notice, Plan, from_json, is_damaged, to_line
 from tuitune.runs.history import History
 from tuitune.text import one_line
 
@@ -124,13 +124,22 @@ class Run:
             return {}
 
     def events(self) -> Iterator[Event]:
-        """The events so far; lines that are cut short or unknown are left out. Raises UnusableInput."""
+        """The events so far; in place of damaged lines a notice tells of them. Raises UnusableInput.
+
+        Left out without a word are events that this version does not know, and a last line that is being written.
+        """
         try:
             with self.open_events() as file:
-                for line in file:
-                    event = from_json(line)
-                    if event is not None:
+                damaged, at = 0, 0.0
+                for number, line in enumerate(file, 1):
+                    if (event := from_json(line)) is not None:
+                        at = event.at
                         yield event
+                        damaged = 0
+                    elif is_damaged(line):
+                        damaged += 1
+                        if damaged == 1:
+                            yield damaged_line(at, number)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -209,6 +218,12 @@ class Run:
             return "another session"
 
 
+def damaged_line(at: float, number: int) -> Notice:
+    """What stands in the place of one or more damaged lines of a record, of which the first has this number."""
+    text = f"The record is damaged from line {number} on, as a power cut or a broken disk leaves it"
+    return Notice(at=at, text=f"{text}: what stood there is left out, all else is shown.")
+
+
 class RunWriter:
     """The one writer of a run folder; holds its lock from creation to `close`. Raises TuituneError, OSError."""
 
@@ -243,7 +258,7 @@ class RunWriter:
         What the user counts on later, a checkpoint or the end, is on disk when this returns. Raises OSError where the
         disk is full.
         """
-        line = to_json(event).encode() + b"\n"
+        line = to_line(event)
         written = os.write(self._events, line)
         if written < len(line):
             os.ftruncate(self._events, os.fstat(self._events).st_size - written)

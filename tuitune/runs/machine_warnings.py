@@ -136,9 +136,9 @@ def shared_card(history: History) -> RunWarning | None:
     )
 
 
-_BYTES_A_PARAMETER = 12
+CHECKPOINT_BYTES_A_PARAMETER = 12
 """A trained parameter in fp32 and the two moments that Adam keeps of it: what a checkpoint holds, nearly."""
-_CHECKPOINTS_AT_ONCE = 4
+CHECKPOINTS_AT_ONCE = 4
 """The two newest, the best, and one that is being written."""
 
 
@@ -147,10 +147,10 @@ def disk_too_small(history: History, save_steps: int | None, checkpoint_bytes: i
     plan, sample = history.plan, history.sample
     if plan is None or sample is None or sample.disk_free_bytes is None:
         return None
-    checkpoint_bytes = checkpoint_bytes or plan.trainable_parameters * _BYTES_A_PARAMETER
-    on_disk = min(len({checkpoint.step for checkpoint in history.checkpoints}), _CHECKPOINTS_AT_ONCE - 1)
+    checkpoint_bytes = checkpoint_bytes or plan.trainable_parameters * CHECKPOINT_BYTES_A_PARAMETER
+    on_disk = min(len({checkpoint.step for checkpoint in history.checkpoints}), CHECKPOINTS_AT_ONCE - 1)
     to_come = -(-history.total_steps // save_steps) - history.step // save_steps if save_steps else 1
-    more = max(0, min(to_come, _CHECKPOINTS_AT_ONCE - on_disk))
+    more = max(0, min(to_come, CHECKPOINTS_AT_ONCE - on_disk))
     needed_bytes = more * checkpoint_bytes + plan.trainable_parameters * 4  # and the adapter, in fp32
     if sample.disk_free_bytes >= needed_bytes:
         return None
@@ -159,7 +159,7 @@ def disk_too_small(history: History, save_steps: int | None, checkpoint_bytes: i
         "the disk fills",
         f"{size(sample.disk_free_bytes)} are free where the run is saved, and it needs {size(needed_bytes)}: "
         f"checkpoints of {size(checkpoint_bytes)}, {to_come} to come, and the adapter",
-        "make room before then; a full disk ends the run",
+        "make room before then; on a full disk the run stands still",
         history.step,
         sample.at,
     )

@@ -36,7 +36,7 @@ class Facts:
             save_steps = run.resolved().train.save_steps
         except TuituneError:
             save_steps = None
-        return cls(save_steps, _newest_checkpoint_bytes(run))
+        return cls(save_steps, newest_checkpoint_bytes(run))
 
 
 class Monitor:
@@ -82,7 +82,8 @@ def warnings_of(history: History, facts: Facts = Facts()) -> list[RunWarning]:
     return [warning for warning in checks if warning]
 
 
-def _newest_checkpoint_bytes(run: Run) -> int | None:
+def newest_checkpoint_bytes(run: Run) -> int | None:
+    """What the checkpoint that was saved last takes; None where there is none."""
     try:
         folders = sorted(run.checkpoints.glob("checkpoint-*"), key=lambda folder: folder.stat().st_mtime)
         files = [file for file in folders[-1].rglob("*") if file.is_file()] if folders else []

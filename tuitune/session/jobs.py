@@ -146,10 +146,10 @@ class Jobs:
 
         return {"configs": dataset_splits(name, revision)}
 
-    def estimate(self, job: Job, recipe: Recipe) -> Result:
+    def estimate(self, job: Job, recipe: Recipe, runs: str | None = None) -> Result:
         from tuitune.plan.estimate import estimate
 
-        return estimate(recipe).as_dict()
+        return estimate(recipe, runs_folder=Path(runs) if runs else None).as_dict()
 
     def preview_rewards(self, job: Job, recipe: Recipe, prompts: int) -> Result:
         """What the recipe's rewards say of answers of the model as it is."""

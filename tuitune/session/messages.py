@@ -284,10 +284,14 @@ class PreviewRewards(Request[dict[str, Any]]):
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Request[dict[str, Any]]):
-    """What will be trained, in how many steps and how much memory (`tuitune.plan.estimate.Estimate`)."""
+    """What will be trained, in how many steps and how much memory (`tuitune.plan.estimate.Estimate`).
+
+    `runs` is the folder in which the run would be kept, the default one if None.
+    """
 
     command: ClassVar[str] = "estimate"
     recipe: RecipeData
+    runs: str | None = None
 
 
 # --- the model -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The session's main thread: accepts clients, answers at once, hands jobs to the worker thread."""
 
 import asyncio
+import contextlib
 import io
 import logging
 import os
@@ -16,7 +17,7 @@ from tuitune.endings.ending import Ending, is_wanted
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.machine.environment import prepare_environment
 from tuitune.runs.cost import Price
-from tuitune.runs.events import Notice, to_json
+from tuitune.runs.events import Notice, is_damaged, to_json
 from tuitune.runs.folder import Run
 from tuitune.session.jobs import Jobs
 from tuitune.session.messages import (
@@ -44,11 +45,13 @@ from tuitune.session.messages import (
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions, peer
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 from tuitune.text import one_line, safe_text
+from tuitune.train.checkpoints import checkpoints_of
 
 log = logging.getLogger("tuitune.session")
 
 FIRST_CLIENT_SECONDS = 30.0
 STOP_NOW_SECONDS = 10.0
+GRACE_SECONDS = 25.0
 SAMPLE_SECONDS = 1.0
 _CHUNK_BYTES = 2**20
 _MOST_JOBS = 64
@@ -369,11 +372,27 @@ class Server:
         finally:  # even where the disk is too full to record it
             self.ended.set()
 
+    async def _leave_in_time(self, job: Job) -> None:
+        """Give up a step that takes longer than whoever sent the signal may wait; a save that has begun goes on."""
+        grace = grace_seconds()
+        await asyncio.sleep(grace)
+        if job not in self.lasting or not job.control.in_step.is_set():
+            return
+        saved = checkpoints_of(job.run)[-1:] if job.run else []
+        where = saved[0].name if saved else "the start"
+        with contextlib.suppress(OSError):
+            text = f"The step did not end within {grace:g} s of the signal to end, and is given up"
+            self.jobs.emit(Notice(text=f"{text}: `tuitune resume` goes on from {where}."))
+        job.control.now.set()
+        await self._end_now(job)
+
     def _terminate(self) -> None:
         """SIGTERM stops a run as `stop` does, and an export: the process ends with it, at once where there is none.
 
         So does SIGUSR1, which schedulers send some time before.
         """
+        if not self.leaving and (training := self._training(None)):
+            self._spawn(self._leave_in_time(training))
         self.leaving = True
         for job in self.lasting:
             job.control.stop.set()
@@ -398,9 +417,12 @@ def _whole_lines(record: BinaryIO) -> list[bytes]:
 def _as_message(line: bytes) -> bytes:
     """An event's line of the record as a message to a client."""
     message = b'{"event": ' + line[:-1] + b"}\n"
-    if len(message) <= MAX_LINE_BYTES:
+    if is_damaged(line):
+        notice = Notice(text="A line of the record is damaged: what stood there is left out, all else is shown.")
+    elif len(message) <= MAX_LINE_BYTES:
         return message
-    notice = Notice(text=f"An event of {len(line) // 2**20} MiB is too long to be shown; it is in events.jsonl.")
+    else:
+        notice = Notice(text=f"An event of {len(line) // 2**20} MiB is too long to be shown; it is in events.jsonl.")
     return b'{"event": ' + to_json(notice).encode() + b"}\n"
 
 
@@ -408,6 +430,14 @@ def _error(error: BaseException) -> dict[str, Any]:
     if isinstance(error, Cancelled):
         return {"error": "Cancelled.", "exit_code": 130}
     return {"error": safe_text(explain(error)), "exit_code": getattr(error, "exit_code", 1)}
+
+
+def grace_seconds() -> float:
+    """How long a step may take to end after a signal to: $TUITUNE_GRACE, or less than Slurm and Kubernetes wait."""
+    try:
+        return max(0.0, float(os.environ.get("TUITUNE_GRACE") or GRACE_SECONDS))
+    except ValueError:
+        return GRACE_SECONDS
 
 
 def serve(socket_path: Path) -> int:

@@ -57,6 +57,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._leave_if_asked()
+        self._control.in_step.set()
         self._draw_other_dropout(args.seed, state.global_step)
         if self._step_began is None:
             self._step_began = time.monotonic()
@@ -70,6 +71,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             raise Stopped
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._control.in_step.clear()
         self._control.agree()
         self._stop_if_asked(control)
         if self._control.save.is_set():
@@ -85,7 +87,9 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             self._step_began = time.monotonic()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._ranks.is_first:
+        if self._ranks.is_first and checkpoints.is_staged(
+            self._run, state.global_step
+        ):  # or left out: the disk is full
             best = self._evaluator.best
             checkpoint = checkpoints.keep_checkpoint(self._run, state.global_step, best=best.step if best else None)
             path = str(checkpoint.relative_to(self._run.folder))

@@ -27,6 +27,11 @@ def staged_checkpoints(run: Run) -> Path:
     return run.checkpoints / _STAGED_CHECKPOINTS
 
 
+def is_staged(run: Run, step: int) -> bool:
+    """Whether the trainer has written a checkpoint of this step that has no name yet."""
+    return (staged_checkpoints(run) / f"checkpoint-{step}").is_dir()
+
+
 def staged_adapter(run: Run) -> Path:
     """An empty place for an adapter that is not yet whole."""
     staged = run.folder / _STAGED_ADAPTER

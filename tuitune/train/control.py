@@ -1,4 +1,4 @@
-"""What another thread may ask of a run, and how a run tells what happens."""
+"""What another thread may ask of a run and see of it, and how a run tells what happens."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Emit = Callable[[Event], None]
 
 @dataclass
 class Control:
-    """What another thread may ask of a run."""
+    """What another thread may ask of a run, and sees of it."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     """End after this step, with a checkpoint and the adapter saved."""
@@ -23,6 +23,8 @@ class Control:
     """Save a checkpoint after this step."""
     pause: threading.Event = field(default_factory=threading.Event)
     """With `stop`: end for a while only, with a checkpoint and no adapter."""
+    in_step: threading.Event = field(default_factory=threading.Event)
+    """Set by the run while a step is under way."""
     recipe: Recipe | None = None
     """What to train from the next step on, where that was changed."""
 

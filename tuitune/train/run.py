@@ -14,7 +14,7 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import begin_with_adapter, require_adapter
 from tuitune.backends.loftq import require_loftq
 from tuitune.data.prepare import Prepared, prepare
-from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.method_sections import GRPO
 from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer, require_weights
@@ -38,6 +38,7 @@ from tuitune.train.resume import (
     require_same,
     with_tail_of,
 )
+from tuitune.train.room import Room
 from tuitune.train.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ def train(
     Where memory runs out, all must then be begun anew, and torch.OutOfMemoryError is raised.
     """
     began = time.monotonic()
+    room = Room(run, control, emit)
+    emit = room.emit
     attempt = resumed.attempt if resumed else 1
     adapter_saved = False
     checkpoint = resumed.checkpoint if resumed else None
@@ -139,17 +142,12 @@ def train(
     first_step = checkpoints.step_of(checkpoint) if checkpoint else 0
     measured = resumed.measured if resumed else ()
     evaluator = Evaluator(loaded, recipe, prepared, control, emit, attempt, measured, ranks)
+    room.best = lambda: evaluator.best
     callback = RunCallback(run, control, emit, evaluator, attempt, first_step, ranks)
     callbacks = [callback, *(reporters(recipe, run, emit) if ranks.is_first else [])]
 
-    def make_room() -> bool:
-        freed = checkpoints.give_way(run, evaluator.best.step if evaluator.best else None)
-        if freed is not None:
-            emit(Notice(text=f"The disk of {one_line(run.folder)} is full: {freed.name} was removed for the next one."))
-        return freed is not None
-
     def new_trainer(recipe: Recipe) -> Any:
-        return make_trainer(loaded, recipe, prepared, run, callbacks, control, emit, make_room, ranks)
+        return make_trainer(loaded, recipe, prepared, run, callbacks, control, emit, room, ranks)
 
     trainer = evaluator.trainer = new_trainer(recipe)
     if recipe.lora.init_adapter is not None:
@@ -186,7 +184,7 @@ def train(
             if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
                 phase("saving", "Saving the adapter")
                 if ranks.is_first:
-                    save_adapter(loaded, run)
+                    _save_where_there_is_room(loaded, run, room, plan.trainable_parameters)
                 adapter_saved = True
             control.agree()
             if not control.stop.is_set():
@@ -369,6 +367,16 @@ def tell_less_memory(hungry: Recipe, recipe: Recipe, step: int, checkpoint: Path
         split += ", without CUDA graphs and dequantised weights"
     where = checkpoint.name if checkpoint else "the start"
     emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
+
+
+def _save_where_there_is_room(loaded: LoadedModel, run: Run, room: Room, trainable_parameters: int) -> None:
+    while True:
+        try:
+            save_adapter(loaded, run)
+            return
+        except Exception as error:
+            if not disk_is_full(error) or not room.again(error, "the adapter", 4 * trainable_parameters):
+                raise
 
 
 def save_adapter(loaded: LoadedModel, run: Run) -> None:

@@ -1,6 +1,6 @@
 """The recipe as a trainer takes it: what every method's trainer is told, and how it saves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuitune.backends.loaded import LoadedModel
@@ -19,6 +19,7 @@ from tuitune.train.held_out import held_out_loss
 from tuitune.train.methods import learner_of
 from tuitune.train.methods.learner import Collate
 from tuitune.train.ranks import ALONE, Ranks
+from tuitune.train.room import Room
 from tuitune.train.shared_steps import share_gradients, share_rows
 from tuitune.train.sizes import pass_sizes
 from tuitune.train.steps import queue_steps
@@ -35,13 +36,13 @@ def make_trainer(
     callbacks: Sequence["TrainerCallback"],
     control: Control,
     emit: Emit,
-    make_room: Callable[[], bool] = lambda: False,
+    room: Room | None = None,
     ranks: Ranks = ALONE,
 ) -> Any:
     """The method's trainer for the loaded model, on rows that are tokenised already, with its adapter in fp32.
 
     `recipe` is what is trained in the end: its rows a pass, passes a step and optimizer. Where the disk fills up while
-    a checkpoint is saved, `make_room` says whether it could free some, and the checkpoint is saved again. With several
+    a checkpoint is saved, `room` has it saved again once it fits, or left out of a run that stops. With several
     `ranks` it trains this one's share of each step, and the first one saves.
     """
     import torch
@@ -81,10 +82,16 @@ def make_trainer(
         while ranks.is_first:
             try:
                 save(*arguments, **options)
-                return
             except Exception as error:  # safetensors and torch raise kinds of their own
-                if not disk_is_full(error) or not make_room():
+                if room is None or not disk_is_full(error):
                     raise
+                if not room.again(error, "a checkpoint", room.checkpoint_bytes(trainable)):
+                    room.leave_out(trainer.state.global_step)
+                    return
+            else:
+                if room is not None:
+                    room.saved()
+                return
 
     trainer._save_checkpoint = save_where_there_is_room
     trainer.remove_callback(PrinterCallback)  # the step events tell the same
