@@ -4,7 +4,8 @@
 
 SHAPE is one of benchmarks.shapes; the model is made in --folder, or --model is one of that shape. A LoRA adapter
 (r=16 on every linear layer) with random weights is merged by Unsloth's `save_pretrained_merged` and by tuitune's
-export, each in a process of its own; timed is the saving. Then tuitune writes the GGUFs. Memory is the host's: the peak
+export, each in a process of its own; timed is the saving, with tuitune's check of every weight, and apart from it the
+comparison with the adapter, which Unsloth has not. Then tuitune writes the GGUFs. Memory is the host's: the peak
 of what processes hold for themselves (RssAnon, which cannot be given back), children included, sampled 20 times a
 second, and the peak with mapped files (RSS). Writes benchmarks/results/gpu_exports_SHAPE.json.
 """
@@ -99,18 +100,26 @@ def own(run_folder: Path, kinds: list[str]) -> None:
     from tuitune.runs.folder import Run
 
     seconds: dict[str, Any] = {}
+    asking_began = 0.0
+
+    def progress(kind: str, text: str, done: int | None, total: int | None) -> None:
+        nonlocal asking_began
+        if text.startswith("Asking"):
+            asking_began = time.monotonic()
+
     began = time.monotonic()
-    for exported in export(Run(run_folder), kinds, None, lambda *_: None, lambda question: False, lambda: False):
+    for exported in export(Run(run_folder), kinds, None, progress, lambda question: False, lambda: False):
         now = time.monotonic()
         if isinstance(exported, Exported):
             seconds[exported.kind] = {
-                "save_s": round(now - began, 1),
+                "save_s": round((asking_began or now) - began, 1),
+                "compare_s": round(now - asking_began, 1) if asking_began else None,
                 "gb": round(exported.bytes / 1e9, 2),
-                "proof": exported.proof,
+                "proof": exported.proof or " ".join(exported.notices),
             }
         else:
             seconds[exported.kind] = {"error": str(exported.error)}
-        began = now
+        began, asking_began = now, 0.0
     print(json.dumps({"result": seconds}))
 
 

@@ -19,7 +19,7 @@ from tests.engine.exporting import export
 from tuitune import export as engine
 from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.export import KINDS, Cancelled, Exported, NotExported, llama_cpp
+from tuitune.export import Cancelled, Exported, NotExported, llama_cpp
 from tuitune.export.ollama import pieces, prompts_of
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, create_run
@@ -77,13 +77,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def exported(run: Run) -> dict[str, Exported]:
-    """Everything that a run can be exported as, made in one go."""
+    """What a run can be exported as, each form at least once, made in one go."""
     if llama_cpp.find() is None:
         try:
             llama_cpp.obtain(yes, lambda done, total: None, never)
         except TuituneError as error:
             pytest.skip(str(error))
-    kinds = [kind.name for kind in KINDS if kind.form != "hub"]
+    kinds = ["adapter", "adapter_gguf", "merged_16bit", "merged_4bit"]
+    kinds += ["gguf:f16", "gguf:q8_0", "gguf:q4_k_m", "ollama:q8_0", "script"]
     made = export(run, kinds[::-1], None, quiet, yes, never)
     assert [each.kind for each in made] == kinds
     return {each.kind: each for each in made}
@@ -153,6 +154,19 @@ def test_the_merged_weights_are_the_base_plus_the_scaled_product(run: Run, expor
         else:
             assert torch.equal(weight, base[name])
     assert changed == 3 * 5, "three projections in each of the five layers"
+
+
+def test_every_export_of_a_model_is_compared_with_the_adapter(run: Run, exported: dict[str, Exported]) -> None:
+    for kind, export_ in exported.items():
+        if kind in ("adapter", "script"):
+            continue
+        path = export_.path / "parity.json" if export_.path.is_dir() else Path(f"{export_.path}.parity.json")
+        parity = json.loads(path.read_text())
+        assert parity["same_prompt_ids"] == parity["prompts"] == parity["ended"] == 4
+        assert parity["scored_tokens"] > 60 and parity["logprob_difference"] < parity["bound_logprob_difference"]
+        assert parity["logprob_difference"] < parity["base_logprob_difference"], "it learnt more than is lost"
+        assert export_.proof == parity["words"]
+    assert "on average" in (exported["merged_16bit"].path / "README.md").read_text()
 
 
 def test_a_merge_in_many_shards_gives_the_same_model(

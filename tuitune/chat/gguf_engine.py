@@ -92,6 +92,7 @@ class GgufModel:
         self._socket = socket_path
         self._log = log
         self._context = context
+        self._letter: int | None = None
         settings = {
             "model": str(path.absolute()),
             "lora": str(lora.absolute()) if lora else None,
@@ -224,7 +225,12 @@ class GgufModel:
     ) -> NextToken:
         """The `count` likeliest tokens after the ids `prompt` with their log-probabilities; all of them where `count`
         is the size of the vocabulary. Ids that begin as those of the call before are not computed again."""
-        request = {"prompt": prompt, "n_predict": 1, "n_probs": count, "temperature": 0, "cache_prompt": True}
+        # A token without text of its own, as one that ends the reply, would be answered without probabilities. So it is
+        # told to choose a letter: the probabilities are those before that.
+        if self._letter is None:
+            self._letter = self.tokens("a")[-1]
+        request = {"prompt": prompt, "n_predict": 1, "n_probs": count, "temperature": 0}
+        request["logit_bias"] = [[self._letter, 1000.0]]
         answer = self._ask("/completion", request, cancelled)
         chosen = answer["completion_probabilities"][0]
         logprobs = {token["id"]: float(token["logprob"]) for token in chosen["top_logprobs"]}

@@ -180,9 +180,19 @@ def fingerprint(run: Run) -> str:
     return digest.hexdigest()
 
 
-def mark(export: Path, run: Run, kind: str) -> None:
-    """Write into an exported folder, or beside a GGUF file, what it is and which adapter it was made from."""
+def say_in_card(folder: Path, proof: str) -> None:
+    """Add to the model card of an exported folder, where it has one, how the export was proven."""
+    card = folder / "README.md"
+    if proof and card.is_file():
+        section = "\n".join(["", "## Compared with the adapter", "", *textwrap.wrap(safe_text(proof), 110), ""])
+        card.write_text(card.read_text(encoding="utf-8") + section, encoding="utf-8")
+
+
+def mark(export: Path, run: Run, kind: str, proof: str = "") -> None:
+    """Write into an exported folder, or beside a GGUF file, what it is, which adapter it was made from, and how it
+    compares with that."""
     about = {"kind": kind, "run": run.name, "base": run.resolved().model.name, "adapter_sha256": fingerprint(run)}
+    about["proof"] = proof
     if export.suffix == ".gguf":
         about["bytes"] = str(export.stat().st_size)
     write_atomic(_mark_of(export), json.dumps(about, indent=2) + "\n")

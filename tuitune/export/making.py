@@ -6,18 +6,25 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuitune.atomic import publish
 from tuitune.backends.loading import explained, weights_folder
+from tuitune.chat import gguf_engine
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import llama_cpp, place
-from tuitune.export.card import is_ours, mark
+from tuitune.export.card import is_ours, mark, say_in_card
 from tuitune.export.commands import commands_for
 from tuitune.export.kinds import Cancelled, Exported, ExportOptions, Kind, NotExported
 from tuitune.export.needs import bytes_of, earlier_merged, merges_by_shard, require_quantiser, require_room
+from tuitune.export.ollama import GGUF_NAME
+from tuitune.export.parity import FILE as PARITY
+from tuitune.export.parity import write as write_parity
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
+
+if TYPE_CHECKING:
+    from tuitune.export.parity import Answers, Parity, Reference
 
 Progress = Callable[[str, str, int | None, int | None], None]
 """Called with the kind, what is being done, and how much of how much where that can be counted."""
@@ -48,6 +55,7 @@ class Making:
         self._merge_notices: tuple[str, ...] = ()
         self._merge_failure: TuituneError | OSError | None = None
         self._ggufs: dict[str, Path] = {}
+        self._answers: dict[str, Answers] = {}
         self._types: set[str] = set()
         self._source: Path | None = None
 
@@ -95,9 +103,19 @@ class Making:
         final, made = self._out / name, self._staging / name
         try:
             notices = self._make(kind, made)
+            parity, unasked = self._prove(kind, made)
+            proof = parity.words() if parity else ""
+            beside = made.with_name(f"{made.name}.{PARITY}") if made.suffix == ".gguf" else made / PARITY
+            if parity:
+                write_parity(parity, beside)
+            if made.is_dir():
+                mark(made, self._run, kind.name, proof)
+                say_in_card(made, proof)
             publish(made, final)
             if final.suffix == ".gguf":
-                mark(final, self._run, kind.name)
+                if parity:
+                    publish(beside, final.with_name(beside.name))
+                mark(final, self._run, kind.name, proof)
         except Exception:
             self._make_room()
             raise
@@ -106,7 +124,7 @@ class Making:
         elif kind.gguf and final.is_file():
             self._ggufs[kind.gguf] = final
         commands = commands_for(kind.name, final, self._run.name, base=self._run.resolved().model.name)
-        return Exported(kind.name, final, place.size(final), commands, notices)
+        return Exported(kind.name, final, place.size(final), commands, (*notices, *unasked), proof)
 
     def _make(self, kind: Kind, made: Path) -> tuple[str, ...]:
         makers = {
@@ -120,22 +138,27 @@ class Making:
         }
         return makers[kind.form](kind, made)
 
+    @property
+    def _run_tokenizer(self) -> Any:
+        """The tokenizer that was saved with the adapter, opened anew."""
+        from transformers import AutoTokenizer
+
+        with explained(self._run.resolved(), "opening the tokenizer of the run of"):
+            return AutoTokenizer.from_pretrained(self._run.adapter, trust_remote_code=False)
+
     @cached_property
     def _exported_tokenizer(self) -> tuple[Any, tuple[str, ...]]:
         """The run's tokenizer with replies beginning as in its training, and notices for the user."""
-        from transformers import AutoTokenizer
-
         from tuitune.chat_template.reply_start import begin_as_trained
 
-        with explained(self._run.resolved(), "opening the tokenizer of the run of"):
-            tokenizer = AutoTokenizer.from_pretrained(self._run.adapter, trust_remote_code=False)
+        tokenizer = self._run_tokenizer
         if not tokenizer.chat_template or self._run.thinks():
             return tokenizer, ()
         return tokenizer, begin_as_trained(tokenizer)
 
     def _make_room(self) -> None:
         """Remove what a kind that failed left half made, for those that are still to come."""
-        kept = (self._merged, self._source)
+        kept = (self._merged, self._source, self._staging / "base-bf16.gguf")
         for left in self._staging.iterdir():
             if left in kept:
                 continue
@@ -147,6 +170,68 @@ class Making:
     def _counted(self, kind: Kind, text: str) -> Callable[[int, int], None]:
         self._progress(kind.name, text, None, None)
         return lambda done, total: self._progress(kind.name, text, done, total)
+
+    # --- the proof --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _reference(self) -> "Reference | TuituneError":
+        """What the adapter itself says, or why it cannot be asked; it is asked once for all kinds."""
+        from tuitune.export.merged import sixteen_bit
+        from tuitune.export.parity import asked_of, reference
+
+        try:
+            recipe, _ = sixteen_bit(self._run.resolved())
+            tokenizer = self._run_tokenizer
+            asked = asked_of(self._run, tokenizer, self._cancelled)
+            return reference(self._run, recipe, tokenizer, asked, self._cancelled)
+        except Cancelled:
+            raise
+        except TuituneError as error:
+            return error
+
+    def _prove(self, kind: Kind, made: Path) -> tuple["Parity | None", tuple[str, ...]]:
+        """How what was made compares with the adapter, or why it was not asked anything. Raises TuituneError."""
+        from tuitune.export import parity
+
+        if kind.form in ("adapter", "script"):
+            return None, ()
+        self._progress(kind.name, "Asking the adapter and the export the same", None, None)
+        expected = self._reference
+        if isinstance(expected, TuituneError):
+            return None, (f"It was not asked anything, because the adapter could not be: {expected}",)
+        recipe = self._run.resolved()
+        if kind.form in ("merged_16bit", "merged_4bit"):
+            try:
+                answers = parity.transformers_answers(made, recipe, expected.asked, self._cancelled)
+            except Cancelled:
+                raise
+            except TuituneError as error:
+                return None, (f"It was not asked anything: {error}",)
+        elif not gguf_engine.available():
+            return None, (gguf_engine.MISSING,)
+        elif kind.form == "adapter_gguf":
+            prompt_ids = expected.adapter.prompt_ids
+            base = self._base_gguf(kind)
+            answers = parity.llama_cpp_answers(base, expected.asked, self._cancelled, lora=made, prompt_ids=prompt_ids)
+        else:
+            assert kind.gguf is not None
+            if kind.gguf not in self._answers:  # an Ollama folder has the same file
+                file = made / GGUF_NAME if made.is_dir() else made
+                self._answers[kind.gguf] = parity.llama_cpp_answers(file, expected.asked, self._cancelled)
+            answers = self._answers[kind.gguf]
+        told = bool(self._exported_tokenizer[1])
+        return parity.judged(kind.name, expected, answers, template_told=told), ()
+
+    def _base_gguf(self, kind: Kind) -> Path:
+        """The base model as a GGUF, made to try the adapter's on."""
+        path = self._staging / "base-bf16.gguf"
+        if not path.exists():
+            place.require_space(self._staging, self._base_bytes(), "Trying the adapter on a GGUF of its base")
+            self._convert(kind, path, "bf16", weights_folder(self._run.resolved().model))
+        return path
+
+    def _base_bytes(self) -> int:
+        return sum(file.stat().st_size for file in weights_folder(self._run.resolved().model).glob("*.safetensors"))
 
     # --- adapters and scripts ---------------------------------------------------------------------------------
 
@@ -263,12 +348,12 @@ class Making:
             self._source = source
         return self._source, type_
 
-    def _convert(self, kind: Kind, made: Path, type_: str) -> None:
+    def _convert(self, kind: Kind, made: Path, type_: str, model: Path | None = None) -> None:
         from tuitune.export.gguf import convert
 
         assert self._llama_cpp is not None
         convert(
-            self._merged_model(kind),
+            model or self._merged_model(kind),
             made,
             type_,
             llama_cpp=self._llama_cpp,
@@ -279,7 +364,7 @@ class Making:
         )
 
     def _make_ollama(self, kind: Kind, made: Path) -> tuple[str, ...]:
-        from tuitune.export.ollama import GGUF_NAME, write_modelfile
+        from tuitune.export.ollama import write_modelfile
 
         made.mkdir()
         # The Modelfile first: a template that cannot be written as one is known before the long work.

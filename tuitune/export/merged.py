@@ -36,7 +36,7 @@ def merge(
     Each target weight becomes W + lora_alpha/r · B·A (Hu et al. 2021, `peft` merge_and_unload). Raises TuituneError.
     """
     recipe = run.resolved()
-    recipe, notices = _sixteen_bit(recipe)
+    recipe, notices = sixteen_bit(recipe)
     with explained(recipe, "merging the adapter into"), quiet():
         config = training_config(recipe)
         by_shard = None if base_in_4bit(recipe) else shards.plan(config, weights_folder(recipe.model), run.adapter)
@@ -75,7 +75,7 @@ def _save_settings(model: Any, config: Any, dtype: Any, recipe: Recipe, tokenize
     _copy_sentencepiece(recipe.model, made)
 
 
-def _sixteen_bit(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+def sixteen_bit(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe with the 16-bit model that a 4-bit repository was made from as its base, where that can be had.
 
     Such repositories bear the name of the 16-bit one with an ending. A LoftQ adapter belongs to the 4-bit weights.
