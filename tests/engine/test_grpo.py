@@ -1,6 +1,8 @@
 """GRPO on the demo model: what a step learns from, how it weighs it, and what is refused before a model is loaded."""
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from tests.engine.training import trained
 from tuitune.errors import UnusableInput
 from tuitune.method_sections import GRPO
 from tuitune.recipe import Recipe
+from tuitune.reward_sections import PythonFile
+from tuitune.rewards.confirmed import confirm
 from tuitune.rewards.judge import RewardFailed
-from tuitune.runs.events import Checkpoint, Completions, Event, Step
+from tuitune.runs.events import Checkpoint, Completions, Event, Finished, Step
 from tuitune.runs.folder import RunWriter
 from tuitune.train.control import Control
 from tuitune.train.policy_loss import Tokens, policy_loss, token_weights
@@ -88,15 +92,40 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_stop_inside_a_generation_ends_at_the_step_before(tmp_path: Path) -> None:
-    """The second step's answers are never finished: stop comes with their prompts' first token."""
+    """The second generation's rewards would be computed for a minute: the run is stopped meanwhile."""
+    file, begun = tmp_path / "rewards.py", tmp_path / "begun"
+    file.write_text(
+        "import pathlib, time\ncalls = []\ndef score(completions):\n    calls.append(1)\n    if len(calls) > 1:\n"
+        f"        pathlib.Path({str(begun)!r}).touch()\n        time.sleep(60)\n"
+        "    return [float(len(reply)) for reply in completions]\n"
+    )
+    recipe = recipe_of(tmp_path, "save_steps=50", rewards=[{"name": "python", "function": f"{file}:score"}])
+    assert isinstance(recipe.method, GRPO) and isinstance(recipe.method.rewards[0], PythonFile)
+    confirm(recipe.method.rewards[0])
+    controls: list[Control] = []
+    ended = threading.Event()
 
-    def stop(event: Event, control: Control) -> None:
-        if isinstance(event, Step) and event.step == 1:
-            control.stop.set()
+    def stop_once_begun() -> None:
+        while not begun.exists() and not ended.wait(0.05):
+            pass
+        controls[0].stop.set()
 
-    run, history = trained(recipe_of(tmp_path, "save_steps=50"), tmp_path, "run", stop)
-    assert history.step == 1 and run.adapter.is_dir()
+    thread = threading.Thread(target=stop_once_begun)
+
+    def watch(event: Event, control: Control) -> None:
+        if not controls:
+            controls.append(control)
+            thread.start()
+
+    began = time.monotonic()
+    try:
+        run, history = trained(recipe, tmp_path, "run", watch)
+    finally:
+        ended.set()
+        thread.join()
+    assert history.step == 1 and run.adapter.is_dir() and time.monotonic() - began < 60
     assert [path.name for path in run.checkpoints.iterdir() if path.name.startswith("checkpoint")] == ["checkpoint-1"]
+    assert isinstance(history.ended, Finished) and history.ended.status == "stopped"
 
 
 def test_saves_wait_for_the_end_of_a_generation(tmp_path: Path) -> None:
