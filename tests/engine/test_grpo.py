@@ -285,3 +285,16 @@ def test_a_run_that_is_resumed_is_the_same_bit_for_bit(iterations: int, tmp_path
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     losses = {step.step: step.loss for step in history.steps}
     assert [step.loss for step in run.history().steps] == [losses[step] for step in range(1, 5)]
+
+
+def test_the_audit_asks_for_what_rewards_compare_with_and_for_no_replies(tmp_path: Path) -> None:
+    from tuitune.audit.scan import audit
+
+    recipe = recipe_of(tmp_path, rewards=[{"name": "exact_match", "column": "right"}])
+    rows = [{"prompt": "Name an animal.", "right": "cow"}, {"prompt": "Say an animal.", "right": ""}]
+    Path(recipe.data.path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = audit(recipe)
+    texts = {finding.text: [example.row for example in finding.examples] for finding in found.findings}
+    assert texts == {
+        "the column right, which the reward exact_match compares with, is empty or missing: fill it in": [2]
+    }

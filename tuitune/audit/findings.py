@@ -83,7 +83,7 @@ class Gathered:
         """Take in one row of the dataset that was begun last; only rows that are `used` can repeat each other."""
         if row.sample is None:
             return
-        for name in (row.raw or {}).keys() - self._columns:
+        for name in (row.raw or {}).keys() - self._columns if self._advice.replies else ():
             if _IS_ID.search(name):
                 continue
             shown = one_line(name, max_length=40)
@@ -94,7 +94,7 @@ class Gathered:
             text = f"the field {shown} of a turn is not used: put it into the content if the model should see it"
             self._note(f"unused field {shown}", text, row.index)
         messages = row.sample.messages
-        if messages is not None:
+        if messages is not None and self._advice.replies:
             if not any(message["role"] == "assistant" for message in messages):
                 self._note("no reply", "there is no assistant turn: add a reply, or take the row out", row.index)
             if content.has_empty_reply(messages):
@@ -144,7 +144,7 @@ class Gathered:
         findings += [Finding(remark.name, remark.text, remark.rows) for remark in self._advice.all()]
         if prepared.eval_source is not None:
             findings += self._in_evaluation(prepared)
-        findings += _lengths(prepared, max_length)
+        findings += _lengths(prepared, max_length) if self._advice.replies else []
         return sorted((each for each in findings if each.count), key=lambda finding: -finding.count)
 
     def _repeated(self, prepared: Prepared) -> Iterator[Finding]:

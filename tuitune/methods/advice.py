@@ -1,9 +1,10 @@
 """What the audit looks at because of the method: of each row, and of all of them together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tuitune.conversation import Conversation, Sample
+from tuitune.text import one_line
 
 _MANY = 20
 """Rows below which a share of them says nothing."""
@@ -23,6 +24,9 @@ class Remark:
 class Advice:
     """Gathers over all rows; this one has nothing to say."""
 
+    replies = True
+    """Whether rows need replies, and every column should be for the model to see."""
+
     def look(self, sample: Sample) -> Iterator[Remark]:
         """What is to be said of this row."""
         return iter(())
@@ -30,6 +34,23 @@ class Advice:
     def all(self) -> Iterator[Remark]:
         """What is to be said of all rows that were looked at."""
         return iter(())
+
+
+class PromptAdvice(Advice):
+    """Of prompts that the model answers itself: whether each row has what the rewards compare with."""
+
+    replies = False
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        """`columns` that rewards need, each with the reward's name."""
+        self._columns = columns
+
+    def look(self, sample: Sample) -> Iterator[Remark]:
+        for column, reward in self._columns.items():
+            if (sample.columns or {}).get(column) in (None, ""):
+                shown = one_line(column, max_length=40)
+                text = f"the column {shown}, which the reward {reward} compares with, is empty or missing: fill it in"
+                yield Remark(f"no {shown}", text)
 
 
 class PairAdvice(Advice):

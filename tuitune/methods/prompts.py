@@ -7,6 +7,7 @@ from typing import Any
 from tuitune.conversation import Sample, UnusableRow
 from tuitune.masking import IGNORED, Masker
 from tuitune.method_sections import GRPO as GRPOSection
+from tuitune.methods.advice import Advice, PromptAdvice
 from tuitune.methods.method import IDS, TEXT, Encoded, Masks, Method, Metric, OverLength, Part, is_finite
 from tuitune.recipe import Recipe
 
@@ -69,6 +70,11 @@ class GRPO(Method):
             )
         row = json.dumps({**(sample.columns or {}), "prompt": prompt}, ensure_ascii=False, default=str)
         return [Encoded({"prompt_ids": ids, "row": row}, len(ids), 0)]
+
+    def advice(self, recipe: Recipe) -> Advice:
+        assert isinstance(recipe.method, GRPOSection)
+        needed = {getattr(reward, "column", None): reward.title for reward in recipe.method.rewards}
+        return PromptAdvice({column: title for column, title in needed.items() if column})
 
     def steps_an_epoch(self, recipe: Recipe, rows: int) -> int:
         """Steps over the prompts once; those that fill no whole step wait for the next epoch."""
