@@ -29,6 +29,8 @@ PHASES = {
 _ENDED = {"done": ("✔", "Done"), "stopped": ("✔", "Stopped"), "paused": ("‖", "Paused")}
 _BAR_WIDTH = 10
 NUMBERS_WIDTH = 28
+_OTHER_LINES = 7
+"""Beside those of several cards."""
 """Cells of the column beside the curve."""
 _PACE_WIDTH = 44  # as much as there is beside the progress bar
 _NEEDED_LEAST = ("rows", "trained", "grad norm", "learning rate")
@@ -161,7 +163,7 @@ def numbers(history: History, height: int = 0) -> Content:
         share = plan.trainable_parameters / max(1, plan.total_parameters)
         rows.append(("trained", f"{count(plan.trainable_parameters)} ({share:.2%})"))
         rows.append(("rows", f"{plan.rows:,}"))
-    machine = _machine(history.sample, history.peak_gpu_bytes) if history.sample else []
+    machine = _machine(history, height) if history.sample else []
     if history.sample and (not height or len(rows) + len(machine) < height):
         machine.insert(0, _device(history.sample, history.plan))
     too_many = len(rows) + len(machine) - (height or 99)
@@ -179,12 +181,20 @@ def _device(sample: Sample, plan: Plan | None) -> Content:
     return Content.styled(fit(one_line(plan.device if plan else "GPU"), NUMBERS_WIDTH).rstrip(), "bold")
 
 
-def _machine(sample: Sample, peak_gpu_bytes: int) -> list[Content]:
+def _machine(history: History, height: int) -> list[Content]:
+    sample = history.sample
+    assert sample is not None
     lines = []
-    if sample.gpu_total_bytes:
+    if len(history.cards) > 1:
+        few = not height or len(history.cards) + _OTHER_LINES <= height
+        lines += [_card(card) for card in history.cards] if few else [_cards(history.cards)]
+        if (slowest := history.slowest_card) is not None:
+            lines.append(Content.styled(f"  slowest: GPU {slowest[0]}, by {slowest[1]:.0%}", "$text-warning"))
+    elif sample.gpu_total_bytes:
         used = sample.gpu_used_bytes or 0
         lines.append(_memory("GPU", used, sample.gpu_total_bytes))
-        lines.append(Content(f"  run {_gib(sample.gpu_process_bytes or 0)}, peak {_gib(peak_gpu_bytes)} GiB"))
+        peak = _gib(history.peak_gpu_bytes)
+        lines.append(Content(f"  run {_gib(sample.gpu_process_bytes or 0)}, peak {peak} GiB"))
         readings = [
             f"{sample.gpu_percent:.0f} %" if sample.gpu_percent is not None else "",
             f"{sample.gpu_celsius:.0f} °C" if sample.gpu_celsius is not None else "",
@@ -197,6 +207,24 @@ def _machine(sample: Sample, peak_gpu_bytes: int) -> list[Content]:
     if sample.disk_free_bytes is not None:
         lines.append(_disk(sample.disk_free_bytes))
     return lines
+
+
+def _card(sample: Sample) -> Content:
+    """One of several cards in a line: memory, load, temperature."""
+    load = f"{sample.gpu_percent:3.0f}%" if sample.gpu_percent is not None else "   –"
+    degrees = f"{sample.gpu_celsius:3.0f}°C" if sample.gpu_celsius is not None else ""
+    share = (sample.gpu_used_bytes or 0) / (sample.gpu_total_bytes or 1)
+    style = "$text-error" if share > 0.95 else "$text-warning" if share > 0.85 else ""
+    memory = (f"{_gib(sample.gpu_used_bytes or 0):>4} GiB ", style)
+    return Content.assemble((f"GPU {sample.gpu_index} ", MUTED), memory, f"{load} {degrees}")
+
+
+def _cards(cards: Sequence[Sample]) -> Content:
+    """Many cards in a line: the most memory, the least load, the highest temperature of any."""
+    most = max(card.gpu_used_bytes or 0 for card in cards)
+    load = min((card.gpu_percent for card in cards if card.gpu_percent is not None), default=0.0)
+    degrees = max((card.gpu_celsius for card in cards if card.gpu_celsius is not None), default=0.0)
+    return Content.assemble((f"{len(cards)} GPUs ", MUTED), f"≤{_gib(most)} GiB ≥{load:.0f}% ≤{degrees:.0f}°C")
 
 
 def _disk(free_bytes: int) -> Content:

@@ -99,6 +99,28 @@ def test_the_card_is_named_and_nothing_of_it_wraps_from_60_to_141_gib(name: str)
         assert any(line.startswith(name[:9]) for line in lines)
 
 
+@pytest.mark.parametrize("cards", [2, 4, 8])
+def test_every_card_and_the_slowest_one_are_told_in_any_height(cards: int) -> None:
+    history = histories.of(histories.training())
+    assert history.sample is not None and history.plan is not None
+    history.plan = dataclasses.replace(history.plan, cards=tuple(range(cards)), device=f"{cards} × NVIDIA H200")
+    seconds = (0.2,) * (cards - 1) + (0.224,)
+    for _ in range(6):
+        step = history.steps[-1]
+        history.add(dataclasses.replace(step, step=step.step + 1, card_seconds=seconds))
+    history.samples.clear()
+    for index in reversed(range(cards)):
+        used = (34 + index) * 2**30
+        history.add(dataclasses.replace(history.sample, gpu_index=index, gpu_used_bytes=used, gpu_percent=90.0 + index))
+    for height in (9, 13):
+        lines = numbers(history, height).plain.splitlines()
+        assert len(lines) <= height and max(map(cell_len, lines)) <= NUMBERS_WIDTH, lines
+        told = "GPU 1 35.0 GiB  91%" if cards + 7 <= height else f"{cards} GPUs ≤{33 + cards}.0 GiB ≥90%"
+        assert any(line.startswith(told) for line in lines), lines
+        assert f"  slowest: GPU {cards - 1}, by 12%" in lines
+        assert lines[-1].startswith("Disk")
+
+
 def test_a_machine_without_a_gpu_says_so() -> None:
     history = histories.of(iter([Sample(process_bytes=1, host_used_bytes=1, host_total_bytes=2)]))
     assert "No GPU: the CPU trains" in numbers(history).plain

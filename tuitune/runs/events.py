@@ -72,6 +72,8 @@ class Plan(Event):
     """How rows are put into batches: `end to end` or `padded`."""
     attention: str = ""
     """The attention kernels that ran, in words for the user."""
+    cards: tuple[int, ...] = ()
+    """Indices of the cards that train together, in the order of their ranks; empty where one process trains."""
     method: str = "sft"
     """What is learned from; records that do not tell are of replies to imitate."""
     data_digest: str = ""

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import median
 
 from tuitune.runs.events import (
     Checkpoint,
@@ -23,6 +24,10 @@ from tuitune.runs.events import (
 from tuitune.runs.pace import Pace
 
 _SAMPLES_KEPT = 60  # a minute
+_STEPS_COMPARED = 30
+_FEWEST_COMPARED = 5
+_SLOWER = 0.03
+"""Cards that are alike differ by less from each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,8 @@ class History:
     ended: Finished | Failed | None = None
     last_at: float = 0.0
     pace: Pace = field(default_factory=Pace)
-    samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
-    """The latest ones, for what a single one cannot tell."""
+    samples: dict[int | None, deque[Sample]] = field(default_factory=dict)
+    """The latest ones of each card of this attempt, by its index, for what a single one cannot tell; None: no card."""
     loads: list[Load] = field(default_factory=list)
     """One of each step during which the card was looked at."""
 
@@ -114,19 +119,46 @@ class History:
                 self.completions.setdefault(event.step, {})[event.rank] = event
             case Sample():
                 self.sample = event
-                self.samples.append(event)
+                self.samples.setdefault(event.gpu_index, deque(maxlen=_SAMPLES_KEPT)).append(event)
                 self.peak_gpu_bytes = max(self.peak_gpu_bytes, event.gpu_process_bytes or 0)
                 if self.steps and event.gpu_total_bytes:
                     if self.loads and self.loads[-1].step == self.step:
                         self.loads.pop()
-                    memory = 100 * (event.gpu_used_bytes or 0) / event.gpu_total_bytes
-                    self.loads.append(Load(self.step, memory, event.gpu_percent))
+                    self.loads.append(self._load())
             case Checkpoint():
                 self.checkpoints.append(event)
             case Notice():
                 self.notices.append(event)
             case Failed() | Finished():
                 self.ended = event
+
+    @property
+    def cards(self) -> list[Sample]:
+        """The newest sample of each card that trains in this attempt, in the order of their indices."""
+        newest = [samples[-1] for samples in self.samples.values() if samples[-1].gpu_total_bytes]
+        return sorted(newest, key=lambda sample: sample.gpu_index or 0)
+
+    def _load(self) -> Load:
+        """Of several cards that with the most memory taken, and that with the least to do."""
+        memory = max(100 * (card.gpu_used_bytes or 0) / (card.gpu_total_bytes or 1) for card in self.cards)
+        busy = [card.gpu_percent for card in self.cards if card.gpu_percent is not None]
+        return Load(self.step, memory, min(busy, default=None))
+
+    @property
+    def slowest_card(self) -> tuple[int, float] | None:
+        """The index of the card that the others waited for, and by what share it took longer than they did.
+
+        Over the latest steps; None where they are alike, or there is one.
+        """
+        timed = [step.card_seconds for step in self.steps[-_STEPS_COMPARED:] if len(step.card_seconds) > 1]
+        if len(timed) < _FEWEST_COMPARED or len({len(seconds) for seconds in timed}) > 1 or self.plan is None:
+            return None
+        seconds = [median(of_card) for of_card in zip(*timed, strict=True)]
+        slowest = max(range(len(seconds)), key=seconds.__getitem__)
+        others = median(seconds[:slowest] + seconds[slowest + 1 :])
+        if not others or seconds[slowest] < (1 + _SLOWER) * others or len(self.plan.cards) != len(seconds):
+            return None
+        return self.plan.cards[slowest], seconds[slowest] / others - 1
 
     @property
     def step(self) -> int:

@@ -101,10 +101,11 @@ def slowed_card(history: History) -> RunWarning | None:
         if cause == "power limit" and (share is None or share > _LOW_CLOCK):
             continue
         clock = f"to {share:.0%} of its highest clock " if share is not None else ""
-        degrees = history.sample.gpu_celsius if history.sample and cause == "heat" else None
+        degrees = slowed[-1].gpu_celsius if cause == "heat" else None
         because = f"heat ({degrees:.0f} °C)" if degrees is not None else f"its {cause}" if cause != "heat" else cause
-        text = f"The GPU is held down {clock}by {because}"
-        return RunWarning("slowed", f"GPU slowed by {cause}", text, remedy, history.step, slowed[0].at)
+        name = _name(history, slowed[-1])
+        text = f"The {name} is held down {clock}by {because}"
+        return RunWarning("slowed", f"{name} slowed by {cause}", text, remedy, history.step, slowed[0].at)
     return None
 
 
@@ -126,10 +127,11 @@ def shared_card(history: History) -> RunWarning | None:
     if not shared:
         return None
     held, total = shared[-1].gpu_others_bytes or 0, shared[-1].gpu_total_bytes or 0
+    name = _name(history, shared[-1])
     return RunWarning(
         "shared",
-        "GPU shared",
-        f"Other processes hold {size(held)} of the GPU's {size(total)}: steps take longer, and memory may run out",
+        f"{name} shared",
+        f"Other processes hold {size(held)} of the {name}'s {size(total)}: steps take longer, and memory may run out",
         "`nvidia-smi` lists them: end them, or choose another card with --gpu",
         history.step,
         shared[0].at,
@@ -166,7 +168,14 @@ def disk_too_small(history: History, save_steps: int | None, checkpoint_bytes: i
 
 
 def _most_samples(history: History, is_odd: Callable[[Sample], bool]) -> list[Sample]:
-    """The latest samples that are odd, if most of them are."""
-    odd = [sample for sample in history.samples if is_odd(sample)]
-    few = len(history.samples) < _FEWEST_SAMPLES
-    return [] if few or len(odd) < _MOST_OF_SAMPLES * len(history.samples) else odd
+    """The latest samples of a card that are odd, if most of them are; of several such cards those of the first one."""
+    for samples in history.samples.values():
+        odd = [sample for sample in samples if is_odd(sample)]
+        if len(samples) >= _FEWEST_SAMPLES and len(odd) >= _MOST_OF_SAMPLES * len(samples):
+            return odd
+    return []
+
+
+def _name(history: History, sample: Sample) -> str:
+    """The card of a sample, in words."""
+    return f"GPU {sample.gpu_index}" if len(history.cards) > 1 else "GPU"

@@ -76,6 +76,10 @@ class Ranks:
         self._gloo.broadcast([data], _broadcast_options()).wait()
         return json.loads(data.numpy().tobytes())
 
+    def gathered(self, number: int) -> tuple[int, ...]:
+        """The number of each process, by rank."""
+        return tuple(map(int, self.totals(*(number if rank == self.rank else 0 for rank in range(self.world)))))
+
     def add_up(self, tensor: Any) -> None:
         """Set a tensor, on this process's device, to the sum over all processes; the host does not wait for a GPU."""
         if self.world > 1:

@@ -15,6 +15,7 @@ from tuitune.backends.loading import begin_with_adapter, require_adapter
 from tuitune.backends.loftq import require_loftq
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
+from tuitune.machine.hardware import chosen_gpu
 from tuitune.method_sections import GRPO
 from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer, require_weights
@@ -155,7 +156,7 @@ def train(
     require_trainable(loaded)
     trained = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
     loaded.begun = {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained.items()}
-    plan = _plan(loaded, recipe, prepared, trainer, batches, ranks.world)
+    plan = _plan(loaded, recipe, prepared, trainer, batches, _cards_of(ranks))
     if resumed and resumed.plan:
         require_same(resumed.plan, plan, run)
     emit(plan)
@@ -409,7 +410,12 @@ def _tell_about(prepared: Prepared, emit: Emit) -> None:
 
 
 def _plan(
-    loaded: LoadedModel, recipe: Recipe, prepared: Prepared, trainer: Any, batches: Batches | None, cards: int
+    loaded: LoadedModel,
+    recipe: Recipe,
+    prepared: Prepared,
+    trainer: Any,
+    batches: Batches | None,
+    cards: tuple[int, ...],
 ) -> Plan:
     import torch
 
@@ -420,7 +426,8 @@ def _plan(
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return Plan(
         backend=loaded.backend.name,
-        device=f"{cards} × {name}" if cards > 1 else name,
+        device=f"{len(cards)} × {name}" if cards else name,
+        cards=cards,
         rows=len(prepared.train),
         eval_rows=len(prepared.eval) if prepared.eval is not None else 0,
         dropped_rows=sum(rows.count for rows in prepared.dropped.values()),
@@ -438,6 +445,12 @@ def _plan(
         model_digest=model_digest(loaded.recipe.model),
         isolation=_finite(batches.isolation.as_dict()) if batches else {},
     )
+
+
+def _cards_of(ranks: Ranks) -> tuple[int, ...]:
+    """The index of each process's card; of processes on the CPU their rank."""
+    card = chosen_gpu()
+    return ranks.gathered(card.index if card else ranks.rank) if ranks.world > 1 else ()
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:
