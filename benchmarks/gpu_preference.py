@@ -36,7 +36,8 @@ def compare(loaded: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Replies of pairs end to end against each alone; the adapter of `loaded` is moved off zero for it.
 
     `logp_difference` is the largest difference of a reply's log-probability per token, in nats; `gradient_cosine` is
-    between DPO's gradients of the batch and the sum over its pairs, each alone and padded.
+    between DPO's gradients of the batch and the sum over its pairs, each alone and padded; `gradient_cosine_padded` is
+    what rounding alone makes of the same batch, padded.
     """
     import torch
 
@@ -70,13 +71,15 @@ def compare(loaded: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     with torch.no_grad():
         together = reply_logps(loaded, packed).cpu()
         single = torch.stack([torch.cat([reply_logps(loaded, side).cpu() for side in row]) for row in alone], dim=1)
-    counts = packed["label_counts"]
+    counts, gradients_alone = packed["label_counts"], gradient(pairs)
+    whole = padded([sequences_of(row)[side] for side in (0, 1) for row in rows])
     return {
         "attention": loaded.attention,
         "pairs": len(rows),
         "tokens": sum(len(sequence["input_ids"]) for row in rows for sequence in sequences_of(row)),
         "logp_difference": float(((together - single.flatten()).abs() / counts).max()),
-        "gradient_cosine": _cosine(gradient([packed]), gradient(pairs)),
+        "gradient_cosine": _cosine(gradient([packed]), gradients_alone),
+        "gradient_cosine_padded": _cosine(gradient([whole]), gradients_alone),
         "peak_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
     }
 
@@ -142,9 +145,72 @@ def speed(model: Path, data: Path, pairs: int, steps: int, method: str) -> dict[
     }
 
 
+PASSES = [
+    *((pairs, length, True) for pairs, length in ((2, 256), (8, 256), (8, 512), (16, 512))),
+    *((pairs, length, False) for pairs, length in ((2, 256), (4, 512), (8, 256), (8, 512))),
+]
+"""Pairs, tokens of each reply with its prompt, checkpointing."""
+
+
+def memory(model: Path, data: Path, method: str) -> dict[str, Any]:
+    """Peaks of passes of one method, forward, backward and optimizer, against the estimate."""
+    import gc
+    import random
+
+    import torch
+
+    from tuitune.machine import hardware
+    from tuitune.plan.estimate import memory_of, shape_of
+    from tuitune.train.methods import learner_of
+
+    loaded, _ = load(model, data, method=method)
+    recipe, learner = loaded.recipe, learner_of(loaded.recipe)
+    shape, card = shape_of(recipe), hardware.chosen_gpu()
+    assert card is not None
+    trained = [p for p in loaded.model.parameters() if p.requires_grad]
+    rng, found = random.Random(0), []
+    for pairs, length, checkpointing in PASSES:
+        loaded.gradient_checkpointing = checkpointing
+        loaded.backend.for_training(loaded)
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+        def side(length: int) -> tuple[list[int], list[int]]:
+            ids = [rng.randrange(10, 3000) for _ in range(length)]
+            return ids, [-100] * (length // 2) + ids[length // 2 :]
+
+        rows: list[dict[str, Any]] = []
+        for _ in range(pairs):
+            (chosen, kept), (rejected, left) = side(length), side(length)
+            both = {"chosen_input_ids": chosen, "chosen_labels": kept}
+            rows.append({**both, "rejected_input_ids": rejected, "rejected_labels": left, "desirable": [1]}
+                        | {"input_ids": chosen, "labels": kept})  # fmt: skip
+        optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
+        batch = learner.collator(loaded)(rows)
+        for _ in range(2):
+            learner.loss_of(loaded, batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        torch.cuda.synchronize()
+        context = (hardware.sample().gpu_process_bytes or 0) - torch.cuda.memory_reserved()
+        measured = torch.cuda.max_memory_reserved() + context
+        changed = {"gradient_checkpointing": checkpointing, "optim": "adamw_torch_fused"}
+        settled = recipe.model_copy(update={"train": recipe.train.model_copy(update=changed)})
+        tokens = sum(learner.method.lengths_of(rows))
+        parts = memory_of(settled, shape, tokens, backend="unsloth", card_bytes=card.total_bytes)
+        row = {"pairs": pairs, "length": length, "checkpointing": checkpointing, "measured_gib": measured / 2**30}
+        row |= {"estimated_gib": parts.total_bytes / 2**30, "error": parts.total_bytes / measured - 1}
+        found.append({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()})
+        print(json.dumps(found[-1]), flush=True)
+        del optimizer, batch
+    errors = [row["error"] for row in found]
+    return {"rows": found, "mean_error": sum(map(abs, errors)) / len(errors), "lowest": min(errors)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("speed", "same"))
+    parser.add_argument("what", choices=("speed", "same", "memory"))
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--method", default="dpo")
@@ -158,6 +224,8 @@ def main() -> None:
     if arguments.what == "same":
         loaded, rows = load(arguments.model, arguments.data)
         result |= compare(loaded, [rows[place] for place in range(arguments.pairs)])
+    elif arguments.what == "memory":
+        result |= memory(arguments.model, arguments.data, arguments.method)
     else:
         if arguments.peer:
             command = [sys.executable, str(arguments.peer), str(arguments.model), str(arguments.data)]

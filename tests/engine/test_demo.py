@@ -19,6 +19,7 @@ from sample_data.making.probe import (
 from tests.conftest import DEMO
 from tuitune.data import open_dataset
 from tuitune.recipe import Recipe
+from tuitune.runs.folder import Run
 
 
 def test_the_base_model_knows_its_world_in_4_bit_and_has_no_style() -> None:
@@ -55,3 +56,13 @@ def test_the_demo_is_whole_wherever_it_is_copied(tmp_path: Path) -> None:
     assert len(open_dataset(recipe.data)) == 400
     size = sum(file.stat().st_size for file in (DEMO / "demo_model").iterdir())
     assert size <= 12_000_000
+
+
+def test_the_demo_of_pairs_learns_which_manner_is_preferred(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tuitune", "demo", "--method", "dpo"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    before, after = (Run(folder).history().evaluations[place] for place in (0, -1))
+    assert before.metrics["rewards/margins"] == 0.0
+    assert after.metrics["rewards/accuracies"] >= 0.9 and after.metrics["rewards/margins"] > 0.3

@@ -21,17 +21,18 @@ SAMPLE_DATA = Path(__file__).parents[2] / "sample_data"
 STEPS, STOPPED_AT = 6, 3
 
 
-@pytest.mark.parametrize("in_4bit", [False, True])
-def test_replies_end_to_end_count_as_each_does_alone(in_4bit: bool) -> None:
+@pytest.mark.parametrize("model", [SAMPLE_DATA / "demo_model", Path(os.environ.get("M1", SAMPLE_DATA / "demo_model"))])
+def test_replies_end_to_end_count_as_each_does_alone(model: Path) -> None:
     from benchmarks.gpu_preference import compare, load
 
-    model = Path(os.environ.get("M1", SAMPLE_DATA / "demo_model")) if in_4bit else SAMPLE_DATA / "demo_model"
     loaded, rows = load(model, SAMPLE_DATA / "preferences.jsonl")
     assert loaded.padding_free
     report = compare(loaded, [rows[place] for place in range(8)])
     print(report)
     assert report["logp_difference"] <= 2e-2
-    assert report["gradient_cosine"] >= 0.9999
+    # A model of random weights rounds by more than that; what laying end to end adds to it must not be seen.
+    rounding = 1 - report["gradient_cosine_padded"]
+    assert 1 - report["gradient_cosine"] <= max(1e-4, 1.5 * rounding)
 
 
 def recipe_of(method: str) -> Any:

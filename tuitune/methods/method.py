@@ -123,6 +123,10 @@ class Method:
         counts = [[len(ids) for ids in rows[name]] for name in self.columns if name.endswith(INPUTS)]
         return [sum(row) for row in zip(*counts, strict=True)]
 
+    def logits_bytes(self, vocabulary: int, batch_tokens: int) -> int | None:
+        """What the loss of a pass holds at its peak where this method computes it; None where the model does."""
+        return None
+
     def lengths_of(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
         """Tokens of each of these tokenised rows, all its sequences together."""
         return [sum(len(ids) for ids in self.sequences(row)) for row in rows]

@@ -22,6 +22,17 @@ REWARDS = (
 )
 
 
+LOGITS_AT_ONCE = 2**26
+"""Elements of the logits that one chunk of tokens may have: 256 MiB in fp32."""
+_BYTES_A_LOGIT = 16
+"""In fp32 and 16-bit, with their gradients, while a chunk is computed again on the way back."""
+
+
+def chunked_logits_bytes(vocabulary: int, batch_tokens: int) -> int:
+    """What computing log-probabilities in chunks of tokens holds at its peak."""
+    return _BYTES_A_LOGIT * min(vocabulary * batch_tokens, LOGITS_AT_ONCE)
+
+
 class Pairs(Method):
     """A row is `chosen_` and `rejected_` × `input_ids` and `labels`, both with the prompt, which is not counted."""
 
@@ -76,6 +87,9 @@ class Pairs(Method):
     def batch_tokens(self, lengths: Sequence[int], *, padding_free: bool) -> int:
         # A padded pass fills every sequence up to the longest, which may be nearly all of its pair.
         return sum(lengths) if padding_free else len(lengths) * lengths[0]
+
+    def logits_bytes(self, vocabulary: int, batch_tokens: int) -> int | None:
+        return chunked_logits_bytes(vocabulary, batch_tokens)
 
     def advice(self, recipe: Recipe) -> Any:
         from tuitune.methods.advice import PairAdvice

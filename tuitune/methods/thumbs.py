@@ -6,7 +6,7 @@ from tuitune import method_sections
 from tuitune.conversation import Sample, UnusableRow
 from tuitune.masking import Masker
 from tuitune.methods.method import IDS, Encoded, Masks, Method, Metric, OverLength, Part
-from tuitune.methods.pairs import Pairs, context, require_mask
+from tuitune.methods.pairs import Pairs, chunked_logits_bytes, context, require_mask
 from tuitune.recipe import Recipe
 
 _PAIRS = Pairs()
@@ -62,6 +62,9 @@ class KTO(Method):
         ids: Any = encoded.columns["input_ids"]
         labels: Any = encoded.columns["labels"]
         return [Part("good" if encoded.columns["desirable"] == [1] else "bad", ids, labels)]
+
+    def logits_bytes(self, vocabulary: int, batch_tokens: int) -> int | None:
+        return chunked_logits_bytes(vocabulary, batch_tokens)
 
     def advice(self, recipe: Recipe) -> Any:
         from tuitune.methods.advice import ThumbAdvice

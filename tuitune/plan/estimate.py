@@ -325,7 +325,9 @@ def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, 
     elif not unsloth:
         activations += width * batch_tokens * shape.hidden * shape.layers
     # Both ways to train compute the loss in pieces of the batch.
-    logits = min(LOGIT_BYTES * shape.vocabulary * batch_tokens, LOSS_BYTES)
+    logits: float | None = method_of(recipe).logits_bytes(shape.vocabulary, batch_tokens)
+    if logits is None:
+        logits = min(LOGIT_BYTES * shape.vocabulary * batch_tokens, LOSS_BYTES)
     return Memory(
         weights_bytes=int(weights),
         adapter_bytes=adapter,

@@ -214,19 +214,26 @@ class PairLoss:
         chosen = sum(int(count[:half].sum()) for count, half in zip(counts, pairs, strict=True))
         return Totals(sum(pairs), chosen)
 
+    def ask_reference(self, loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> None:
+        import torch
+
+        from tuitune.train.methods.replies import ask_base
+
+        if self.learner.has_reference:
+            ask_base(loaded, batches)
+        for batch in batches:
+            if "reference" not in batch:
+                batch["reference"] = torch.zeros(len(batch["label_counts"]))
+
     def outcome(self, loaded: LoadedModel, batch: dict[str, Any], totals: "Totals") -> "Outcome":
         import torch
 
         from tuitune.train.methods.losses import Replies
-        from tuitune.train.methods.replies import base_logps, reply_logps
+        from tuitune.train.methods.replies import reply_logps
         from tuitune.train.methods.reply_trainer import Outcome
 
-        if "reference" in batch:
-            reference = batch["reference"].to(loaded.model.device)
-        elif self.learner.has_reference:
-            reference = base_logps(loaded, batch)
-        else:
-            reference = torch.zeros(len(batch["label_counts"]), device=loaded.model.device)
+        self.ask_reference(loaded, [batch])
+        reference = batch["reference"].to(loaded.model.device)
         logps, tokens = reply_logps(loaded, batch), batch["label_counts"].to(loaded.model.device)
         sides = zip(logps.chunk(2), reference.chunk(2), tokens.chunk(2), strict=True)
         chosen, rejected = (Replies(*side) for side in sides)

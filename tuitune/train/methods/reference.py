@@ -16,6 +16,7 @@ from tuitune.train.methods.replies import CollateReplies, evaluating, reply_logp
 
 log = logging.getLogger(__name__)
 
+_TIMES_THE_ROWS = 4
 KEPT = 12
 """Files in the cache; the least recently used beyond them are deleted."""
 Progress = Callable[[int, int], None]
@@ -43,7 +44,9 @@ def reference_logps(
     if (known := _kept(file, len(rows))) is not None:
         progress(len(rows), len(rows))
         return known
+    # Without gradients several times the rows of a training pass fit.
     collate, batch_rows = CollateReplies.of(loaded), recipe.train.per_device_train_batch_size
+    batch_rows *= _TIMES_THE_ROWS if loaded.padding_free else 1
     # Rows of like lengths beside each other need little padding; the longest come first, where memory may run out.
     order = sorted(range(len(rows)), key=lambda place: -sum(len(row["input_ids"]) for row in rows[place]))
     sums: list[Tensor | None] = [None] * len(rows)

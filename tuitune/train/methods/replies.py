@@ -66,6 +66,25 @@ def base_logps(loaded: LoadedModel, batch: dict[str, Any]) -> Tensor:
         return reply_logps(loaded, batch)
 
 
+def ask_base(loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> None:
+    """Write `reference` into the batches that have none, by the model without its adapter.
+
+    Batches that are laid end to end are asked in one pass: each ends with a filling of its own.
+    """
+    lacking = [batch for batch in batches if "reference" not in batch]
+    if len(lacking) > 1 and all("packed_seq_lengths" in batch for batch in lacking):
+        names = ("input_ids", "labels", "position_ids")
+        together = {name: torch.cat([batch[name] for batch in lacking], dim=1) for name in names}
+        for name in ("packed_seq_lengths", "label_counts"):
+            together[name] = torch.cat([batch[name] for batch in lacking])
+        sizes = [len(batch["label_counts"]) for batch in lacking]
+        for batch, logps in zip(lacking, base_logps(loaded, together).split(sizes), strict=True):
+            batch["reference"] = logps
+    else:
+        for batch in lacking:
+            batch["reference"] = base_logps(loaded, batch)
+
+
 @contextlib.contextmanager
 def evaluating(model: Any) -> Any:
     """Without dropout, and as it was before once it is over."""

@@ -3,6 +3,7 @@
 Importing this module imports transformers.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from transformers import Trainer, TrainingArguments
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.train.methods.replies import evaluating
+
+_PASSES_AHEAD = 4
 
 
 @dataclass
@@ -40,6 +43,10 @@ class PassLoss(Protocol):
 
     def totals(self, loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> Totals:
         """What holds for all the passes of a step, or of an evaluation."""
+        ...
+
+    def ask_reference(self, loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> None:
+        """Write into each batch what the reference says of its replies, where the method has one."""
         ...
 
     def outcome(self, loaded: LoadedModel, batch: dict[str, Any], totals: Totals) -> Outcome:
@@ -76,17 +83,36 @@ class ReplyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self._method = method
         self._totals = Totals(1, 1)
         self._figures: dict[str, tuple[Tensor, int]] = {}
+        self._ahead: deque[Any] = deque()
+        """Batches that the reference was asked of already, in the order of training."""
+        self._iterator: Any = None
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
     ) -> tuple[list[Any], int | None]:
         """The passes of the next step and its number of rows."""
-        batches: list[Any] = []
-        while len(batches) < num_batches and (batch := next(epoch_iterator, None)) is not None:
-            batches.append(batch)
+        if epoch_iterator is not self._iterator:
+            self._iterator, self._ahead = epoch_iterator, deque()
+        if len(self._ahead) < num_batches:
+            self._ahead.extend(self._look_ahead(epoch_iterator, num_batches - len(self._ahead)))
+        batches = [self._ahead.popleft() for _ in range(min(num_batches, len(self._ahead)))]
         if batches:
             self._totals = self._method.totals(self._loaded, batches)
         return batches, self._totals.rows if batches else None
+
+    def _look_ahead(self, epoch_iterator: Iterator[Any], least: int) -> list[Any]:
+        """The next batches, `least` of them, or more where the reference can be asked of several in one pass.
+
+        Small passes take the time of launching them: without gradients, several times the tokens fit where one does.
+        """
+        batches: list[Any] = []
+        while (batch := next(epoch_iterator, None)) is not None:
+            batches.append(batch)
+            enough = len(batches) >= least
+            if enough and ("packed_seq_lengths" not in batch or len(batches) >= _PASSES_AHEAD):
+                break
+        self._method.ask_reference(self._loaded, batches)
+        return batches
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **options: Any) -> Any:
         outcome = self._method.outcome(self._loaded, inputs, self._totals)
@@ -102,6 +128,7 @@ class ReplyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Loss and figures over all held-out rows, each row counting once."""
         batches = [self._prepare_inputs(batch) for batch in self.get_eval_dataloader()]
+        self._method.ask_reference(self._loaded, batches)
         figures: dict[str, tuple[Tensor, int]] = {}
         loss = 0.0
         with evaluating(self.model), torch.no_grad(), self.compute_loss_context_manager():

@@ -97,6 +97,13 @@ class KTO(ReplyLearner):
 class ThumbLoss:
     section: method_sections.KTO
 
+    def ask_reference(self, loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> None:
+        from tuitune.train.methods.replies import ask_base
+
+        ask_base(loaded, batches)
+        if self.section.loss_type == "kto":
+            ask_base(loaded, [batch["kl"] for batch in batches])
+
     def totals(self, loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> "Totals":
         """With the drift over all the step's rows: never below 0, and without gradient."""
         import torch
@@ -139,8 +146,9 @@ class ThumbLoss:
 
 def _ratio(loaded: LoadedModel, batch: dict[str, Any]) -> tuple[Any, Any]:
     """By how much the model finds each reply likelier than its reference does, and its log-probability."""
-    from tuitune.train.methods.replies import base_logps, reply_logps
+    from tuitune.train.methods.replies import ask_base, reply_logps
 
-    reference = batch["reference"].to(loaded.model.device) if "reference" in batch else base_logps(loaded, batch)
+    ask_base(loaded, [batch])
+    reference = batch["reference"].to(loaded.model.device)
     logps = reply_logps(loaded, batch)
     return logps - reference, logps
