@@ -152,3 +152,16 @@ def test_single_replies_with_marks_are_learned_from(pairs: Path, tmp_path: Path)
     _, history = trained(recipe_of(file, "kto", "max_steps=1"), tmp_path, "thumbs")
     assert history.steps[0].loss == pytest.approx(0.5, abs=1e-3)
     assert history.plan is not None and history.plan.rows + history.plan.eval_rows == 28
+
+
+def test_a_model_of_which_nothing_would_be_trained_is_refused() -> None:
+    from types import SimpleNamespace
+
+    import torch
+
+    from tuitune.errors import TuituneError
+    from tuitune.train.run import require_trainable
+
+    frozen: Any = SimpleNamespace(model=torch.nn.Linear(2, 2).requires_grad_(False))
+    with pytest.raises(TuituneError, match="Nothing of this model would be trained: its adapter is frozen"):
+        require_trainable(frozen)

@@ -148,3 +148,29 @@ def test_labels_of_an_axis_have_one_width(ends: tuple[float, float]) -> None:
     written = [label for label in labels if label]
     assert len(written) == 4 and len({len(label.split(".")[-1]) for label in written if "." in label}) <= 1
     assert all(len(axes.left_of(row)) == LEFT + 1 for row in range(13))
+
+
+def test_a_method_shows_and_draws_its_own_figures_and_says_what_surprises() -> None:
+    from screens.widgets.metric_plot import Curves, metrics_of
+
+    history = histories.of(histories.of_pairs())
+    shown = numbers(history).plain
+    assert "margin        0.600" in shown and "accuracy      0.875" in shown and "kl" not in shown.split()
+    few = numbers(history, 12).plain
+    assert "margin" in few and "accuracy" in few and "chosen" not in few, "the last figures give way first"
+    assert "dpo: The loss begins at 0.693" in messages(history).plain
+    assert [metric.title for metric in metrics_of(history)][:4] == ["Loss", "Margin", "Accuracy", "Chosen"]
+    curves = Curves()
+    curves.follow(history)
+    steps, values = curves.of("rewards/margins")
+    assert list(steps[:2]) == [1, 2] and values[-1] == pytest.approx(0.6)
+
+
+def test_a_record_that_tells_of_no_method_or_a_later_one_is_drawn_as_one_of_replies() -> None:
+    from screens.widgets.metric_plot import method_of_history
+
+    history = histories.of(histories.training())
+    assert method_of_history(history).name == "sft" and "margin" not in numbers(history).plain
+    assert history.plan is not None
+    history.plan = dataclasses.replace(history.plan, method="of a later version")
+    assert method_of_history(history).name == "sft"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tuitune.method_sections import learning_rate
 from tuitune.recipe import Recipe
 from tuitune.units import gib
 
@@ -51,10 +52,11 @@ def warnings(recipe: Recipe, rows: int | None = None, parameters: int | None = N
     """
     lora, train = recipe.lora, recipe.train
     small = parameters is None or parameters < 100_000_000  # these take larger steps
-    if train.learning_rate > (1e-2 if small else 1e-3):
-        yield f"learning_rate {train.learning_rate:g} is high: the loss may rise or become NaN; 2e-4 is usual."
-    elif train.learning_rate < 1e-6:
-        yield f"learning_rate {train.learning_rate:g} is so low that little will change; 2e-4 is usual."
+    usual = learning_rate(recipe.method.name)
+    if train.learning_rate > (1e-2 if small else 5 * usual):
+        yield f"learning_rate {train.learning_rate:g} is high: the loss may rise or become NaN; {usual:g} is usual."
+    elif train.learning_rate < usual / 200:
+        yield f"learning_rate {train.learning_rate:g} is so low that little will change; {usual:g} is usual."
     if lora.lora_alpha / lora.r > 4:
         yield f"lora_alpha is {lora.lora_alpha / lora.r:g} times r, which scales the adapter up; 1 or 2 is usual."
     if lora.lora_dropout > 0.3:
