@@ -11,8 +11,10 @@ SAMPLE_DATA = Path(__file__).parents[2] / "sample_data"
 QUESTIONS = ("What is the capital of France?", "Who are you?", "What is 2 plus 3?")
 
 
-@pytest.mark.parametrize("backend", ["unsloth", "transformers"])
-def test_sides_of_one_base_answer_as_each_alone(tmp_path: Path, backend: str) -> None:
+def test_sides_of_one_base_answer_as_each_alone(tmp_path: Path) -> None:
+    from tuitune.machine.environment import warm_up
+
+    warm_up()  # Unsloth before transformers, as in a session
     from tuitune.backends.loaded import LoadedModel
     from tuitune.chat.reply import reply
     from tuitune.chat.sampling import Sampling
@@ -22,7 +24,7 @@ def test_sides_of_one_base_answer_as_each_alone(tmp_path: Path, backend: str) ->
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"model: {{name: {SAMPLE_DATA / 'demo_model'}, backend: {backend}}}\n"
+        f"model: {{name: {SAMPLE_DATA / 'demo_model'}, backend: unsloth}}\n"
         f"data: {{path: {SAMPLE_DATA / 'pirate.jsonl'}, eval_share: 0}}\n"
         "train: {max_steps: 40, learning_rate: 2.0e-3}\n"
         "samples: {prompts: []}\n"
@@ -50,7 +52,7 @@ def test_sides_of_one_base_answer_as_each_alone(tmp_path: Path, backend: str) ->
         alone[run] = answers(loaded, adapter=True, fast=False)
         base = answers(loaded, adapter=False, fast=False)
         fast = answers(loaded, adapter=True, fast=True)
-        print(backend, run.name, type(loaded.decoder).__name__, alone[run], fast)
+        print(run.name, type(loaded.decoder).__name__, alone[run], fast)
         assert fast == alone[run] and answers(loaded, adapter=False, fast=True) == base
         models.free()
     assert alone[runs[0]] != base
