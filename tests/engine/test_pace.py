@@ -80,6 +80,19 @@ def test_the_first_step_of_an_attempt_says_nothing_of_the_others() -> None:
     assert max(errors(list(timed(first=41, attempt=2)), since=75)) < 0.02
 
 
+def test_a_machine_that_was_busy_for_some_steps_says_little_of_the_others() -> None:
+    """Three of the first thirty steps took five times as long: told of a third of the way on, by at most a tenth."""
+    delay, events = 0.0, []
+    for now, event in timed():
+        if isinstance(event, Step) and event.step in (21, 25, 29):
+            delay += 4 * STEP_S
+        moved = replace(event, at=event.at + delay)
+        if isinstance(moved, Step) and moved.elapsed_s is not None:
+            moved = replace(moved, elapsed_s=moved.elapsed_s + delay)
+        events.append((now + delay, moved))
+    assert max(errors(events, since=34)) < 0.1
+
+
 @pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
 def test_a_clock_that_is_set_changes_nothing_but_how_stops_are_divided(jump_s: float) -> None:
     """Set back or forward in the middle of the evaluation after step 20."""

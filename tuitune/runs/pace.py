@@ -17,6 +17,8 @@ _MEASURED: tuple[Stop, ...] = ("evaluation", "replies")
 _STEPS_KEPT = 1_000
 _FEWEST_STEPS = 20
 """Rows differ in length and a machine in its load: a mean over fewer steps would jump."""
+_LONGEST_STEP = 2.0
+"""In medians; rows of a step differ in length by less than that."""
 _STOPS_KEPT = 6
 _LATEST_STOPS = 3
 """So many stops of a kind tell what the next ones take: replies grow longer, a disk becomes busy."""
@@ -110,9 +112,15 @@ class Pace:
 
     @property
     def seconds_a_step(self) -> float | None:
-        """Mean of the latest half of this attempt's steps, without stops; None until two are done."""
+        """Mean of the latest half of this attempt's steps, without stops; None until two are done.
+
+        A step counts as two medians at most: the machine was busy with something else, which says nothing of the rest.
+        """
         latest = self.step_seconds[-max(_FEWEST_STEPS, len(self.step_seconds) // 2) :]
-        return fmean(latest) if latest else None
+        if not latest:
+            return None
+        most = _LONGEST_STEP * median(latest)
+        return fmean(min(seconds, most) for seconds in latest)
 
     @property
     def seconds_left(self) -> float | None:
