@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	@$(BIN)/tuitune demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -p tests.faults.totals --sweep -n 2 --dist loadfile --no-loadscope-reorder tests/faults
