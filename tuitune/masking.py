@@ -130,7 +130,7 @@ class Masker:
             waiting: tuple[list[Rendered | UnusableRow], Future[list[Any]]] | None = None
             for samples in batches:
                 rendered = [self._rendered(sample) for sample in samples]
-                texts = [each.text for each in rendered if isinstance(each, Rendered)]
+                texts = [conversation.text for conversation in rendered if isinstance(conversation, Rendered)]
                 before, waiting = waiting, (rendered, tokenizing.submit(self._tokenized, texts))
                 if before:
                     yield self._labelled(before[0], before[1].result())
@@ -140,15 +140,15 @@ class Masker:
     def _tokenized(self, texts: list[str]) -> list[Any]:
         return list(self._backend.encode_batch(texts, add_special_tokens=False))
 
-    def _labelled(self, rendered: "list[Rendered | UnusableRow]", found: list[Any]) -> "list[Masked | UnusableRow]":
-        encodings = iter(found)
+    def _labelled(self, rendered: "list[Rendered | UnusableRow]", encoded: list[Any]) -> "list[Masked | UnusableRow]":
+        encodings = iter(encoded)
         results: list[Masked | UnusableRow] = []
-        for each in rendered:
-            if isinstance(each, UnusableRow):
-                results.append(each)
+        for row in rendered:
+            if isinstance(row, UnusableRow):
+                results.append(row)
                 continue
             try:
-                results.append(self._masked(each, next(encodings)))
+                results.append(self._masked(row, next(encodings)))
             except UnusableRow as error:
                 results.append(error)
         return results
@@ -267,19 +267,19 @@ class _Aliased:
         text, moved = self._renamed(rendered)
         shifted = [Turn(moved(turn.start), moved(turn.end), turn.ended) for turn in turns]
         encoding = self._backend.encode(text, add_special_tokens=False)
-        spans, found = _token_spans(encoding, text, shifted, self._id_of)
-        if not found:
-            return [self._id_of.get(each, each) for each in encoding.ids], spans
+        spans, cuts = _token_spans(encoding, text, shifted, self._id_of)
+        if not cuts:
+            return [self._id_of.get(token_id, token_id) for token_id in encoding.ids], spans
         ids: list[int] = []
         ranges: list[tuple[int, int]] = []
-        for start, end in itertools.pairwise([0, *found, len(text)]):
+        for start, end in itertools.pairwise([0, *cuts, len(text)]):
             # Text that continues across a cut gets no prefix space; what follows a special token is as it was.
             special = _ALIAS.search(text, start, end) if start else None
             middle = (special.start() if special else end) if start else start
             for backend, begin, until in ((self._continuing, start, middle), (self._backend, middle, end)):
                 piece = backend.encode(text[begin:until], add_special_tokens=False)
                 ranges += [(begin + a, begin + b) for a, b in piece.offsets]
-                ids += [self._id_of.get(each, each) for each in piece.ids]
+                ids += [self._id_of.get(token_id, token_id) for token_id in piece.ids]
         return ids, [_overlapping(ranges, turn) for turn in shifted]
 
     def _renamed(self, rendered: Rendered) -> tuple[str, Any]:
@@ -311,12 +311,12 @@ def _without_prefix_space(state: dict[str, Any]) -> bool:
     before = json.dumps([state["normalizer"], state["pre_tokenizer"]])
     for name, members in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         step = state[name] or {}
-        steps = [each for each in step.get(members, [step]) if each.get("type") != "Prepend"]
-        for each in steps:
-            if each.get("type") == "Metaspace":
-                each["prepend_scheme"] = "never"
-            if each.get("type") == "ByteLevel":
-                each["add_prefix_space"] = False
+        steps = [part for part in step.get(members, [step]) if part.get("type") != "Prepend"]
+        for part in steps:
+            if part.get("type") == "Metaspace":
+                part["prepend_scheme"] = "never"
+            if part.get("type") == "ByteLevel":
+                part["add_prefix_space"] = False
         if members in step:
             step[members] = steps
         elif not steps:

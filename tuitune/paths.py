@@ -38,8 +38,8 @@ def own_folder(folder: Path) -> Path:
     """The folder, made if it is not there, with nobody else let in. Raises TuituneError, also if it is not ours."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             raise TuituneError(
                 f"{folder} belongs to someone else: remove it, or set XDG_RUNTIME_DIR to a folder of yours."
             )

@@ -410,7 +410,7 @@ _PLAINLY = {
 def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -> dict[str, str]:
     """Dotted field name to what is wrong with its value and what is allowed, in `model` or else in a recipe."""
     kind = "recipe field" if model is None else "field of the settings"
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for item in error.errors(include_url=False, include_context=True):
         location, value = item["loc"], item["input"]
         chosen = str(location[1]) if len(location) > 1 and location[0] == "method" else ""
@@ -424,20 +424,22 @@ def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -
         name = one_line(".".join(str(part) for part in location), max_length=120)
         if reward and item["type"] == "extra_forbidden":
             allowed = ", ".join(REWARDS[str(item["loc"][4])].model_fields)
-            found[name] = f"{name} is not an option of that reward (allowed: {allowed})"
+            problems[name] = f"{name} is not an option of that reward (allowed: {allowed})"
         elif reward and item["type"].startswith("union_tag"):
-            found[name] = f"{name} is {one_line(repr(value), max_length=60)} but should be one of {', '.join(REWARDS)}"
+            problems[name] = (
+                f"{name} is {one_line(repr(value), max_length=60)} but should be one of {', '.join(REWARDS)}"
+            )
         elif item["type"] == "extra_forbidden" and (others := _methods_with(chosen and location[-1])):
-            found[name] = f"{name} is a field of {', '.join(others)}, and method.name is {chosen}"
+            problems[name] = f"{name} is a field of {', '.join(others)}, and method.name is {chosen}"
         elif item["type"] == "extra_forbidden":
-            found[name] = f"{name} is not a {kind}{_suggestion(location, model or Recipe, chosen)}"
+            problems[name] = f"{name} is not a {kind}{_suggestion(location, model or Recipe, chosen)}"
         elif item["type"] == "missing":
-            found[name] = f"{name} is missing"
+            problems[name] = f"{name} is missing"
         else:
             reason = _PLAINLY.get(item["type"]) or item["msg"].removeprefix("Value error, ").removeprefix("Input ")
             reason = reason[:1].lower() + reason[1:]
-            found[name] = f"{name} is {one_line(repr(value), max_length=60)} but {reason}"
-    return found
+            problems[name] = f"{name} is {one_line(repr(value), max_length=60)} but {reason}"
+    return problems
 
 
 def _methods_with(field: str | int) -> list[str]:
@@ -484,12 +486,12 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
     section, dot, field = name.partition(".")
     if not dot:
         field = name
-        holders = [each for each in _fields(None) if field in _fields(each)]
+        holders = [section for section in _fields(None) if field in _fields(section)]
         if len(holders) != 1:
-            every = [each for holder in _fields(None) for each in _fields(holder)]
+            every = [name for holder in _fields(None) for name in _fields(holder)]
             close = difflib.get_close_matches(field, every, n=1)
             hint = f"did you mean {close[0]}" if close else "its fields are in README.md"
-            hint = f"say which: {', '.join(f'{each}.{field}' for each in holders)}" if holders else hint
+            hint = f"say which: {', '.join(f'{section}.{field}' for section in holders)}" if holders else hint
             raise UnusableInput(f"--set {one_line(name, max_length=80)}: not one recipe field; {hint}.")
         section = holders[0]
     elif section not in _fields(None):

@@ -15,7 +15,7 @@ def field_types(cls: Any) -> dict[str, Any]:
     """The fields of a dataclass by name, with the types that their annotations mean."""
     if cls not in _field_types:
         hints = get_type_hints(cls)
-        _field_types[cls] = {each.name: hints[each.name] for each in dataclasses.fields(cls)}
+        _field_types[cls] = {declared.name: hints[declared.name] for declared in dataclasses.fields(cls)}
     return _field_types[cls]
 
 

@@ -145,7 +145,7 @@ class Gathered:
         if prepared.eval_source is not None:
             findings += self._in_evaluation(prepared)
         findings += _lengths(prepared, max_length) if self._advice.replies else []
-        return sorted((each for each in findings if each.count), key=lambda finding: -finding.count)
+        return sorted((finding for finding in findings if finding.count), key=lambda finding: -finding.count)
 
     def _repeated(self, prepared: Prepared) -> Iterator[Finding]:
         """Exact and near duplicates, and held-out rows of which the training data holds the prompt."""
@@ -206,15 +206,15 @@ class Gathered:
             return sum(count for written, count in self._scripts.items() if script in written)
 
         usual = {script for script in content.SCRIPTS if rows_with(script) >= 0.01 * total}
-        found: dict[str, Finding] = {}
+        findings: dict[str, Finding] = {}
         for written, count in self._scripts.items():
             for script in written - usual:
                 text = f"{script} letters, which few rows have: see whether they belong here"
-                entry = found.setdefault(script, Finding(f"script: {script}", text))
+                entry = findings.setdefault(script, Finding(f"script: {script}", text))
                 entry.count += count
                 for example in sorted(self._script_rows[written]):
                     entry.add(example.row - 1, example.source, count=0)
-        return list(found.values())
+        return list(findings.values())
 
 
 class _Used:
@@ -228,18 +228,21 @@ class _Used:
         self._first = []
         for source in prepared.sources:
             first = first_parts(source.rows)
-            found = int(numpy.count_nonzero(first))
-            if found > count:
+            rows = int(numpy.count_nonzero(first))
+            if rows > count:
                 first[numpy.flatnonzero(first)[count:]] = False
-            count = max(0, count - found)
+            count = max(0, count - rows)
             self._first.append(first)
 
     def digests(self) -> Any:
         import numpy
 
-        found = [numpy.frombuffer(source.rows.digests, dtype=numpy.uint64) for source in self._sources]
+        digests = [numpy.frombuffer(source.rows.digests, dtype=numpy.uint64) for source in self._sources]
         # Millions of digests are copied only where some are left out.
-        chosen = [each if first.all() else each[first] for each, first in zip(found, self._first, strict=True)]
+        chosen = [
+            of_source if first.all() else of_source[first]
+            for of_source, first in zip(digests, self._first, strict=True)
+        ]
         return chosen[0] if len(chosen) == 1 else numpy.concatenate(chosen)
 
     def held(self) -> Any:

@@ -98,11 +98,11 @@ class Audit:
             "tokens a row: " + ", ".join(f"{value:,} ({at}%)" for at, value in self.token_percentiles.items()),
         ]
         if len(self.sources) > 1:
-            lines += [each.as_text() for each in self.sources]
+            lines += [source.as_text() for source in self.sources]
         if self.truncated:
             lines.append(
                 f"{self.truncated:,} rows are longer than max_length, {self.losing_end:,} lose the end of the reply; "
-                + ", ".join(each.as_text() for each in self.lengths)
+                + ", ".join(length.as_text() for length in self.lengths)
             )
         for reason, entry in self.dropped.items():
             lines.append(f"{entry['count']:,} rows are left out: {reason} ({self._listed(entry['examples'])})")
@@ -180,18 +180,20 @@ def audit(
                 progress(seen, expected)
         progress(seen, seen)
         sources.append(_counts(source, seen))
-    tokens, trained_tokens = sum(each.tokens for each in sources), sum(each.trained_tokens for each in sources)
+    tokens, trained_tokens = sum(source.tokens for source in sources), sum(source.trained_tokens for source in sources)
     findings = gathered.all(prepared, data.max_length)
     del gathered  # of millions of rows the largest part
     whole = numpy.sort(numpy.frombuffer(lengths, dtype=numpy.uint32))
-    trained = numpy.concatenate([numpy.frombuffer(each.rows.trained, dtype=numpy.uint32) for each in prepared.sources])
-    weighted = [each.weight * each.trained_tokens for each in sources]
+    trained = numpy.concatenate(
+        [numpy.frombuffer(source.rows.trained, dtype=numpy.uint32) for source in prepared.sources]
+    )
+    weighted = [source.weight * source.trained_tokens for source in sources]
     longer = len(whole) - int(numpy.searchsorted(whole, data.max_length, side="right"))
     return Audit(
-        rows=sum(each.rows for each in sources),
-        used=sum(each.used for each in sources),
+        rows=sum(source.rows for source in sources),
+        used=sum(source.used for source in sources),
         sources=[
-            replace(each, share=part / max(1, sum(weighted))) for each, part in zip(sources, weighted, strict=True)
+            replace(source, share=part / max(1, sum(weighted))) for source, part in zip(sources, weighted, strict=True)
         ],
         names=prepared.names,
         dropped=_dropped(prepared),
@@ -227,13 +229,13 @@ def _counts(source: Source, seen: int) -> SourceCounts:
 
 def _dropped(prepared: Prepared) -> dict[str, dict[str, Any]]:
     """By reason, over all datasets."""
-    found: dict[str, dict[str, Any]] = {}
+    reasons: dict[str, dict[str, Any]] = {}
     for place, source in enumerate(prepared.sources):
         for reason, entry in source.rows.dropped.items():
-            known = found.setdefault(reason, {"count": 0, "examples": [], "first": entry.first})
+            known = reasons.setdefault(reason, {"count": 0, "examples": [], "first": entry.first})
             known["count"] += entry.count
             known["examples"] += [Example(place, row) for row in entry.examples]
-    return found
+    return reasons
 
 
 def _percentiles(ordered: Any) -> dict[int, int]:
@@ -258,11 +260,11 @@ def histogram(ordered: Any, max_length: int) -> list[tuple[int, int]]:
 
 
 def _wanted_lengths(recipe: Recipe, ordered: Any) -> list[Length]:
-    found = []
+    lengths = []
     for share in (0.95, 0.99, 1.0):
         wanted = int(ordered[min(len(ordered) - 1, -(-len(ordered) * round(share * 100) // 100) - 1)])
-        found.append(Length(share, wanted, _memory(recipe, wanted)))
-    return found
+        lengths.append(Length(share, wanted, _memory(recipe, wanted)))
+    return lengths
 
 
 def _memory(recipe: Recipe, max_length: int) -> int | None:

@@ -74,11 +74,11 @@ def begin_as_trained(tokenizer: Any) -> tuple[str, ...]:
 
 def _prompts(template: ChatTemplate) -> list[tuple[str, str]]:
     """The template's own prompt for a reply and the trained one, for each shape of conversation that it takes."""
-    found = []
+    prompts = []
     for chat in _CHATS:
         with suppress(UnusableRow):
-            found.append((template.text(template.standard(chat), prompt=True), prompt_as_trained(template, chat)))
-    return found
+            prompts.append((template.text(template.standard(chat), prompt=True), prompt_as_trained(template, chat)))
+    return prompts
 
 
 def _candidates(source: str, ending: str) -> Iterator[str]:

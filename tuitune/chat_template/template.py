@@ -371,9 +371,9 @@ class _Marked:
         if isinstance(value, str):
             return self._mark(value, index, "call")
         if isinstance(value, dict):
-            return {name: self._mark_all(each, index) for name, each in value.items()}
+            return {name: self._mark_all(part, index) for name, part in value.items()}
         if isinstance(value, list):
-            return [self._mark_all(each, index) for each in value]
+            return [self._mark_all(part, index) for part in value]
         return value
 
     def find(self, marked_text: str, text: str) -> list["_Piece"]:
@@ -384,7 +384,7 @@ class _Marked:
             )
         opened: dict[int, int] = {}
         seen: set[int] = set()
-        found = []
+        pieces = []
         for removed, mark in enumerate(_MARK.finditer(marked_text)):
             code, at = ord(mark[0]), mark.start() - removed
             if code < _CLOSE:
@@ -396,11 +396,11 @@ class _Marked:
                 message, kind, before = self._pieces[number]
                 if number in seen and kind != "call":
                     raise UnusableRow("the chat template repeats part of a message", _OTHER_TEMPLATE)
-                found.append(_Piece(message, kind, opened.pop(number), at, before, number in seen))
+                pieces.append(_Piece(message, kind, opened.pop(number), at, before, number in seen))
                 seen.add(number)
         if opened:
             raise UnusableRow("the chat template cuts off the end of a message", _OTHER_TEMPLATE)
-        return found
+        return pieces
 
 
 Kind = Literal["content", "reasoning", "call"]

@@ -60,13 +60,13 @@ def search_datasets(words: str, limit: int = 20) -> list[FoundDataset]:
     if problem := unreached():
         raise TuituneError(search_explained(problem))
     try:
-        found = list(HfApi().list_datasets(search=words, sort="downloads", limit=limit))
+        datasets = list(HfApi().list_datasets(search=words, sort="downloads", limit=limit))
     except Exception as error:  # httpx and huggingface_hub raise kinds of their own
         raise TuituneError(search_explained(error)) from error
     return [
-        FoundDataset(one_line(each.id, max_length=120), bool(each.gated), each.downloads or 0)
-        for each in found
-        if _ID.fullmatch(each.id)
+        FoundDataset(one_line(dataset.id, max_length=120), bool(dataset.gated), dataset.downloads or 0)
+        for dataset in datasets
+        if _ID.fullmatch(dataset.id)
     ]
 
 
@@ -184,10 +184,10 @@ def _ask(name: str, config: str, split: str, revision: str) -> HubFiles:
         known = one_line(", ".join(map(str, splits)), max_length=300)
         raise UnusableInput(f"{shown} has no split {one_line(split, max_length=80)}: set data.split to one of {known}.")
     prefix = re.compile(rf"hf://datasets/{re.escape(name)}@([0-9a-f]+)/(.+)")
-    found = [prefix.fullmatch(str(file)) for file in splits[split]]
-    if not all(found) or len({match[1] for match in found if match}) != 1:
+    parts = [prefix.fullmatch(str(file)) for file in splits[split]]
+    if not all(parts) or len({match[1] for match in parts if match}) != 1:
         raise UnusableInput(f"{shown} takes files from elsewhere, which is not followed: give a file as data.path.")
-    matches = [match for match in found if match]
+    matches = [match for match in parts if match]
     counted = builder.info.splits or {}
     rows = counted[split].num_examples if split in counted else None
     files, commit = tuple(match[2] for match in matches), matches[0][1]
@@ -203,5 +203,5 @@ def _sizes(name: str, commit: str, files: tuple[str, ...]) -> tuple[int, ...] | 
     except Exception:  # httpx and huggingface_hub raise kinds of their own; nothing but an estimate hangs on it
         return None
     sizes = {entry.path: getattr(entry, "size", None) for entry in told}
-    found = tuple(sizes.get(file) for file in files)
-    return None if None in found else found  # type: ignore[return-value]
+    known = tuple(sizes.get(file) for file in files)
+    return None if None in known else known  # type: ignore[return-value]

@@ -134,11 +134,11 @@ def _gpu(cards: list[Gpu]) -> list[Finding]:
                 "On a GPU machine, check that `nvidia-smi` works and that CUDA_VISIBLE_DEVICES is not empty.",
             )
         ]
-    found = []
+    findings = []
     for card in cards:
         free = f"{gib(card.free_bytes)} of {gib(card.total_bytes)} free"
         busy = card.used_bytes > 0.1 * card.total_bytes
-        found.append(
+        findings.append(
             Finding(
                 f"GPU {card.index}",
                 "warn" if busy else "ok",
@@ -146,7 +146,7 @@ def _gpu(cards: list[Gpu]) -> list[Finding]:
                 "Another program holds memory on it: `nvidia-smi` shows which." if busy else None,
             )
         )
-    return [*found, _driver(cards[0])]
+    return [*findings, _driver(cards[0])]
 
 
 def _driver(card: Gpu) -> Finding:
@@ -227,7 +227,7 @@ def _disk(folder: Path) -> Finding:
 
 def _runs(folder: Path) -> Finding:
     """Whether runs can be written, found out without leaving anything behind."""
-    at = next(each for each in (folder, *folder.parents) if each.exists())
+    at = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if at.is_dir() and os.access(at, os.W_OK | os.X_OK):
         return Finding("Runs folder", "ok", one_line(folder))
     remedy = "Choose another with --runs, or set TUITUNE_RUNS."
@@ -276,10 +276,10 @@ def _probe(code: str, *arguments: str) -> dict[str, Any]:
         return {"error": str(error), "nf4_error": str(error)}
     lines = ended.stdout.strip().splitlines()
     try:
-        found = json.loads(lines[-1]) if lines else None
+        report = json.loads(lines[-1]) if lines else None
     except ValueError:
-        found = None
-    if isinstance(found, dict):
-        return found
+        report = None
+    if isinstance(report, dict):
+        return report
     message = f"it ended with status {ended.returncode}"
     return {"error": message, "nf4_error": message}

@@ -92,7 +92,7 @@ def gpus() -> list[Gpu]:
     nvml = _connected()
     if nvml is None:
         return []
-    found = []
+    cards = []
     try:
         driver = _text(nvml.nvmlSystemGetDriverVersion())
         count = nvml.nvmlDeviceGetCount()
@@ -103,7 +103,7 @@ def gpus() -> list[Gpu]:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-            found.append(
+            cards.append(
                 Gpu(
                     index=index,
                     name=_text(nvml.nvmlDeviceGetName(handle)),
@@ -116,7 +116,7 @@ def gpus() -> list[Gpu]:
             )
         except nvml.NVMLError:
             continue
-    return found
+    return cards
 
 
 _USERS_CHOICE = "TUITUNE_VISIBLE_GPUS"
@@ -142,7 +142,7 @@ def chosen_gpu() -> Gpu | None:
     if visible is None or not cards:
         return cards[0] if cards else None
     first = visible.split(",")[0].strip()
-    return next((each for each in cards if str(each.index) == first or (first and each.uuid.startswith(first))), None)
+    return next((card for card in cards if str(card.index) == first or (first and card.uuid.startswith(first))), None)
 
 
 def choose_gpu(index: int | None = None) -> None:
@@ -279,9 +279,9 @@ def usable_cores() -> int:
 
 def disk_free_bytes(folder: Path) -> int:
     """Free bytes where `folder` is or would be made; 0 where that cannot be told."""
-    for each in (folder, *folder.parents):
+    for parent in (folder, *folder.parents):
         try:
-            return shutil.disk_usage(each).free
+            return shutil.disk_usage(parent).free
         except OSError:
             continue
     return 0
@@ -289,13 +289,13 @@ def disk_free_bytes(folder: Path) -> int:
 
 def installed_versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
     """Installed versions by distribution name, read from their metadata; absent ones are left out."""
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _processor() -> str:

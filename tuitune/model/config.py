@@ -106,7 +106,7 @@ def _padding(tokenizer: Any) -> str:
     """
     vocabulary = tokenizer.get_vocab()
     made_for_it = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<unk>")
-    known = next((each for each in made_for_it if each in vocabulary), None)
+    known = next((token for token in made_for_it if token in vocabulary), None)
     return known or tokenizer.unk_token or tokenizer.eos_token or next(iter(vocabulary))
 
 

@@ -102,15 +102,15 @@ def linear_layers(model: Any) -> dict[str, int]:
     head = model.get_output_embeddings()
     decoder = model.get_decoder()
     inside = {id(module) for module in decoder.modules()}
-    found: dict[str, int] = {}
+    features: dict[str, int] = {}
     for name, module in model.named_modules():
         if module is head or id(module) not in inside or reads_other_than_text(name):
             continue
         if isinstance(module, torch.nn.Linear):
-            found[name] = module.in_features + module.out_features
+            features[name] = module.in_features + module.out_features
         elif isinstance(module, Conv1D):  # GPT-2's linear layer
-            found[name] = module.nx + module.nf
-    return found
+            features[name] = module.nx + module.nf
+    return features
 
 
 def _usable(model: Any, linears: dict[str, int]) -> Iterator[str]:

@@ -20,13 +20,13 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
     """The fields in which what the runs trained differs, in the order of the recipe. Raises UnusableInput."""
     recipes = [_fields(run.resolved().model_dump(mode="json")) for run in runs]
     fields = dict.fromkeys(field for recipe in recipes for field in recipe)
-    found = [Difference(field, tuple(recipe.get(field, "") for recipe in recipes)) for field in fields]
-    return [difference for difference in found if len(set(difference.values)) > 1]
+    differences = [Difference(field, tuple(recipe.get(field, "") for recipe in recipes)) for field in fields]
+    return [difference for difference in differences if len(set(difference.values)) > 1]
 
 
-def why_not_comparable(found: Sequence[Difference]) -> str | None:
+def why_not_comparable(differences: Sequence[Difference]) -> str | None:
     """Why the losses of runs with these differences are not of the same tokens; None where they are."""
-    fields = {difference.field for difference in found}
+    fields = {difference.field for difference in differences}
     if fields & {"model.name", "model.chat_template"}:
         return "Their models differ: the losses may be of different tokens."
     if any(field.startswith("data.") and field != "data.bad_rows" for field in fields):

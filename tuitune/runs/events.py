@@ -216,8 +216,8 @@ class Finished(Event):
 
 
 _KINDS: dict[str, type[Event]] = {
-    each.kind: each
-    for each in (
+    event_class.kind: event_class
+    for event_class in (
         Started,
         Price,
         Phase,

@@ -189,7 +189,9 @@ class History:
         """Held-out loss before training and of the adapter; without held-out rows, of the first and last steps."""
         if len(self.evaluations) >= 2:
             kept = self.ended.adapter_step if isinstance(self.ended, Finished) else None
-            of_adapter = next((each for each in self.evaluations if each.step == kept), self.evaluations[-1])
+            of_adapter = next(
+                (evaluation for evaluation in self.evaluations if evaluation.step == kept), self.evaluations[-1]
+            )
             return self.evaluations[0].loss, of_adapter.loss
         if len(self.steps) < 2:
             return None

@@ -181,7 +181,7 @@ def _keep(run: Run, fields: dict[str, Any], state: list[list[int]]) -> None:
 
 def _state(run: Run) -> list[list[int]]:
     """What a summary belongs to: size and time of the record and of the recipe."""
-    return [[found.st_size, found.st_mtime_ns] for found in map(os.stat, (run.events_file, run.recipe_file))]
+    return [[file.st_size, file.st_mtime_ns] for file in map(os.stat, (run.events_file, run.recipe_file))]
 
 
 def _changed_at(run: Run) -> float:

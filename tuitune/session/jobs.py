@@ -120,13 +120,13 @@ class Jobs:
         """Every problem in the data; parts of the answer tell how many rows are done."""
         from tuitune.audit.scan import audit
 
-        found = audit(
+        report = audit(
             recipe,
             progress=lambda done, total: job.part(done=done, total=total),
             cancelled=job.cancelled.is_set,
         )
         job.check()
-        return found.as_dict()
+        return report.as_dict()
 
     def columns(self, job: Job, recipe: Recipe) -> Result:
         """The names in the first rows with a value of each, and what they may be mapped to."""
@@ -138,7 +138,7 @@ class Jobs:
         """Datasets of the Hub: `found`, each with name, gated and downloads."""
         from tuitune.hub.datasets import search_datasets
 
-        return {"found": [dataclasses.asdict(each) for each in search_datasets(words)]}
+        return {"found": [dataclasses.asdict(dataset) for dataset in search_datasets(words)]}
 
     def dataset_splits(self, job: Job, name: str, revision: str = "") -> Result:
         """`configs`: each configuration of a Hub dataset to its splits."""
@@ -158,7 +158,7 @@ class Jobs:
 
         self._models.free()
         try:
-            found = preview_rewards(
+            preview = preview_rewards(
                 recipe, max(1, min(prompts, 256)), lambda text: job.part(loading=text), job.cancelled.is_set
             )
         except Stopped:
@@ -166,7 +166,7 @@ class Jobs:
             raise
         finally:
             self._models.free()
-        return found.as_dict()
+        return preview.as_dict()
 
     def train(
         self, job: Job, recipe: Recipe, runs: str | None = None, name: str | None = None, price: str = ""
@@ -360,7 +360,9 @@ class Jobs:
 
     def retrieve(self, job: Job, paths: list[str], question: str, limit: int = 5) -> Result:
         """The passages that answer a question best."""
-        return {"passages": [dataclasses.asdict(each) for each in self._library(job, paths).search(question, limit)]}
+        return {
+            "passages": [dataclasses.asdict(passage) for passage in self._library(job, paths).search(question, limit)]
+        }
 
     def _library(self, job: Job, paths: list[str]) -> "Library":
         """The documents at these paths as they are now, indexed."""
@@ -386,7 +388,7 @@ class Jobs:
         """
         from tuitune.export import Exported, export
 
-        for each in export(
+        for outcome in export(
             adapter_of(run, checkpoint),
             kinds,
             Path(out) if out else None,
@@ -394,10 +396,10 @@ class Jobs:
             allow_download=lambda question: allow_download,
             cancelled=job.cancelled.is_set,
         ):
-            if isinstance(each, Exported):
-                job.part(exported=_as_data(each))
+            if isinstance(outcome, Exported):
+                job.part(exported=_as_data(outcome))
             else:
-                job.part(failed={"kind": each.kind, "error": str(each.error)})
+                job.part(failed={"kind": outcome.kind, "error": str(outcome.error)})
         return {}
 
     def preflight(self, job: Job, run: Run, checkpoint: str | None = None) -> Result:
@@ -407,8 +409,8 @@ class Jobs:
         run = adapter_of(run, checkpoint)
 
         return {
-            "kinds": [dataclasses.asdict(each) for each in preflight(run)],
-            "exports": [_as_data(each) for each in exports_of(run)],
+            "kinds": [dataclasses.asdict(kind) for kind in preflight(run)],
+            "exports": [_as_data(exported) for exported in exports_of(run)],
         }
 
     # --- the run's record --------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class Request(Generic[ReplyT]):
     command: ClassVar[str]
 
     def arguments(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return {declared.name: getattr(self, declared.name) for declared in fields(self)}
 
 
 # --- answered at once ----------------------------------------------------------------------------------------------
@@ -441,8 +441,8 @@ class Preflight(Request[Exports]):
 
 
 REQUESTS: dict[str, type[Request[Any]]] = {
-    each.command: each
-    for each in (
+    request.command: request
+    for request in (
         *(Status, Stop, Pause, Change, Save, SetPrice, SetThen, Cancel, Follow),
         *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, PreviewRewards, Estimate),
         *(Train, Resume, Chat, Attach, Retrieve, Export, Preflight),

@@ -96,7 +96,9 @@ class Models:
 
         chosen = adapter_of(run, checkpoint)
         exports = [export for export in exports_of(chosen) if export.path.suffix == ".gguf"]
-        export = next((each for each in exports if kind in ("gguf", each.kind) and each.kind.startswith("gguf:")), None)
+        export = next(
+            (export for export in exports if kind in ("gguf", export.kind) and export.kind.startswith("gguf:")), None
+        )
         if export is None:
             wanted = kind if ":" in kind else "gguf:q8_0"
             raise UnusableInput(
