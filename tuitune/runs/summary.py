@@ -114,7 +114,9 @@ def steps_text(run: Summary) -> str:
 
 
 def held_out_text(run: Summary) -> str:
-    """The loss over the held-out rows before and now, or the one that was measured."""
+    """The loss over the held-out rows before and now, or the one that was measured; of rewards, the mean reward."""
+    if run.method.startswith("GRPO") and run.held_out:
+        return "reward " + " → ".join("nan" if loss is None else f"{-loss:.2f}" for loss in run.held_out)
     return " → ".join("nan" if loss is None else f"{loss:.3f}" for loss in run.held_out)
 
 
@@ -247,7 +249,7 @@ def _recipe_fields(run: Run) -> dict[str, Any]:
         return {"model": "unreadable recipe", "data": [], "method": ""}
     adapter = ("Q" if recipe.model.load_in_4bit else "") + ("DoRA" if recipe.lora.use_dora else "LoRA")
     paths = [recipe.data.path, *(source.path for source in recipe.data.also)]
-    return {"model": recipe.model.name, "data": paths, "method": f"SFT {adapter}"}
+    return {"model": recipe.model.name, "data": paths, "method": f"{recipe.method.name.upper()} {adapter}"}
 
 
 def _scan(file: BinaryIO) -> tuple[History, list[float], float]:

@@ -14,6 +14,7 @@ from tuitune.chat.reply import reply
 from tuitune.chat.sampling import Sampling
 from tuitune.data.prepare import Prepared
 from tuitune.errors import TuituneError, explain
+from tuitune.method_sections import GRPO
 from tuitune.methods import Method, method_of
 from tuitune.recipe import Recipe, TrainSection
 from tuitune.runs.events import Evaluation, Notice, Reply
@@ -149,7 +150,7 @@ class Evaluator:
     def is_out_of_patience(self, epochs: float) -> bool:
         """Whether the held-out loss has not fallen for so long that a run of `epochs` epochs ends."""
         train = self.recipe.train
-        patience = patience_of(train, self._rows, epochs)
+        patience = patience_of(train, self._rows, epochs, by_reward=isinstance(self.recipe.method, GRPO))
         return bool(patience) and measurements_without_gain(self.measured, train.early_stopping_threshold) >= patience
 
 
@@ -159,10 +160,13 @@ def steps_between(total_steps: int, step_seconds: float, measuring_seconds: floa
     return max(tenth, math.ceil(measuring_seconds / (SHARE_OF_TIME * max(step_seconds, 1e-6))))
 
 
-def patience_of(train: TrainSection, eval_rows: int, epochs: float) -> int:
-    """After how many measurements without gain the run ends; 0 for never."""
+def patience_of(train: TrainSection, eval_rows: int, epochs: float, *, by_reward: bool = False) -> int:
+    """After how many measurements without gain the run ends; 0 for never.
+
+    A mean reward, of a few answers drawn at random, stands still by chance: by itself it ends no run.
+    """
     if train.early_stopping_patience == "auto":
-        return PATIENCE if eval_rows and epochs > _MOST_EPOCHS_WITHOUT else 0
+        return PATIENCE if eval_rows and epochs > _MOST_EPOCHS_WITHOUT and not by_reward else 0
     return train.early_stopping_patience if eval_rows else 0
 
 

@@ -21,7 +21,7 @@ from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
 from tuitune.rewards.confirmed import require_rewards
-from tuitune.runs.events import Finished, Notice, Phase, Plan
+from tuitune.runs.events import Evaluation, Finished, Notice, Phase, Plan
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 from tuitune.train import checkpoints
@@ -272,13 +272,20 @@ def _go_back_to_the_best(evaluator: Evaluator, loaded: LoadedModel, run: Run, em
     assert best is not None, "a run ends early for what was measured"
     checkpoint = run.checkpoints / f"checkpoint-{best.step}"
     last = evaluator.measured[-1]
-    told = f"Ended early: the held-out loss was lowest at step {best.step} ({best.loss:.4f}) and is {last.loss:.4f} now"
+    told = f"Ended early: the held-out {_told_apart(best, last, ') and is ')} now"
     if checkpoints.damage(checkpoint) is not None:
         emit(Notice(text=f"{told}; the adapter is the last one, as that of step {best.step} is not there."))
         return None
     set_peft_model_state_dict(loaded.model, load_file(checkpoint / "adapter_model.safetensors"))
     emit(Notice(text=f"{told}; the adapter is that of step {best.step}."))
     return best.step
+
+
+def _told_apart(best: Evaluation, last: Evaluation, between: str) -> str:
+    """Such as `loss was lowest at step 8 (0.1000, now 0.2000`; of a run of rewards its reward, which was highest."""
+    if "reward" in best.metrics:
+        return f"reward was highest at step {best.step} ({-best.loss:.4f}{between}{-last.loss:.4f}"
+    return f"loss was lowest at step {best.step} ({best.loss:.4f}{between}{last.loss:.4f}"
 
 
 def _tell_of_a_better_one(evaluator: Evaluator, run: Run, emit: Emit) -> None:
@@ -289,7 +296,7 @@ def _tell_of_a_better_one(evaluator: Evaluator, run: Run, emit: Emit) -> None:
     if (run.checkpoints / f"checkpoint-{best.step}").is_dir():
         emit(
             Notice(
-                text=f"The held-out loss was lowest at step {best.step} ({best.loss:.4f}, now {last.loss:.4f}): "
+                text=f"The held-out {_told_apart(best, last, ', now ')}): "
                 f"`tuitune chat {one_line(run.name)} --checkpoint best` talks to that adapter, and "
                 "`tuitune export` takes the same option."
             )
