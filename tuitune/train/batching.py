@@ -14,8 +14,8 @@ Row = Mapping[str, Sequence[int]]
 """`input_ids` and `labels` of one row, as lists or as numpy arrays."""
 IGNORED = -100
 ALIGNED = 64
-_SHARES = 16
-"""Of captured passes the trained tokens are filled up to sixteenths, so that each fits many others."""
+_SHARES = 8
+"""Of captured passes the trained tokens are filled up to eighths, so that each fits many others."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class PaddingFree:
 def find_trained(labels: NDArray[np.int64], *, coarse: bool) -> NDArray[np.int64]:
     """The places of `labels` (tokens,) whose next token has a label, filled up with others to a round number.
 
-    The number is a whole multiple of ALIGNED, or of a sixteenth of the tokens where it is `coarse`. No place comes
+    The number is a whole multiple of ALIGNED, or of an eighth of the tokens where it is `coarse`. No place comes
     twice, so that gradients can be written back without being added up.
     """
     predicts = labels[1:] != IGNORED

@@ -41,10 +41,11 @@ class _Capture:
 
 
 class PassGraphs:
-    """Runs passes of one model: the first of each size as it is, then captured and replayed.
+    """Runs passes of one model without waiting for the GPU: where its passes have few sizes, captured and replayed.
 
-    Gradients are added up in tensors that stay, since a graph writes where it wrote when it was captured. All graphs
-    share one pool of memory: no two run at once, and what a pass leaves is its loss and its gradients.
+    The first pass of each size is run as it is, and so is every pass where `loaded.pass_sizes` is empty. Gradients are
+    added up in tensors that stay, since a graph writes where it wrote when it was captured. All graphs share one pool
+    of memory: no two run at once, and what a pass leaves is its loss and its gradients.
     """
 
     def __init__(self, loaded: LoadedModel, rows: int, longest: int) -> None:
@@ -58,7 +59,7 @@ class PassGraphs:
         self._captures: dict[tuple[int, int], _Capture] = {}
         self._seen: set[tuple[int, int]] = set()
         self._failures = self._drops = 0
-        self._draws = False
+        self._draws = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in loaded.model.modules())
         self._parameters: list[Any] = []
         self._gradients: list[Any] = []
         self._addresses: list[int] = []
@@ -104,9 +105,10 @@ class PassGraphs:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def can_replay(self, batch: dict[str, Any]) -> bool:
-        """Whether a pass of this batch would be replayed, and nothing in it is drawn at random."""
-        return _size(batch) in self._captures and not self._draws
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether the next step's first pass may be queued before this step's end: nothing in it is drawn at random."""
+        return bool(self._gradients) and not self._draws
 
     def drop(self) -> bool:
         """Give the graphs' memory back; False where there was none. Dropped often, no more are captured."""
@@ -178,6 +180,9 @@ class PassGraphs:
         """The pass kernel by kernel, on the stream that graphs are captured on: it warms up what a capture needs."""
         import torch
 
+        if not self._loaded.pass_sizes:
+            self._pass(self._inputs(batch), int(batch["packed_seq_lengths"].max()))
+            return
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -211,9 +216,6 @@ class PassGraphs:
         self._addresses = [parameter.data_ptr() for parameter in self._parameters]
         self._kept |= {id(tensor): tensor for tensor in _tensors_beside_weights(self._loaded.model)}
         self._captures[size] = _Capture(inputs, graph)
-        self._draws = any(
-            isinstance(module, torch.nn.Dropout) and module.p > 0 for module in self._loaded.model.modules()
-        )
         return self._captures[size]
 
     def _pass(self, inputs: dict[str, Any], longest: int) -> None:

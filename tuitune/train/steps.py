@@ -1,7 +1,7 @@
 """The trainer's steps on a GPU, queued without waiting for it until the loss is read at their end.
 
 While the GPU computes a pass, gradients' norm, clipping and optimizer are queued behind it, and the next step's rows
-are made ready; a captured first pass of the next step is queued too, before this step's loss is read. Each wait in
+are made ready; the first pass of the next step is queued too, before this step's loss is read. Each wait in
 between would leave the GPU idle for as long as Python takes to queue the next part: of a small step more than half.
 """
 
@@ -15,7 +15,7 @@ Samples = tuple[list[Any], Any]
 
 
 def queue_steps(trainer: Any, graphs: PassGraphs | None) -> None:
-    """Have `trainer`, whose rows are laid end to end on one GPU, wait once a step; its passes replayed from `graphs`.
+    """Have `trainer`, whose rows are laid end to end on one GPU, wait once a step; its passes run by `graphs`.
 
     Batches stay on the CPU until their pass, so that their tokens are counted there.
     """
@@ -92,14 +92,14 @@ class _Ahead:
             self._samples = self._get(*self._asked)
 
     def begin_next_step(self) -> None:
-        """Queue the next step's first pass, once the optimizer's work is queued, where it is captured.
+        """Queue the next step's first pass, once the optimizer's work is queued.
 
         It changes gradients alone, so an evaluation or a checkpoint that comes in between is not disturbed.
         """
         if self._graphs is None or self._samples is None or self._begun is not None:
             return
         batches, trained = self._samples
-        if batches and trained is not None and self._graphs.can_replay(batches[0]):
+        if batches and trained is not None and self._graphs.can_run_ahead:
             self._begun = batches[0], self._graphs.run(batches[0], trained)
 
     def loss_of(self, batch: Any) -> Any:

@@ -103,7 +103,8 @@ def make_trainer(
         share_rows(trainer, loaded, recipe, ranks, lengths)
     if learner.captures and on_gpu and loaded.padding_free:
         rows = recipe.train.per_device_train_batch_size
-        queue_steps(trainer, PassGraphs(loaded, rows, max(lengths)) if captured else None)
+        by_graphs = captured or (can_capture(loaded) and ranks.world == 1)
+        queue_steps(trainer, PassGraphs(loaded, rows, max(lengths, default=1)) if by_graphs else None)
     if learner.captures:
         trainer.evaluate = lambda: _held_out_loss(trainer, loaded, learner.collator(loaded), ranks)
     if ranks.world > 1:
