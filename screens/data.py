@@ -33,8 +33,8 @@ _NEARBY = 20
 _MUTED = "$foreground 60%"
 _ACCEPTED = (
     "A JSONL, JSON, CSV, TSV, Parquet or Arrow file, also packed with gzip; or a dataset of the Hugging Face Hub as "
-    "hub:owner/name. A row is a conversation (messages, or a question and an answer), an instruction with its output, "
-    "or plain text."
+    "hub:owner/name, which ^s finds. A row is a conversation (messages, or a question and an answer), an instruction "
+    "with its output, or plain text."
 )
 
 

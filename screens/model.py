@@ -71,7 +71,9 @@ class ModelList(ChoiceList):
             event.stop()
             event.prevent_default()
             entry = self.screen.query_one("#name", Input)
+            entry.select_on_focus = False  # or the next letter takes the place of this one
             self.screen.set_focus(entry)
+            self.call_after_refresh(setattr, entry, "select_on_focus", True)
             entry.clear()
             if character != "/":
                 entry.insert_text_at_cursor(character)
