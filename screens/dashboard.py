@@ -148,7 +148,8 @@ def numbers(history: History, height: int = 0) -> Content:
         last = history.steps[-1]
         rows.append(("loss", f"{last.loss:.4f}"))
         if history.evaluations:
-            rows.append(("held-out", f"{history.evaluations[-1].loss:.4f}"))
+            measured = history.evaluations[-1]
+            rows.append(("held-out", f"{measured.metrics.get('reward', measured.loss):.4f}"))
         for metric in method_of_history(history).metrics:
             if metric.name in last.metrics:
                 rows.append((metric.title, format(last.metrics[metric.name], metric.format)))

@@ -130,6 +130,8 @@ def metrics_of(history: History) -> tuple[Metric, ...]:
     measured = history.steps[0].metrics.keys() | history.steps[-1].metrics.keys() if history.steps else ()
     own = method_of_history(history).metrics if measured else ()
     drawn = [Metric(metric.name, metric.meaning_title) for metric in own if metric.name in measured]
+    if history.learns_from_rewards:  # whose loss says nothing of progress
+        return (*drawn, loss, *others)
     return (loss, *drawn, *others)
 
 
@@ -167,7 +169,7 @@ class MetricPlot(Widget):
             self._memory = _curve([load.step for load in loads], [load.memory for load in loads])
             self._busy = _curve([load.step for load in known], [load.busy or 0.0 for load in known])
         held_out = [(each.step, each.metrics.get(metric.name, np.nan)) for each in history.evaluations]
-        if metric.name == "loss":
+        if metric.name == "loss" and not history.learns_from_rewards:
             held_out = [(each.step, each.loss) for each in history.evaluations]
         known_marks = [mark for mark in held_out if np.isfinite(mark[1])]
         self._marks = _curve([step for step, _ in known_marks], [value for _, value in known_marks])
