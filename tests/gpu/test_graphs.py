@@ -127,6 +127,20 @@ def test_rotary_positions_are_those_of_unsloths_kernel_bit_for_bit(heads: tuple[
         assert torch.equal(one, other)
 
 
+def test_a_chat_before_any_training_leaves_the_check_to_the_training() -> None:
+    from unsloth.kernels import rope_embedding
+
+    from tuitune.backends import rotary
+
+    rotary.turn_in_one_pass()
+    before = dict(rotary._equal)
+    query, key = (torch.randn(1, n, 9, 80, device="cuda", dtype=torch.bfloat16) for n in (6, 3))
+    table, positions = torch.randn(32, 80, device="cuda", dtype=torch.bfloat16), torch.arange(9, device="cuda")[None]
+    with torch.inference_mode():
+        rope_embedding.fast_rope_embedding(query, key, table, table, positions)
+    assert rotary._equal == before
+
+
 def test_a_model_turns_its_positions_in_one_pass(loaded_and_rows: tuple[LoadedModel, Any]) -> None:
     from tuitune.backends import rotary
 
