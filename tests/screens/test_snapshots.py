@@ -1,4 +1,6 @@
-"""Every screen's main states as pictures: the real app, shown real runs, data, models and exports.
+"""Every screen's main states, shown real runs, data, models and exports: nine as pictures, all by their words.
+
+A picture is of 80 × 24 cells; what else is shown, there and on a larger terminal, is asserted as words.
 
 What would differ from machine to machine is fixed at its edge (`tests/screens/machine.py`), and where a path is shown
 it begins with /proc/self/cwd, which means this test's own folder in every process that works there.
@@ -37,13 +39,12 @@ from tuitune.session.client import Session
 from tuitune.session.messages import EndingStatus, Export
 from tuitune.settings import Settings
 
-SIZES = [(80, 24), (120, 40)]
+SIZE, LARGE = (80, 24), (120, 40)
 REPOSITORY = Path(__file__).parents[2]
 HERE = Path("/proc/self/cwd")
 DAY = 86_400.0
 
 Prepare = Callable[[Pilot[int]], Awaitable[None]]
-each_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
 
 @pytest.fixture(scope="module")
@@ -226,27 +227,47 @@ STATES = {
 }
 
 
-@each_size
-@pytest.mark.parametrize("state", STATES)
-def test_dashboard(state: str, size: tuple[int, int], snap_compare: Any) -> None:
+@pytest.fixture
+def is_as_pictured(snap_compare: Any) -> Callable[[TuituneApp, Prepare], bool]:
+    return lambda app, prepare: bool(snap_compare(app, terminal_size=SIZE, run_before=prepare))
+
+
+IsAsPictured = Callable[[TuituneApp, Prepare], bool]
+
+
+async def shows(app: TuituneApp, prepare: Prepare, *texts: str) -> None:
+    """Require that the app, once prepared, shows the texts in 80 × 24 cells and, made larger, still does."""
+    async with app.run_test(size=SIZE) as pilot:
+        await prepare(pilot)
+        for size in (SIZE, LARGE):
+            await pilot.resize_terminal(*size)
+            await settled(pilot)
+            shown = words(pilot)
+            assert not [text for text in texts if text not in shown], shown
+
+
+@pytest.mark.parametrize("state", ["training", "failed"])
+def test_dashboard(state: str, is_as_pictured: IsAsPictured) -> None:
     run, shown = STATES[state]
-    assert snap_compare(app_on(run), terminal_size=size, run_before=pressing(shown))
+    assert is_as_pictured(app_on(run), pressing(shown))
 
 
-@each_size
-def test_dashboard_of_a_run_that_overfits(size: tuple[int, int], snap_compare: Any) -> None:
-    app = app_on("pirate-5", runs="warned")
-    assert snap_compare(app, terminal_size=size, run_before=pressing(TRAINING))
+@pytest.mark.parametrize("state", ["loading", "finished"])
+async def test_dashboard_of_a_run_that_has_not_begun_or_is_done(state: str) -> None:
+    run, shown = STATES[state]
+    await shows(app_on(run), pressing(shown), run, shown)
 
 
-def test_dashboard_curves(snap_compare: Any) -> None:
+async def test_dashboard_of_a_run_that_overfits() -> None:
+    await shows(app_on("pirate-5", runs="warned"), pressing(TRAINING), "pirate-5", "overfitting")
+
+
+async def test_dashboard_curves() -> None:
     steps = [("m", "Learning rate"), ("m", "Gradient norm"), ("l", "before Two plus three is five.")]
-    next_curve_and_replies = pressing(TRAINING, *steps)
-    assert snap_compare(app_on("pirate-4"), terminal_size=(80, 24), run_before=next_curve_and_replies)
+    await shows(app_on("pirate-4"), pressing(TRAINING, *steps), "Gradient norm", "Two plus three is five.")
 
 
-@each_size
-def test_home(size: tuple[int, int], place: Path, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home(place: Path, is_as_pictured: IsAsPictured, monkeypatch: pytest.MonkeyPatch) -> None:
     see_libraries(place / "libraries", monkeypatch)
 
     async def examined(pilot: Pilot[int]) -> None:
@@ -256,7 +277,7 @@ def test_home(size: tuple[int, int], place: Path, snap_compare: Any, monkeypatch
         await app.show_step("home")
         await still(pilot, "gsm8k-1", "12.0 GiB free for runs.")
 
-    assert snap_compare(app_on("pirate-4"), terminal_size=size, run_before=examined)
+    assert is_as_pictured(app_on("pirate-4"), examined)
 
 
 @pytest.fixture
@@ -273,7 +294,7 @@ def past(tmp_path: Path) -> Path:
     return runs
 
 
-def history_of(past: Path, size: tuple[int, int], snap_compare: Any, *keys: tuple[str, str]) -> bool:
+def history_of(past: Path, is_as_pictured: IsAsPictured, *keys: tuple[str, str]) -> bool:
     """Whether the history of these runs looks as it did after each key was pressed and its words shown."""
 
     async def prepare(pilot: Pilot[int]) -> None:
@@ -286,27 +307,24 @@ def history_of(past: Path, size: tuple[int, int], snap_compare: Any, *keys: tupl
 
     app = app_on("pirate-4")
     app.link.runs_folder = past
-    return bool(snap_compare(app, terminal_size=size, run_before=prepare))
+    return is_as_pictured(app, prepare)
 
 
-@each_size
-def test_history(size: tuple[int, int], past: Path, snap_compare: Any) -> None:
+def test_history(past: Path, is_as_pictured: IsAsPictured) -> None:
     keys = [("down", "sums-2"), ("space", "1 marked"), ("up", "1 marked"), ("up", "The usual rate")]
-    assert history_of(past, size, snap_compare, *keys)
+    assert history_of(past, is_as_pictured, *keys)
 
 
-@each_size
-def test_compare(size: tuple[int, int], past: Path, snap_compare: Any) -> None:
+def test_compare(past: Path, is_as_pictured: IsAsPictured) -> None:
     keys = [("space", "1 marked"), ("space", "2 marked"), ("c", "train.learning_rate")]
-    assert history_of(past, size, snap_compare, *keys)
+    assert history_of(past, is_as_pictured, *keys)
 
 
-@each_size
-def test_model(size: tuple[int, int], place: Path, snap_compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model(place: Path, is_as_pictured: IsAsPictured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(place / "hub"))
     monkeypatch.setenv("HOME", str(HERE / "home"))
     chosen = recipe_of(Path("sums.jsonl"), name="unsloth/Llama-3.2-1B-Instruct", backend="auto")
-    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=choosing(chosen, "my-llama"))
+    assert is_as_pictured(app_on("pirate-1"), choosing(chosen, "my-llama"))
 
 
 SUMS = recipe_of(Path("sums.jsonl"))
@@ -314,32 +332,25 @@ LISTED = "23.0 GiB free on NVIDIA"
 TO_DATA = ("ctrl+n", "tokens trained")
 
 
-@each_size
-def test_data(size: tuple[int, int], snap_compare: Any) -> None:
-    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=choosing(SUMS, LISTED, TO_DATA))
+def test_data(is_as_pictured: IsAsPictured) -> None:
+    assert is_as_pictured(app_on("pirate-1"), choosing(SUMS, LISTED, TO_DATA))
 
 
-@each_size
-def test_audit(size: tuple[int, int], snap_compare: Any) -> None:
+async def test_audit() -> None:
     audited = choosing(SUMS, LISTED, TO_DATA, ("ctrl+t", "Rows by their tokens"))
-    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=audited)
+    await shows(app_on("pirate-1"), audited, "Rows by their tokens")
 
 
-@each_size
-def test_settings(size: tuple[int, int], snap_compare: Any) -> None:
+def test_settings(is_as_pictured: IsAsPictured) -> None:
     looked_ahead = choosing(SUMS, LISTED, TO_DATA, ("ctrl+n", "tokens/s of pirate-4"))
-    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=looked_ahead)
+    assert is_as_pictured(app_on("pirate-1"), looked_ahead)
 
 
-@each_size
-def test_empty_chat(size: tuple[int, int], snap_compare: Any) -> None:
-    assert snap_compare(
-        app_on("pirate-1"), terminal_size=size, run_before=pressing(FINISHED, ("enter", "Ask pirate-1"))
-    )
+async def test_empty_chat() -> None:
+    await shows(app_on("pirate-1"), pressing(FINISHED, ("enter", "Ask pirate-1")), "Ask pirate-1")
 
 
-@each_size
-def test_chat(size: tuple[int, int], snap_compare: Any) -> None:
+def test_chat(is_as_pictured: IsAsPictured) -> None:
     async def talked(pilot: Pilot[int]) -> None:
         to_both = [
             ("enter", "Ask pirate-1"),
@@ -358,34 +369,42 @@ def test_chat(size: tuple[int, int], snap_compare: Any) -> None:
         await screen.show_branch()
         await still(pilot, "on the Seine", "Paris is")
 
-    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=talked)
+    assert is_as_pictured(app_on("pirate-1"), talked)
 
 
-@each_size
-def test_export(size: tuple[int, int], snap_compare: Any) -> None:
+async def test_export() -> None:
     async def exported(pilot: Pilot[int]) -> None:
         app = pilot.app
         assert isinstance(app, TuituneApp)
         await seen(pilot, FINISHED)
         await app.show_step("export")
-        to_both = [("down", "A whole model in 16-bit"), ("space", "[✔] merged_16bit"), ("enter", "✘ merged_16bit")]
+        to_both = [
+            ("down", "as a GGUF file"),
+            ("down", "A whole model in 16-bit"),
+            ("space", "[✔] merged_16bit"),
+            ("enter", "✘ merged_16bit"),
+        ]
         await pressing("made earlier", *to_both)(pilot)
         await still(pilot, "✔ adapter · 1.7 MiB", "Tab: make others")
 
-    assert snap_compare(app_on("pirate-1"), terminal_size=size, run_before=exported)
+    await shows(app_on("pirate-1"), exported, "✘ merged_16bit", "✔ adapter · 1.7 MiB", "scp -r me@gpu-server:")
 
 
-def test_help(snap_compare: Any) -> None:
+async def test_help() -> None:
     helped = pressing(TRAINING, ("f1", "Train: help"))
-    assert snap_compare(app_on("pirate-4"), terminal_size=(80, 24), run_before=helped)
+    await shows(app_on("pirate-4"), helped, "Train: help")
 
 
-def test_endings(snap_compare: Any) -> None:
-    asked = pressing(FINISHED, ("f3", "Price of an hour"))
-    assert snap_compare(app_on("pirate-1"), terminal_size=(80, 24), run_before=asked)
+async def test_endings() -> None:
+    async def asked(pilot: Pilot[int]) -> None:
+        await still(pilot, FINISHED)
+        await pilot.press("f3")
+        await seen(pilot, "Price of an hour")
+
+    await shows(app_on("pirate-1"), asked, "Price of an hour", "Command at the end", "Webhook")
 
 
-def test_countdown(snap_compare: Any) -> None:
+async def test_countdown() -> None:
     async def counting(pilot: Pilot[int]) -> None:
         await still(pilot, FINISHED)
         command = "sh -c 'rsync -a /data/runs backup: && sudo poweroff'"
@@ -394,15 +413,12 @@ def test_countdown(snap_compare: Any) -> None:
         await seen(pilot, "in 8 s")
         await settled(pilot)
 
-    assert snap_compare(app_on("pirate-1"), terminal_size=(80, 24), run_before=counting)
+    await shows(app_on("pirate-1"), counting, "in 8 s", "sudo poweroff")
 
 
-def test_too_small(snap_compare: Any) -> None:
-    async def read(pilot: Pilot[int]) -> None:
+async def test_too_small() -> None:
+    async with app_on("pirate-4").run_test(size=(60, 20)) as pilot:
         await seen(pilot, "step 40 of 60", "Enlarge it")
-        await settled(pilot)
-
-    assert snap_compare(app_on("pirate-4"), terminal_size=(60, 20), run_before=read)
 
 
 def test_trained_tokens_are_told_apart_without_colour() -> None:
