@@ -1,14 +1,19 @@
 """How fast a chat's replies are, against transformers' `generate` of the same model with its adapter, in one process.
 
     python -m benchmarks.chat_speed [--model FOLDER] [--bits 4 16] [--tokens N] [--pairs N] [--json FILE]
+    python -m benchmarks.chat_speed --after-training
+
+The second trains the demo in a session and asks at once: the seconds until the first word of the reply is here.
 
 Both write the same number of tokens after the same prompt at batch 1, in turn; the figure is the median ratio of
 tokens a second. The adapter is on and not merged. Without --model it is the demo's model.
 """
 
 import argparse
+import asyncio
 import json
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -91,6 +96,29 @@ def measure(model: Path, *, in_4bit: bool, tokens: int, pairs: int) -> dict[str,
     }
 
 
+async def first_word_after_training() -> float:
+    """Seconds from asking to the first word, of a session that has just trained the demo."""
+    from tuitune.recipe import Recipe
+    from tuitune.session.client import Session
+    from tuitune.session.messages import Chat, Train
+
+    with tempfile.TemporaryDirectory() as runs:
+        session = await Session.start()
+        recipe = Recipe.load(SAMPLE_DATA / "demo.yaml").model_dump(mode="json")
+        folder: list[str] = []
+        await session.call(Train(recipe, runs), lambda part: folder.append(part["run"]))
+        first: list[float] = []
+        began = time.perf_counter()
+
+        def heard(part: dict[str, Any]) -> None:
+            if "text" in part:
+                first.append(time.perf_counter() - began)
+
+        await session.call(Chat(folder[0], [{"role": "user", "content": "Who are you?"}]), heard)
+        await session.close()
+    return round(first[0], 3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, default=SAMPLE_DATA / "demo_model")
@@ -98,7 +126,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--after-training", action="store_true")
     arguments = parser.parse_args()
+    if arguments.after_training:
+        print(json.dumps({"first_word_after_training_s": asyncio.run(first_word_after_training())}))
+        return
     from tuitune.machine.environment import warm_up
 
     warm_up()

@@ -70,7 +70,7 @@ class SaidBubble(Static, can_focus=True):
     def __init__(self, turn: Turn) -> None:
         super().__init__(classes="said")
         self.turn = turn
-        self.tooltip = "What you said. e changes it, b goes on from here, ← → show what was said in its place."
+        self.tooltip = "What you said. e changes it, b goes on from here, , and . show what was said in its place."
 
     def on_mount(self) -> None:
         self.show()

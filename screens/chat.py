@@ -313,7 +313,7 @@ class ChatScreen(StepScreen):
         if (message := self._message) is not None:
             self.dialogue.back_to(message.turn)
             await self.show_branch()
-            self._tell("What you say now follows this message; what followed it stays: ← → on it.")
+            self._tell("What you say now follows this message; what followed it stays as a branch.")
             self.query_one("#prompt").focus()
 
     async def action_previous_branch(self) -> None:
