@@ -174,6 +174,36 @@ def test_attention_without_copies_is_that_of_unsloth(window: int | None) -> None
         assert one.stride()[1:] == tensor.stride()[1:]
 
 
+def test_a_pass_that_cannot_be_captured_is_run_as_it_is(
+    loaded_and_rows: tuple[LoadedModel, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading back from the GPU ends a capture; training and what is drawn at random go on."""
+    from tuitune.train.batching import IGNORED, PaddingFree
+    from tuitune.train.graphs import PassGraphs
+
+    loaded, rows = loaded_and_rows
+    loaded.backend.for_training(loaded)
+    loaded.pass_sizes = (2048,)
+    batch = PaddingFree(loaded.tokenizer.pad_token_id, loaded.pass_sizes, trained_places=True)(
+        [rows[i] for i in range(8)]
+    )
+    items = int((batch["labels"] != IGNORED).sum())
+    graphs = PassGraphs(loaded, 8, 2048)
+    expected = graphs.run(batch, items).item()
+    plain = PassGraphs._pass
+
+    def reading_back(self: Any, inputs: Any, longest: int) -> None:
+        plain(self, inputs, longest)
+        self._loss.item()
+
+    monkeypatch.setattr(PassGraphs, "_pass", reading_back)
+    losses = [graphs.run(batch, items).item() for _ in range(4)]
+    assert graphs.captured == 0
+    assert losses == [expected] * 4
+    assert torch.rand(3, device="cuda").unique().numel() == 3
+    assert torch.nn.functional.dropout(torch.ones(1000, device="cuda"), 0.5).mean() > 0.5
+
+
 def recipe_of(**train: Any) -> Recipe:
     return Recipe.from_data(
         {

@@ -18,8 +18,12 @@ _MOST_DROPS = 2
 def can_capture(loaded: LoadedModel) -> bool:
     """Whether passes of this model can be captured: Unsloth's own kernels, rows end to end, nothing computed again.
 
-    `loaded` has its adapter. Whether it pays is for `fit` to measure.
+    `loaded` has its adapter. Whether it pays is for `fit` to measure. 8-bit weights, DoRA and layers that are trained
+    whole go through code that reads back from the GPU, or is not known not to.
     """
+    model, lora = loaded.recipe.model, loaded.recipe.lora
+    if model.load_in_8bit or lora.use_dora or lora.modules_to_save or lora.bias != "none":
+        return False
     return (
         loaded.model.device.type == "cuda"
         and loaded.backend.name == "unsloth"
@@ -210,6 +214,9 @@ class PassGraphs:
             self._seen.discard(size)
             log.warning("a pass of %s tokens could not be captured", size[0], exc_info=error)
             del graph
+            # Left in the middle of a capture, the generator would refuse to draw anything from now on.
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator.graphsafe_set_state(generator.clone_state())
             gc.collect()
             torch.cuda.empty_cache()
             return None
