@@ -44,7 +44,10 @@ def _ask(reward: PythonFile) -> None:
     if not sys.stdin.isatty():
         raise UnusableInput("--confirm shows code and asks about it: use it in a terminal.")
     print(f"── {one_line(reward.path, max_length=200)} ──\n{safe_text(source_of(reward))}\n──")
-    answer = input("This code will run on this machine, with all that you may do. Run it? [y/N] ")
+    try:
+        answer = input("This code will run on this machine, with all that you may do. Run it? [y/N] ")
+    except EOFError:
+        answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise UnusableInput("The rewards' file was not confirmed, so nothing of it is run.")
     confirm(reward)

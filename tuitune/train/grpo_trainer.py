@@ -238,7 +238,11 @@ class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Mean reward of one answer to each held-out prompt; minus it as the loss, since that is what falls."""
         rows = [self.eval_dataset[place] for place in range(min(_EVALUATED, len(self.eval_dataset)))]
-        generation = self.roller.generate(rows, 1, seed=0, cancelled=self._asked.stop.is_set)
+        try:
+            generation = self.roller.generate(rows, 1, seed=0, cancelled=self._asked.stop.is_set)
+        finally:
+            if not self.is_in_train:  # nothing may need the rewards again
+                self.roller.judge.close()
         figures = generation.figures()
         return {"eval_loss": -figures["reward"], **{f"eval_{name}": value for name, value in figures.items()}}
 
