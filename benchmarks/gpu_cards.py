@@ -1,6 +1,6 @@
 """Several cards against one: the same losses, the speed at equal rows a card, and what happens when a process dies.
 
-    python -m benchmarks.gpu_cards MODEL [--cards 2 4] [--only losses speed death] [--folder DIR] [--steps 24]
+    python -m benchmarks.gpu_cards MODEL [--cards 2 4] [--only losses speed resumption] [--folder DIR] [--steps 24]
 
 MODEL is a folder, as `python -m benchmarks.shapes` makes it. tuitune runs as a user runs it, by `tuitune run --json`.
 With fewer than two cards the processes share the one there is (TUITUNE_TEST_RANKS), which says nothing of speed. Tokens
@@ -28,8 +28,9 @@ from tuitune.machine.hardware import gpus
 
 RESULTS = Path(__file__).parent / "results"
 LOSS_STEPS = 20
+DEATH_STEP = 25
+STEPS = 40
 ROWS_A_CARD = 64
-DEATH_STEP = 5
 
 
 class Runs:
@@ -76,11 +77,22 @@ class Runs:
             return errors.read()
 
 
-def trained(runs: Runs, name: str, cards: int, changes: list[str]) -> dict[str, Any]:
+def trained(
+    runs: Runs,
+    name: str,
+    cards: int,
+    changes: list[str],
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> dict[str, Any]:
     """What a run came to: its losses, its speed, and each card's own seconds a step."""
     events: list[dict[str, Any]] = []
     began = time.time()
-    errors = runs.run(name, cards, changes, events.append)
+
+    def add(event: dict[str, Any]) -> None:
+        events.append(event)
+        on_event(event)
+
+    errors = runs.run(name, cards, changes, add)
     steps = [event for event in events if event["event"] == "step"]
     notices = [event["text"] for event in events if event["event"] == "notice"]
     if len(steps) < 6:
@@ -104,19 +116,48 @@ def trained(runs: Runs, name: str, cards: int, changes: list[str]) -> dict[str, 
 
 
 def losses(runs: Runs, counts: list[int]) -> dict[str, Any]:
-    """The same 16 rows a step on each number of cards."""
-    settings = ["fit=false", "gradient_checkpointing=false", f"max_steps={LOSS_STEPS}", "learning_rate=1e-3"]
-    rows = ["per_device_train_batch_size=8", "gradient_accumulation_steps=2"]
-    alone = trained(runs, "losses-1", 1, settings + rows)
+    """The same 16 rows a step on each number of cards, for 20 steps; a while later one of the processes is killed."""
+    settings = ["fit=false", "gradient_checkpointing=false", f"max_steps={STEPS}", "save_steps=10"]
+    settings += ["per_device_train_batch_size=8", "gradient_accumulation_steps=2"]
+    alone = trained(runs, "losses-1", 1, settings)
     told: dict[str, Any] = {"1": alone}
     for cards in counts:
-        together = told[str(cards)] = trained(runs, f"losses-{cards}", cards, settings + rows)
+        death: dict[str, Any] = {}
+        together = told[str(cards)] = trained(runs, f"losses-{cards}", cards, settings, killer(death))
+        together["death"] = death
         if "losses" in together and "losses" in alone:
             for what in ("losses", "grad_norms"):
-                pairs = zip(alone[what], together[what], strict=True)
+                pairs = zip(alone[what][:LOSS_STEPS], together[what][:LOSS_STEPS], strict=True)
                 together[f"largest_difference_of_{what}"] = max(abs(first - second) for first, second in pairs)
-            together["same_tokens"] = alone["tokens"] == together["tokens"]
+            together["same_tokens"] = alone["tokens"][:LOSS_STEPS] == together["tokens"][:LOSS_STEPS]
     return told
+
+
+def killer(told: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """Kills the last of a run's processes on the way, and notes in `told` when and how that is told."""
+
+    def look(event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            told["session"] = event["pid"]
+        if event["event"] == "step" and event["step"] == DEATH_STEP:
+            told["killed_at"] = time.time()
+            children = psutil.Process(told["session"]).children()
+            [child for child in children if "tuitune.session.rank" in child.cmdline()][-1].kill()
+        if event["event"] == "failed":
+            told["seconds_until_told"] = round(event["at"] - told.get("killed_at", event["at"]), 2)
+            told["message"] = event["message"]
+
+    return look
+
+
+def resumption(runs: Runs, counts: list[int]) -> dict[str, Any]:
+    """The run of which a process was killed goes on, with one card."""
+    events: list[dict[str, Any]] = []
+    errors = runs.resume(f"losses-{counts[0]}", 1, [], events.append)
+    steps = [event for event in events if event["event"] == "step"]
+    if not steps:
+        return {"error": errors[-900:]}
+    return {"steps": [step["step"] for step in steps], "last_loss": steps[-1]["loss"]}
 
 
 def speed(runs: Runs, counts: list[int], steps: int) -> dict[str, Any]:
@@ -131,35 +172,19 @@ def speed(runs: Runs, counts: list[int], steps: int) -> dict[str, Any]:
     return told
 
 
-def death(runs: Runs, cards: int) -> dict[str, Any]:
-    """A process is killed; how long until it is told, in which words, and whether the run goes on."""
-    told: dict[str, Any] = {}
-    settings = ["fit=false", "max_steps=60", "save_steps=2", "per_device_train_batch_size=4"]
-
-    def kill(event: dict[str, Any]) -> None:
-        if event["event"] == "started":
-            told["session"] = event["pid"]
-        if event["event"] == "step" and event["step"] == DEATH_STEP and "killed_at" not in told:
-            last = psutil.Process(told["session"]).children()[-1]
-            told["killed_at"] = time.time()
-            last.kill()
-        if event["event"] == "failed":
-            told["seconds_until_told"] = round(event["at"] - told.get("killed_at", event["at"]), 2)
-            told["message"] = event["message"]
-
-    runs.run("death", cards, settings, kill)
-    resumed: list[dict[str, Any]] = []
-    errors = runs.resume("death", 1, [f"max_steps={DEATH_STEP + 3}"], resumed.append)
-    steps = [event["step"] for event in resumed if event["event"] == "step"]
-    told["went_on_to_step"] = max(steps) if steps else errors[-500:]
-    return told
+def shortened(value: Any) -> Any:
+    """A result with the first and the last ones of its figures by step."""
+    if not isinstance(value, dict):
+        return value
+    long = ("losses", "grad_norms", "tokens")
+    return {name: entry[:3] + entry[-1:] if name in long else entry for name, entry in value.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--cards", type=int, nargs="*", default=[2])
-    parser.add_argument("--only", nargs="*", default=["losses", "speed", "death"])
+    parser.add_argument("--only", nargs="*", default=["losses", "speed", "resumption"])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tuitune-cards")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--out", type=Path)
@@ -174,18 +199,14 @@ def main() -> None:
     parts: dict[str, Callable[[Runs], dict[str, Any]]] = {
         "losses": lambda runs: losses(runs, arguments.cards),
         "speed": lambda runs: speed(runs, arguments.cards, arguments.steps),
-        "death": lambda runs: death(runs, arguments.cards[0]),
+        "resumption": lambda runs: resumption(runs, arguments.cards),
     }
+    runs = Runs(arguments.model, chats, Path(tempfile.mkdtemp(prefix="cards-", dir=arguments.folder)))
     out = arguments.out or RESULTS / f"gpu_cards_{arguments.model.name}.json"
     for name in arguments.only:
-        place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=arguments.folder))
-        found[name] = parts[name](Runs(arguments.model, chats, place))
+        found[name] = parts[name](runs)
         out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-        shown = {key: value for key, value in found[name].items()}
-        for value in shown.values():
-            if isinstance(value, dict):
-                for long in ("losses", "grad_norms", "tokens"):
-                    value[long] = value[long][:3] + value[long][-1:] if long in value else []
+        shown = {key: shortened(value) for key, value in found[name].items()}
         print(json.dumps({name: shown}, indent=1, ensure_ascii=False), flush=True)
 
 

@@ -84,7 +84,7 @@ async def test_one_and_two_processes_train_the_same(
     def hand(event: Event) -> None:
         if not isinstance(event, Step) or event.step in killed:
             return
-        ranks = psutil.Process(session.pid).children()
+        ranks = [child for child in psutil.Process(session.pid).children() if "tuitune.session.rank" in child.cmdline()]
         if event.step == 4 and event.card_seconds:
             listening.update(addresses_listened_on(ranks))
             killed[4] = event.at

@@ -242,8 +242,10 @@ def _own_pid(held: dict[int, int], pid: int, by_torch: int | None) -> int | None
     In a container NVML tells the host's pids: there it is the only process, if there is one, that holds at least what
     torch says.
     """
-    if pid in held or not by_torch:
+    if pid in held:
         return pid
+    if not by_torch:
+        return pid if pid == os.getpid() else None
     candidates = [other for other, held_bytes in held.items() if held_bytes >= by_torch]
     return candidates[0] if len(candidates) == 1 else None
 

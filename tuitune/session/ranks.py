@@ -34,6 +34,8 @@ _POLL_SECONDS = 0.1
 _GATHERING_SECONDS = 1.0
 """For so long the ends of all processes are gathered once one has ended: the first to be noticed may be a victim."""
 _LAST_LINES = 20
+_OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which libraries would take a process for one of several."""
 
 
 @dataclass(eq=False)
@@ -215,6 +217,8 @@ def _tell(process: _Process, line: bytes) -> None:
 def _spawn(rank: int, world: int, card: Gpu | None, arrived: "queue.SimpleQueue[tuple[_Process, bytes]]") -> _Process:
     """A fresh process that sees one card alone: Unsloth settles at its import for how many cards it is."""
     environment = {**os.environ, **SOCKETS, "CUDA_VISIBLE_DEVICES": card.uuid if card else ""}
+    for name in _OF_LAUNCHERS:
+        environment.pop(name, None)
     if card is None:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // world)))
     process = _Process(

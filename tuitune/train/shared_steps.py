@@ -27,13 +27,14 @@ def share_rows(trainer: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, 
     def get_batch_samples(epoch_iterator: Any, num_batches: int, device: Any = None) -> tuple[list[Any], Any]:
         import torch
 
-        samples, items = samples_of(epoch_iterator, num_batches, device)
+        on_host = torch.device("cpu")  # where the batches are, so that counting them waits for no GPU
+        samples, items = samples_of(epoch_iterator, num_batches, on_host)
         if not samples:  # at an epoch's end, which all reach at once
             return samples, items
         total, uncounted = ranks.totals(float(items) if items is not None else 0.0, items is None)
         if uncounted:
             raise TuituneError("The loss of this model cannot be shared by several cards: train it on one.")
-        return samples, torch.tensor(int(total), device=items.device)
+        return samples, torch.tensor(int(total), device=device or on_host)
 
     trainer.get_train_dataloader = get_train_dataloader
     trainer.get_batch_samples = get_batch_samples
