@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,16 +215,28 @@ class PassGraphs:
             self._seen.discard(size)
             log.warning("a pass of %s tokens could not be captured", size[0], exc_info=error)
             del graph
-            # Left in the middle of a capture, the generator would refuse to draw anything from now on.
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
-            generator.graphsafe_set_state(generator.clone_state())
-            gc.collect()
-            torch.cuda.empty_cache()
+            self._leave_failed_capture()
             return None
         self._addresses = [parameter.data_ptr() for parameter in self._parameters]
         self._kept |= {id(tensor): tensor for tensor in _tensors_beside_weights(self._loaded.model)}
         self._captures[size] = _Capture(inputs, graph)
         return self._captures[size]
+
+    def _leave_failed_capture(self) -> None:
+        """Bring memory and random numbers back to what they are outside a capture: torch leaves both in the middle.
+
+        The allocator would refuse to give memory back, and the generator to draw.
+        """
+        import torch
+
+        device = torch.cuda.current_device()
+        with suppress(RuntimeError):  # where the capture did end
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+        generator = torch.cuda.default_generators[device]
+        generator.graphsafe_set_state(generator.clone_state())
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def _pass(self, inputs: dict[str, Any], longest: int) -> None:
         import torch
