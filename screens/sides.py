@@ -7,9 +7,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import SelectionList, Static
-from textual.widgets.selection_list import Selection
+from textual.widgets import Static
 
+from screens.widgets.tick import Line, TickList
 from tuitune.chat.conversation import Side
 from tuitune.export import exports_of
 from tuitune.runs.folder import Run, all_runs
@@ -43,8 +43,8 @@ class SidesScreen(ModalScreen[list[Side] | None]):
         width: 56; max-width: 96%; height: auto; max-height: 90%; padding: 0 1;
         background: $surface; border: round $primary;
     }
-    SidesScreen SelectionList { height: auto; max-height: 14; border: none; background: transparent; padding: 0; }
-    SidesScreen SelectionList:focus { border: none; }
+    SidesScreen TickList { height: auto; max-height: 14; border: none; background: transparent; padding: 0; }
+    SidesScreen TickList:focus { border: none; }
     SidesScreen Static { color: $foreground 70%; margin-top: 1; }
     """
 
@@ -59,17 +59,21 @@ class SidesScreen(ModalScreen[list[Side] | None]):
         with Vertical() as panel:
             panel.border_title = "Who answers"
             panel.border_subtitle = "Space ticks · Enter takes · Esc closes"
-            yield SelectionList[int](
-                *(
-                    Selection(Content(side.label(self._run.folder)), place, side in self._chosen)
-                    for place, side in enumerate(self._sides)
-                )
-            )
+            yield TickList(id="sides")
             yield Static(Content("Several answer the same, with one seed, one after the other."))
 
+    def on_mount(self) -> None:
+        places = {str(place): side for place, side in enumerate(self._sides)}
+        ticks = self.query_one(TickList)
+        ticks.show(
+            (Line(place, Content(side.label(self._run.folder))) for place, side in places.items()),
+            (place for place, side in places.items() if side in self._chosen),
+        )
+        ticks.highlighted = 0
+
     def action_take(self) -> None:
-        ticked = self.query_one(SelectionList).selected
-        self.dismiss([side for place, side in enumerate(self._sides) if place in ticked] or None)
+        ticked = self.query_one(TickList).ticked
+        self.dismiss([side for place, side in enumerate(self._sides) if str(place) in ticked] or None)
 
 
 def runs_beside(run: Run) -> list[Run]:
