@@ -17,7 +17,7 @@ def test_logprobs_entropies_and_gradients_are_those_of_whole_logits(
     name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Llama's head is plain; the others cap or scale their logits."""
-    monkeypatch.setattr(logprobs, "_LOGITS_AT_ONCE", 10 * 3072)  # several chunks
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 10 * 3072)  # several chunks
     model = {"name": str(folders[name]), "load_in_4bit": False}
     loaded = with_adapter(Recipe.from_data({"model": model, "data": {"path": "none.jsonl"}}))
     generator = torch.Generator().manual_seed(1)

@@ -9,6 +9,7 @@ from tuitune.masking import IGNORED, Masker
 from tuitune.method_sections import GRPO as GRPOSection
 from tuitune.methods.advice import Advice, PromptAdvice
 from tuitune.methods.method import IDS, TEXT, Encoded, Masks, Method, Metric, OverLength, Part, is_finite
+from tuitune.methods.pairs import chunked_logits_bytes
 from tuitune.recipe import Recipe
 
 
@@ -70,6 +71,9 @@ class GRPO(Method):
             )
         row = json.dumps({**(sample.columns or {}), "prompt": prompt}, ensure_ascii=False, default=str)
         return [Encoded({"prompt_ids": ids, "row": row}, len(ids), 0)]
+
+    def logits_bytes(self, vocabulary: int, batch_tokens: int) -> int | None:
+        return chunked_logits_bytes(vocabulary, batch_tokens)
 
     def advice(self, recipe: Recipe) -> Advice:
         assert isinstance(recipe.method, GRPOSection)

@@ -9,9 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from tuitune.backends.loaded import LoadedModel
 from tuitune.chat.decoder import trained_precision
 from tuitune.masking import IGNORED
-
-_LOGITS_AT_ONCE = 2**26
-"""Elements of the logits that one chunk of tokens may have: 256 MiB in fp32."""
+from tuitune.methods.pairs import LOGITS_AT_ONCE
 
 
 def label_logprobs(
@@ -31,7 +29,7 @@ def label_logprobs(
         states = hidden[:, :-1].reshape(-1, hidden.shape[-1])[places]
         targets = labels[:, 1:].reshape(-1)[places]
         head = Head(loaded)
-        at_once = max(1, _LOGITS_AT_ONCE // head.vocabulary)
+        at_once = max(1, LOGITS_AT_ONCE // head.vocabulary)
         parts = [
             checkpoint(_chunk, head, states[at : at + at_once], targets[at : at + at_once], temperature, entropy,
                        use_reentrant=False)
@@ -83,7 +81,9 @@ class Head:
 def _chunk(
     head: Head, states: Tensor, targets: Tensor, temperature: float, entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    logits = head(states) / temperature
+    logits = head(states)
+    if temperature != 1:
+        logits = logits / temperature
     normaliser = torch.logsumexp(logits, dim=-1)
     logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
     if not entropy:
