@@ -26,4 +26,4 @@ def test_from_a_file_of_pairs_to_a_chat(tmp_path: Path, demo_recipe: Recipe, ter
     assert history.plan is not None and history.plan.method == "dpo"
     assert round(history.steps[0].loss, 3) == 0.693
     terminal.press(ENTER)
-    terminal.until("The adapter answers", 60)
+    terminal.until("something it was trained for", 60)

@@ -107,9 +107,8 @@ class Audit:
         for reason, entry in self.dropped.items():
             lines.append(f"{entry['count']:,} rows are left out: {reason} ({self._listed(entry['examples'])})")
         for finding in self.findings:
-            lines.append(
-                f"{finding.count:,} rows: {finding.text} ({self._listed(finding.examples)}{self._alike(finding)})"
-            )
+            where = f" ({self._listed(finding.examples)}{self._alike(finding)})" if finding.examples else ""
+            lines.append(f"{finding.count:,} rows: {finding.text}{where}")
         return "\n".join([*lines, *self.notices])
 
     def _alike(self, finding: Finding) -> str:
