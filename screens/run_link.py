@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual.app import App
 from textual.message import Message
+from textual.worker import Worker
 
 from screens.draft import Draft
 from tuitune.endings.command import words_of
@@ -111,6 +112,8 @@ class RunLink:
         """Whether the run on show is a session's, and not known from its record alone."""
         self._sends_ours = False
         """Whether what the session sends is of the run on show: it tells of each run that it trains, in turn."""
+        self._keeper: Worker[None] | None = None
+        """Who starts the session and follows its run; None before `begin`."""
         self._asking = 0
         self._changed = False
         self._spared = 0
@@ -129,7 +132,8 @@ class RunLink:
         if self.run is not None:
             with contextlib.suppress(TuituneError):  # its record can be shown all the same
                 self.draft = Draft(self.run.recipe())
-        self._start()
+        if self._keeper is None:
+            self._start()
 
     def _start(self) -> None:
         self._keeper = self._app.run_worker(self._keep_session(), name="session", exit_on_error=False)
@@ -158,7 +162,8 @@ class RunLink:
 
     async def change_session(self) -> None:
         """Leave this session, which goes on if it trains and else ends, for the one of the run on show."""
-        self._keeper.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
         await self.close()
         if self._session.done():  # else who waits for it gets the new one
             self._session = asyncio.get_running_loop().create_future()
