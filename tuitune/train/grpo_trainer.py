@@ -28,7 +28,7 @@ from tuitune.train.rollouts import Completion, Generation, Roller
 
 _EVALUATED = 64
 """Held-out prompts that are answered to measure the model."""
-_SHOWN_CHARACTERS = 4000
+_SHOWN_CHARACTERS = 2000
 
 
 class GroupSampler(Sampler):  # type: ignore[misc]  # torch is untyped
