@@ -96,9 +96,15 @@ def peer(model: Path, out: Path) -> None:
 
 def own(run_folder: Path, kinds: list[str]) -> None:
     """tuitune's export of a run, each kind with its seconds."""
+    import accelerate  # noqa: F401 - a session has imported these when it exports, as Unsloth's process has
+    import bitsandbytes  # noqa: F401
+    import peft  # noqa: F401
+    import transformers
+
     from tuitune.export import Exported, export
     from tuitune.runs.folder import Run
 
+    transformers.AutoModelForCausalLM  # noqa: B018 - imported when it is first named
     seconds: dict[str, Any] = {}
     asking_began = 0.0
 

@@ -22,6 +22,9 @@ from tuitune.session.messages import Export, Preflight
 from tuitune.text import one_line
 from tuitune.units import size
 
+_BY_COMMAND = {"ollama:f16", "ollama:bf16", "ollama:q6_k", "ollama:q5_k_m"}
+"""Kinds that `tuitune export` makes and the list leaves out, as it does those of the Hub, to stay short."""
+
 
 class ExportScreen(StepScreen):
     """The kinds of export, what each is for and needs, and where the result lies."""
@@ -91,7 +94,8 @@ class ExportScreen(StepScreen):
         self._show_kinds(found["kinds"])
 
     def _show_kinds(self, kinds: list[dict[str, Any]]) -> None:
-        """Show what can be made now; what was chosen and where the cursor was stays."""
+        """Show what can be made now, the usual kinds of it; what was chosen and where the cursor was stays."""
+        kinds = [kind for kind in kinds if kind["kind"] not in _BY_COMMAND and not kind["kind"].startswith("hub:")]
         choice = self.query_one("#kinds", TickList)
         cursor, ticked = (choice.highlighted or 0, choice.ticked) if self.kinds else (0, {"adapter"})
         self.kinds = {kind["kind"]: kind for kind in kinds}
@@ -229,6 +233,10 @@ class ExportScreen(StepScreen):
     def _add_export(self, made: OptionList, export: dict[str, Any], when: str) -> None:
         head = f"✔ {one_line(export['kind'])} · {when}{size(export['bytes'])} · {one_line(export['path'])}"
         made.add_option(Option(Content.styled(head, "bold $text-success"), disabled=True))
+        if proof := export.get("proof"):
+            made.add_option(
+                Option(Content.styled(f"  {one_line(proof, max_length=400)}", "$foreground 60%"), disabled=True)
+            )
         for notice in export.get("notices", []):
             made.add_option(Option(Content.styled(f"  ! {one_line(notice)}", "$text-warning"), disabled=True))
         for command in export["commands"]:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.engine.exporting import export
+from tests.engine.hub_uploads import upload_hub
 from tuitune import export as engine
 from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
@@ -512,7 +513,7 @@ def test_a_context_longer_than_the_models_own_is_exported_as_it_was_trained(tmp_
         {
             "model": {"name": str(DEMO), "load_in_4bit": False},
             "data": {"path": str(PIRATE), "max_length": 4096},
-            "train": {"max_steps": 1},
+            "train": {"max_steps": 1, "warmup_steps": 0},
             "samples": {"prompts": ["hello"], "max_new_tokens": 1},
         }
     )
@@ -528,3 +529,28 @@ def test_a_context_longer_than_the_models_own_is_exported_as_it_was_trained(tmp_
     assert "config.max_position_embeddings = 4096" in model_card(writer.run, "adapter")
     with pytest.raises(UnusableInput, match=r"data\.max_length"):
         export(writer.run, ["script"], None, quiet, yes, never)
+
+
+def test_an_adapter_goes_to_the_hub_and_the_lines_to_fetch_it_come_back(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    with upload_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # which has a server of its own
+        monkeypatch.setenv("HF_TOKEN", "hf_good")
+        options = engine.ExportOptions(hub_repo="pirate")
+        (made,) = engine.export(run, ["hub:adapter"], tmp_path, quiet, yes, never, options)
+        assert isinstance(made, Exported) and f"{hub.endpoint}/ada/pirate/commit/" in made.notices[0]
+        assert made.commands[0].line == "hf download ada/pirate --local-dir pirate"
+        assert {"adapter_model.safetensors", "README.md"} <= hub.files["ada/pirate"].keys() and hub.private[
+            "ada/pirate"
+        ]
+        hub.role = "read"
+        (refused,) = engine.export(run, ["hub:adapter"], tmp_path, quiet, yes, never, options)
+        assert isinstance(refused, NotExported) and "may only read" in str(refused.error)
+        (nameless,) = engine.export(run, ["hub:adapter"], tmp_path, quiet, yes, never)
+        assert isinstance(nameless, NotExported) and "--hub-repo" in str(nameless.error)
+    assert not any("hf_good" in path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())

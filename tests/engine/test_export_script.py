@@ -43,7 +43,9 @@ def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, mode
     writer.close()
     train(recipe, writer.run, Control(), lambda event: None)
 
-    (made,) = export(writer.run, ["script"], None, lambda *_: None, lambda question: True, lambda: False)
+    made, notebook = export(
+        writer.run, ["script", "notebook"], None, lambda *_: None, lambda question: True, lambda: False
+    )
     text = (made.path / "train.py").read_text()
     assert "import tuitune" not in text and "from tuitune" not in text
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -51,6 +53,16 @@ def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, mode
         [sys.executable, "-P", made.path / "train.py"], cwd=tmp_path, env=environment, timeout=300, check=True,
         capture_output=True,
     )  # fmt: skip
+    cells = json.loads((notebook.path / "train.ipynb").read_text())["cells"]
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code" and not cell["source"].startswith("%")]
+    assert len(code) == 8, "libraries, settings, model, data, a row, training, saving, a question"
+    if model.get("load_in_4bit"):  # what the cells hold is the same for both
+        ran = subprocess.run(
+            [sys.executable, "-P", "-c", "\n".join(code)], cwd=notebook.path, env=environment, timeout=300, check=True,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert "<|im_start|>" in ran.stdout
+        assert (notebook.path / "adapter" / "adapter_model.safetensors").is_file()
     ours = load_file(writer.run.adapter / "adapter_model.safetensors")
     theirs = load_file(made.path / "adapter" / "adapter_model.safetensors")
     assert ours.keys() == theirs.keys()

@@ -32,7 +32,7 @@ async def test_several_kinds_at_once_and_the_lines_to_take_them_home(attached: T
     async with attached.run_test(size=(100, 40)) as pilot:
         screen = await export_of(pilot)
         screen.query_one("#out", Input).value = str(tmp_path / "out")
-        await pilot.press(*["down"] * 16, "space", "enter")
+        await pilot.press(*["down"] * 12, "space", "enter")
         await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
         await settled(pilot)
         shown = screen_text(pilot)
@@ -75,7 +75,7 @@ async def test_one_that_fails_is_said_beside_what_was_made_and_both_are_told_fro
     async with attached.run_test(size=(100, 40)) as pilot:
         screen = await export_of(pilot)
         screen.query_one("#out", Input).value = str(tmp_path / "out")
-        await pilot.press(*["down"] * 16, "space", "enter")
+        await pilot.press(*["down"] * 12, "space", "enter")
         await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
         await settled(pilot)
         assert "✘ script · " in words(pilot) and "is not an export of tuitune's" in words(pilot)

@@ -223,6 +223,8 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the run's exports folder)")
     parser.add_argument("--yes", action="store_true", help="allow a needed download without asking")
+    parser.add_argument("--hub-repo", metavar="NAME", help="repository for hub kinds: NAME or OWNER/NAME")
+    parser.add_argument("--hub-public", action="store_true", help="make a new repository public (default: private)")
     checkpoint_option(parser)
     json_option(parser)
     runs_option(parser)

@@ -14,15 +14,29 @@ from tuitune.text import safe_text
 
 
 def export_run(
-    run: Run, kinds: list[str], out: Path | None, *, checkpoint: str | None, allow_download: bool, as_json: bool
+    run: Run,
+    kinds: list[str],
+    out: Path | None,
+    *,
+    checkpoint: str | None,
+    allow_download: bool,
+    hub_repo: str | None,
+    hub_public: bool,
+    as_json: bool,
 ) -> int:
     """Export a run in every kind asked for and say where each lies; FAILED where one could not be made."""
     from tuitune.export import llama_cpp, require_known
+    from tuitune.hub.upload import require_writable
 
-    needed = any(kind.gguf for kind in require_known(kinds)) and llama_cpp.find() is None
+    chosen = require_known(kinds)
+    if any(kind.of for kind in chosen):  # before the long work, and before a session is started
+        require_writable(hub_repo)
+    needed = any(kind.gguf or kind.form == "adapter_gguf" for kind in chosen) and llama_cpp.find() is None
     if needed and not allow_download and sys.stdin.isatty() and not as_json:
         allow_download = input(f"{llama_cpp.download_question()} [y/N] ").strip().lower() in ("y", "yes")
-    request = Export(str(run.folder), kinds, str(out) if out else None, allow_download, checkpoint)
+    request = Export(
+        str(run.folder), kinds, str(out) if out else None, allow_download, checkpoint, hub_repo, hub_public
+    )
     return asyncio.run(_export(request, as_json))
 
 
@@ -55,6 +69,7 @@ async def _export(request: Export, as_json: bool) -> int:
 
 def _print_exported(export: dict[str, Any]) -> None:
     lines = [f"\n{export['kind']}: {safe_text(export['path'])} ({export['bytes'] / 10**6:,.1f} MB)"]
+    lines += [f"  ✔ {safe_text(export['proof'])}"] if export.get("proof") else []
     lines += [f"  ! {safe_text(notice)}" for notice in export["notices"]]
-    lines += [f"  {safe_text(each['what'])}:\n    {safe_text(each['line'])}" for each in export["commands"]]
+    lines += [f"  {safe_text(command['what'])}:\n    {safe_text(command['line'])}" for command in export["commands"]]
     print("\n".join(lines), end="\n\n", flush=True)

@@ -419,6 +419,8 @@ def _export(arguments: argparse.Namespace) -> int:
         out,
         checkpoint=arguments.checkpoint,
         allow_download=arguments.yes,
+        hub_repo=arguments.hub_repo,
+        hub_public=arguments.hub_public,
         as_json=arguments.json,
     )
 

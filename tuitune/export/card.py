@@ -180,6 +180,34 @@ def fingerprint(run: Run) -> str:
     return digest.hexdigest()
 
 
+def gguf_card(run: Run, kind: str, file: str, proof: str) -> str:
+    """The README.md that goes with a GGUF file to the Hub."""
+    base = one_line(run.resolved().model.name)
+    front = {"library_name": "gguf", "pipeline_tag": "text-generation", "tags": ["gguf", "lora", "tuitune"]}
+    lines = [
+        "---",
+        *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
+        "---",
+        "",
+        f"# {one_line(run.name)}",
+        "",
+        f"A GGUF ({kind.partition(':')[2]}) of `{base.replace('`', ' ')}`, fine-tuned with LoRA, made with tuitune.",
+        "",
+        f"    llama-cli --jinja -m {file}",
+        "",
+        *(["## Compared with the adapter", "", *textwrap.wrap(safe_text(proof), 110), ""] if proof else []),
+        "## Recipe",
+        "",
+        textwrap.indent(safe_text(run.resolved().to_yaml()), "    "),
+    ]
+    return "\n".join(lines)
+
+
+def beside_gguf(path: Path) -> list[Path]:
+    """What lies beside an exported GGUF file and belongs to it: its mark and its figures."""
+    return [file for file in (_mark_of(path), path.with_name(f"{path.name}.parity.json")) if file.is_file()]
+
+
 def say_in_card(folder: Path, proof: str) -> None:
     """Add to the model card of an exported folder, where it has one, how the export was proven."""
     card = folder / "README.md"

@@ -51,6 +51,18 @@ def take_home(path: Path) -> tuple[Command, ...]:
     )
 
 
+def hub_lines(kind: str, repository: str, file: str) -> tuple[Command, ...]:
+    """Lines that fetch an upload from the Hub, or run it from there."""
+    if kind.startswith("gguf:"):
+        return (
+            _line("Download it (run there)", "hf", "download", repository, file, "--local-dir", "."),
+            _line("Chat with it in llama.cpp", "llama-cli", "--jinja", "-hf", f"{repository}:{kind.partition(':')[2]}"),
+        )
+    folder = repository.rpartition("/")[2]
+    download = _line("Download it (run there)", "hf", "download", repository, "--local-dir", folder)
+    return (download,) if kind == "adapter" else (download, _line("Serve it with vLLM", "vllm", "serve", repository))
+
+
 def run_lines(kind: str, path: Path, run_name: str, base: str = "") -> tuple[Command, ...]:
     """Lines that run the export at `path` here, or put it where a program looks for it."""
     here = str(path.absolute())

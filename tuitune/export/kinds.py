@@ -107,6 +107,11 @@ KINDS: tuple[Kind, ...] = (
         "A folder with a Python script that trains this adapter again without tuitune, its rows and pinned versions.",
         "The dataset and the base model's tokenizer.",
     ),
+    Kind(
+        "notebook",
+        "The same as a Jupyter notebook, its cells in the order of the well-known Unsloth notebooks.",
+        "The dataset and the base model's tokenizer.",
+    ),
     _hub_kind(_ADAPTER),
     _hub_kind(_MERGED_16BIT),
     _hub_kind(_gguf_kind("q8_0")),
@@ -143,15 +148,10 @@ class ExportOptions:
     """What may be said of an export beside its kinds.
 
     `hub_repo` is the repository for kinds of the Hub (`name` or `owner/name`), public where `hub_public` says so.
-    `archive` packs what has many files into one tar; `part_bytes` splits what is larger into parts of that size.
-    `importance` weighs the columns of small GGUFs by the run's own training rows.
     """
 
     hub_repo: str | None = None
     hub_public: bool = False
-    archive: bool = False
-    part_bytes: int | None = None
-    importance: bool = False
 
 
 @dataclass(frozen=True)

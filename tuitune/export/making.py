@@ -13,13 +13,14 @@ from tuitune.backends.loading import explained, weights_folder
 from tuitune.chat import gguf_engine
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import llama_cpp, place
-from tuitune.export.card import is_ours, mark, say_in_card
-from tuitune.export.commands import commands_for
+from tuitune.export.card import beside_gguf, fingerprint, gguf_card, is_ours, mark, marked, say_in_card
+from tuitune.export.commands import commands_for, hub_lines
 from tuitune.export.kinds import Cancelled, Exported, ExportOptions, Kind, NotExported
 from tuitune.export.needs import bytes_of, earlier_merged, merges_by_shard, require_quantiser, require_room
 from tuitune.export.ollama import GGUF_NAME
 from tuitune.export.parity import FILE as PARITY
 from tuitune.export.parity import write as write_parity
+from tuitune.hub.upload import require_writable, upload
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
@@ -55,6 +56,7 @@ class Making:
         self._merge_notices: tuple[str, ...] = ()
         self._merge_failure: TuituneError | OSError | None = None
         self._ggufs: dict[str, Path] = {}
+        self._done: dict[str, Exported] = {}
         self._answers: dict[str, Answers] = {}
         self._types: set[str] = set()
         self._source: Path | None = None
@@ -73,6 +75,9 @@ class Making:
                 refused.update((kind.name, NotExported(kind.name, error)) for kind in those)
 
         for kind in kinds:
+            if kind.of is not None:
+                with needed_by([kind]):
+                    require_writable(self._options.hub_repo)
             with needed_by([kind]):
                 _require_ours(self._out / file_name(self._run, kind))
                 if kind.gguf:
@@ -99,6 +104,8 @@ class Making:
         """Make one kind, prove it and give it its place. Raises TuituneError; what others need stays."""
         if self._cancelled():
             raise Cancelled
+        if kind.of is not None:
+            return self._upload(kind, kind.of)
         name = file_name(self._run, kind)
         final, made = self._out / name, self._staging / name
         try:
@@ -124,7 +131,35 @@ class Making:
         elif kind.gguf and final.is_file():
             self._ggufs[kind.gguf] = final
         commands = commands_for(kind.name, final, self._run.name, base=self._run.resolved().model.name)
-        return Exported(kind.name, final, place.size(final), commands, (*notices, *unasked), proof)
+        self._done[kind.name] = Exported(kind.name, final, place.size(final), commands, (*notices, *unasked), proof)
+        return self._done[kind.name]
+
+    def _upload(self, kind: Kind, of: Kind) -> Exported:
+        """Upload what another kind makes; it is made here first, unless it was made now or before from this adapter."""
+        name = file_name(self._run, of)
+        earlier = marked(self._out / name)
+        made = self._done.get(of.name)
+        if made is None and earlier is not None and earlier.get("adapter_sha256") == fingerprint(self._run):
+            path, proof = self._out / name, str(earlier.get("proof", ""))
+        else:
+            made = made or self.make(of)
+            path, proof = made.path, made.proof
+        files = sorted(path.iterdir()) if path.is_dir() else [path, *beside_gguf(path)]
+        if path.is_file():
+            card = self._staging / "README.md"
+            card.write_text(gguf_card(self._run, of.name, path.name, proof), encoding="utf-8")
+            files.append(card)
+        uploaded = upload(
+            files,
+            self._options.hub_repo,
+            public=self._options.hub_public,
+            message=f"{self._run.name} by tuitune",
+            progress=lambda file, done, total: self._progress(kind.name, f"Uploading {file}".strip(), done, total),
+            cancelled=self._cancelled,
+        )
+        commands = hub_lines(of.name, uploaded.repository.name, path.name)
+        notices = (f"Uploaded: {uploaded.commit_url}",)
+        return Exported(kind.name, path, place.size(path), commands, notices, proof)
 
     def _make(self, kind: Kind, made: Path) -> tuple[str, ...]:
         makers = {
@@ -135,6 +170,7 @@ class Making:
             "gguf": self._make_gguf,
             "ollama": self._make_ollama,
             "script": self._make_script,
+            "notebook": self._make_script,
         }
         return makers[kind.form](kind, made)
 
@@ -193,7 +229,7 @@ class Making:
         """How what was made compares with the adapter, or why it was not asked anything. Raises TuituneError."""
         from tuitune.export import parity
 
-        if kind.form in ("adapter", "script"):
+        if kind.form in ("adapter", "script", "notebook"):
             return None, ()
         self._progress(kind.name, "Asking the adapter and the export the same", None, None)
         expected = self._reference
@@ -262,8 +298,8 @@ class Making:
     def _make_script(self, kind: Kind, made: Path) -> tuple[str, ...]:
         from tuitune.export.script import write_script
 
-        self._progress(kind.name, "Writing the script and its rows", None, None)
-        write_script(self._run, made)
+        self._progress(kind.name, f"Writing the {kind.form} and its rows", None, None)
+        write_script(self._run, made, as_notebook=kind.form == "notebook")
         mark(made, self._run, kind.name)
         return ()
 
@@ -374,7 +410,9 @@ class Making:
 
 
 def file_name(run: Run, kind: Kind) -> str:
-    """The name of an export's file or folder."""
+    """The name of an export's file or folder; what is uploaded is that of the kind it is made as."""
+    if kind.of is not None:
+        return file_name(run, kind.of)
     if kind.form == "gguf":
         return f"{run.name}-{kind.gguf}.gguf"
     return f"{run.name}-adapter.gguf" if kind.form == "adapter_gguf" else kind.name.replace(":", "-")

@@ -56,11 +56,16 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
     missing = [path for path in paths if not path.startswith(HUB) and not Path(path).is_file()]
     if missing:
         gone = f"The dataset {one_line(missing[0])} is no longer there: put it back."
-        found = [replace(each, ready=False, missing=gone) if each.kind == "script" else each for each in found]
+        found = [
+            replace(each, ready=False, missing=gone) if each.kind in ("script", "notebook") else each for each in found
+        ]
     try:
         require_repeatable(recipe)
     except TuituneError as error:
-        found = [replace(each, ready=False, missing=str(error)) if each.kind == "script" else each for each in found]
+        found = [
+            replace(each, ready=False, missing=str(error)) if each.kind in ("script", "notebook") else each
+            for each in found
+        ]
     return found
 
 
@@ -92,7 +97,13 @@ def bytes_of(recipe: Recipe, run: Run | None, kinds: Sequence[Kind] = KINDS) -> 
     adapter = place.size(run.adapter) if run and run.adapter.is_dir() else 4 * shape.adapter_parameters
     data = Path(recipe.data.path)
     script = data.stat().st_size if data.is_file() else 0
-    others = {"adapter": adapter, "hub:adapter": adapter, "adapter_gguf": adapter // 2, "script": script}
+    others = {
+        "adapter": adapter,
+        "hub:adapter": adapter,
+        "adapter_gguf": adapter // 2,
+        "script": script,
+        "notebook": script,
+    }
     return {**models, **{name: size for name, size in others.items() if name in models}}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from string import Template
 
 from tuitune.errors import UnusableInput
+from tuitune.export.notebook import notebook
 from tuitune.export.script_methods import script_part
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
@@ -142,8 +143,8 @@ tokenizer.save_pretrained(HERE / "adapter")
 ''')
 
 
-def write_script(run: Run, made: Path) -> None:
-    """Write train.py, rows.parquet, requirements.txt and recipe.yaml into the new folder `made`.
+def write_script(run: Run, made: Path, *, as_notebook: bool = False) -> None:
+    """Write train.py or train.ipynb, rows.parquet, requirements.txt and recipe.yaml into the new folder `made`.
 
     Raises UnusableInput where the data or the tokenizer can no longer be read.
     """
@@ -156,7 +157,11 @@ def write_script(run: Run, made: Path) -> None:
     rows = prepare(recipe, load_tokenizer(recipe.model)).train
     made.mkdir()
     rows.to_parquet(str(made / "rows.parquet"))
-    (made / "train.py").write_text(script(recipe, run.name), encoding="utf-8")
+    text = script(recipe, run.name)
+    if as_notebook:
+        (made / "train.ipynb").write_text(notebook(text, safe_text(run.name)), encoding="utf-8")
+    else:
+        (made / "train.py").write_text(text, encoding="utf-8")
     (made / "requirements.txt").write_text(requirements(run))
     (made / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
 

@@ -381,12 +381,14 @@ class Jobs:
         out: str | None = None,
         allow_download: bool = False,
         checkpoint: str | None = None,
+        hub_repo: str | None = None,
+        hub_public: bool = False,
     ) -> Result:
         """Every kind as a part of its own when it is there: `exported`, or `failed` with its `error`.
 
         Other parts are the progress: `kind`, `text`, `done` of `total`.
         """
-        from tuitune.export import Exported, export
+        from tuitune.export import Exported, ExportOptions, export
 
         for outcome in export(
             adapter_of(run, checkpoint),
@@ -395,6 +397,7 @@ class Jobs:
             progress=lambda kind, text, done, total: job.part(kind=kind, text=text, done=done, total=total),
             allow_download=lambda question: allow_download,
             cancelled=job.cancelled.is_set,
+            options=ExportOptions(hub_repo, hub_public),
         ):
             if isinstance(outcome, Exported):
                 job.part(exported=_as_data(outcome))

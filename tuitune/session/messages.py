@@ -424,6 +424,8 @@ class Export(Request[Nothing]):
     out: str | None = None
     allow_download: bool = False
     checkpoint: str | None = None
+    hub_repo: str | None = None
+    hub_public: bool = False
 
 
 class Exports(TypedDict):

@@ -1,0 +1,168 @@
+"""The tests' Hub, in the part of the API that uploads speak: who a token is, new repositories, large files, commits."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class UploadHub:
+    """`files`: repository to path to content; `role` of the one token `hf_good`; `break_after` that many commits the
+    connection is closed without an answer. `log` collects method and path of every request."""
+
+    endpoint: str = ""
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    private: dict[str, bool] = field(default_factory=dict)
+    large: dict[str, bytes] = field(default_factory=dict)
+    role: str = "write"
+    break_after: int | None = None
+    commits: int = 0
+    log: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def upload_hub() -> Iterator[UploadHub]:
+    """A server on a free port, for as long as the block runs."""
+    hub = UploadHub()
+
+    class Handler(_Handler):
+        pass
+
+    Handler.hub = hub
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: UploadHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def _body(self) -> bytes:
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _answer(self) -> None:
+        body, path = self._body(), unquote(urlsplit(self.path).path).strip("/")
+        self.hub.log.append(f"{self.command} {path}")
+        parts = path.split("/")
+        if parts[0] == "large":
+            self.hub.large[parts[1]] = body
+            self._send(200, {})
+            return
+        if self.headers.get("Authorization") not in ("Bearer hf_good", None):
+            self._send(401, {"error": "Invalid credentials"})
+            return
+        if path == "api/whoami-v2":
+            token = {"accessToken": {"role": self.hub.role, "displayName": "test"}}
+            self._send(200, {"name": "ada", "type": "user", "orgs": [{"name": "crew"}], "auth": token})
+        elif path == "api/validate-yaml":
+            self._send(200, {"errors": [], "warnings": []})
+        elif path == "api/repos/create":
+            wanted = json.loads(body)
+            name = f"{wanted.get('organization') or 'ada'}/{wanted['name']}"
+            self.hub.files.setdefault(name, {})
+            private = wanted.get("private", wanted.get("visibility") == "private")
+            self.hub.private[name] = bool(private)
+            self._send(200, {"url": f"{self.hub.endpoint}/{name}"})
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            objects = [
+                {**wanted, "actions": {"upload": {"href": f"{self.hub.endpoint}/large/{wanted['oid']}"}}}
+                for wanted in json.loads(body)["objects"]
+                if wanted["oid"] not in self.hub.large
+            ]
+            self._send(200, {"transfer": "basic", "objects": objects})
+        elif parts[:2] == ["api", "models"] and len(parts) >= 4:
+            self._repository("/".join(parts[2:4]), parts[4:], body)
+        else:
+            self._send(404, {"error": "no such path"})
+
+    def _repository(self, name: str, rest: list[str], body: bytes) -> None:
+        files = self.hub.files.get(name)
+        if files is None:
+            self._send(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        elif rest[:1] == ["preupload"]:
+            wanted = json.loads(body)["files"]
+            modes = [
+                {
+                    "path": each["path"],
+                    "uploadMode": "lfs" if each["path"].endswith((".safetensors", ".gguf")) else "regular",
+                    "shouldIgnore": False,
+                }
+                for each in wanted
+            ]
+            self._send(200, {"files": modes})
+        elif rest[:1] == ["commit"]:
+            if self.hub.break_after is not None and self.hub.commits >= self.hub.break_after:
+                self.close_connection = True
+                return
+            self.hub.commits += 1
+            for line in body.splitlines():
+                change = json.loads(line)
+                value = change["value"]
+                if change["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif change["key"] == "lfsFile":
+                    files[value["path"]] = self.hub.large[value["oid"]]
+            oid = f"{self.hub.commits:040x}"
+            self._send(
+                200, {"commitUrl": f"{self.hub.endpoint}/{name}/commit/{oid}", "commitOid": oid, "success": True}
+            )
+        elif rest[:1] == ["tree"]:
+            self._send(200, [_entry(path, content) for path, content in sorted(files.items())])
+        else:
+            siblings = [{"rfilename": path} for path in files]
+            about = {"id": name, "sha": "0" * 40, "private": True, "tags": [], "siblings": siblings}
+            self._send(200, about)
+
+    def _send(self, status: int, answer: Any, headers: dict[str, str] | None = None) -> None:
+        raw = json.dumps(answer).encode()
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(raw)),
+            **(headers or {}),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(raw)
+
+
+def _entry(path: str, content: bytes) -> dict[str, Any]:
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    entry: dict[str, Any] = {"type": "file", "path": path, "oid": blob, "size": len(content)}
+    if path.endswith((".safetensors", ".gguf")):
+        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    return entry
