@@ -168,25 +168,31 @@ def main() -> None:
     result: dict[str, Any] = {"day": datetime.date.today().isoformat(), "answers": ANSWERS, "tokens": TOKENS}
     if kept.get("day") == result["day"]:  # what was not asked for now may have been measured before, today
         result = {**kept, **result}
-    if "grpo" in arguments.only:
-        with tempfile.TemporaryDirectory() as folder:
-            result["tuitune"] = grpo(model, prompts, arguments.steps, Path(folder))
-        print(json.dumps(result["tuitune"], indent=1), flush=True)
-    if "chat" in arguments.only:
-        command = [
-            sys.executable,
-            "-c",
-            f"from benchmarks.gpu_grpo import *; print(json.dumps(chat(Path({str(model)!r}))))",
-        ]
+    command = [
+        sys.executable,
+        "-c",
+        f"from benchmarks.gpu_grpo import *; print(json.dumps(chat(Path({str(model)!r}))))",
+    ]
+
+    def chatted() -> dict[str, Any]:
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         lines = [line for line in ended.stdout.splitlines() if line.startswith('{"tokens_per_second"')]
-        result["chat"] = json.loads(lines[-1]) if lines else {"error": ended.stderr[-1500:]}
-        print(json.dumps(result["chat"], indent=1), flush=True)
-    if "baseline" in arguments.only:
-        result["notebook"] = baseline(model, prompts, arguments.baseline_seconds)
-        print(json.dumps(result["notebook"], indent=1), flush=True)
+        return json.loads(lines[-1]) if lines else {"error": ended.stderr[-1500:]}
+
+    def trained() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            return grpo(model, prompts, arguments.steps, Path(folder))
+
     RESULTS.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    for name, measured in (
+        ("tuitune", trained),
+        ("chat", chatted),
+        ("notebook", lambda: baseline(model, prompts, arguments.baseline_seconds)),
+    ):
+        if {"tuitune": "grpo", "notebook": "baseline"}.get(name, name) in arguments.only:
+            result[name] = measured()
+            print(name, json.dumps(result[name], indent=1), flush=True)
+            file.write_text(json.dumps(result, indent=1) + "\n")  # each at once: the next may take too long
 
 
 if __name__ == "__main__":
