@@ -76,7 +76,7 @@ def warnings_of(history: History, facts: Facts = Facts()) -> list[RunWarning]:
             *in_training,
             slowed_card(history),
             shared_card(history),
-            slower_steps(history),
+            None if history.learns_from_rewards else slower_steps(history),  # answers become shorter or longer
             *checks[2:],
         ]
     return [warning for warning in checks if warning]
