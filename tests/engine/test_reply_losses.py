@@ -111,3 +111,20 @@ def test_kto_weighs_good_and_bad_replies_as_the_recipe_says() -> None:
     section = method_sections.KTO(name="kto", desirable_weight=2.0, undesirable_weight=3.0)
     losses = kto_loss(section, replies, torch.tensor([True, False]), torch.zeros(()))
     assert losses.tolist() == pytest.approx([1.0, 1.5])
+
+
+def test_the_reference_asked_of_several_batches_at_once_is_that_of_each(
+    begun: tuple[LoadedModel, list[dict[str, Any]]],
+) -> None:
+    from tuitune.train.methods.replies import ask_base, base_logps
+
+    loaded, rows = begun
+    learner: Any = learner_of(loaded.recipe)
+    collate = CollateReplies(PaddingFree(loaded.tokenizer.pad_token_id), takes_lengths=True)
+    batches = [
+        collate([sequence for row in part for sequence in learner.sequences(row)]) for part in (rows[:1], rows[1:])
+    ]
+    each = [base_logps(loaded, batch) for batch in batches]
+    ask_base(loaded, batches)
+    for batch, alone in zip(batches, each, strict=True):
+        assert batch["reference"].tolist() == pytest.approx(alone.tolist(), abs=1e-3)
