@@ -175,6 +175,8 @@ class TrainScreen(StepScreen):
     def _front_pane(self) -> str:
         """The pane with the latest news: sample replies, or what is told of the run."""
         history = self.tuitune.link.history
+        if isinstance(history.ended, Failed):
+            return "messages"
         replied = max((reply.at for reply in history.replies if reply.step), default=0.0)
         warned = (warning.at for warning in self._warnings if warning.is_lasting)
         told = max([0.0, *(notice.at for notice in history.notices), *warned])
