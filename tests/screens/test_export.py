@@ -100,7 +100,8 @@ async def test_what_can_be_made_is_looked_at_anew_after_an_export_and_a_folder_i
         await until(pilot, lambda: "you will be asked before it is downloaded" in words(pilot), what="the question")
         for name in ("conversion", "gguf-py/gguf"):  # as the export of another app on this machine may leave it
             (llama_cpp.converter_folder() / name).mkdir(parents=True)
-        (llama_cpp.converter_folder() / "convert_hf_to_gguf.py").touch()
+        for name in ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py"):
+            (llama_cpp.converter_folder() / name).touch()
         await pilot.press("enter")
         await until(pilot, lambda: screen.query_one("#made").has_focus, what="what was made")
         await until(pilot, lambda: not screen.kinds["gguf:q8_0"].get("question"), what="no question any more")
