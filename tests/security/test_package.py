@@ -23,7 +23,9 @@ CODE = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", 
 CODE |= {"torch.load", "yaml.unsafe_load", "yaml.full_load", "dill.load", "joblib.load", "numpy.load", "np.load"}
 LISTENERS = {"asyncio.start_server", "socketserver.TCPServer", "http.server.HTTPServer", "socket.create_server"}
 DOWNLOADS_CODE = {"from_pretrained", "from_config"}
-WITHOUT_REMOTE_CODE = {"PeftModel"}
+RUNS_CODE_OF_THE_USER = {"tuitune/rewards/lockdown.py", "tuitune/rewards/worker.py"}
+"""Processes of their own that run a reward which the user has confirmed, or unit tests where they were asked for."""
+WITHOUT_REMOTE_CODE = {"PeftModel", "GenerationConfig"}
 """Classes whose `from_pretrained` knows no code of a repository's."""
 
 
@@ -45,7 +47,11 @@ def keyword(call: ast.Call, name: str) -> str | None:
 @pytest.mark.parametrize("forbidden", [SHELLS, CODE, LISTENERS], ids=["shell", "code", "listener"])
 def test_it_calls_none_of_these(forbidden: set[str]) -> None:
     assert len(FILES) > 100
-    assert [(where, named(call)) for where, call in calls() if named(call) in forbidden] == []
+    forbidden_calls = [(where, named(call)) for where, call in calls() if named(call) in forbidden]
+    elsewhere = [
+        (where, name) for where, name in forbidden_calls if where.partition(":")[0] not in RUNS_CODE_OF_THE_USER
+    ]
+    assert elsewhere == []
 
 
 def test_yaml_makes_no_objects() -> None:

@@ -34,7 +34,7 @@ def script(
     for name, command in commands:
         _complete(command)
         subparsers.add_parser(name, help=(command.description or "").splitlines()[0], parents=[command], add_help=False)
-    return str(shtab.complete(parser, shell=shell, preamble=_PREAMBLE[shell]))
+    return str(shtab.complete(parser, shell, preamble=_PREAMBLE[shell]))
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:

@@ -63,14 +63,13 @@ def quantise(
     merged: Path,
     *,
     log: Path,
-    importance: Path | None = None,
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
     """Write the 16-bit GGUF file `source` of the merged model again in the type `kind`, and prove it.
 
-    The kernels in xllamacpp do it where they can, else a llama-quantize that the user has. `importance` is an .npz
-    file of `tuitune.export.importance`. Raises TuituneError.
+    The kernels in xllamacpp do it where they can, else a llama-quantize that the user has. Raises
+    TuituneError.
     """
     from transformers import AutoTokenizer
 
@@ -78,7 +77,7 @@ def quantise(
 
     library, program = llama_cpp_place.kernels(), llama_cpp_place.quantiser()
     if kind in DEFAULT_TYPES and library is not None:
-        argv = [str(library), str(source), str(made), kind, *([str(importance)] if importance else [])]
+        argv = [str(library), str(source), str(made), kind]
         _run("quantise.py", argv, log, r"Quantising: +(\d+)%", progress, cancelled)
     elif program is not None:
         _run_program([str(program), str(source), str(made), kind.upper()], log, progress, cancelled)

@@ -1,8 +1,7 @@
 """Write a 16-bit GGUF file again in another type, by the kernels of llama.cpp that xllamacpp carries.
 
 A program of its own, started by `tuitune.export.gguf` as a child process:
-`python quantise.py KERNELS SOURCE OUTFILE KIND [IMATRIX]`. KERNELS is xllamacpp's library, IMATRIX an .npz file with a
-float32 array of importances for a tensor's columns by the tensor's name. Which tensor gets which type follows
+`python quantise.py KERNELS SOURCE OUTFILE KIND`. KERNELS is xllamacpp's library. Which tensor gets which type follows
 llama-quantize (llama.cpp, src/llama-quant.cpp), so that a kind means the same in both. It ends when its stdin does.
 Prints `Quantising: NN%`. One tensor is held in memory at a time.
 """
@@ -67,7 +66,6 @@ class Mixture:
     values: int
     experts: int
     tied: bool
-    important: bool
     seen_values: int = 0
     seen_down: int = 0
 
@@ -134,8 +132,6 @@ class Mixture:
             return Type.Q6_K
         if kind == "q4_k_s" and first and not falcon:
             return Type.Q5_K
-        if kind in ("q4_0", "q5_0") and first and self.important:
-            return Type.Q4_1 if kind == "q4_0" else Type.Q5_1
         return default
 
     def _for_attention_output(self, kind: str, default: Type, falcon: bool) -> Type:
@@ -162,30 +158,26 @@ class Kernels:
             *(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p),
         ]
 
-    def quantise(
-        self, type_: Type, rows: NDArray[np.float32], importance: NDArray[np.float32] | None
-    ) -> NDArray[np.uint8]:
+    def quantise(self, type_: Type, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
         """`rows` (rows, weights) as the bytes of `type_` (rows, bytes)."""
         count, weights = rows.shape
         block, block_bytes = GGML_QUANT_SIZES[type_]
         made = np.empty((count, weights // block * block_bytes), dtype=np.uint8)
-        column = None if importance is None else importance.ctypes.data
-        written = self._quantise(type_.value, rows.ctypes.data, made.ctypes.data, 0, count, weights, column)
+        written = self._quantise(type_.value, rows.ctypes.data, made.ctypes.data, 0, count, weights, None)
         if written != made.nbytes:
             raise ValueError(f"{type_.name} gave {written} bytes, not {made.nbytes}")
         return made
 
 
-def quantise(library: str, source: str, outfile: str, kind: str, imatrix: str | None) -> None:
+def quantise(library: str, source: str, outfile: str, kind: str) -> None:
     """Write the GGUF file `source`, of 16 and 32-bit tensors, as `outfile` of the given kind. Raises ValueError."""
     kernels, reader = Kernels(library), GGUFReader(source)
-    importances: dict[str, NDArray[np.float32]] = dict(np.load(imatrix)) if imatrix else {}
     architecture = str(reader.fields["general.architecture"].contents())
     writer = GGUFWriter(outfile, architecture)
     _copy_fields(reader, writer, kind)
     # llama-quantize takes tensors by layer and name.
     tensors = sorted(reader.tensors, key=lambda tensor: (_layer(tensor.name), tensor.name))
-    mixture = _mixture(reader, kind, architecture, bool(importances))
+    mixture = _mixture(reader, kind, architecture)
     types: dict[str, Type] = {}
     for tensor in tensors:
         type_ = mixture.type_of(tensor.name, int(tensor.shape[0]), len(tensor.shape), tensor.tensor_type)
@@ -208,11 +200,7 @@ def quantise(library: str, source: str, outfile: str, kind: str, imatrix: str | 
             if type_ == tensor.tensor_type:
                 data = np.ascontiguousarray(tensor.data).view(np.uint8)
             else:
-                importance = importances.get(tensor.name)
-                parts = pool.map(
-                    lambda part, type_=type_, importance=importance: kernels.quantise(type_, part, importance),
-                    _chunks(tensor),
-                )
+                parts = pool.map(lambda rows, type_=type_: kernels.quantise(type_, rows), _chunks(tensor))
                 data = np.concatenate([*parts])
             writer.write_tensor_data(data.reshape(-1))
             done += int(tensor.n_elements)
@@ -236,7 +224,7 @@ def _chunks(tensor: Any) -> Iterator[NDArray[np.float32]]:
             yield part.astype(np.float32)
 
 
-def _mixture(reader: GGUFReader, kind: str, architecture: str, important: bool) -> Mixture:
+def _mixture(reader: GGUFReader, kind: str, architecture: str) -> Mixture:
     names = [tensor.name for tensor in reader.tensors]
     experts = reader.fields.get(f"{architecture}.expert_count")
     return Mixture(
@@ -246,7 +234,6 @@ def _mixture(reader: GGUFReader, kind: str, architecture: str, important: bool) 
         values=sum(bool(_LIKE_V.search(name)) for name in names),
         experts=int(experts.contents()) if experts else 0,
         tied="output.weight" not in names,
-        important=important,
     )
 
 
@@ -282,5 +269,4 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
-    library, source, outfile, kind, *imatrix = sys.argv[1:]
-    quantise(library, source, outfile, kind, imatrix[0] if imatrix else None)
+    quantise(*sys.argv[1:])

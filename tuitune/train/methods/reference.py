@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tuitune.backends.loaded import LoadedModel
@@ -40,7 +41,7 @@ def reference_logps(
 
     Found again where the same was asked of the same model before. None where `cancelled` turned true.
     """
-    file = cache_folder("reference") / f"{_key(loaded, recipe, rows, model_digest)}.pt"
+    file = cache_folder("reference") / f"{_key(loaded, recipe, rows, model_digest)}.safetensors"
     if (known := _kept(file, len(rows))) is not None:
         progress(len(rows), len(rows))
         return known
@@ -108,11 +109,11 @@ def _key(loaded: LoadedModel, recipe: Recipe, rows: Sequence[Sequence[Row]], mod
 
 def _kept(file: Path, rows: int) -> Tensor | None:
     try:
-        reference = torch.load(file, weights_only=True)
-        if isinstance(reference, Tensor) and len(reference) == rows:
+        reference: Tensor = load_file(file)["logps"]
+        if len(reference) == rows:
             file.touch()
             return reference
-    except Exception:  # not there, or whatever a damaged file makes torch raise
+    except Exception:  # not there, or whatever a damaged file makes safetensors raise
         return None
     return None
 
@@ -121,9 +122,9 @@ def _keep(file: Path, reference: Tensor) -> None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         staged = file.with_suffix(".making")
-        torch.save(reference, staged)
+        save_file({"logps": reference.contiguous()}, staged)
         staged.rename(file)
-        files = sorted(file.parent.glob("*.pt"), key=lambda kept: -kept.stat().st_mtime)
+        files = sorted(file.parent.glob("*.safetensors"), key=lambda kept: -kept.stat().st_mtime)
         for old in files[KEPT:]:
             old.unlink(missing_ok=True)
     except OSError as error:  # without room it is asked again the next time
