@@ -1,7 +1,7 @@
 """One of the processes that train a run together: `python -m tuitune.session.rank`, which the session starts.
 
-It gets its work on stdin and tells of it on stdout; what libraries print goes to stderr. When stdin ends, so has the
-session, and this process ends with it.
+It gets its work on stdin and tells of it on stdout, both of which libraries do not see: their stdin is empty, and what
+they print goes to stderr. When stdin ends, so has the session, and this process ends with it.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.environment import warm_up
@@ -27,14 +27,17 @@ _CUT_OFF = ("connection closed", "connection reset", "gloo", "nccl", "broken pip
 
 
 def main() -> int:
-    channel = os.dup(1)
+    lines, channel = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # a library, or a program it starts, that reads stdin would wait for ever
+    os.close(nothing)
     os.dup2(2, 1)  # whatever prints
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    start = Start.from_line(sys.stdin.readline())
+    start = Start.from_line(lines.readline().decode())
     asked = Control()
-    threading.Thread(target=_listen, args=(sys.stdin, asked), daemon=True).start()
+    threading.Thread(target=_listen, args=(lines, asked), daemon=True).start()
     sending = threading.Lock()
 
     def send(message: Event | Ended) -> None:
@@ -51,9 +54,9 @@ def main() -> int:
     os._exit(0)  # libraries' threads may still wait for the other processes
 
 
-def _listen(lines: TextIO, asked: Control) -> None:
+def _listen(lines: BinaryIO, asked: Control) -> None:
     for line in lines:
-        Asked.from_line(line).pass_on(asked)
+        Asked.from_line(line.decode()).pass_on(asked)
     os._exit(1)
 
 
