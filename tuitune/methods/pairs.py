@@ -24,7 +24,7 @@ REWARDS = (
 
 LOGITS_AT_ONCE = 2**26
 """Elements of the logits that one chunk of tokens may have: 256 MiB in fp32."""
-_BYTES_A_LOGIT = 16
+_BYTES_A_LOGIT = 23
 """In fp32 and 16-bit, with their gradients, while a chunk is computed again on the way back."""
 
 
