@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tuitune import export as engine
-from tuitune.export import Exported
+from tuitune.export import Exported, ExportOptions
 from tuitune.runs.folder import Run
 
 
@@ -15,10 +15,11 @@ def export(
     progress: engine.Progress,
     allow_download: Callable[[str], bool],
     cancelled: Callable[[], bool],
+    options: ExportOptions = ExportOptions(),  # noqa: B008 - it cannot be changed
 ) -> list[Exported]:
     """Everything asked for, in the order of KINDS. Raises the error of the first kind that could not be made."""
     made = []
-    for each in engine.export(run, kinds, out, progress, allow_download, cancelled):
+    for each in engine.export(run, kinds, out, progress, allow_download, cancelled, options):
         if not isinstance(each, Exported):
             raise each.error
         made.append(each)

@@ -20,7 +20,7 @@ from tests.engine.hub_uploads import upload_hub
 from tuitune import export as engine
 from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.export import Cancelled, Exported, NotExported, llama_cpp
+from tuitune.export import Cancelled, Exported, ExportOptions, NotExported, llama_cpp
 from tuitune.export.ollama import pieces, prompts_of
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, create_run
@@ -134,6 +134,7 @@ def test_the_exported_adapter_holds_nothing_else_that_lay_in_its_folder(run: Run
     assert {path.name for path in made.path.iterdir()} == {
         *("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         *("chat_template.jinja", "README.md", "tuitune_export.json"),
+        "SHA256SUMS",
     }
 
 
@@ -168,6 +169,45 @@ def test_every_export_of_a_model_is_compared_with_the_adapter(run: Run, exported
         assert parity["logprob_difference"] < parity["base_logprob_difference"], "it learnt more than is lost"
         assert export_.proof == parity["words"]
     assert "on average" in (exported["merged_16bit"].path / "README.md").read_text()
+
+
+def test_every_export_has_sums_that_sha256sum_agrees_with(exported: dict[str, Exported]) -> None:
+    for made in exported.values():
+        folder, sums = (
+            (made.path, "SHA256SUMS") if made.path.is_dir() else (made.path.parent, f"{made.path.name}.sha256")
+        )
+        checked = subprocess.run(
+            ["sha256sum", "-c", sums], check=False, cwd=folder, capture_output=True, text=True, timeout=60
+        )
+        files = {path for path in made.path.rglob("*") if path.is_file()} if made.path.is_dir() else {made.path}
+        assert checked.returncode == 0 and checked.stdout.count(": OK\n") == len(files - {folder / "SHA256SUMS"})
+
+
+def test_a_folder_goes_into_one_tar_that_is_never_older_than_it(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (made,) = export(run, ["adapter"], out, quiet, yes, never, ExportOptions(tar=True))
+    assert {path.name for path in out.iterdir()} == {"adapter", "adapter.tar", "adapter.tar.sha256"}
+    assert "adapter.tar" in made.commands[0].line and "adapter.tar" in made.commands[1].line
+    check = subprocess.run(["bash", "-c", made.commands[2].line], check=False, cwd=out, capture_output=True, timeout=60)
+    assert check.returncode == 0
+    (made,) = export(run, ["adapter"], out, quiet, yes, never)
+    assert {path.name for path in out.iterdir()} == {"adapter"}, "that of the folder before goes with it"
+    assert "adapter.tar" not in made.commands[0].line
+    (out / "adapter.tar").write_text("mine")
+    with pytest.raises(UnusableInput, match=r"adapter\.tar exists and is not an export"):
+        export(run, ["adapter"], out, quiet, yes, never, ExportOptions(tar=True))
+    assert (out / "adapter.tar").read_text() == "mine"
+
+
+def test_a_tar_that_the_disk_does_not_hold_leaves_the_folder_and_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    (made,) = export(run, ["adapter"], out, quiet, yes, never, ExportOptions(tar=True))
+    assert "no tar of it was written" in made.notices[-1] and "which has 0.0 MB free" in made.notices[-1]
+    assert [path.name for path in out.iterdir()] == ["adapter"]
 
 
 def test_a_merge_in_many_shards_gives_the_same_model(

@@ -1,11 +1,18 @@
 """The lines to take an export home can be pasted as they are, whatever the path, host and port."""
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tuitune.export.card import MARK
 from tuitune.export.commands import commands_for, take_home
+from tuitune.export.sums import is_our_tar, tar_file, write_sums, write_tar
+
+
+def never() -> bool:
+    return False
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +64,45 @@ def test_rsync_on_macos_takes_the_line_where_the_path_is_plain(tmp_path: Path) -
 def test_ollama_gets_a_name_that_it_takes(tmp_path: Path) -> None:
     *_, create, run = commands_for("ollama", tmp_path, "My Pirate_7B (v2)")
     assert shlex.split(create.line)[2] == shlex.split(run.line)[2] == "my-pirate_7b-v2"
+
+
+def pasted(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", line], check=False, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "-rf", "back\\slash", "モデル"])
+@pytest.mark.parametrize("form", ["folder", "file", "tar"])
+def test_a_copy_is_checked_by_the_line_beside_the_one_that_fetches_it(form: str, name: str, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    export = here / (f"{name}.gguf" if form == "file" else name)
+    export.parent.mkdir()
+    there.mkdir()
+    if form == "file":
+        export.write_bytes(b"weights")
+    else:
+        (export / "rows").mkdir(parents=True)
+        (export / "rows" / "line\nbreak.jsonl").write_text("{}")
+        (export / MARK).write_text("{}")
+    write_sums(export, never)
+    if form == "tar":
+        write_tar(export, tar_file(export), never)
+        write_sums(tar_file(export), never)
+        assert is_our_tar(tar_file(export))
+    scp, rsync, check = take_home(export)
+    copied = [word.split(":", 1)[1] for word in shlex.split(scp.line) if ":" in word]
+    assert [word.split(":", 1)[1] for word in shlex.split(rsync.line) if ":" in word] == copied
+    subprocess.run(["cp", "-r", "--", *copied, "."], cwd=there, check=True)
+    assert pasted(check.line, there).returncode == 0
+    if form == "tar":
+        assert (there / name / "rows" / "line\nbreak.jsonl").read_text() == "{}", "it is unpacked by the same line"
+    damaged = there / Path(copied[0]).name
+    damaged = damaged / MARK if form == "folder" else damaged
+    damaged.write_bytes(damaged.read_bytes().replace(b"{}", b"{ ").replace(b"weights", b"weighty"))
+    assert pasted(check.line, there).returncode != 0
+
+
+def test_a_file_of_the_users_own_is_no_tar_of_an_export(tmp_path: Path) -> None:
+    for name, content in (("empty.tar", b""), ("text.tar", b"mine" * 1000)):
+        (tmp_path / name).write_bytes(content)
+        assert not is_our_tar(tmp_path / name)
+    assert not is_our_tar(tmp_path)

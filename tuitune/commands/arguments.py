@@ -225,6 +225,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="allow a needed download without asking")
     parser.add_argument("--hub-repo", metavar="NAME", help="repository for hub kinds: NAME or OWNER/NAME")
     parser.add_argument("--hub-public", action="store_true", help="make a new repository public (default: private)")
+    parser.add_argument("--tar", action="store_true", help="put each folder into one uncompressed .tar beside it, too")
     checkpoint_option(parser)
     json_option(parser)
     runs_option(parser)

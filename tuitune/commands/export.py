@@ -22,6 +22,7 @@ def export_run(
     allow_download: bool,
     hub_repo: str | None,
     hub_public: bool,
+    tar: bool,
     as_json: bool,
 ) -> int:
     """Export a run in every kind asked for and say where each lies; FAILED where one could not be made."""
@@ -35,7 +36,7 @@ def export_run(
     if needed and not allow_download and sys.stdin.isatty() and not as_json:
         allow_download = input(f"{llama_cpp.download_question()} [y/N] ").strip().lower() in ("y", "yes")
     request = Export(
-        str(run.folder), kinds, str(out) if out else None, allow_download, checkpoint, hub_repo, hub_public
+        str(run.folder), kinds, str(out) if out else None, allow_download, checkpoint, hub_repo, hub_public, tar
     )
     return asyncio.run(_export(request, as_json))
 

@@ -421,6 +421,7 @@ def _export(arguments: argparse.Namespace) -> int:
         allow_download=arguments.yes,
         hub_repo=arguments.hub_repo,
         hub_public=arguments.hub_public,
+        tar=arguments.tar,
         as_json=arguments.json,
     )
 

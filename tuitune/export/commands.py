@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tuitune.export.kinds import Command
+from tuitune.export.sums import sum_file, tar_file
 
 _ASK = (
     "import sys; from transformers import pipeline; chat = [{'role': 'user', 'content': sys.argv[2]}]; "
@@ -33,14 +34,20 @@ def commands_for(kind: str, path: Path, run_name: str, *, base: str = "") -> tup
 
 
 def take_home(path: Path) -> tuple[Command, ...]:
-    """Lines that fetch `path`, to be run on the user's own machine.
+    """Lines that fetch `path`, or the tar of it where there is one, to be run on the user's own machine, and one that
+    checks what came by its SHA-256 sums.
 
     The address is the one that the user's own SSH connection reached ($SSH_CONNECTION), else this host's name.
     """
     path = path.absolute()
     host, port = _address()
     shown_host = f"[{host}]" if ":" in host else host
-    source = shlex.quote(f"{_user()}@{shown_host}:{path}")
+    tar = tar_file(path)
+    if path.is_dir() and tar.is_file() and sum_file(tar).is_file():
+        path = tar
+    sums = sum_file(path)
+    beside = [sums] if path.is_file() and sums.is_file() else []
+    source = shlex.join(f"{_user()}@{shown_host}:{file}" for file in [path, *beside])
     scp = ["scp", *(["-P", port] if port else []), *(["-r"] if path.is_dir() else [])]
     plain = shlex.quote(str(path)) == str(path)  # macOS's own rsync knows no --protect-args
     rsync = ["rsync", "-a", "--partial", "--progress", *([] if plain else ["--protect-args"])]
@@ -48,7 +55,20 @@ def take_home(path: Path) -> tuple[Command, ...]:
     return (
         Command("Copy it to your machine (run there)", f"{shlex.join(scp)} {source} ."),
         Command("The same, but an interrupted copy goes on where it was", f"{shlex.join(rsync)} {source} ."),
+        *_checks(path, sums),
     )
+
+
+def _checks(path: Path, sums: Path) -> tuple[Command, ...]:
+    """The line that checks a copy of `path`, and opens it where it is a tar; none where there are no sums."""
+    if not sums.is_file():
+        return ()
+    if path.is_dir():
+        return (Command("Check the copy", f"cd {shlex.quote(f'./{path.name}')} && sha256sum -c {sums.name}"),)
+    check = shlex.join(["sha256sum", "-c", f"./{sums.name}"])
+    if path.suffix == ".tar":
+        return (Command("Check the copy and unpack it", f"{check} && {shlex.join(['tar', '-xf', f'./{path.name}'])}"),)
+    return (Command("Check the copy", check),)
 
 
 def hub_lines(kind: str, repository: str, file: str) -> tuple[Command, ...]:

@@ -148,10 +148,12 @@ class ExportOptions:
     """What may be said of an export beside its kinds.
 
     `hub_repo` is the repository for kinds of the Hub (`name` or `owner/name`), public where `hub_public` says so.
+    `tar` puts each folder into one uncompressed tar beside it, too.
     """
 
     hub_repo: str | None = None
     hub_public: bool = False
+    tar: bool = False
 
 
 @dataclass(frozen=True)

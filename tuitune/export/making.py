@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tuitune.atomic import publish
 from tuitune.backends.loading import explained, weights_folder
 from tuitune.chat import gguf_engine
-from tuitune.errors import TuituneError, UnusableInput
+from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import beside_gguf, fingerprint, gguf_card, is_ours, mark, marked, say_in_card
 from tuitune.export.commands import commands_for, hub_lines
@@ -20,6 +20,7 @@ from tuitune.export.needs import bytes_of, earlier_merged, merges_by_shard, requ
 from tuitune.export.ollama import GGUF_NAME
 from tuitune.export.parity import FILE as PARITY
 from tuitune.export.parity import write as write_parity
+from tuitune.export.sums import is_our_tar, sum_file, tar_file, write_sums, write_tar
 from tuitune.hub.upload import require_writable, upload
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
@@ -79,7 +80,11 @@ class Making:
                 with needed_by([kind]):
                     require_writable(self._options.hub_repo)
             with needed_by([kind]):
-                _require_ours(self._out / file_name(self._run, kind))
+                final = self._out / file_name(self._run, kind)
+                _require_ours(final)
+                tar = tar_file(final)
+                if self._options.tar and final.suffix != ".gguf" and os.path.lexists(tar) and not is_our_tar(tar):
+                    raise _not_ours(tar)
                 if kind.gguf:
                     require_quantiser(kind.gguf)
         whole_models = [kind for kind in kinds if kind.whole_model and kind.name not in refused]
@@ -118,8 +123,13 @@ class Making:
             if made.is_dir():
                 mark(made, self._run, kind.name, proof)
                 say_in_card(made, proof)
+            self._progress(kind.name, "Writing its SHA-256 sums", None, None)
+            sums = write_sums(made, self._cancelled)
+            if final.suffix == ".gguf":
+                sum_file(final).unlink(missing_ok=True)  # none for a moment, rather than that of another file
             publish(made, final)
             if final.suffix == ".gguf":
+                publish(sums, sum_file(final))
                 if parity:
                     publish(beside, final.with_name(beside.name))
                 mark(final, self._run, kind.name, proof)
@@ -130,9 +140,37 @@ class Making:
             self._merged = final
         elif kind.gguf and final.is_file():
             self._ggufs[kind.gguf] = final
+        if final.is_dir():
+            unasked = (*unasked, *self._write_tar(kind, final))
         commands = commands_for(kind.name, final, self._run.name, base=self._run.resolved().model.name)
         self._done[kind.name] = Exported(kind.name, final, place.size(final), commands, (*notices, *unasked), proof)
         return self._done[kind.name]
+
+    def _write_tar(self, kind: Kind, final: Path) -> tuple[str, ...]:
+        """Put an exported folder into one tar beside it, where that is wanted, in place of an earlier one.
+
+        The folder is there already, so a tar that could not be written is a notice. Raises Cancelled.
+        """
+        tar = tar_file(final)
+        if is_our_tar(tar):
+            for old in (sum_file(tar), tar):
+                old.unlink(missing_ok=True)
+        if not self._options.tar:
+            return ()
+        made = self._staging / tar.name
+        self._progress(kind.name, "Writing it as one tar", None, None)
+        try:
+            place.require_space(self._out, place.size(final), "The tar")
+            write_tar(final, made, self._cancelled)
+            sums = write_sums(made, self._cancelled)
+            publish(made, tar)
+            publish(sums, sum_file(tar))
+        except Cancelled:
+            raise
+        except (TuituneError, OSError) as error:
+            self._make_room()
+            return (f"The folder is whole, but no tar of it was written: {one_line(explain(error), max_length=300)}",)
+        return ()
 
     def _upload(self, kind: Kind, of: Kind) -> Exported:
         """Upload what another kind makes; it is made here first, unless it was made now or before from this adapter."""
@@ -432,6 +470,10 @@ def _link(source: Path, made: Path) -> None:
 def _require_ours(final: Path) -> None:
     """Refuse to take the place of a file or folder that is not an earlier export. Raises UnusableInput."""
     if os.path.lexists(final) and not is_ours(final):
-        raise UnusableInput(
-            f"{one_line(final)} exists and is not an export of tuitune's: move it away, or choose another folder."
-        )
+        raise _not_ours(final)
+
+
+def _not_ours(path: Path) -> UnusableInput:
+    return UnusableInput(
+        f"{one_line(path)} exists and is not an export of tuitune's: move it away, or choose another folder."
+    )

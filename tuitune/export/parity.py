@@ -48,8 +48,8 @@ BOUNDS: dict[str, Bounds] = {
     "merged_4bit": Bounds(0.60, 0.85),
     "smaller": Bounds(1.50, 0.60),
 }
-"""By kind. `python -m benchmarks.export_parity` measures what the demo model differs by: a third to a twentieth of
-these, which leaves room for models that rounding moves more."""
+"""By kind. They rest on one small model, the demo's, which `python -m benchmarks.export_parity` measures, and are
+some 30 to 300 times what that one differs by: rounding moves others more, and no larger model has been measured."""
 
 
 def bounds_of(kind: str) -> Bounds:

@@ -383,6 +383,7 @@ class Jobs:
         checkpoint: str | None = None,
         hub_repo: str | None = None,
         hub_public: bool = False,
+        tar: bool = False,
     ) -> Result:
         """Every kind as a part of its own when it is there: `exported`, or `failed` with its `error`.
 
@@ -397,7 +398,7 @@ class Jobs:
             progress=lambda kind, text, done, total: job.part(kind=kind, text=text, done=done, total=total),
             allow_download=lambda question: allow_download,
             cancelled=job.cancelled.is_set,
-            options=ExportOptions(hub_repo, hub_public),
+            options=ExportOptions(hub_repo, hub_public, tar),
         ):
             if isinstance(outcome, Exported):
                 job.part(exported=_as_data(outcome))

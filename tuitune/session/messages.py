@@ -426,6 +426,7 @@ class Export(Request[Nothing]):
     checkpoint: str | None = None
     hub_repo: str | None = None
     hub_public: bool = False
+    tar: bool = False
 
 
 class Exports(TypedDict):
