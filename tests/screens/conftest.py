@@ -1,6 +1,7 @@
 """What the screen tests share: an app on a short recipe, and waiting for what it shows."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from textual.pilot import Pilot
 from screens.app import TuituneApp
 from tests.conftest import DEMO
 from tests.warm import WarmSessions
+from tuitune.machine import doctor
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
@@ -18,10 +20,17 @@ from tuitune.session.messages import Train
 
 SIZE = (80, 24)
 
+_probed_once = functools.cache(doctor._probe)
+
 
 @pytest.fixture(autouse=True)
-def start_quickly(warm_sessions: None) -> None:
-    """How a session starts is the point of no test of the screens."""
+def start_quickly(warm_sessions: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a session starts, and what the doctor finds of the libraries, is the point of no test of the screens.
+
+    Each app that begins at home looks at them, in a process that imports torch for seconds, and an app that ends waits
+    for it: here they are looked at once.
+    """
+    monkeypatch.setattr(doctor, "_probe", _probed_once)
 
 
 @pytest.fixture
