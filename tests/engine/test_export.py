@@ -17,6 +17,7 @@ import torch
 
 from tests.engine.exporting import export
 from tests.engine.hub_uploads import upload_hub
+from tests.engine.ollama_program import put_on_path
 from tuitune import export as engine
 from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
@@ -77,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Run) -> dict[str, Exported]:
+def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     """What a run can be exported as, each form at least once, made in one go."""
     if llama_cpp.find() is None:
         try:
@@ -86,8 +87,11 @@ def exported(run: Run) -> dict[str, Exported]:
             pytest.skip(str(error))
     kinds = ["adapter", "adapter_gguf", "merged_16bit", "merged_4bit"]
     kinds += ["gguf:f16", "gguf:q8_0", "gguf:q4_k_m", "ollama:q8_0", "script"]
-    made = export(run, kinds[::-1], None, quiet, yes, never)
+    with pytest.MonkeyPatch.context() as patch:
+        put_on_path(patch, tmp_path_factory.mktemp("ollama"), "answers")
+        made = export(run, kinds[::-1], None, quiet, yes, never)
     assert [each.kind for each in made] == kinds
+    assert made[kinds.index("ollama:q8_0")].notices[-1].startswith("Tried in Ollama, which answered 'Hello!' with: ")
     return {each.kind: each for each in made}
 
 

@@ -12,6 +12,7 @@ from tuitune.export.kinds import Cancelled
 from tuitune.text import one_line
 
 _TAIL_BYTES = 65_536
+_MOVES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what a program draws its progress with
 
 
 class ChildFailed(Exception):
@@ -31,18 +32,20 @@ def run_child(
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
     environment: Mapping[str, str] | None = None,
+    reply: Path | None = None,
 ) -> None:
     """Run `argv` to its end with all output in `log`; raises ChildFailed, Cancelled.
 
     `counted` finds progress in the output: its groups are `done` and, where it has a second, `total` (else 100).
-    The child's stdin is a pipe that closes when this process ends.
+    The child's stdin is a pipe that closes when this process ends. Where `reply` is given, what it writes on stdout
+    goes there, apart from the log, and its stdin is empty.
     """
-    with log.open("wb") as output:
+    with log.open("wb") as output, (reply or log).open("wb") as answer:
         child = subprocess.Popen(
             argv,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL if reply else subprocess.PIPE,
+            stdout=answer if reply else output,
+            stderr=output,
             env={**os.environ, **(environment or {})},
             cwd=log.parent,
             start_new_session=True,
@@ -63,7 +66,8 @@ def run_child(
     finally:
         _end(child)
     if child.returncode:
-        lines = [line for line in re.split(r"[\r\n]+", _tail(log)) if line.strip() and not counted.search(line)]
+        text = _MOVES.sub("", _tail(log))
+        lines = [line for line in re.split(r"[\r\n]+", text) if line.strip() and not counted.search(line)]
         raise ChildFailed(child.returncode, one_line(lines[-1] if lines else "no output", max_length=300))
 
 

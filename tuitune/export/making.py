@@ -142,6 +142,8 @@ class Making:
             self._ggufs[kind.gguf] = final
         if final.is_dir():
             unasked = (*unasked, *self._write_tar(kind, final))
+        if kind.form == "ollama":
+            unasked = (*unasked, *self._try_in_ollama(kind, final))
         commands = commands_for(kind.name, final, self._run.name, base=self._run.resolved().model.name)
         self._done[kind.name] = Exported(kind.name, final, place.size(final), commands, (*notices, *unasked), proof)
         return self._done[kind.name]
@@ -436,6 +438,13 @@ class Making:
             progress=self._counted(kind, "Converting to GGUF"),
             cancelled=self._cancelled,
         )
+
+    def _try_in_ollama(self, kind: Kind, final: Path) -> tuple[str, ...]:
+        from tuitune.export.ollama import tried
+
+        self._progress(kind.name, "Trying it in Ollama, where there is one", None, None)
+        prompt = next(iter(self._run.resolved().samples.prompts), "Hello!")
+        return tried(final, prompt, self._staging, self._cancelled)
 
     def _make_ollama(self, kind: Kind, made: Path) -> tuple[str, ...]:
         from tuitune.export.ollama import write_modelfile

@@ -7,7 +7,11 @@ put together again to prove that they make the same prompts.
 
 import json
 import re
+import secrets
+import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +20,17 @@ from tuitune.chat_template.reply_start import prompt_as_trained
 from tuitune.chat_template.template import ChatTemplate, common_prefix
 from tuitune.chat_template.turn_end import end_of_turn
 from tuitune.conversation import Conversation, Message
-from tuitune.errors import TuituneError
+from tuitune.errors import TuituneError, explain
+from tuitune.export.child import ChildFailed, run_child
+from tuitune.export.kinds import Cancelled
 from tuitune.runs.folder import Run
+from tuitune.text import one_line
 
 Prompt = Callable[[Conversation], str]
 """Makes the prompt for a reply to the messages."""
 GGUF_NAME = "model.gguf"
+_TRIAL_SECONDS, _REMOVE_SECONDS = 300.0, 30.0
+_UNCOUNTED = re.compile(r"(?!)")
 
 _S, _U, _A, _V, _B, _W = (f"tuitune message {each}" for each in "abcdef")
 
@@ -130,6 +139,45 @@ def write_modelfile(folder: Path, run: Run) -> tuple[str, ...]:
     if "strftime_now" in json.dumps(tokenizer.chat_template):
         notices.append("The model's chat template writes the date, which in the Modelfile stays that of the export.")
     return tuple(notices)
+
+
+def tried(folder: Path, prompt: str, scratch: Path, cancelled: Callable[[], bool]) -> tuple[str, ...]:
+    """Where Ollama is installed, have it make a model of an exported folder and answer a prompt: what came of it.
+
+    The model has a name of its own and is removed again. Logs go into `scratch`. Raises Cancelled alone: an export is
+    whole whether or not an Ollama is here, runs, or takes it.
+    """
+    program = shutil.which("ollama")
+    if program is None:
+        return ()
+    name = f"tuitune-trial-{secrets.token_hex(4)}"
+    reply = scratch / "ollama-reply.txt"
+    ends_at = time.monotonic() + _TRIAL_SECONDS
+
+    def run(*words: str, answer: Path, stop: Callable[[], bool]) -> None:
+        log = scratch / "ollama.log"
+        run_child([program, *words], log, counted=_UNCOUNTED, progress=lambda *_: None, cancelled=stop, reply=answer)
+
+    def stop() -> bool:
+        return cancelled() or time.monotonic() > ends_at
+
+    try:
+        run("create", name, "-f", str(folder / "Modelfile"), answer=scratch / "ollama-create.txt", stop=stop)
+        run("run", name, "--", prompt, answer=reply, stop=stop)
+        answer = one_line(reply.read_text(encoding="utf-8", errors="replace"), max_length=200)
+    except Cancelled:
+        if cancelled():
+            raise
+        return ("Ollama was tried and did not answer in time.",)
+    except ChildFailed as failed:
+        return (f"Ollama was tried and did not take it ({failed.last_line}).",)
+    except OSError as error:
+        return (f"Ollama was not tried ({one_line(explain(error), max_length=200)}).",)
+    finally:
+        until = time.monotonic() + _REMOVE_SECONDS
+        with suppress(Cancelled, ChildFailed, OSError):
+            run("rm", name, answer=scratch / "ollama-rm.txt", stop=lambda: time.monotonic() > until)
+    return (f"Tried in Ollama, which answered {one_line(prompt, max_length=60)!r} with: {answer or 'nothing'}",)
 
 
 def prompts_of(tokenizer: Any, *, thinks: bool) -> Prompt:
