@@ -91,10 +91,10 @@ def test_a_base_model_that_is_gone_leaves_the_adapter(run: Run, sources: Path, t
     assert "holds no .safetensors weights" in str(found["gguf:q8_0"].missing)
 
 
-def test_a_dataset_that_is_gone_is_said_for_the_script_alone(run: Run, sources: Path) -> None:
+def test_a_dataset_that_is_gone_is_said_for_script_and_notebook_alone(run: Run, sources: Path) -> None:
     Path(run.recipe().data.path).unlink()
     found = {each.kind: each for each in preflight(run)}
-    assert [kind for kind, each in found.items() if not each.ready] == ["script"]
+    assert [kind for kind, each in found.items() if not each.ready] == ["script", "notebook"]
     assert "is no longer there" in str(found["script"].missing)
 
 
