@@ -199,7 +199,7 @@ async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, r
         await until(pilot, lambda: "Stop the run after this step?" in words(pilot), what="the question again")
         await pilot.press("y")
         await until(pilot, lambda: "✔ Stopped after" in screen_text(pilot), what="the run has stopped")
-        assert "Enter: chat with it" in screen_text(pilot) and "Sample replies" in screen_text(pilot)
+        assert "Enter: chat with it" in screen_text(pilot) and "Messages" in screen_text(pilot)
         assert app.link.run is not None
         again = TuituneApp(None, runs_folder=runs_folder, attach=app.link.run)
     async with again.run_test(size=SIZE) as pilot:
