@@ -2,9 +2,11 @@
 
 import asyncio
 import functools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
@@ -20,7 +22,17 @@ from tuitune.session.messages import Train
 
 SIZE = (80, 24)
 
-_probed_once = functools.cache(doctor._probe)
+_probe = doctor._probe
+
+
+@functools.cache
+def _probed(libraries: str | None, code: str, *arguments: str) -> dict[str, Any]:
+    return _probe(code, *arguments)
+
+
+def probed(code: str, *arguments: str) -> dict[str, Any]:
+    """What the doctor's probe says, asked once for each PYTHONPATH."""
+    return _probed(os.environ.get("PYTHONPATH"), code, *arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +42,7 @@ def start_quickly(warm_sessions: None, monkeypatch: pytest.MonkeyPatch) -> None:
     Each app that begins at home looks at them, in a process that imports torch for seconds, and an app that ends waits
     for it: here they are looked at once.
     """
-    monkeypatch.setattr(doctor, "_probe", _probed_once)
+    monkeypatch.setattr(doctor, "_probe", probed)
 
 
 @pytest.fixture
