@@ -54,7 +54,7 @@ def test_the_app_has_the_terminals_size_and_not_the_environments(monkeypatch: py
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "15")
     app = Terminal()
-    app.until("Runs: steps, loss")
+    app.until("Try the demo")
     app.resize(70, 24)
     app.until("This terminal has 70×24.")
     app.press("\x11")
@@ -70,7 +70,7 @@ def test_a_size_of_nothing_in_the_environment_is_forgotten(
     monkeypatch.setenv("COLUMNS", size)
     monkeypatch.setenv("LINES", size)
     app = Terminal()
-    app.until("Runs: steps, loss")
+    app.until("Try the demo")
     app.press("\x11")
     assert app.exit_status() == 0
 
