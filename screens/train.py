@@ -153,6 +153,8 @@ class TrainScreen(StepScreen):
         state = (link.run, link.is_training, bool(history.steps), history.ended, link.problem)
         if state != self._state:
             self._state = state
+            if self.query_one("#lower", ContentSwitcher).current == "log":  # else that of another run may stand there
+                self._read_log()
             self.show_problem(self._problem())
             self.refresh_bindings()
         pane = self._front_pane()

@@ -79,7 +79,7 @@ def test_six_screens_with_keys_alone(tmp_path: Path, demo_recipe: Recipe, termin
     terminal.until("Done after 3 steps", 120)
 
     terminal.press(ENTER)
-    terminal.until("The adapter answers")
+    terminal.until("Say something")
     terminal.press("What is the capital of France?" + ENTER)
     terminal.until("Paris", 60)
 
