@@ -47,7 +47,7 @@ async def test_a_run_is_steered_by_its_keys(recipe: Recipe, runs_folder: Path) -
         await app.action_show_home()
         await until(pilot, lambda: "‖" in screen_text(pilot), what="the paused run on home")
         assert "r Resume" not in screen_text(pilot)
-        app.screen.query_one("#starts", OptionList).highlighted = 2
+        app.screen.query_one("#starts", OptionList).highlighted = 3
         await until(pilot, lambda: "r Resume" in screen_text(pilot), what="the offer to go on")
         await pilot.press("r")
         await until(pilot, lambda: app.link.history.step > paused_at, what="a step more")
