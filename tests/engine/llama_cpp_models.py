@@ -1,5 +1,6 @@
 """Real chat templates and tokenizers to test with: those in llama.cpp's tree, from one pinned source distribution."""
 
+import fcntl
 import hashlib
 import struct
 import subprocess
@@ -36,11 +37,13 @@ _SPLITS = {"llama-bpe": _LLAMA3, "qwen2": _LLAMA3.replace("{1,3}", ""), "qwen35"
 
 def folder() -> Path:
     """The folder with `ggml-vocab-*.gguf` and `templates`, downloaded once; skips the test where that fails."""
-    if not FOLDER.is_dir():
-        FOLDER.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=FOLDER.parent) as temporary:
-            _download(Path(temporary))
-            (Path(temporary) / "models").rename(FOLDER)
+    FOLDER.parent.mkdir(parents=True, exist_ok=True)
+    with (FOLDER.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers of a run of the tests begin with an empty cache together
+        if not FOLDER.is_dir():
+            with tempfile.TemporaryDirectory(dir=FOLDER.parent) as temporary:
+                _download(Path(temporary))
+                (Path(temporary) / "models").rename(FOLDER)
     return FOLDER
 
 
