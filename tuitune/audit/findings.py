@@ -252,9 +252,9 @@ class _Used:
         marks = []
         for source, first in zip(self._sources, self._first, strict=True):
             held = numpy.zeros(len(first), dtype=bool)
-            if source.held:
+            if source.held_out:
                 numbers = numpy.frombuffer(source.rows.numbers, dtype=numpy.int64)
-                held[numpy.searchsorted(numbers, source.held)] = True
+                held[numpy.searchsorted(numbers, source.held_out)] = True
             marks.append(held[first])
         return numpy.concatenate(marks)
 

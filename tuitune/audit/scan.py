@@ -218,7 +218,7 @@ def _counts(source: Source, seen: int) -> SourceCounts:
         name=source.name,
         rows=seen,
         used=int(numpy.count_nonzero(first_parts(rows))),
-        held_out=len(source.held),
+        held_out=len(source.held_out),
         dropped=sum(entry.count for entry in rows.dropped.values()),
         tokens=sum(rows.lengths),
         trained_tokens=sum(rows.trained),

@@ -163,8 +163,8 @@ class RowsWriter:
         """Half of the memory that is free may hold rows: the model needs the rest."""
         import psutil
 
-        held = sum(table.nbytes for table in self._in_memory)
-        if held + needed_bytes > psutil.virtual_memory().available:
+        held_bytes = sum(table.nbytes for table in self._in_memory)
+        if held_bytes + needed_bytes > psutil.virtual_memory().available:
             raise TuituneError(f"{self._problem}, and memory has no room for them either; {_REMEDY}")
 
     def close(self, *, keep: bool) -> Rows:
@@ -223,7 +223,7 @@ def find(key: str) -> Rows | None:
         _hold(rows, folder)
         counts = json.loads((folder / "counts.json").read_text())
         rows.truncated = counts["truncated"]
-        rows.dropped = {reason: Dropped(**each) for reason, each in counts["dropped"].items()}
+        rows.dropped = {reason: Dropped(**fields) for reason, fields in counts["dropped"].items()}
         for name in _ARRAYS:
             values = getattr(rows, name)
             with (folder / name).open("rb") as file:
@@ -247,10 +247,10 @@ def code_identity() -> str:
     """A digest of the modules that decide what a row becomes: another version of them makes other rows."""
     sources: list[Path] = []
     for name in _DECIDING:
-        found = find_spec(f"tuitune.{name}")
-        assert found is not None and found.origin is not None
-        origin = Path(found.origin)
-        sources += sorted(origin.parent.glob("*.py")) if found.submodule_search_locations else [origin]
+        spec = find_spec(f"tuitune.{name}")
+        assert spec is not None and spec.origin is not None
+        origin = Path(spec.origin)
+        sources += sorted(origin.parent.glob("*.py")) if spec.submodule_search_locations else [origin]
     return key_of(*sources)
 
 

@@ -24,10 +24,14 @@ def columnar_records(container: Container) -> Iterator[Record]:
         try:
             for number, line in lines(child.stdout):
                 yield Record(None, f"row {number} {TOO_LONG}") if line is None else parse(line, f"row {number}")
-            said = child.stderr.read(4096).decode("utf-8", "replace").strip()
+            error_text = child.stderr.read(4096).decode("utf-8", "replace").strip()
             code = child.wait()
             if code:
-                reason = one_line(said.splitlines()[-1], max_length=160) if said and code > 0 else "its reader crashed"
+                reason = (
+                    one_line(error_text.splitlines()[-1], max_length=160)
+                    if error_text and code > 0
+                    else "its reader crashed"
+                )
                 problem = f"the {container.kind} file cannot be read beyond here ({reason})"
                 yield Record(None, f"{problem}: fetch it again, or write it anew")
         finally:
@@ -89,8 +93,8 @@ def _write(batches: Any) -> None:
 def _present(value: Any) -> Any:
     """The value without the fields that hold nothing: a table gives every object of a column the fields of all."""
     if isinstance(value, dict):
-        return {name: _present(each) for name, each in value.items() if each is not None}
-    return [_present(each) for each in value] if isinstance(value, list) else value
+        return {name: _present(item) for name, item in value.items() if item is not None}
+    return [_present(item) for item in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

@@ -124,10 +124,10 @@ def look(path: Path) -> Container:
 _WRAPPERS = ("data", "rows", "train", "examples", "items", "records", "dataset", "instances", "samples")
 
 
-def _wrapper(head: bytes, before: int, *, whole: bool) -> Wrapper | None:
-    """The array of rows in a file that is one object, as far as `head` tells; `before` bytes stand in front of it."""
+def _wrapper(head: bytes, offset: int, *, whole: bool) -> Wrapper | None:
+    """The array of rows in a file that is one object, as far as `head` tells; `offset` bytes stand in front of it."""
     depth = end = 0
-    key, found = b"", None
+    key, wrapper = b"", None
     for match in STRUCTURE.finditer(head):
         mark = match[0]
         if len(mark) > 1:
@@ -139,13 +139,13 @@ def _wrapper(head: bytes, before: int, *, whole: bool) -> Wrapper | None:
             if first & {"role", "from"}:
                 return None  # a row, with the turns of a conversation
             name = key[1:-1].decode("ascii", "replace")
-            if first and name in _WRAPPERS and found is None:
-                found = Wrapper(name, before + match.start())
+            if first and name in _WRAPPERS and wrapper is None:
+                wrapper = Wrapper(name, offset + match.start())
         depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(mark, 0)
         if depth == 0:
             # Behind the object must stand nothing: else it is a row among others.
-            return found if whole and not head[match.end() :].strip() else None
-    return found
+            return wrapper if whole and not head[match.end() :].strip() else None
+    return wrapper
 
 
 def _first_names(inside: bytes) -> set[str]:
@@ -175,7 +175,7 @@ def _delimiter(head: bytes) -> str | None:
     lines = text.splitlines()
     if not lines:
         return None
-    for delimiter in sorted("\t,;|", key=lambda each: -lines[0].count(each)):
+    for delimiter in sorted("\t,;|", key=lambda character: -lines[0].count(character)):
         if delimiter not in lines[0]:
             continue
         rows = _first_rows(text[:65536], delimiter)

@@ -121,8 +121,8 @@ class Dataset:
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """The rows from `start` up to, not including, `stop`."""
-        found = records(self.container, start=start)
-        for index, record in enumerate(islice(found, None if stop is None else max(0, stop - start)), start):
+        count = None if stop is None else max(0, stop - start)
+        for index, record in enumerate(islice(records(self.container, start=start), count), start):
             yield self._row(index, record)
 
     def brings_thinking(self) -> bool:
@@ -146,7 +146,7 @@ class Dataset:
 
 def sections(data: DataSection) -> list[DataSection]:
     """The recipe's datasets, each as a section of its own: data.path, then data.also."""
-    return [data, *(data.model_copy(update=each.model_dump()) for each in data.also)]
+    return [data, *(data.model_copy(update=section.model_dump()) for section in data.also)]
 
 
 def eval_section(data: DataSection) -> DataSection | None:
@@ -170,16 +170,16 @@ def told_apart(names: list[str]) -> list[str]:
 def container_of(data: DataSection) -> Container:
     """The file or Hub dataset that holds the recipe's rows. Raises UnusableInput, saying what to do."""
     if data.path.startswith(HUB):
-        found = hub_files(data)
-        whole = Container(Path(found.name), "hub", hub=found)
+        hub = hub_files(data)
+        container = Container(Path(hub.name), "hub", hub=hub)
     else:
-        whole = look(Path(data.path))
+        container = look(Path(data.path))
         if (name := split_name(data.split)) != "train":
             raise UnusableInput(
-                f"data.split names the split {one_line(name, max_length=80)!r}, and {_shown(whole.path)} is one file: "
-                "leave data.split out, or write train[100:200] for a part of it."
+                f"data.split names the split {one_line(name, max_length=80)!r}, and {_shown(container.path)} is one "
+                "file: leave data.split out, or write train[100:200] for a part of it."
             )
-    return replace(whole, part=split_rows(data.split, lambda: _count(whole)))
+    return replace(container, part=split_rows(data.split, lambda: _count(container)))
 
 
 def _count(container: Container) -> int:

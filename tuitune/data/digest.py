@@ -89,29 +89,29 @@ def repeats(values: Any) -> Any:
     ordered = numpy.sort(values)
     several = numpy.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     del ordered
-    again = numpy.zeros(len(values), dtype=bool)
+    repeated = numpy.zeros(len(values), dtype=bool)
     seen = numpy.zeros(len(several), dtype=bool)
     for start in range(0, len(values) if len(several) else 0, _BLOCK):
         block = values[start : start + _BLOCK]
         at = numpy.minimum(numpy.searchsorted(several, block), len(several) - 1)
         places = numpy.flatnonzero(several[at] == block)
-        which, first = numpy.unique(at[places], return_index=True)
-        again[start + places] = True
-        again[start + places[first[~seen[which]]]] = False
-        seen[which] = True
-    return again
+        indices, first = numpy.unique(at[places], return_index=True)
+        repeated[start + places] = True
+        repeated[start + places[first[~seen[indices]]]] = False
+        seen[indices] = True
+    return repeated
 
 
 def among(values: Any, known: Any, where: Any = None) -> Any:
-    """Whether each 64-bit value is among the known ones (those `where` is true), which may be many more."""
+    """Whether each 64-bit value is among the known ones (of those where `where` is true); these may be many more."""
     import numpy
 
     ordered = numpy.unique(values)
-    found = numpy.zeros(len(ordered), dtype=bool)
+    is_known = numpy.zeros(len(ordered), dtype=bool)
     for start in range(0, len(known) if len(ordered) else 0, _BLOCK):
         block = known[start : start + _BLOCK]
         if where is not None:
             block = block[where[start : start + _BLOCK]]
         at = numpy.minimum(numpy.searchsorted(ordered, block), len(ordered) - 1)
-        found[at[ordered[at] == block]] = True
-    return found[numpy.searchsorted(ordered, values)]
+        is_known[at[ordered[at] == block]] = True
+    return is_known[numpy.searchsorted(ordered, values)]

@@ -26,8 +26,8 @@ def records(container: Container, *, start: int = 0, unread: bool = False) -> It
     A broken row is a record with an error; a broken file ends with one.
     """
     first, stop = container.part
-    found = _records(container, start=first + start, unread=unread)
-    return found if stop is None else islice(found, max(0, stop - first - start))
+    rows = _records(container, start=first + start, unread=unread)
+    return rows if stop is None else islice(rows, max(0, stop - first - start))
 
 
 def count(container: Container) -> int:
@@ -64,8 +64,8 @@ def _records(container: Container, *, start: int, unread: bool) -> Iterator[Reco
                 yield from _jsonl(stream, start=start, unread=unread)
             else:
                 is_json = container.kind == "json"
-                found = _json(stream, container.wrapper) if is_json else _csv(stream, container.delimiter)
-                yield from islice(found, start, None)
+                rows = _json(stream, container.wrapper) if is_json else _csv(stream, container.delimiter)
+                yield from islice(rows, start, None)
     except EOFError:
         yield Record(None, f"the {container.compression} file is cut short here: fetch it again")
     except BROKEN as error:
@@ -178,8 +178,8 @@ def _csv(stream: Any, delimiter: str) -> Iterator[Record]:
             yield Record(None, f"line {line} {TOO_LONG}")
         elif header is None:
             header = [cell.strip() for cell in cells]
-            if again := [name for place, name in enumerate(header) if name and name in header[:place]]:
-                shown = one_line(again[0], max_length=40)
+            if repeated := [name for place, name in enumerate(header) if name and name in header[:place]]:
+                shown = one_line(repeated[0], max_length=40)
                 yield Record(None, f"line {line} names the column {shown!r} twice: rename one of them")
                 return
         elif len(cells) != len(header):

@@ -30,7 +30,7 @@ _PLACE = re.compile(r"\b(line|element|row|turn|message) \d+(?:, column \d+| at c
 
 @dataclass(frozen=True)
 class Source:
-    """One of the recipe's datasets: its rows before some were `held` out (row numbers), and how often each is taken.
+    """One of the recipe's datasets: all its rows, the row numbers `held_out`, and how often each row is used.
 
     `name` is the file's, told apart from others of that name.
     """
@@ -38,7 +38,7 @@ class Source:
     name: str
     dataset: Dataset
     rows: Rows
-    held: list[int]
+    held_out: list[int]
     weight: float = 1.0
 
 
@@ -86,21 +86,21 @@ class Prepared:
     @property
     def eval_rows(self) -> list[int]:
         """Row numbers, in the first dataset, of the rows held out from it."""
-        return self.sources[0].held
+        return self.sources[0].held_out
 
     def prompts(self, count: int) -> list[Conversation]:
         """The first `count` different prompts, up to each row's first reply: of held-out rows, else of the data."""
         wanted = set(self.eval_rows)
-        found: list[Conversation] = []
+        prompts: list[Conversation] = []
         for row in self.dataset.rows(stop=max(wanted) + 1 if wanted else 1000):
             if row.messages is None or (wanted and row.index not in wanted):
                 continue
             roles = [message["role"] for message in row.messages]
-            if "assistant" in roles[1:] and (prompt := row.messages[: roles.index("assistant", 1)]) not in found:
-                found.append(prompt)
-            if len(found) == count:
+            if "assistant" in roles[1:] and (prompt := row.messages[: roles.index("assistant", 1)]) not in prompts:
+                prompts.append(prompt)
+            if len(prompts) == count:
                 break
-        return found
+        return prompts
 
 
 def prepare(
@@ -109,7 +109,7 @@ def prepare(
     progress: Progress = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Prepared:
-    """Read, tokenise, mask, split and mix the recipe's datasets; equal work that was done before is found again.
+    """Read, tokenise, mask, split and mix the recipe's datasets; rows that were tokenised before come from the cache.
 
     `progress` gets rows done and, where it can be estimated, their number. When `cancelled` turns true the rows so far
     are returned. Raises UnusableInput where no row can be trained on, TuituneError where neither disk nor memory has
@@ -127,57 +127,60 @@ def prepare(
     masker = Masker(tokenizer, method.train_on(recipe), data.max_length)
     sources = sections(data)
     opened = [open_dataset(section) for section in sources]
-    made = [_tokenised(dataset, method, masker, data, progress, cancelled) for dataset in opened]
+    row_sets = [_tokenised(dataset, method, masker, data, progress, cancelled) for dataset in opened]
     names = told_apart([dataset.name for dataset in opened])
-    if not any(map(len, made)) and not cancelled():
-        raise UnusableInput(_no_usable_row(names, made))
-    if data.bad_rows == "refuse" and any(rows.dropped for rows in made):
-        raise UnusableInput(_refused(names, made))
-    dropped = _all_dropped(names, made)
-    held = _held_out(made, data.eval_share, recipe.train.seed)
-    kept = [
-        _weighted(_without(len(rows), out), section.weight, recipe.train.seed + place)
-        for place, (rows, out, section) in enumerate(zip(made, held, sources, strict=True))
+    if not any(map(len, row_sets)) and not cancelled():
+        raise UnusableInput(_no_usable_row(names, row_sets))
+    if data.bad_rows == "refuse" and any(rows.dropped for rows in row_sets):
+        raise UnusableInput(_refused(names, row_sets))
+    dropped = _all_dropped(names, row_sets)
+    held_out = _held_out(row_sets, data.eval_share, recipe.train.seed)
+    train_places = [
+        _weighted(_without(len(rows), held_places), section.weight, recipe.train.seed + place)
+        for place, (rows, held_places, section) in enumerate(zip(row_sets, held_out, sources, strict=True))
     ]
-    evaluation = _selected(made, held) if any(map(len, held)) else None
+    evaluation = _selected(row_sets, held_out) if any(map(len, held_out)) else None
     eval_source = None
     if (elsewhere := eval_section(data)) is not None:
-        eval_source, evaluation = _eval_file(elsewhere, method, masker, made, progress, cancelled)
+        eval_source, evaluation = _eval_file(elsewhere, method, masker, row_sets, progress, cancelled)
     evaluated = [eval_source.rows] if eval_source else []
     thinking = opened[0].brings_thinking()
     return Prepared(
         sources=[
-            Source(name, dataset, rows, sorted({rows.numbers[place] for place in out.tolist()}), section.weight)
-            for name, dataset, rows, out, section in zip(names, opened, made, held, sources, strict=True)
+            Source(name, dataset, rows, sorted({rows.numbers[place] for place in held_places.tolist()}), section.weight)
+            for name, dataset, rows, held_places, section in zip(
+                names, opened, row_sets, held_out, sources, strict=True
+            )
         ],
-        train=method.arranged(_selected(made, kept), recipe),
+        train=method.arranged(_selected(row_sets, train_places), recipe),
         eval=None if evaluation is None else method.arranged(evaluation, recipe),
         eval_source=eval_source,
         dropped=dropped,
-        tokens=sum(_total(rows.lengths, places) for rows, places in zip(made, kept, strict=True)),
-        trained_tokens=sum(_total(rows.trained, places) for rows, places in zip(made, kept, strict=True)),
-        truncated=sum(rows.truncated for rows in made),
-        longest=max((max(rows.longest, default=0) for rows in made), default=0),
+        tokens=sum(_total(rows.lengths, places) for rows, places in zip(row_sets, train_places, strict=True)),
+        trained_tokens=sum(_total(rows.trained, places) for rows, places in zip(row_sets, train_places, strict=True)),
+        truncated=sum(rows.truncated for rows in row_sets),
+        longest=max((max(rows.longest, default=0) for rows in row_sets), default=0),
         thinking=thinking,
         notices=[
             *([] if thinking else _reply_starts(masker, opened[0])),
-            *dict.fromkeys(rows.unkept for rows in [*made, *evaluated] if rows.unkept),
+            *dict.fromkeys(rows.unkept for rows in [*row_sets, *evaluated] if rows.unkept),
         ],
     )
 
 
 def _reply_starts(masker: Masker, dataset: Dataset) -> list[str]:
-    """Where replies begin, if that is not where the chat template's prompt for a reply ends."""
+    """Where replies begin, if that is another place than the end of the chat template's prompt for a reply."""
     from tuitune.chat_template.reply_start import difference, shown
 
     conversations = any(row.messages for row in dataset.rows(stop=EXAMPLES))
     differing = difference(masker.template) if conversations else None
     if differing is None:
         return []
-    theirs, ours = map(shown, differing)
+    prompt_start, trained_start = map(shown, differing)
     return [
-        f"The data has no thinking, so replies are trained behind {ours}, where the chat template's prompt has {theirs}"
-        ": chat here begins them as trained, and exports where they can; to train thinking, give it in the replies."
+        f"The data has no thinking, so replies are trained behind {trained_start}, where the chat template's prompt "
+        f"has {prompt_start}: chat here begins them as trained, and exports where they can; to train thinking, give it "
+        "in the replies."
     ]
 
 
@@ -198,9 +201,9 @@ def _tokenised(
         dataset.format.name,
         method.name,
     )
-    if found := cache.find(key):
-        progress(len(found), len(found))
-        return found
+    if rows := cache.find(key):
+        progress(len(rows), len(rows))
+        return rows
     writer = RowsWriter(key, method.columns)
     try:
         _fill(writer, dataset, method, masker, data, progress, cancelled)
@@ -220,11 +223,13 @@ def _fill(
     cancelled: Callable[[], bool],
 ) -> None:
     rows, done, expected = writer.rows, 0, dataset.estimated_rows()
-    batches, again = tee(_sampled(method, batch) for batch in _batches(dataset.rows(), cancelled))
-    encoded = masker.encode_batches([sample for _, samples in batch for sample in samples] for batch in batches)
-    for batch, masks in zip(again, encoded, strict=True):
+    batches, batches_to_encode = tee(_sampled(method, batch) for batch in _batches(dataset.rows(), cancelled))
+    encoded = masker.encode_batches(
+        [sample for _, samples in batch for sample in samples] for batch in batches_to_encode
+    )
+    for batch, masks in zip(batches, encoded, strict=True):
         waiting = iter(masks)
-        taken: list[Encoded] = []
+        batch_parts: list[Encoded] = []
         for row, samples in batch:
             parts = _encoded(method, masker, row, [next(waiting) for _ in samples], data.over_length)
             if isinstance(parts, str):
@@ -239,10 +244,10 @@ def _fill(
                 rows.longest.append(part.longest)
                 rows.trained.append(part.trained_tokens)
                 rows.ended.append(part.ended)
-            taken += parts
+            batch_parts += parts
             rows.truncated += any(part.truncated for part in parts)
-        if taken:
-            writer.add({name: [part.columns[name] for part in taken] for name in method.columns})
+        if batch_parts:
+            writer.add({name: [part.columns[name] for part in batch_parts] for name in method.columns})
         done += len(batch)
         progress(done, None if expected is None else max(done, expected))
 
@@ -290,16 +295,16 @@ def _drop(dropped: dict[str, Dropped], index: int, reason: str) -> None:
         entry.examples.append(index + 1)
 
 
-def _all_dropped(names: list[str], made: list[Rows]) -> dict[str, Dropped]:
-    dropped = dict(made[0].dropped)
-    for name, rows in zip(names[1:], made[1:], strict=True):
+def _all_dropped(names: list[str], row_sets: list[Rows]) -> dict[str, Dropped]:
+    dropped = dict(row_sets[0].dropped)
+    for name, rows in zip(names[1:], row_sets[1:], strict=True):
         dropped |= {f"{name}: {reason}": entry for reason, entry in rows.dropped.items()}
     return dropped
 
 
-def _no_usable_row(names: list[str], made: list[Rows]) -> str:
+def _no_usable_row(names: list[str], row_sets: list[Rows]) -> str:
     """The sentence for datasets of which nothing can be trained: the commonest reason, with its remedy."""
-    reasons = [(name, entry) for name, rows in zip(names, made, strict=True) for entry in rows.dropped.values()]
+    reasons = [(name, entry) for name, rows in zip(names, row_sets, strict=True) for entry in rows.dropped.values()]
     if not reasons:
         return f"{names[0]} holds no rows: give another file in data.path."
     name, entry = max(reasons, key=lambda reason: reason[1].count)
@@ -311,10 +316,10 @@ def _no_usable_row(names: list[str], made: list[Rows]) -> str:
     )
 
 
-def _refused(names: list[str], made: list[Rows]) -> str:
+def _refused(names: list[str], row_sets: list[Rows]) -> str:
     """The sentence for the first dataset with rows that cannot be used, and how many there are in all."""
-    counts = [sum(entry.count for entry in rows.dropped.values()) for rows in made]
-    name, rows, count = next(dataset for dataset in zip(names, made, counts, strict=True) if dataset[2])
+    counts = [sum(entry.count for entry in rows.dropped.values()) for rows in row_sets]
+    name, rows, count = next(dataset for dataset in zip(names, row_sets, counts, strict=True) if dataset[2])
     first = min(rows.dropped.values(), key=lambda entry: entry.examples[0])
     others = f", {sum(counts) - count} of other datasets," if sum(counts) > count else ""
     return (
@@ -329,52 +334,52 @@ def _total(values: "array[int]", places: Any) -> int:
     return int(numpy.frombuffer(values, dtype=values.typecode)[places].sum()) if len(values) else 0
 
 
-def _held_out(made: list[Rows], share: float, seed: int) -> list[Any]:
+def _held_out(row_sets: list[Rows], share: float, seed: int) -> list[Any]:
     """Places of each dataset's held-out rows: `share` of all, drawn by content, so that equal rows stay together."""
     import numpy
 
-    total = sum(map(len, made))
+    total = sum(map(len, row_sets))
     if share == 0 or total < 2:
-        return [numpy.zeros(0, dtype=numpy.int64) for _ in made]
-    drawn = numpy.concatenate([numpy.frombuffer(rows.digests, dtype=numpy.uint64) for rows in made])
+        return [numpy.zeros(0, dtype=numpy.int64) for _ in row_sets]
+    draws = numpy.concatenate([numpy.frombuffer(rows.digests, dtype=numpy.uint64) for rows in row_sets])
     # An odd multiplier permutes the digests; the seed chooses which permutation. In place: there may be millions.
-    drawn *= numpy.uint64(random.Random(seed).getrandbits(64) | 1)
-    drawn ^= drawn >> numpy.uint64(29)
+    draws *= numpy.uint64(random.Random(seed).getrandbits(64) | 1)
+    draws ^= draws >> numpy.uint64(29)
     starts = [0]
-    for rows in made:
+    for rows in row_sets:
         starts.append(starts[-1] + len(rows))
     wanted = max(1, round(share * total))
-    held = numpy.sort(_first_groups(drawn, wanted, 2 * wanted))
+    held = numpy.sort(_first_groups(draws, wanted, 2 * wanted))
     return [held[(held >= start) & (held < end)] - start for start, end in pairwise(starts)]
 
 
-def _first_groups(drawn: Any, wanted: int, looked_at: int) -> Any:
+def _first_groups(draws: Any, wanted: int, looked_at: int) -> Any:
     """Places of the smallest values, `wanted` at most, with none left out of those that are equal.
 
     Only the smallest `looked_at` are sorted, or all where these do not do.
     """
     import numpy
 
-    candidates = numpy.arange(len(drawn))
-    if looked_at < len(drawn):
-        candidates = numpy.flatnonzero(drawn <= numpy.partition(drawn, looked_at)[looked_at])
-    order = candidates[numpy.argsort(drawn[candidates], kind="stable")]
-    values = drawn[order]
-    taken: list[Any] = []
+    candidates = numpy.arange(len(draws))
+    if looked_at < len(draws):
+        candidates = numpy.flatnonzero(draws <= numpy.partition(draws, looked_at)[looked_at])
+    order = candidates[numpy.argsort(draws[candidates], kind="stable")]
+    values = draws[order]
+    groups: list[Any] = []
     count = at = 0
     while count < wanted and at < len(order):
         end = int(numpy.searchsorted(values, values[at], side="right"))
         if count + end - at <= wanted:
-            taken.append(order[at:end])
+            groups.append(order[at:end])
             count += end - at
         at = end
-    if count < wanted and len(order) < len(drawn):
-        return _first_groups(drawn, wanted, len(drawn))
-    return numpy.concatenate(taken) if taken else order[:0]
+    if count < wanted and len(order) < len(draws):
+        return _first_groups(draws, wanted, len(draws))
+    return numpy.concatenate(groups) if groups else order[:0]
 
 
 def first_parts(rows: Rows) -> Any:
-    """Whether each is a row of the dataset, or the first part of one that was split, as an array of booleans."""
+    """Whether each row is a whole row of the dataset or the first part of a split one, as an array of booleans."""
     import numpy
 
     numbers = numpy.frombuffer(rows.numbers, dtype=numpy.int64)
@@ -383,14 +388,14 @@ def first_parts(rows: Rows) -> Any:
     return first
 
 
-def _without(rows: int, out: Any) -> Any:
-    """The places of all rows but those, as 32-bit numbers."""
+def _without(rows: int, left_out: Any) -> Any:
+    """The places of all rows but the ones `left_out`, as 32-bit numbers."""
     import numpy
 
-    kept = numpy.ones(rows, dtype=bool)
-    kept[out] = False
+    is_kept = numpy.ones(rows, dtype=bool)
+    is_kept[left_out] = False
     places = numpy.arange(rows, dtype=numpy.uint32)
-    return places[kept] if len(out) else places
+    return places[is_kept] if len(left_out) else places
 
 
 def _weighted(places: Any, weight: float, seed: int) -> Any:
@@ -403,10 +408,10 @@ def _weighted(places: Any, weight: float, seed: int) -> Any:
     return numpy.concatenate([*[places] * int(weight), numpy.sort(part)])
 
 
-def _selected(made: list[Rows], places: list[Any]) -> Any:
+def _selected(row_sets: list[Rows], places: list[Any]) -> Any:
     import datasets
 
-    parts = [_chosen(rows.dataset(), chosen) for rows, chosen in zip(made, places, strict=True)]
+    parts = [_chosen(rows.dataset(), chosen) for rows, chosen in zip(row_sets, places, strict=True)]
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
@@ -427,7 +432,7 @@ def _eval_file(
     data: DataSection,
     method: Method,
     masker: Masker,
-    made: list[Rows],
+    row_sets: list[Rows],
     progress: Progress,
     cancelled: Callable[[], bool],
 ) -> tuple[Source, Any]:
@@ -436,13 +441,13 @@ def _eval_file(
 
     dataset = open_dataset(data)
     rows = _tokenised(dataset, method, masker, data, progress, cancelled)
-    trained = numpy.concatenate([numpy.frombuffer(each.digests, dtype=numpy.uint64) for each in made])
-    kept = numpy.flatnonzero(~among(numpy.frombuffer(rows.digests, dtype=numpy.uint64), trained))
-    if not len(kept) and not cancelled():
+    trained = numpy.concatenate([numpy.frombuffer(row_set.digests, dtype=numpy.uint64) for row_set in row_sets])
+    places = numpy.flatnonzero(~among(numpy.frombuffer(rows.digests, dtype=numpy.uint64), trained))
+    if not len(places) and not cancelled():
         unusable = sum(entry.count for entry in rows.dropped.values())
         raise UnusableInput(
             f"{dataset.name} (for evaluation) leaves no row to measure on: {len(rows)} of its rows are also in the "
             f"training data and {unusable} cannot be used; give other rows in "
             "data.eval_path or data.eval_split, or hold out a data.eval_share."
         )
-    return Source(dataset.name, dataset, rows, []), _chosen(rows.dataset(), kept)
+    return Source(dataset.name, dataset, rows, []), _chosen(rows.dataset(), places)

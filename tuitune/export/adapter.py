@@ -11,18 +11,18 @@ from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
 
-def copy_adapter(run: Run, tokenizer: Any, made: Path) -> None:
-    """Copy the adapter into the new folder `made` with the tokenizer and a card, and prove it. Raises TuituneError.
+def copy_adapter(run: Run, tokenizer: Any, folder: Path) -> None:
+    """Copy the adapter into the new `folder` with the tokenizer and a card, and prove it. Raises TuituneError.
 
     Only its two files: whatever else lies in the run's folder may be private.
     """
-    made.mkdir()
+    folder.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copyfile(run.adapter / name, made / name)
-    tokenizer.save_pretrained(made)
-    (made / "README.md").write_text(model_card(run, "adapter"), encoding="utf-8")
-    mark(made, run, "adapter")
-    _prove(made)
+        shutil.copyfile(run.adapter / name, folder / name)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(run, "adapter"), encoding="utf-8")
+    mark(folder, run, "adapter")
+    _prove(folder)
 
 
 def _prove(folder: Path) -> None:

@@ -32,7 +32,7 @@ _SCALES = {
 
 def convert(
     merged: Path,
-    made: Path,
+    gguf_file: Path,
     outtype: str,
     *,
     llama_cpp: Path,
@@ -41,7 +41,7 @@ def convert(
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
-    """Write the merged model in folder `merged` as the GGUF file `made` and prove it. Raises TuituneError.
+    """Write the merged model in folder `merged` as the GGUF file `gguf_file` and prove it. Raises TuituneError.
 
     `outtype` is `f16`, `bf16` or `q8_0`, `llama_cpp` the folder of llama.cpp's converter, `name` what runtimes show;
     the converter's output goes to `log`. An OSError says that the disk is full.
@@ -50,15 +50,15 @@ def convert(
 
     tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
     end = end_of_turn_id(tokenizer)
-    argv = [str(llama_cpp), str(merged), str(made), outtype, name]
+    argv = [str(llama_cpp), str(merged), str(gguf_file), outtype, name]
     argv += ["" if end is None else str(end), "1" if template_starts_with_bos(tokenizer) else "0"]
     _run("convert.py", argv, log, r"Writing: +(\d+)%", progress, cancelled)
-    prove(made, merged, outtype, tokenizer)
+    prove(gguf_file, merged, outtype, tokenizer)
 
 
 def quantise(
     source: Path,
-    made: Path,
+    gguf_file: Path,
     kind: str,
     merged: Path,
     *,
@@ -77,13 +77,13 @@ def quantise(
 
     library, program = llama_cpp_place.kernels(), llama_cpp_place.quantiser()
     if kind in DEFAULT_TYPES and library is not None:
-        argv = [str(library), str(source), str(made), kind]
+        argv = [str(library), str(source), str(gguf_file), kind]
         _run("quantise.py", argv, log, r"Quantising: +(\d+)%", progress, cancelled)
     elif program is not None:
-        _run_program([str(program), str(source), str(made), kind.upper()], log, progress, cancelled)
+        _run_program([str(program), str(source), str(gguf_file), kind.upper()], log, progress, cancelled)
     else:
         raise TuituneError(no_quantiser(kind))
-    prove(made, merged, kind, AutoTokenizer.from_pretrained(merged, trust_remote_code=False))
+    prove(gguf_file, merged, kind, AutoTokenizer.from_pretrained(merged, trust_remote_code=False))
 
 
 def no_quantiser(kind: str) -> str:
@@ -97,21 +97,21 @@ def no_quantiser(kind: str) -> str:
 def convert_adapter(
     adapter: Path,
     base: Path,
-    made: Path,
+    gguf_file: Path,
     *,
     llama_cpp: Path,
     log: Path,
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
-    """Write the LoRA adapter in a folder as the GGUF file `made`; `base` holds the base model's config. Raises
+    """Write the LoRA adapter in a folder as the GGUF file `gguf_file`; `base` holds the base model's config. Raises
     TuituneError."""
     from gguf import GGUFReader
 
-    argv = [str(llama_cpp), str(adapter), str(made), "f16", "--lora", str(base)]
+    argv = [str(llama_cpp), str(adapter), str(gguf_file), "f16", "--lora", str(base)]
     _run("convert.py", argv, log, r"Writing: +(\d+)%", progress, cancelled)
     try:
-        reader = GGUFReader(made)
+        reader = GGUFReader(gguf_file)
         kind, tensors = str(_field(reader, "adapter.type")), len(reader.tensors)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise TuituneError(f"The GGUF cannot be opened again ({one_line(error, max_length=200)}).") from None
@@ -170,13 +170,13 @@ def _run_program(
         ) from None
 
 
-def prove(made: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
+def prove(gguf_file: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
     """Open the file again: whole, of this model, and with what ends a reply inside. Raises TuituneError."""
     from gguf import GGUFReader
     from transformers import AutoConfig
 
     try:
-        reader = GGUFReader(made)
+        reader = GGUFReader(gguf_file)
         arch = str(_field(reader, "general.architecture"))
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise TuituneError(f"The GGUF cannot be opened again ({one_line(error, max_length=200)}).") from None
@@ -195,10 +195,10 @@ def prove(made: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
             template_starts_with_bos(tokenizer),
         ),
     }
-    for what, (found, expected) in checks.items():
-        if found != expected:
-            shown = f" ({one_line(found, max_length=60)}, not {one_line(expected, max_length=60)})"
-            raise TuituneError(f"The GGUF has the wrong {what}{shown}: nothing was exported.")
+    for title, (value, expected) in checks.items():
+        if value != expected:
+            shown = f" ({one_line(value, max_length=60)}, not {one_line(expected, max_length=60)})"
+            raise TuituneError(f"The GGUF has the wrong {title}{shown}: nothing was exported.")
     for tensor in reader.tensors:
         if not _is_finite(tensor):
             raise TuituneError(

@@ -71,8 +71,8 @@ def obtain(
     The download goes through pip and so through the user's own index, proxy and certificates; nothing of it is
     looked at before its SHA-256 is the pinned one. `progress` gets bytes.
     """
-    if found := find():
-        return found
+    if folder := find():
+        return folder
     cache = converter_folder()
     if not allow_download(download_question()):
         raise TuituneError(
@@ -122,10 +122,10 @@ def _download(folder: Path, progress: Callable[[int, int], None], cancelled: Cal
 def unpack(archive: Path, folder: Path) -> None:
     """Take the converter out of the source distribution, after checking that it is the pinned one."""
     with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != SHA256:
         raise TuituneError(
-            f"The downloaded {archive.name} is not the pinned one (SHA-256 {found[:12]}…, not {SHA256[:12]}…), "
+            f"The downloaded {archive.name} is not the pinned one (SHA-256 {sha256[:12]}…, not {SHA256[:12]}…), "
             "so it was deleted: check pip's index."
         )
     try:
@@ -149,10 +149,10 @@ def quantiser() -> Path | None:
 
 def kernels() -> Path | None:
     """The library inside xllamacpp that has llama.cpp's quantisation kernels, where it is installed."""
-    found = importlib.util.find_spec("xllamacpp")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("xllamacpp")
+    if spec is None or spec.origin is None:
         return None
-    return next(iter(sorted(Path(found.origin).parent.glob("xllamacpp*.so"))), None)
+    return next(iter(sorted(Path(spec.origin).parent.glob("xllamacpp*.so"))), None)
 
 
 def _is_whole(folder: Path) -> bool:

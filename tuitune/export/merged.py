@@ -27,11 +27,11 @@ _QUANTISATION = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map",
 def merge(
     run: Run,
     tokenizer: Any,
-    made: Path,
+    folder: Path,
     progress: Callable[..., None],
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[str, ...]:
-    """Write the merged model and the tokenizer into the new folder `made` and prove it; notices for the user come back.
+    """Write the merged model and the tokenizer into the new `folder` and prove it; returns notices for the user.
 
     Each target weight becomes W + lora_alpha/r · B·A (Hu et al. 2021, `peft` merge_and_unload). Raises TuituneError.
     """
@@ -42,14 +42,14 @@ def merge(
         by_shard = None if base_in_4bit(recipe) else shards.plan(config, weights_folder(recipe.model), run.adapter)
     if by_shard is not None:
         with explained(recipe, "merging the adapter into"):
-            shards.merge(by_shard, run.adapter, made, progress, cancelled)
+            shards.merge(by_shard, run.adapter, folder, progress, cancelled)
         unread = set(by_shard.unread)
-        _save_settings(by_shard.model, config, by_shard.dtype, recipe, tokenizer, made)
+        _save_settings(by_shard.model, config, by_shard.dtype, recipe, tokenizer, folder)
     else:
-        unread, more = _merge_in_memory(run, recipe, tokenizer, made, progress, cancelled)
+        unread, more = _merge_in_memory(run, recipe, tokenizer, folder, progress, cancelled)
         notices += more
-    (made / "README.md").write_text(model_card(run, "merged_16bit"), encoding="utf-8")
-    mark(made, run, "merged_16bit")
+    (folder / "README.md").write_text(model_card(run, "merged_16bit"), encoding="utf-8")
+    mark(folder, run, "merged_16bit")
     if unread:
         first = one_line(sorted(unread)[0])
         notices += (
@@ -59,7 +59,7 @@ def merge(
     return notices
 
 
-def _save_settings(model: Any, config: Any, dtype: Any, recipe: Recipe, tokenizer: Any, made: Path) -> None:
+def _save_settings(model: Any, config: Any, dtype: Any, recipe: Recipe, tokenizer: Any, folder: Path) -> None:
     """Write everything but the weights into the folder of the merged model."""
     from transformers import GenerationConfig
 
@@ -69,10 +69,10 @@ def _save_settings(model: Any, config: Any, dtype: Any, recipe: Recipe, tokenize
         )
     _end_where_the_template_ends(model, tokenizer)
     config.dtype, config.architectures = dtype, [type(model).__name__]
-    config.save_pretrained(made)
-    model.generation_config.save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    _copy_sentencepiece(recipe.model, made)
+    config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _copy_sentencepiece(recipe.model, folder)
 
 
 def sixteen_bit(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
@@ -108,7 +108,7 @@ def _merge_in_memory(
     run: Run,
     recipe: Recipe,
     tokenizer: Any,
-    made: Path,
+    folder: Path,
     progress: Callable[..., None],
     cancelled: Callable[[], bool],
 ) -> tuple[set[str], tuple[str, ...]]:
@@ -125,15 +125,15 @@ def _merge_in_memory(
     _end_where_the_template_ends(model, tokenizer)
     progress("Saving the merged model")
     with explained(recipe, "saving the merged model of"), quiet():
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        _copy_sentencepiece(recipe.model, made)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _copy_sentencepiece(recipe.model, folder)
     tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
     del model
     _stop_if(cancelled)
     progress("Checking every weight")
     with explained(recipe, "reopening the merged model of"), quiet():
-        unread = _prove(made, before, after, _base_keys(recipe.model), tied)
+        unread = _prove(folder, before, after, _base_keys(recipe.model), tied)
     return unread, notices
 
 
@@ -180,7 +180,7 @@ def _merged(base: Any, adapter: Path) -> tuple[Any, dict[str, int]]:
     before = {}
     for name, module in model.get_base_model().named_modules():
         lora_b = getattr(module, "lora_B", None)
-        if lora_b and any(bool(each.weight.count_nonzero()) for each in lora_b.values()):
+        if lora_b and any(bool(layer.weight.count_nonzero()) for layer in lora_b.values()):
             before[f"{name}.weight"] = _checksum(module.get_base_layer().weight)
     return model.merge_and_unload(safe_merge=True), before
 
@@ -191,7 +191,7 @@ def _end_where_the_template_ends(model: Any, tokenizer: Any) -> None:
     config = model.generation_config
     stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if end is not None and end not in stops:
-        config.eos_token_id = [end, *(each for each in stops if each is not None)]
+        config.eos_token_id = [end, *(stop for stop in stops if stop is not None)]
     if not config.do_sample:  # transformers refuses to save settings of sampling that is off; models come with such
         config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
 
@@ -240,11 +240,11 @@ def _prove(
     return unread
 
 
-def _copy_sentencepiece(model: ModelSection, made: Path) -> None:
+def _copy_sentencepiece(model: ModelSection, folder: Path) -> None:
     """Put the base's tokenizer.model beside the merged model: llama.cpp's converter asks for it, and only it."""
     source = weights_folder(model) / "tokenizer.model"
     if source.is_file():
-        shutil.copyfile(source, made / source.name)
+        shutil.copyfile(source, folder / source.name)
 
 
 def _base_keys(model: ModelSection) -> set[str]:

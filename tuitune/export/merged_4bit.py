@@ -12,10 +12,10 @@ from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
 
-def quantise(run: Run, merged: Path, made: Path) -> None:
-    """Write the merged 16-bit model in folder `merged` as nf4 with double quantisation into the new folder `made`.
+def quantise(run: Run, merged: Path, folder: Path) -> None:
+    """Write the merged 16-bit model in folder `merged` as nf4 with double quantisation into the new `folder`.
 
-    The weights are quantised as `load_in_4bit` does (Dettmers et al. 2023), so what is loaded from `made` computes
+    The weights are quantised as `load_in_4bit` does (Dettmers et al. 2023), so what is loaded from `folder` computes
     what the merged model loaded in 4-bit does. Raises TuituneError.
     """
     import torch
@@ -38,27 +38,27 @@ def quantise(run: Run, merged: Path, made: Path) -> None:
             use_safetensors=True,
             trust_remote_code=False,
         )
-        model.save_pretrained(made)
-        AutoTokenizer.from_pretrained(merged, trust_remote_code=False).save_pretrained(made)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(merged, trust_remote_code=False).save_pretrained(folder)
     state = {name: weight for name, weight in model.state_dict().items() if weight.dtype == torch.uint8}
-    _prove(made, state)
-    (made / "README.md").write_text(model_card(run, "merged_4bit"), encoding="utf-8")
-    mark(made, run, "merged_4bit")
+    _prove(folder, state)
+    (folder / "README.md").write_text(model_card(run, "merged_4bit"), encoding="utf-8")
+    mark(folder, run, "merged_4bit")
 
 
-def _prove(made: Path, packed: dict[str, Any]) -> None:
+def _prove(folder: Path, packed: dict[str, Any]) -> None:
     """Every packed 4-bit weight is in the files as it was in memory. Raises TuituneError."""
     import torch
     from safetensors import safe_open
 
-    left = {name for name in packed if name.endswith(".weight")}
-    if not left:
+    missing = {name for name in packed if name.endswith(".weight")}
+    if not missing:
         raise TuituneError("No weight of the merged model could be quantised to 4-bit: export merged_16bit instead.")
-    for path in made.glob("*.safetensors"):
+    for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            for name in left & set(file.keys()):
+            for name in missing & set(file.keys()):
                 if not torch.equal(file.get_tensor(name), packed[name].cpu()):
                     raise TuituneError(f"The 4-bit weight {one_line(name)} is not the same when it is opened again.")
-                left.discard(name)
-    if left:
-        raise TuituneError(f"The 4-bit weight {one_line(sorted(left)[0])} is missing from the files.")
+                missing.discard(name)
+    if missing:
+        raise TuituneError(f"The 4-bit weight {one_line(sorted(missing)[0])} is missing from the files.")

@@ -32,7 +32,7 @@ GGUF_NAME = "model.gguf"
 _TRIAL_SECONDS, _REMOVE_SECONDS = 300.0, 30.0
 _UNCOUNTED = re.compile(r"(?!)")
 
-_S, _U, _A, _V, _B, _W = (f"tuitune message {each}" for each in "abcdef")
+_S, _U, _A, _V, _B, _W = (f"tuitune message {letter}" for letter in "abcdef")
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Pieces:
     def prompt(self, messages: Conversation) -> str:
         """The prompt for a conversation that ends with a user message, as the Go template makes it."""
         around = {"user": self.user, "assistant": self.assistant, "system": self.system}
-        text = "" if any(each["role"] == "system" for each in messages) else self.no_system
-        for each in messages:
-            before, after = around[each["role"]] or ("", "")
-            text += f"{before}{each['content']}{after}"
+        text = "" if any(message["role"] == "system" for message in messages) else self.no_system
+        for message in messages:
+            before, after = around[message["role"]] or ("", "")
+            text += f"{before}{message['content']}{after}"
         return text + self.reply
 
     def go_template(self) -> str:
@@ -84,26 +84,26 @@ def pieces(tokenizer: Any, prompt: Prompt) -> Pieces:
     form does the same.
     """
     try:
-        found = _divided(tokenizer, prompt)
+        divided = _divided(tokenizer, prompt)
         for shape in ("u", "uau", "uauau", "su", "suau", "suauau"):
-            if found.system or "s" not in shape:
+            if divided.system or "s" not in shape:
                 messages = _conversation(shape)
-                if found.prompt(messages) != prompt(messages):
+                if divided.prompt(messages) != prompt(messages):
                     raise ValueError(shape)
     except Exception as error:  # templates raise what they like; all of it means the same here
         raise TuituneError(
             "This model's chat template cannot be written as an Ollama template without changing prompts: "
             "export gguf:q8_0 and run it with llama.cpp, which runs the template itself."
         ) from error
-    return found
+    return divided
 
 
 def modelfile(tokenizer: Any, prompt: Prompt) -> str:
     """Ollama's Modelfile for the GGUF beside it. Raises TuituneError."""
-    found = pieces(tokenizer, prompt)
-    template = found.go_template()
-    stops = stop_texts(tokenizer, found)
-    if '"""' in template or template.endswith('"') or any('"' in each or "\n" in each for each in stops):
+    parts = pieces(tokenizer, prompt)
+    template = parts.go_template()
+    stops = stop_texts(tokenizer, parts)
+    if '"""' in template or template.endswith('"') or any('"' in stop or "\n" in stop for stop in stops):
         raise TuituneError(
             "This model's chat template holds quotation marks that a Modelfile cannot: export gguf:q8_0."
         )
@@ -112,17 +112,17 @@ def modelfile(tokenizer: Any, prompt: Prompt) -> str:
         "",
         f'TEMPLATE """{template}"""',
         "",
-        *(f'PARAMETER stop "{each}"' for each in stops),
+        *(f'PARAMETER stop "{stop}"' for stop in stops),
     ]
     return "\n".join(lines) + "\n"
 
 
-def stop_texts(tokenizer: Any, found: Pieces) -> list[str]:
+def stop_texts(tokenizer: Any, parts: Pieces) -> list[str]:
     """Texts at which a reply is over: what ends a turn, and the special tokens that would begin another."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     ends = [end_of_turn(tokenizer)]
-    turns = [around[0] for around in (found.user, found.assistant, found.system) if around]
-    begins = [each for each in sorted(special) if any(turn.lstrip().startswith(each) for turn in turns)]
+    turns = [around[0] for around in (parts.user, parts.assistant, parts.system) if around]
+    begins = [token for token in sorted(special) if any(turn.lstrip().startswith(token) for turn in turns)]
     return [stop for stop in dict.fromkeys([*ends, *begins]) if stop]
 
 
@@ -219,20 +219,20 @@ def _divided(tokenizer: Any, prompt: Prompt) -> Pieces:
 
 def _through(text: str, end: str) -> str:
     """`text` up to the end-of-turn token and the white space after it; empty where it has none."""
-    found = re.match(rf".*?{re.escape(end)}\s*", text, re.DOTALL) if end else None
-    return found[0] if found else ""
+    match = re.match(rf".*?{re.escape(end)}\s*", text, re.DOTALL) if end else None
+    return match[0] if match else ""
 
 
 def _between(prompt: Prompt, messages: Conversation) -> list[str]:
     """The prompt cut at the messages' contents: one piece more than there are messages."""
-    rest, found = prompt(messages), []
-    for each in messages:
-        content = each["content"] or ""
+    rest, texts = prompt(messages), []
+    for message in messages:
+        content = message["content"] or ""
         if rest.count(content) != 1:
             raise ValueError("content repeated or left out")
         piece, _, rest = rest.partition(content)
-        found.append(piece)
-    return [*found, rest]
+        texts.append(piece)
+    return [*texts, rest]
 
 
 def _conversation(shape: str) -> Conversation:
@@ -245,7 +245,7 @@ def _conversation(shape: str) -> Conversation:
         "はい。",
         "Thanks",
     ]
-    return [{"role": roles[each], "content": contents[place]} for place, each in enumerate(shape)]
+    return [{"role": roles[role], "content": contents[place]} for place, role in enumerate(shape)]
 
 
 def _user(content: str) -> Message:

@@ -62,17 +62,17 @@ def exports_in(out: Path) -> list[Path]:
 def size(path: Path) -> int:
     """Bytes in a file, or in all files of a folder."""
     return (
-        sum(each.stat().st_size for each in path.rglob("*") if each.is_file()) if path.is_dir() else path.stat().st_size
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
     )
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     """Refuse before anything is written where the disk cannot hold it. Raises TuituneError."""
-    existing = next(each for each in [folder, *folder.parents] if each.exists())
-    free = shutil.disk_usage(existing).free
-    if needed_bytes > free:
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if needed_bytes > free_bytes:
         raise TuituneError(
-            f"{what} needs {_gb(needed_bytes)} on the disk of {one_line(folder)}, which has {_gb(free)} free: "
+            f"{what} needs {_gb(needed_bytes)} on the disk of {one_line(folder)}, which has {_gb(free_bytes)} free: "
             "make room, or choose a folder on another disk."
         )
 
@@ -81,10 +81,10 @@ def require_memory(needed_bytes: int, what: str) -> None:
     """Refuse before memory runs out and the system ends the process without a word. Raises TuituneError."""
     import psutil
 
-    free = psutil.virtual_memory().available
-    if needed_bytes > free:
+    free_bytes = psutil.virtual_memory().available
+    if needed_bytes > free_bytes:
         raise TuituneError(
-            f"{what} needs {_gb(needed_bytes)} of memory, and {_gb(free)} are free: end other programs, "
+            f"{what} needs {_gb(needed_bytes)} of memory, and {_gb(free_bytes)} are free: end other programs, "
             "or export the adapter and merge it on a larger machine."
         )
 

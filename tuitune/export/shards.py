@@ -136,18 +136,18 @@ def _sources(base: Path) -> dict[str, Path]:
 def merge(
     merging: Plan,
     adapter: Path,
-    made: Path,
+    folder: Path,
     progress: Callable[[str, int | None, int | None], None],
     cancelled: Callable[[], bool],
 ) -> None:
-    """Write the merged weights into the new folder `made` and prove them. Raises TuituneError, Cancelled.
+    """Write the merged weights into the new `folder` and prove them. Raises TuituneError, Cancelled.
 
     Each target weight becomes W + scaling · B·A, computed in float32 (Hu et al. 2021); others are copied in the 16-bit
     type. Every weight is read again from the disk and compared with what was computed.
     """
     from safetensors.torch import save_file
 
-    made.mkdir()
+    folder.mkdir()
     names = sorted(merging.sources.keys() - merging.unread, key=lambda name: (str(merging.sources[name]), name))
     groups = _groups(merging, names)
     checksums: dict[str, int] = {}
@@ -168,7 +168,7 @@ def merge(
 
             def write(shard: dict[str, Any] = shard, file: str = file) -> None:
                 checksums.update({name: _checksum(weight) for name, weight in shard.items()})
-                save_file(shard, made / file, metadata={"format": "pt"})
+                save_file(shard, folder / file, metadata={"format": "pt"})
 
             writing = writer.submit(write)
             del shard
@@ -178,8 +178,8 @@ def merge(
         text = json.dumps(
             {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(index.items()))}, indent=2
         )
-        (made / "model.safetensors.index.json").write_text(text + "\n")
-    _prove(made, index, checksums, progress, cancelled)
+        (folder / "model.safetensors.index.json").write_text(text + "\n")
+    _prove(folder, index, checksums, progress, cancelled)
 
 
 def _groups(merging: Plan, names: list[str]) -> list[list[str]]:
@@ -234,7 +234,7 @@ def _merged(merging: Plan, adapter: Path, names: list[str]) -> Iterator[tuple[st
 
 
 def _prove(
-    made: Path,
+    folder: Path,
     index: dict[str, str],
     checksums: dict[str, int],
     progress: Callable[[str, int | None, int | None], None],
@@ -244,13 +244,13 @@ def _prove(
     from safetensors import safe_open
 
     files = sorted(set(index.values()))
-    left = set(index)
+    missing = set(index)
     with ThreadPoolExecutor(4) as pool:
         for number, name in enumerate(files):
             progress("Checking every weight", number, len(files))
             if cancelled():
                 raise Cancelled
-            with safe_open(made / name, framework="pt") as file:
+            with safe_open(folder / name, framework="pt") as file:
                 keys = list(file.keys())
                 for key, checksum in zip(
                     keys, pool.map(lambda key: _checksum(file.get_tensor(key)), keys), strict=True
@@ -260,9 +260,9 @@ def _prove(
                             f"The merged weight {one_line(key)} is not the same when it is opened again: nothing was "
                             "exported."
                         )
-                left -= set(keys)
-    if left:
-        raise TuituneError(f"The merged weight {one_line(sorted(left)[0])} is missing from the files.")
+                missing -= set(keys)
+    if missing:
+        raise TuituneError(f"The merged weight {one_line(sorted(missing)[0])} is missing from the files.")
 
 
 def _room_on_gpu() -> bool:

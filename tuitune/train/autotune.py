@@ -79,11 +79,11 @@ class Fitted:
     def describe(self, attention: str) -> str:
         """One sentence for the user."""
         speed = self.chosen.tokens_per_second or 0.0
-        safe = [each for each in self.trials if (each.peak_bytes or 0) <= self.limit_bytes and each != self.chosen]
-        others = [each.tokens_per_second for each in safe if each.tokens_per_second]
+        safe = [trial for trial in self.trials if (trial.peak_bytes or 0) <= self.limit_bytes and trial != self.chosen]
+        others = [trial.tokens_per_second for trial in safe if trial.tokens_per_second]
         against = f", against {max(others):,.0f} in the next best way" if others else ""
         peak = (self.chosen.peak_bytes or 0) / 2**30
-        both = len({each.candidate.compiled for each in self.trials}) > 1
+        both = len({trial.candidate.compiled for trial in self.trials}) > 1
         compiled = (", compiled" if self.chosen.candidate.compiled else ", not compiled") if both else ""
         return (
             f"Chosen by timing {len(self.trials)} ways: {self.chosen.candidate.describe()}{compiled}, "
@@ -103,21 +103,21 @@ def candidates(
     rows = rows_a_step(train)
     kinds = (False, True) if train.gradient_checkpointing == "auto" else (train.gradient_checkpointing,)
     most = math.ceil(rows / cards)
-    batches = sorted((each for each in range(1, most + 1) if rows % each == 0), reverse=True)
-    found: list[Candidate] = []
+    batches = sorted((batch for batch in range(1, most + 1) if rows % batch == 0), reverse=True)
+    chosen: list[Candidate] = []
     for checkpointing in kinds:
         of_kind = [Candidate(batch, math.ceil(most / batch), checkpointing, compiled) for batch in batches]
         # The largest that fits wins nearly always, and the next one shows whether larger is still faster.
-        found += [each for each in of_kind if fits(each)][: 3 if not checkpointing else 2]
-    return found[:_MOST_TRIALS] or [Candidate(1, most, kinds[-1], compiled)]
+        chosen += [candidate for candidate in of_kind if fits(candidate)][: 3 if not checkpointing else 2]
+    return chosen[:_MOST_TRIALS] or [Candidate(1, most, kinds[-1], compiled)]
 
 
 def best(trials: Sequence[Trial], limit_bytes: int) -> Trial | None:
     """The fastest trial whose peak leaves the safety margin; among those within 2%, the one with the lowest peak."""
-    safe = [each for each in trials if each.peak_bytes is not None and each.peak_bytes <= limit_bytes]
-    top = max((each.tokens_per_second or 0.0 for each in safe), default=0.0)
-    close = [each for each in safe if (each.tokens_per_second or 0.0) >= 0.98 * top]
-    return min(close, key=lambda each: each.peak_bytes or 0, default=None)
+    safe = [trial for trial in trials if trial.peak_bytes is not None and trial.peak_bytes <= limit_bytes]
+    top = max((trial.tokens_per_second or 0.0 for trial in safe), default=0.0)
+    close = [trial for trial in safe if (trial.tokens_per_second or 0.0) >= 0.98 * top]
+    return min(close, key=lambda trial: trial.peak_bytes or 0, default=None)
 
 
 def halved(recipe: Recipe) -> Recipe:
@@ -163,18 +163,18 @@ def fit(
     lengths = method_of(recipe).lengths(rows)
     by_length = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     before = torch.cuda.memory_reserved()
-    free, total = map(int, ranks.lowest(*torch.cuda.mem_get_info()))
-    limit = int(ranks.lowest(SAFE_SHARE * (free + before))[0]) - _state_bytes(loaded, total)
+    free_bytes, total = map(int, ranks.lowest(*torch.cuda.mem_get_info()))
+    limit = int(ranks.lowest(SAFE_SHARE * (free_bytes + before))[0]) - _state_bytes(loaded, total)
     fits = _estimator(loaded, [lengths[place] for place in by_length], limit, total)
     trials: list[Trial] = []
     for candidate in candidates(recipe, fits, compiled=loaded.compiled, cards=ranks.world):
         if cancelled():
             return None
-        found = best(trials, limit)
-        if found is not None and candidate.checkpointing > found.candidate.checkpointing:
+        fastest = best(trials, limit)
+        if fastest is not None and candidate.checkpointing > fastest.candidate.checkpointing:
             break  # without checkpointing it fits, and computing everything again is never faster
         trials.append(_agreed(_trial(loaded, candidate, rows, by_length), ranks))
-        if found is not None and (trials[-1].tokens_per_second or 0.0) < (found.tokens_per_second or 0.0):
+        if fastest is not None and (trials[-1].tokens_per_second or 0.0) < (fastest.tokens_per_second or 0.0):
             break  # smaller passes only get slower
     chosen = best(trials, limit)
     if chosen is None:
@@ -295,12 +295,12 @@ def keeps_activations(loaded: LoadedModel, rows: Any) -> bool:
     lengths = sorted(method_of(recipe).lengths(rows), reverse=True)
     counted = estimate.Rows(len(lengths), sum(lengths), 0, tuple(lengths[:1]))
     tokens = estimate.longest_batch_tokens(recipe, counted, padding_free=loaded.padding_free)
-    free, total = torch.cuda.mem_get_info()
+    free_bytes, total = torch.cuda.mem_get_info()
     memory = estimate.memory_of(
         recipe, estimate.shape_of(recipe), tokens, backend=loaded.backend.name, card_bytes=total
     )
     needed: int = memory.total_bytes - memory.weights_bytes - memory.overhead_bytes
-    return needed <= SAFE_SHARE * int(free)
+    return needed <= SAFE_SHARE * int(free_bytes)
 
 
 def _estimator(loaded: LoadedModel, lengths: list[int], limit: int, total: int) -> Callable[[Candidate], bool]:

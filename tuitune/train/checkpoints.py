@@ -132,12 +132,12 @@ def adapter_of(run: Run, which: str | None) -> Run:
     if which == "last" and saved:
         return Run(run.folder, saved[-1].name)
     if which == "best":
-        measured = [each for each in run.history().evaluations if each.step in by_step]
+        measured = [evaluation for evaluation in run.history().evaluations if evaluation.step in by_step]
         if not measured:
             raise UnusableInput(
                 f"Run {one_line(run.name)} has no checkpoint whose held-out loss was measured: give the step of one."
             )
-        return Run(run.folder, by_step[min(measured, key=lambda each: each.loss).step])
+        return Run(run.folder, by_step[min(measured, key=lambda evaluation: evaluation.loss).step])
     if which.isdecimal() and int(which) in by_step:
         return Run(run.folder, by_step[int(which)])
     steps = ", ".join(map(str, by_step)) or "no step"

@@ -47,7 +47,7 @@ class Evaluator:
     ) -> None:
         """`measured` is what earlier attempts have measured up to the step that this one begins at."""
         self.trainer: Any = None
-        self.measured = [each for each in measured if each.step > 0]
+        self.measured = [evaluation for evaluation in measured if evaluation.step > 0]
         """During training, in the order of their steps."""
         self.stopped_early = False
         self._method = method_of(recipe)
@@ -65,8 +65,8 @@ class Evaluator:
 
     def begin(self, step: int) -> None:
         """Training begins, or begins again, after `step` steps: what was measured later is forgotten."""
-        self.measured = [each for each in self.measured if each.step <= step]
-        self._last_step = max((each.step for each in self.measured), default=step)
+        self.measured = [evaluation for evaluation in self.measured if evaluation.step <= step]
+        self._last_step = max((evaluation.step for evaluation in self.measured), default=step)
 
     def measure(self, step: int, *, loss: bool = True, replies: bool = True) -> Evaluation | None:
         """Tell the held-out loss and the replies after `step` steps; weights and random state stay as they are.
@@ -145,7 +145,7 @@ class Evaluator:
     @property
     def best(self) -> Evaluation | None:
         """The measurement of the lowest held-out loss during training; the earlier one of equals."""
-        return min(self.measured, key=lambda each: each.loss, default=None)
+        return min(self.measured, key=lambda evaluation: evaluation.loss, default=None)
 
     def is_out_of_patience(self, epochs: float) -> bool:
         """Whether the held-out loss has not fallen for so long that a run of `epochs` epochs ends."""

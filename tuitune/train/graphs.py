@@ -156,7 +156,9 @@ class PassGraphs:
     def _keep_gradients(self) -> None:
         """After the very first pass: what it gave a gradient keeps that tensor from now on."""
         if not self._gradients:
-            self._parameters = [each for each in self._loaded.model.parameters() if each.grad is not None]
+            self._parameters = [
+                parameter for parameter in self._loaded.model.parameters() if parameter.grad is not None
+            ]
             self._gradients = [parameter.grad for parameter in self._parameters]
 
     def _inputs(self, batch: dict[str, Any]) -> dict[str, Any]:

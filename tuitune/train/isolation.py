@@ -174,16 +174,18 @@ def prove_isolation(
         for seed in range(1, _MOVES):
             with _moved_embeddings(loaded.model, seed=seed):
                 moves.append(_loss(loaded, way, batch, trained) - loss)
-        kept, changed = (together(_with(chosen, middle, row)) for row in (unlabelled, reversed_row))
-        before, again, after = (_loss(loaded, way, each, trained) for each in (kept, kept, changed))
+        original, with_reversed_row = (together(_with(chosen, middle, row)) for row in (unlabelled, reversed_row))
+        loss_before, loss_repeated, loss_after = (
+            _loss(loaded, way, batch, trained) for batch in (original, original, with_reversed_row)
+        )
         done = time.monotonic()
     for parameter in loaded.model.parameters():
         parameter.grad = None
     return Isolation(
         rows=len(chosen),
         tokens=sum(len(row["input_ids"]) for row in chosen),
-        leak=after - before,
-        repeat=again - before,
+        leak=loss_after - loss_before,
+        repeat=loss_repeated - loss_before,
         loss_difference=loss - loss_alone,
         loss_floor=max(map(abs, moves)),
         gradient_cosine=_cosine(gradient, gradient_alone),

@@ -118,8 +118,8 @@ def preview_rewards(
     judged = []
     for at in range(0, len(generation.completions), group):
         answers = [
-            JudgedAnswer(each.text, len(each.ids), each.ended, each.values, each.reward)
-            for each in generation.completions[at : at + group]
+            JudgedAnswer(completion.text, len(completion.ids), completion.ended, completion.values, completion.reward)
+            for completion in generation.completions[at : at + group]
         ]
         judged.append(JudgedPrompt(generation.completions[at].prompt, answers))
     return RewardPreview(judged, notices)

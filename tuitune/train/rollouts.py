@@ -123,12 +123,12 @@ class Roller:
             raise Stopped
         judging = time.monotonic()
         tokenizer = self._loaded.tokenizer
-        texts = [tokenizer.decode(each.ids, skip_special_tokens=True) for each in decoded]
+        texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in decoded]
         columns = [json.loads(row["row"]) for row in rows]
         asked = [data.pop("prompt") for data in columns]
         answers = [
-            Answer(asked[place // group], text, len(each.ids), columns[place // group])
-            for place, (text, each) in enumerate(zip(texts, decoded, strict=True))
+            Answer(asked[place // group], text, len(answer.ids), columns[place // group])
+            for place, (text, answer) in enumerate(zip(texts, decoded, strict=True))
         ]
         try:
             values = self.judge.values(answers, cancelled)
@@ -138,15 +138,15 @@ class Roller:
         completions = [
             Completion(
                 prompt_ids=prompts[place],
-                ids=each.ids,
-                logprobs=each.logprobs,
-                ended=each.ended,
+                ids=answer.ids,
+                logprobs=answer.logprobs,
+                ended=answer.ended,
                 prompt=str(answers[place].prompt[-1]["content"]),
                 text=texts[place],
                 values={title: column[place] for title, column in zip(self.judge.titles, values, strict=True)},
                 reward=totals[place],
             )
-            for place, each in enumerate(decoded)
+            for place, answer in enumerate(decoded)
         ]
         return Generation(
             completions,

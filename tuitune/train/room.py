@@ -55,9 +55,9 @@ class Room:
             return True
         if self._control.is_asked_to_stop():
             return False
-        free = size(disk_free_bytes(self._run.folder))
+        free_text = size(disk_free_bytes(self._run.folder))
         self._tell(
-            f"The disk of {folder} is full: {what} takes {size(needed_bytes)}, {free} are free. "
+            f"The disk of {folder} is full: {what} takes {size(needed_bytes)}, {free_text} are free. "
             "The run waits for room, for up to an hour; a stop saves its adapter alone, if that fits."
         )
         began, pause = time.monotonic(), min(_LONGEST_PAUSE_S, 2.0**self._attempts)

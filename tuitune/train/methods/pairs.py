@@ -68,8 +68,8 @@ class ReplyLearner(Learner):
             return True
         from tuitune.train.methods.reference import begins_as_base, reference_logps
 
-        again = not begins_as_base(recipe) or passes_over_data(recipe, len(prepared.train)) > 1
-        wanted = {"train": prepared.train if again else None, "eval": prepared.eval}
+        asks_training_rows = not begins_as_base(recipe) or passes_over_data(recipe, len(prepared.train)) > 1
+        wanted = {"train": prepared.train if asks_training_rows else None, "eval": prepared.eval}
         rows = {name: self.rows(dataset, recipe, None) for name, dataset in wanted.items() if dataset is not None}
         total = sum(map(len, rows.values()))
         done = 0
@@ -160,9 +160,9 @@ def _tell(progress: Callable[[int, int], None], before: int, total: int, done: i
     progress(before + done, total)
 
 
-def wrong_start(method: str, found: str, expected: str) -> str:
+def wrong_start(method: str, start: str, expected: str) -> str:
     return (
-        f"The first step of this run has {found}, where {method} begins at {expected}: the reference is not the model "
+        f"The first step of this run has {start}, where {method} begins at {expected}: the reference is not the model "
         "that training began with, so nothing would be learned from it; this is a bug: please report it."
     )
 

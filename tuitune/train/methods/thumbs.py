@@ -37,8 +37,8 @@ class ThumbRows(ReplyRows):
     def __getitem__(self, place: int) -> dict[str, Any]:
         row, other = self.dataset[place], self.dataset[int(self._other[place])]
         sequences = [*self.learner.sequences(row), mismatched(row, other, self.max_length)]
-        found = {**row, "sequences": sequences}
-        return found if self.reference is None else {**found, "reference": self.reference[place]}
+        item = {**row, "sequences": sequences}
+        return item if self.reference is None else {**item, "reference": self.reference[place]}
 
 
 def mismatched(row: Mapping[str, Any], other: Mapping[str, Any], max_length: int) -> dict[str, Any]:
