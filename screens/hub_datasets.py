@@ -121,8 +121,8 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
         answer = await self._ask(SearchDatasets(words))
         if answer is None:
             return
-        names = [str(each["name"]) for each in answer["found"]]
-        for each in answer["found"]:
+        names = [str(each["name"]) for each in answer["datasets"]]
+        for each in answer["datasets"]:
             note = f"  {each['downloads']:,} downloads" + (" · gated" if each["gated"] else "")
             listed.add_option(Option(Content.assemble(one_line(each["name"]), (note, "$foreground 60%"))))
         if "/" in words and words not in names:

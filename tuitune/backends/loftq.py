@@ -74,11 +74,11 @@ def _files_by_name(folder: Path) -> dict[str, Path]:
     """Weight name to the safetensors file that holds it."""
     from safetensors import safe_open
 
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in [*folder.glob("model*.safetensors")] or folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    return found
+            files |= dict.fromkeys(file.keys(), path)
+    return files
 
 
 def base_in_4bit(recipe: Recipe) -> dict[str, Any]:

@@ -195,10 +195,10 @@ def _read_anew(name: str) -> ModuleType:
     alias = f"{name}_as_published"
     if alias in sys.modules:
         return sys.modules[alias]
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
+    published = importlib.util.find_spec(name)
+    if published is None or published.origin is None:
         raise ImportError(f"there is no {name}")
-    spec = importlib.util.spec_from_file_location(alias, found.origin)
+    spec = importlib.util.spec_from_file_location(alias, published.origin)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[alias] = module
@@ -296,5 +296,5 @@ def _copies_fit(base: Any) -> bool:
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if state is not None:
             needed += 2 * state.shape.numel()
-    free: int = torch.cuda.mem_get_info()[0]
-    return needed < _SHARE_FOR_COPIES * free
+    free_bytes: int = torch.cuda.mem_get_info()[0]
+    return needed < _SHARE_FOR_COPIES * free_bytes

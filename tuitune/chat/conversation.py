@@ -113,7 +113,7 @@ class Dialogue:
     def again(self, turn: Turn) -> Turn:
         """Ask the same once more, with the next seed, in a branch of its own."""
         assert turn.before is not None, "the root was never said"
-        draw = max(each.draw for each in turn.branches if each.said == turn.said) + 1
+        draw = max(branch.draw for branch in turn.branches if branch.said == turn.said) + 1
         self.tip = Turn(turn.said, turn.before, draw, list(turn.passages))
         self.tip.branches.append(self.tip)
         return self.tip
@@ -179,7 +179,9 @@ class Dialogue:
             parts.append(f"**System**\n\n{self.system}\n")
         for turn in self.turns:
             parts.append(f"**You**\n\n{turn.said}\n")
-            parts += [f"[{n}] {each.file}, {each.place}\n" for n, each in enumerate(turn.passages, 1)]
+            parts += [
+                f"[{number}] {passage.file}, {passage.place}\n" for number, passage in enumerate(turn.passages, 1)
+            ]
             for side, reply in turn.replies.items():
                 label = side.label(run)
                 parts.append(f"**{label[0].upper()}{label[1:]}** ({reply.stats()})\n\n{reply.text}\n")

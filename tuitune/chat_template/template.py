@@ -218,7 +218,7 @@ class ChatTemplate:
         pieces = marked.find(self._closed(marked.messages, tools), text)
         turns = []
         for index, message in enumerate(messages):
-            own = [piece for piece in pieces if piece.message == index and not piece.again]
+            own = [piece for piece in pieces if piece.message == index and not piece.is_repeated]
             if not own and _has_text(message):
                 raise UnusableRow(
                     f"the chat template leaves out message {index + 1} ({one_line(message['role'])})",
@@ -235,9 +235,9 @@ class ChatTemplate:
                 (piece.end for piece in pieces if piece.message < index and piece.start < own[0].start), default=0
             )
             after = min((piece.start for piece in pieces if piece.message > index), default=len(text))
-            if any(piece.start > own[0].start for piece in pieces if piece.message < index and not piece.again) or (
-                after < own[-1].end
-            ):
+            if any(
+                piece.start > own[0].start for piece in pieces if piece.message < index and not piece.is_repeated
+            ) or (after < own[-1].end):
                 raise UnusableRow("the chat template changes the order of its messages", _OTHER_TEMPLATE)
             start = self._start(messages, tools, index, own[0], text[before : own[0].start])
             turns.append(self._turn(messages, tools, index, start, text[own[-1].end : after], own[-1].end))
@@ -410,7 +410,7 @@ Kind = Literal["content", "reasoning", "call"]
 class _Piece:
     """A piece of a message in the rendered text; `before` is what its content has between thinking tags before it.
 
-    `again` marks a repetition: templates name a called function once more when they render its result.
+    `is_repeated` marks a repetition: templates name a called function once more when they render its result.
     """
 
     message: int
@@ -418,7 +418,7 @@ class _Piece:
     start: int
     end: int
     before: str
-    again: bool
+    is_repeated: bool
 
 
 def _stand_in(*roles: str) -> Conversation:

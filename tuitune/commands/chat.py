@@ -64,5 +64,7 @@ def _as_data(talk: Talk, turn: Turn) -> dict[str, Any]:
         fields["passages_seen"] = fields.pop("passages")
         about = {"side": talk.label(side), "run": str(side.run), "adapter": side.adapter, "checkpoint": side.checkpoint}
         sides.append({**about, "documents": side.documents and bool(turn.passages), **fields})
-    passages = [{"number": n, "place": each.place, **asdict(each)} for n, each in enumerate(turn.passages, 1)]
+    passages = [
+        {"number": number, "place": passage.place, **asdict(passage)} for number, passage in enumerate(turn.passages, 1)
+    ]
     return {"prompt": turn.said, **sides[0], "passages": passages, "sides": sides}

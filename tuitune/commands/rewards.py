@@ -24,11 +24,11 @@ def rewards(recipe: Recipe, prompts: int, *, asks: bool, as_json: bool) -> int:
     if asks:
         for reward in own_files(recipe):
             _ask(reward)
-    found = asyncio.run(_preview(recipe, prompts, quiet=as_json))
+    preview = asyncio.run(_preview(recipe, prompts, quiet=as_json))
     if as_json:
-        print_json(found)
+        print_json(preview)
     else:
-        _show(found)
+        _show(preview)
     return DONE
 
 
@@ -66,11 +66,11 @@ async def _preview(recipe: Recipe, prompts: int, *, quiet: bool) -> dict[str, An
         await session.close()
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(preview: dict[str, Any]) -> None:
     console = plain_console()
-    for notice in found["notices"]:
+    for notice in preview["notices"]:
         console.print(Text(f"! {one_line(notice, max_length=400)}"))
-    for prompt in found["prompts"]:
+    for prompt in preview["prompts"]:
         console.print(Text(one_line(prompt["prompt"], max_length=300), style="bold"))
         for answer in sorted(prompt["answers"], key=lambda answer: -answer["reward"]):
             values = ", ".join(f"{one_line(name)} {value:g}" for name, value in answer["values"].items())
@@ -80,4 +80,4 @@ def _show(found: dict[str, Any]) -> None:
         if not prompt["differs"]:
             console.print(Text("  all worth the same: nothing to learn here", style="yellow"))
         console.print()
-    console.print(Text(f"Mean reward {found['mean_reward']:.3g}. {found['verdict']}"))
+    console.print(Text(f"Mean reward {preview['mean_reward']:.3g}. {preview['verdict']}"))

@@ -126,11 +126,11 @@ def compare_runs(runs: Sequence[Run], *, as_json: bool) -> int:
 
     if len({run.folder for run in runs}) < 2:
         raise UnusableInput("Comparing takes two runs or more: `tuitune compare RUN RUN`.")
-    found = differences(runs)
+    changed_fields = differences(runs)
     shown = [summarize(run) for run in runs]
-    why_not = why_not_comparable(found)
+    why_not = why_not_comparable(changed_fields)
     if as_json:
-        fields = {difference.field: list(difference.values) for difference in found}
+        fields = {difference.field: list(difference.values) for difference in changed_fields}
         print(json.dumps({"runs": [run.as_dict() for run in shown], "differences": fields, "not_comparable": why_not}))
         return DONE
     rows = [
@@ -140,12 +140,15 @@ def compare_runs(runs: Sequence[Run], *, as_json: bool) -> int:
         ("training loss", *(f"{run.losses[0]:.3f} → {run.losses[-1]:.3f}" if run.losses else "" for run in shown)),
         ("duration", *map(duration_text, shown)),
         ("cost", *map(cost_text, shown)),
-        *((d.field, *(one_line(value, max_length=120) for value in d.values)) for d in found),
+        *(
+            (difference.field, *(one_line(value, max_length=120) for value in difference.values))
+            for difference in changed_fields
+        ),
     ]
     head = ("", *(one_line(run.name, max_length=80) for run in shown))
     width = os.get_terminal_size().columns if sys.stdout.isatty() else None
     _print_columns(head, rows, shrinkable=range(1, len(head)), width=width)
-    if why_not or not found:
+    if why_not or not changed_fields:
         print(f"\n{why_not or 'Their recipes are the same.'}")
     return DONE
 

@@ -32,7 +32,7 @@ def print_masks(rows: Iterable[dict[str, Any]]) -> None:
 
 def print_findings(findings: Iterable[Any]) -> None:
     """What `doctor` found, with the remedy where there is one."""
-    for each in findings:
-        print(f"{each.status:<5} {safe_text(each.name)}: {safe_text(each.text)}")
-        if each.remedy:
-            print(f"      → {safe_text(each.remedy)}")
+    for finding in findings:
+        print(f"{finding.status:<5} {safe_text(finding.name)}: {safe_text(finding.text)}")
+        if finding.remedy:
+            print(f"      → {safe_text(finding.remedy)}")

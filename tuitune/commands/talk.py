@@ -55,15 +55,15 @@ class Talk:
             return
         assert self.session is not None, "the conversation has begun"
         with self._console.status(Text("Reading the documents")) as waiting:
-            found = await self.session.call(Attach([str(path) for path in self.docs]), self._progress(waiting))
-        documents = "1 document" if found["files"] == 1 else f"{found['files']:,} documents"
-        self.tell(f"{documents}, {found['passages']:,} passages.")
-        for file in found["left_out"][:5]:
+            index = await self.session.call(Attach([str(path) for path in self.docs]), self._progress(waiting))
+        documents = "1 document" if index["files"] == 1 else f"{index['files']:,} documents"
+        self.tell(f"{documents}, {index['passages']:,} passages.")
+        for file in index["left_out"][:5]:
             self.tell(f"! {file['file']} is left out: {file['reason']}.")
-        if len(found["left_out"]) > 5:
-            self.tell(f"! {len(found['left_out']) - 5:,} more files are left out.")
-        if found["notice"]:
-            self.tell(found["notice"])
+        if len(index["left_out"]) > 5:
+            self.tell(f"! {len(index['left_out']) - 5:,} more files are left out.")
+        if index["notice"]:
+            self.tell(index["notice"])
 
     async def look_up(self, turn: Turn) -> None:
         """Find the passages for a turn, and show where they stand. Raises TuituneError."""
@@ -72,8 +72,8 @@ class Talk:
         assert self.session is not None, "the conversation has begun"
         request = Retrieve([str(path) for path in self.docs], turn.said)
         with self._console.status(Text("Looking it up")) as waiting:
-            found = await self.session.call(request, self._progress(waiting))
-        turn.passages = [Passage(**passage) for passage in found["passages"]]
+            answer = await self.session.call(request, self._progress(waiting))
+        turn.passages = [Passage(**passage) for passage in answer["passages"]]
         for number, passage in enumerate(turn.passages, 1):
             heading = f" · {one_line(passage.heading, max_length=60)}" if passage.heading else ""
             self.tell(f"[{number}] {one_line(passage.file, max_length=100)}, {passage.place}{heading}")

@@ -80,8 +80,8 @@ class Embedder:
             if cancelled():
                 break
             places = order[start : start + _BATCH]
-            found = self._vectors([self._prefixes[1] + texts[place] for place in places])
-            vectors.update(zip(places, found, strict=True))
+            batch_vectors = self._vectors([self._prefixes[1] + texts[place] for place in places])
+            vectors.update(zip(places, batch_vectors, strict=True))
             progress(len(vectors))
         return np.stack([vectors[place] for place in sorted(vectors)]) if vectors else np.zeros((0, 0), np.float32)
 

@@ -68,7 +68,9 @@ class Library:
             documents = self._read(store, progress, cancelled)
             if cancelled():
                 return
-            key = hashlib.sha256("\n".join(f"{each.digest} {each.file}" for each in documents).encode()).hexdigest()
+            key = hashlib.sha256(
+                "\n".join(f"{document.digest} {document.file}" for document in documents).encode()
+            ).hexdigest()
             if key == self._key:
                 return
             self._documents = documents
@@ -199,21 +201,21 @@ class Library:
         self._embedding_name = next(
             (part for part in reversed(folder.parts) if "-" in part or "_" in part), folder.name
         )
-        vectors = {each.digest: store.vectors(model, each.digest) for each in self._documents}
-        missing = [each for each in self._documents if vectors[each.digest] is None]
+        vectors = {document.digest: store.vectors(model, document.digest) for document in self._documents}
+        missing = [document for document in self._documents if vectors[document.digest] is None]
         texts = [f"{passage.heading}\n{passage.text}" for document in missing for passage in document.passages]
         if texts:
-            found = self._embedder.passages(
+            new_vectors = self._embedder.passages(
                 texts, lambda done: progress("Embedding the passages", done, len(texts)), cancelled
             )
-            if len(found) < len(texts):
+            if len(new_vectors) < len(texts):
                 return
             at = 0
             for document in missing:
-                vectors[document.digest] = found[at : at + len(document.passages)]
-                store.keep_vectors(model, document.digest, found[at : at + len(document.passages)])
+                vectors[document.digest] = new_vectors[at : at + len(document.passages)]
+                store.keep_vectors(model, document.digest, new_vectors[at : at + len(document.passages)])
                 at += len(document.passages)
-        self._vectors = np.concatenate([vectors[each.digest] for each in self._documents])
+        self._vectors = np.concatenate([vectors[document.digest] for document in self._documents])
 
     def _by_meaning(self, question: str) -> list[int] | None:
         if self._vectors is None or self._embedder is None:

@@ -42,12 +42,12 @@ class PdfReader:
         if not answer.endswith(b"\n"):
             self.close()
             raise Unreadable("the PDF reader did not get through it")
-        found = json.loads(answer)
-        if "reason" in found:
-            raise Unreadable(found["reason"])
+        result = json.loads(answer)
+        if "reason" in result:
+            raise Unreadable(result["reason"])
         return [
             Block(text, 0, 0, (), number)
-            for number, page in enumerate(found["pages"], 1)
+            for number, page in enumerate(result["pages"], 1)
             if (text := "\n".join(line.strip() for line in page.splitlines() if line.strip()))
         ]
 

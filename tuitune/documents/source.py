@@ -38,7 +38,7 @@ def _definitions(
     for node in body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
-        first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         last = node.end_lineno or first
         _between(lines, at, first - 1, path, blocks)
         inner = (*path, node.name)

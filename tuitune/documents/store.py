@@ -59,7 +59,7 @@ class Store:
             return None
 
     def keep(self, path: Path, about: os.stat_result, digest: str, passages: list[Passage]) -> None:
-        packed = zlib.compress(json.dumps([_fields(each) for each in passages], ensure_ascii=False).encode(), 1)
+        packed = zlib.compress(json.dumps([_fields(passage) for passage in passages], ensure_ascii=False).encode(), 1)
         with suppress(sqlite3.Error, UnicodeEncodeError):
             self._database.execute("insert or replace into document values (?, ?, ?)", (digest, packed, time.time()))
             self.keep_place(path, about, digest)

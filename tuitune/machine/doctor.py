@@ -136,13 +136,13 @@ def _gpu(cards: list[Gpu]) -> list[Finding]:
         ]
     findings = []
     for card in cards:
-        free = f"{gib(card.free_bytes)} of {gib(card.total_bytes)} free"
+        free_text = f"{gib(card.free_bytes)} of {gib(card.total_bytes)} free"
         busy = card.used_bytes > 0.1 * card.total_bytes
         findings.append(
             Finding(
                 f"GPU {card.index}",
                 "warn" if busy else "ok",
-                f"{card.name}, {free}, {'bf16' if card.has_bf16 else 'fp16 only'}",
+                f"{card.name}, {free_text}, {'bf16' if card.has_bf16 else 'fp16 only'}",
                 "Another program holds memory on it: `nvidia-smi` shows which." if busy else None,
             )
         )
@@ -219,10 +219,10 @@ def _memory() -> Finding:
 
 
 def _disk(folder: Path) -> Finding:
-    free = disk_free_bytes(folder)
-    low = free < 20 * GIB
-    remedy = "A merged 8B model takes 16 GiB and its GGUF as much again: free some, or use --runs." if low else None
-    return Finding("Disk", "warn" if low else "ok", f"{gib(free)} free for {one_line(folder)}", remedy)
+    free_bytes = disk_free_bytes(folder)
+    is_low = free_bytes < 20 * GIB
+    remedy = "A merged 8B model takes 16 GiB and its GGUF as much again: free some, or use --runs." if is_low else None
+    return Finding("Disk", "warn" if is_low else "ok", f"{gib(free_bytes)} free for {one_line(folder)}", remedy)
 
 
 def _runs(folder: Path) -> Finding:

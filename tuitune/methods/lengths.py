@@ -61,9 +61,9 @@ def _split(masker: Masker, sample: Sample) -> list[Masked]:
 
 def _exchanges(messages: Conversation) -> list[Conversation]:
     """Each user turn with all that follows up to the next one."""
-    found: list[Conversation] = []
+    exchanges: list[Conversation] = []
     for message in messages:
-        if message["role"] == "user" or not found:
-            found.append([])
-        found[-1].append(message)
-    return found
+        if message["role"] == "user" or not exchanges:
+            exchanges.append([])
+        exchanges[-1].append(message)
+    return exchanges

@@ -132,23 +132,23 @@ def cached_models() -> list[str]:
 
 
 def _in_cache(folder: Path) -> Iterator[tuple[float, str]]:
-    for each in folder.glob("models--*--*"):
-        snapshots = each / "snapshots"
+    for model_folder in folder.glob("models--*--*"):
+        snapshots = model_folder / "snapshots"
         if any(snapshots.glob("*/config.json")) and any(snapshots.glob("*/*.safetensors")):
-            owner, _, name = each.name.removeprefix("models--").partition("--")
-            yield each.stat().st_mtime, f"{owner}/{name}"
+            owner, _, name = model_folder.name.removeprefix("models--").partition("--")
+            yield model_folder.stat().st_mtime, f"{owner}/{name}"
 
 
 def model_folders(*places: Path) -> list[Path]:
     """Model folders directly inside the places, and the places themselves where they are one."""
-    found = []
+    folders = []
     for place in places:
         try:
-            inside = sorted(each for each in place.iterdir() if each.is_dir())[:500]
+            inside = sorted(folder for folder in place.iterdir() if folder.is_dir())[:500]
         except OSError:
             continue
-        found += [each for each in (place, *inside) if is_model_folder(each)]
-    return list(dict.fromkeys(found))
+        folders += [folder for folder in (place, *inside) if is_model_folder(folder)]
+    return list(dict.fromkeys(folders))
 
 
 def is_model_folder(folder: Path) -> bool:

@@ -36,9 +36,9 @@ def answer_of(text: str) -> str:
     if "####" in text:
         text = "####" + text.rpartition("####")[2]
     for pattern in _MARKED:
-        found = pattern.findall(text)
-        if found:
-            return str(found[-1]).strip()
+        answers = pattern.findall(text)
+        if answers:
+            return str(answers[-1]).strip()
     return text.strip()
 
 

@@ -165,8 +165,8 @@ class Run:
 
     def is_live(self) -> bool:
         """Whether a session holds this run (and would refuse a second writer)."""
-        with self.without_session() as free:
-            return not free
+        with self.without_session() as is_free:
+            return not is_free
 
     @contextmanager
     def without_session(self) -> Iterator[bool]:

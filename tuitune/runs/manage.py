@@ -95,8 +95,8 @@ def delete(run: Run) -> None:
 @contextmanager
 def _left_alone(run: Run, done: str) -> Iterator[None]:
     """Refuse a live run, and let no session take this one before the end of the block. Raises TuituneError."""
-    with run.without_session() as free:
-        if not free:
+    with run.without_session() as is_free:
+        if not is_free:
             raise TuituneError(
                 f"{_named(run)} is in use by {run.holder()}, so it is not {done}: stop it first, with "
                 f"`tuitune stop {one_line(run.name)}`."

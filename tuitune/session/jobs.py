@@ -138,7 +138,7 @@ class Jobs:
         """Datasets of the Hub: `found`, each with name, gated and downloads."""
         from tuitune.hub.datasets import search_datasets
 
-        return {"found": [dataclasses.asdict(dataset) for dataset in search_datasets(words)]}
+        return {"datasets": [dataclasses.asdict(dataset) for dataset in search_datasets(words)]}
 
     def dataset_splits(self, job: Job, name: str, revision: str = "") -> Result:
         """`configs`: each configuration of a Hub dataset to its splits."""

@@ -239,9 +239,9 @@ class Columns(Request[ColumnNames]):
 
 
 class FoundDatasets(TypedDict):
-    """`found`: each dataset's name, whether it is gated, and its downloads."""
+    """`datasets`: each dataset's name, whether it is gated, and its downloads."""
 
-    found: list[dict[str, Any]]
+    datasets: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
