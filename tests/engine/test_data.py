@@ -460,7 +460,8 @@ def test_parts_of_one_file_train_and_measure(tmp_path: Path, monkeypatch: pytest
 def test_inspect_shows_what_is_trained(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "rows.jsonl", {"question": "日本?", "answer": "Ahoy 🎉"}, '{"question"', PAIR)
     first, second, third = inspect_rows(recipe(path), 0, 3)
-    assert list(first) == ["row", "tokens", "trained_tokens", "total_tokens"]
+    assert list(first) == ["row", "parts", "tokens", "trained_tokens", "total_tokens"]
+    assert [token for part in first["parts"] for token in part["tokens"]] == first["tokens"]
     assert "".join(token["text"] for token in first["tokens"] if token["trained"]) == "Ahoy 🎉<|im_end|>"
     assert first["trained_tokens"] == sum(token["trained"] for token in first["tokens"])
     assert "日本?" in "".join(token["text"] for token in first["tokens"])

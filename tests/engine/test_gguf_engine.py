@@ -51,15 +51,17 @@ def test_llama_cpp_reads_and_continues_a_prompt_as_transformers_does(
 
 def test_a_reply_can_be_stopped_and_llama_cpps_end_is_said(demo_gguf: Path) -> None:
     pieces: list[str] = []
+    others = psutil.Process().children()
     with open_gguf(demo_gguf, context=2048) as gguf:
+        (server,) = set(psutil.Process().children()).difference(others)
         stopped = gguf.complete([5], Sampling(temperature=5), on_text=pieces.append, cancelled=lambda: len(pieces) > 3)
         assert not stopped.ended and pieces
         assert gguf.reply(MESSAGES, Sampling()).ended, "the model is still there"
-        assert not any(connection.laddr for connection in psutil.Process().children()[0].net_connections("inet"))
-        os.kill(psutil.Process().children()[0].pid, signal.SIGKILL)
+        assert not any(connection.laddr for connection in server.net_connections("inet"))
+        os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(TuituneError, match=r"llama\.cpp ended while it ran .*\.gguf"):
             gguf.reply(MESSAGES, Sampling())
-    assert not psutil.Process().children()
+    assert not server.is_running()
 
 
 def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path: Path) -> None:

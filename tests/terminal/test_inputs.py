@@ -59,7 +59,7 @@ def test_yaml_that_cannot_be_used_starts_no_run_and_is_kept(
         terminal.until("not valid YAML")
         assert "Settings: YAML" in terminal.text
     terminal.press(ESC)
-    terminal.until("tokens trained")
+    terminal.until("What the model learns from")
     terminal.press(ENTER)
     shown = terminal.until("Settings: YAML")
     terminal.until("# edited")
