@@ -468,7 +468,7 @@ class DataScreen(StepScreen):
             return "No data is read yet."
         if action == "next_method" and not self.tuitune.link.draft.get("data.path"):
             return "No data is read yet."
-        if action == "preview_rewards" and self.tuitune.link.draft.get("method.name") != "grpo":
+        if action == "preview_rewards" and not self.tuitune.link.draft.fields.learns_from_rewards:
             return "Only GRPO learns from rewards."
         if action == "next_source" and len(self.sources) < 2:
             return "The recipe has one dataset."

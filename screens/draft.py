@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tuitune.method_sections import MethodFields
     from tuitune.recipe import Recipe
 
 
@@ -22,15 +23,21 @@ class Draft:
         chosen = self.data.get(section) or {}
         if isinstance(chosen, dict) and name in chosen:
             return chosen[name]
-        from tuitune.method_sections import learning_rate
         from tuitune.recipe import section_of
 
         if field == "method.name":
             return "sft"
         if field == "train.learning_rate":
-            return learning_rate(self.get("method.name"))
+            return self.fields.usual_learning_rate
         info = section_of(section, self.get("method.name") if section == "method" else "").model_fields.get(name)
         return None if info is None or info.is_required() else info.get_default(call_default_factory=True)
+
+    @property
+    def fields(self) -> "type[MethodFields]":
+        """Those of the chosen method."""
+        from tuitune.method_sections import fields_of
+
+        return fields_of(self.get("method.name"))
 
     def set(self, field: str, value: Any) -> None:
         section, _, name = field.partition(".")
@@ -41,12 +48,10 @@ class Draft:
 
     def _set_method(self, name: str) -> None:
         """Another method has other fields; a learning rate that was the old one's own gives way to the new one's."""
-        from tuitune.method_sections import learning_rate
-
-        before, train = self.get("method.name"), self.data.get("train")
-        if name == before:
+        train = self.data.get("train")
+        if name == self.get("method.name"):
             return
-        if isinstance(train, dict) and train.get("learning_rate") == learning_rate(before):
+        if isinstance(train, dict) and train.get("learning_rate") == self.fields.usual_learning_rate:
             train.pop("learning_rate")
         self.data["method"] = {"name": name}
 

@@ -11,10 +11,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from tuitune.errors import TuituneError
-from tuitune.method_sections import GRPO
 from tuitune.recipe import Recipe
 from tuitune.reward_sections import PythonFile
-from tuitune.rewards.confirmed import confirm, is_confirmed, source_of
+from tuitune.rewards.confirmed import confirm, source_of, unconfirmed
 from tuitune.session.messages import PreviewRewards
 from tuitune.text import one_line, safe_text
 
@@ -64,9 +63,7 @@ class RewardsScreen(ModalScreen[None]):
         """Ask about the first file that is not confirmed; else have the prompts answered."""
         data = self._link.draft.as_data()
         try:
-            section = Recipe.from_data(data).method
-            own = section.rewards if isinstance(section, GRPO) else []
-            self._unconfirmed = [r for r in own if isinstance(r, PythonFile) and not is_confirmed(r)]
+            self._unconfirmed = unconfirmed(Recipe.from_data(data).method.judges())
             if self._unconfirmed:
                 self._show(code_of(self._unconfirmed[0]), "y: run this code · ")
                 return

@@ -1,10 +1,11 @@
 """The recipe's section `method`: what is learned from, with the fields of that method alone."""
 
-from typing import Annotated, Literal, Self, get_args
+from collections.abc import Callable, Sequence
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tuitune.reward_sections import NumericMatch, RewardSection
+from tuitune.reward_sections import NumericMatch, Reward, RewardSection
 
 
 class Section(BaseModel):
@@ -13,7 +14,33 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class SFT(Section):
+class MethodFields(Section):
+    """The fields of one method, and what follows from them alone; `tuitune.methods` has everything else of it."""
+
+    usual_learning_rate: ClassVar[float] = 2e-4
+    """Taken where the recipe gives none."""
+    learns_from_rewards: ClassVar[bool] = False
+    """Whether the model learns from answers of its own: then a reward that rises counts, not a loss that falls."""
+
+    def judges(self) -> Sequence[Reward]:
+        """The rewards that judge the model's answers."""
+        return ()
+
+    def with_rewards(self, change: Callable[[Reward], Reward]) -> Self:
+        """The same fields with `change` done to each reward."""
+        return self
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the longest answer that the model writes while it trains; 0 where it writes none."""
+        return 0
+
+    def problem_of_step(self, rows: int) -> str | None:
+        """Why a step of so many rows cannot be trained, and what to change; None where it can."""
+        return None
+
+
+class SFT(MethodFields):
     """Supervised fine-tuning: the model learns to write the replies of the data."""
 
     name: Literal["sft"] = "sft"
@@ -23,9 +50,10 @@ class SFT(Section):
 DPOLoss = Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", "sigmoid_norm", "sft"]
 
 
-class DPO(Section):
+class DPO(MethodFields):
     """Direct preference optimization: of two replies the chosen one becomes likelier than the rejected one."""
 
+    usual_learning_rate = 5e-6
     name: Literal["dpo"]
     """What is learned from: dpo, pairs of a chosen and a rejected reply."""
     beta: float = Field(0.1, gt=0, le=10)
@@ -46,18 +74,20 @@ class DPO(Section):
         return self
 
 
-class ORPO(Section):
+class ORPO(MethodFields):
     """Odds ratio preference optimization: imitates the chosen reply and turns away from the rejected one at once."""
 
+    usual_learning_rate = 8e-6
     name: Literal["orpo"]
     """What is learned from: orpo, pairs, with no reference model."""
     beta: float = Field(0.1, gt=0, le=10)
     """Weight of the preference beside imitating the chosen reply."""
 
 
-class SimPO(Section):
+class SimPO(MethodFields):
     """Simple preference optimization: DPO without a reference, by the mean log-probability of a token."""
 
+    usual_learning_rate = 2e-6
     name: Literal["simpo"]
     """What is learned from: simpo, pairs, with no reference model."""
     beta: float = Field(2.0, gt=0, le=100)
@@ -66,9 +96,10 @@ class SimPO(Section):
     """By how much the chosen reply should win: about half of beta."""
 
 
-class KTO(Section):
+class KTO(MethodFields):
     """Kahneman-Tversky optimization: single replies, each marked good or bad."""
 
+    usual_learning_rate = 5e-6
     name: Literal["kto"]
     """What is learned from: kto, replies with a thumb up or down; pairs count as one of each."""
     beta: float = Field(0.1, gt=0, le=10)
@@ -81,18 +112,21 @@ class KTO(Section):
     """Weight of bad replies."""
 
 
-class Pretrain(Section):
+class Pretrain(MethodFields):
     """Continued pretraining: raw text, packed to max_length with an end token after each document."""
 
+    usual_learning_rate = 5e-5
     name: Literal["pretrain"]
     """What is learned from: pretrain, raw text, such as a new language or a field's literature."""
     embedding_learning_rate: float | None = Field(None, gt=0, le=1)
     """Learning rate of embeddings and head where lora.modules_to_save names them; empty takes a tenth of the other."""
 
 
-class GRPO(Section):
+class GRPO(MethodFields):
     """Group relative policy optimization: the model answers prompts, and rewards say which answers were better."""
 
+    usual_learning_rate = 5e-6
+    learns_from_rewards = True
     name: Literal["grpo"]
     """What is learned from: grpo, prompts and rewards for the model's own answers."""
     rewards: list[RewardSection] = Field([NumericMatch(name="numeric_match")], min_length=1, max_length=16)
@@ -126,16 +160,39 @@ class GRPO(Section):
     mask_truncated_completions: bool = False
     """Leave out answers that were cut at their longest."""
 
+    def judges(self) -> Sequence[Reward]:
+        return self.rewards
+
+    def with_rewards(self, change: Callable[[Reward], Reward]) -> Self:
+        return self.model_copy(update={"rewards": [change(reward) for reward in self.rewards]})
+
+    @property
+    def answer_tokens(self) -> int:
+        return self.max_completion_length
+
+    def problem_of_step(self, rows: int) -> str | None:
+        if rows % self.num_generations == 0:
+            return None
+        return (
+            f"a step has {rows} answers (train.per_device_train_batch_size × gradient_accumulation_steps), which "
+            f"method.num_generations ({self.num_generations}) does not divide: "
+            f"change one of them, for example num_generations to {_divisor(rows, self.num_generations)}"
+        )
+
+
+def _divisor(number: int, near: int) -> int:
+    """A divisor of the number, at least 2 where it has one, as near as can be."""
+    divisors = [divisor for divisor in range(2, number + 1) if number % divisor == 0]
+    return min(divisors, key=lambda divisor: abs(divisor - near), default=number)
+
 
 MethodSection = Annotated[SFT | DPO | ORPO | SimPO | KTO | GRPO | Pretrain, Field(discriminator="name")]
-METHODS: dict[str, type[Section]] = {
+METHODS: dict[str, type[MethodFields]] = {
     get_args(kind.model_fields["name"].annotation)[0]: kind for kind in (SFT, DPO, ORPO, SimPO, KTO, GRPO, Pretrain)
 }
 """Name of each method to its section."""
 
-_LEARNING_RATES = {"dpo": 5e-6, "orpo": 8e-6, "simpo": 2e-6, "kto": 5e-6, "grpo": 5e-6, "pretrain": 5e-5}
 
-
-def learning_rate(method: str) -> float:
-    """The learning rate where the recipe gives none: 2e-4 for replies to imitate, and less for every other method."""
-    return _LEARNING_RATES.get(method, 2e-4)
+def fields_of(method: str) -> type[MethodFields]:
+    """The section of that method; that of sft for a name that is no method's."""
+    return METHODS.get(method, SFT)

@@ -8,9 +8,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from tuitune.errors import UnusableInput
-from tuitune.method_sections import GRPO, METHODS, SFT, MethodSection, Section, learning_rate
+from tuitune.method_sections import METHODS, SFT, MethodSection, Section, fields_of
 from tuitune.paths import expanded
-from tuitune.reward_sections import REWARDS, PythonFile
+from tuitune.reward_sections import REWARDS
 from tuitune.text import one_line
 
 TARGET_WORDS = ("auto", "attention", "all")
@@ -241,7 +241,7 @@ class Recipe(Section):
         if isinstance(method, dict) and "name" not in method:
             raw = {**raw, "method": {"name": "sft", **method}}
         if isinstance(train, dict) and "learning_rate" not in train:
-            raw = {**raw, "train": {**train, "learning_rate": learning_rate(_name_of(method))}}
+            raw = {**raw, "train": {**train, "learning_rate": fields_of(_name_of(method)).usual_learning_rate}}
         return raw
 
     @classmethod
@@ -297,7 +297,10 @@ class Recipe(Section):
             recipe = cls.model_validate(raw)
         except ValidationError as error:
             raise UnusableInput(f"The {named} cannot be used: {'; '.join(field_errors(error).values())}.") from None
-        _require_whole_groups(recipe, named)
+        train = recipe.train
+        rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+        if problem := recipe.method.problem_of_step(rows):
+            raise UnusableInput(f"The {named} cannot be used: {problem}.")
         try:
             return recipe.with_absolute_paths(folder) if folder else recipe
         except OSError as error:  # a name too long for any file system, or a loop of links
@@ -320,15 +323,7 @@ class Recipe(Section):
         lora = self.lora
         if lora.init_adapter is not None:
             lora = lora.model_copy(update={"init_adapter": absolute(lora.init_adapter)})
-        method = self.method
-        if isinstance(method, GRPO):
-            rewards = [
-                reward.model_copy(update={"function": absolute(reward.function)})
-                if isinstance(reward, PythonFile)
-                else reward
-                for reward in method.rewards
-            ]
-            method = method.model_copy(update={"rewards": rewards})
+        method = self.method.with_rewards(lambda reward: reward.with_path(absolute))
         return self.model_copy(update={"model": model, "data": data, "method": method, "lora": lora})
 
     def to_yaml(self) -> str:
@@ -340,24 +335,6 @@ def _name_of(method: Any) -> str:
     """Name of the method in a section that may still be raw, or wrong in whatever way."""
     name = method.get("name", "sft") if isinstance(method, dict) else getattr(method, "name", "sft")
     return name if isinstance(name, str) else ""
-
-
-def _require_whole_groups(recipe: Recipe, named: str) -> None:
-    """Refuse answers of a step that do not make whole groups. Raises UnusableInput."""
-    train, method = recipe.train, recipe.method
-    answers = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    if isinstance(method, GRPO) and answers % method.num_generations:
-        raise UnusableInput(
-            f"The {named} cannot be used: a step has {answers} answers (train.per_device_train_batch_size × "
-            f"gradient_accumulation_steps), which method.num_generations ({method.num_generations}) does not divide: "
-            f"change one of them, for example num_generations to {_divisor(answers, method.num_generations)}."
-        )
-
-
-def _divisor(number: int, near: int) -> int:
-    """A divisor of the number, at least 2 where it has one, as near as can be."""
-    divisors = [divisor for divisor in range(2, number + 1) if number % divisor == 0]
-    return min(divisors, key=lambda divisor: abs(divisor - near), default=number)
 
 
 _MOST_CHARACTERS = 1_000_000
@@ -450,7 +427,7 @@ def _methods_with(field: str | int) -> list[str]:
 def section_of(name: str, method: str = "") -> type[Section]:
     """The section of that name; that of `method` has its fields alone. Raises KeyError for another name."""
     if name == "method":
-        return METHODS.get(method, SFT)
+        return fields_of(method)
     kind = Recipe.model_fields[name].annotation
     assert isinstance(kind, type) and issubclass(kind, Section)
     return kind

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -20,6 +21,10 @@ class Reward(BaseModel):
     def title(self) -> str:
         """What tells it from others, for figures and tables."""
         return self.name
+
+    def with_path(self, change: Callable[[str], str]) -> Self:
+        """The same reward with `change` done to the path of its file, where it has one."""
+        return self
 
 
 class ExactMatch(Reward):
@@ -131,6 +136,9 @@ class PythonFile(Reward):
     @property
     def path(self) -> str:
         return self.function.rpartition(":")[0]
+
+    def with_path(self, change: Callable[[str], str]) -> Self:
+        return self.model_copy(update={"function": f"{change(self.path)}:{self.title}"})
 
     @property
     def title(self) -> str:

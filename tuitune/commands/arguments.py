@@ -30,15 +30,20 @@ def app_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduced-motion", action="store_true", help="animate nothing in the app")
 
 
-def demo_arguments(parser: argparse.ArgumentParser) -> None:
+def demos() -> dict[str, Path]:
+    """The recipe of each method's demo."""
     import sample_data
 
-    app_options(parser)
     folder = Path(sample_data.__file__).parent
-    methods = ["sft", *sorted(file.stem.removeprefix("demo_") for file in folder.glob("demo_*.yaml"))]
+    named = {file.stem.removeprefix("demo_"): file for file in sorted(folder.glob("demo_*.yaml"))}
+    return {"sft": folder / "demo.yaml", **named}
+
+
+def demo_arguments(parser: argparse.ArgumentParser) -> None:
+    app_options(parser)
     parser.add_argument(
         "--method",
-        choices=methods,
+        choices=demos(),
         default="sft",
         help="what is learned from: replies to imitate (sft), rewards (grpo) …",
     )

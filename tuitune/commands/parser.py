@@ -19,6 +19,7 @@ from tuitune.commands.arguments import (
     completion_arguments,
     delete_arguments,
     demo_arguments,
+    demos,
     estimate_arguments,
     export_arguments,
     inspect_arguments,
@@ -209,10 +210,7 @@ def _app(arguments: argparse.Namespace) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     """Fine-tune the little model that comes with tuitune: the app in a terminal, else a run and its report."""
-    import sample_data
-
-    name = "demo.yaml" if arguments.method == "sft" else f"demo_{arguments.method}.yaml"
-    arguments.recipe = Path(sample_data.__file__).parent / name
+    arguments.recipe = demos()[arguments.method]
     if sys.stdin.isatty() and sys.stdout.isatty():
         return _app(arguments)
     arguments.changes, arguments.name, arguments.json, arguments.detach = [], None, False, False

@@ -10,10 +10,9 @@ from tuitune.commands.output import print_json
 from tuitune.commands.status import DONE
 from tuitune.commands.viewer import plain_console
 from tuitune.errors import UnusableInput
-from tuitune.method_sections import GRPO
 from tuitune.recipe import Recipe
 from tuitune.reward_sections import PythonFile
-from tuitune.rewards.confirmed import confirm, is_confirmed, source_of
+from tuitune.rewards.confirmed import confirm, source_of, unconfirmed
 from tuitune.session.client import Session
 from tuitune.session.messages import PreviewRewards
 from tuitune.text import one_line, safe_text
@@ -22,7 +21,7 @@ from tuitune.text import one_line, safe_text
 def rewards(recipe: Recipe, prompts: int, *, asks: bool, as_json: bool) -> int:
     """Each prompt with its answers and their values; where it `asks`, files of the user's own are confirmed first."""
     if asks:
-        for reward in own_files(recipe):
+        for reward in unconfirmed(recipe.method.judges()):
             _ask(reward)
     preview = asyncio.run(_preview(recipe, prompts, quiet=as_json))
     if as_json:
@@ -30,13 +29,6 @@ def rewards(recipe: Recipe, prompts: int, *, asks: bool, as_json: bool) -> int:
     else:
         _show(preview)
     return DONE
-
-
-def own_files(recipe: Recipe) -> list[PythonFile]:
-    """The recipe's rewards in files of the user's own that are not confirmed as they are. Raises UnusableInput."""
-    section = recipe.method
-    own = section.rewards if isinstance(section, GRPO) else []
-    return [reward for reward in own if isinstance(reward, PythonFile) and not is_confirmed(reward)]
 
 
 def _ask(reward: PythonFile) -> None:

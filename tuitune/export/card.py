@@ -71,7 +71,7 @@ def model_card(run: Run, kind: str) -> str:
     front = {
         "library_name": "peft" if kind == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["lora", "sft", "tuitune"],
+        "tags": ["lora", recipe.method.name, "tuitune"],
     }
     base = one_line(recipe.model.name)
     what = _WHAT[kind]

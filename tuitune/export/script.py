@@ -6,11 +6,11 @@ from string import Template
 
 from tuitune.errors import UnusableInput
 from tuitune.export.notebook import notebook
-from tuitune.export.script_methods import script_part
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.text import safe_text
 from tuitune.train.arguments import settled_arguments
+from tuitune.train.methods import learner_of
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
 
@@ -153,7 +153,7 @@ def write_script(run: Run, made: Path, *, as_notebook: bool = False) -> None:
 
     recipe = run.resolved()
     require_repeatable(recipe)
-    script_part(recipe)
+    learner_of(recipe).script_part(recipe)
     rows = prepare(recipe, load_tokenizer(recipe.model)).train
     made.mkdir()
     rows.to_parquet(str(made / "rows.parquet"))
@@ -213,7 +213,7 @@ def script(recipe: Recipe, title: str) -> str:
     }
     literals = {name: repr(value) for name, value in values.items()}
     literals["auto_class"] = auto_class(load_config(model)).__name__
-    part = script_part(recipe)
+    part = learner_of(recipe).script_part(recipe)
     arguments = {**settled_arguments(recipe), **part.arguments}
     literals["arguments"] = "\n".join(f"    {name}={value!r}," for name, value in arguments.items())
     for name in ("imports", "definitions", "config", "trainer"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from tuitune.conversation import Sample, UnusableRow
 from tuitune.masking import IGNORED, Masker
-from tuitune.method_sections import GRPO as GRPOSection
+from tuitune.method_sections import GRPO as Section
 from tuitune.methods.advice import Advice, PromptAdvice
 from tuitune.methods.method import IDS, TEXT, Encoded, Masks, Method, Metric, OverLength, Part, is_finite
 from tuitune.methods.pairs import chunked_logits_bytes
@@ -76,14 +76,12 @@ class GRPO(Method):
         return chunked_logits_bytes(vocabulary, batch_tokens)
 
     def advice(self, recipe: Recipe) -> Advice:
-        assert isinstance(recipe.method, GRPOSection)
-        needed = {getattr(reward, "column", None): reward.title for reward in recipe.method.rewards}
+        needed = {getattr(reward, "column", None): reward.title for reward in recipe.method.judges()}
         return PromptAdvice({column: title for column, title in needed.items() if column})
 
     def steps_an_epoch(self, recipe: Recipe, rows: int) -> int:
         """Steps over the prompts once; those that fill no whole step wait for the next epoch."""
-        assert isinstance(recipe.method, GRPOSection)
-        return rows // prompts_a_step(recipe) * recipe.method.num_iterations
+        return rows // prompts_a_step(recipe) * section_of(recipe).num_iterations
 
     def metrics_of(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """The figures above, and the mean of each reward by its own name."""
@@ -106,6 +104,11 @@ def prompt_of(sample: Sample) -> Any:
 
 def prompts_a_step(recipe: Recipe) -> int:
     """Prompts whose answers make one step of a recipe that learns by GRPO."""
-    assert isinstance(recipe.method, GRPOSection)
     train = recipe.train
-    return train.per_device_train_batch_size * train.gradient_accumulation_steps // recipe.method.num_generations
+    return train.per_device_train_batch_size * train.gradient_accumulation_steps // section_of(recipe).num_generations
+
+
+def section_of(recipe: Recipe) -> Section:
+    """The recipe's section `method`, which is GRPO's."""
+    assert isinstance(recipe.method, Section)
+    return recipe.method

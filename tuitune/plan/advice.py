@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from tuitune.method_sections import learning_rate
 from tuitune.recipe import Recipe
 from tuitune.units import gib
 
@@ -52,7 +51,7 @@ def warnings(recipe: Recipe, rows: int | None = None, parameters: int | None = N
     """
     lora, train = recipe.lora, recipe.train
     small = parameters is None or parameters < 100_000_000  # these take larger steps
-    usual = learning_rate(recipe.method.name)
+    usual = recipe.method.usual_learning_rate
     if train.learning_rate > (1e-2 if small else 5 * usual):
         yield f"learning_rate {train.learning_rate:g} is high: the loss may rise or become NaN; {usual:g} is usual."
     elif train.learning_rate < usual / 200:
@@ -63,7 +62,7 @@ def warnings(recipe: Recipe, rows: int | None = None, parameters: int | None = N
         yield f"lora_dropout {lora.lora_dropout:g} drops much of what is learnt; 0 to 0.1 is usual."
     if 0 < train.max_steps <= train.warmup_steps:
         yield f"warmup_steps {train.warmup_steps} is not less than max_steps: the learning rate never gets to its peak."
-    if rows is not None and recipe.method.name != "grpo":  # prompts are answered anew each time
+    if rows is not None and not recipe.method.learns_from_rewards:  # prompts are answered anew each time
         passes = passes_over_data(recipe, rows)
         if passes > 5:
             yield f"Each row would be seen {passes:.0f} times: the model will learn the rows by heart; 1 to 3 is usual."

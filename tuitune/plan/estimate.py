@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuitune.machine.hardware import chosen_gpu, disk_free_bytes
-from tuitune.method_sections import GRPO
 from tuitune.methods import method_of
 from tuitune.model.targets import Targets, resolve
 from tuitune.plan.advice import offer_of_16bit, warnings
@@ -341,7 +340,7 @@ def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, 
 
 def _rollouts_bytes(recipe: Recipe, shape: Shape, batch_tokens: int, width: int) -> int:
     """Of the decoder beside the training; 0 for a method that generates nothing."""
-    if not isinstance(recipe.method, GRPO):
+    if not recipe.method.answer_tokens:
         return 0
     train = recipe.train
     answers = train.per_device_train_batch_size * train.gradient_accumulation_steps
@@ -360,8 +359,8 @@ def checkpoints(recipe: Recipe, shape: Shape, *, backend: str) -> bool:
 
 def longest_batch_tokens(recipe: Recipe, rows: Rows | None, *, padding_free: bool = False) -> int:
     """Tokens of the largest micro-batch with its padding; `data.max_length` each where the rows are not known."""
-    batch, method = recipe.train.per_device_train_batch_size, recipe.method
-    answers = batch * method.max_completion_length if isinstance(method, GRPO) else 0
+    batch = recipe.train.per_device_train_batch_size
+    answers = batch * recipe.method.answer_tokens
     if rows is None or not rows.longest:
         return batch * recipe.data.max_length * method_of(recipe).sequences_a_row + answers
     if answers:  # to the longest prompt, in the worst case

@@ -39,6 +39,11 @@ def is_confirmed(reward: PythonFile) -> bool:
     return digest_of(source_of(reward)) in _digests()
 
 
+def unconfirmed(rewards: Sequence[Reward]) -> list[PythonFile]:
+    """Those in files of the user's own that are not confirmed as they are now. Raises UnusableInput."""
+    return [reward for reward in rewards if isinstance(reward, PythonFile) and not is_confirmed(reward)]
+
+
 def confirm(reward: PythonFile) -> None:
     """Keep that the user has seen the file and wants it to be run. Raises UnusableInput, OSError."""
     digests = [*_digests(), digest_of(source_of(reward))]

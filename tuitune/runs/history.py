@@ -202,7 +202,9 @@ class History:
     @property
     def learns_from_rewards(self) -> bool:
         """Whether what counts is a reward that rises, and not a loss that falls."""
-        return self.plan is not None and self.plan.method == "grpo"
+        from tuitune.method_sections import fields_of  # with pydantic, which not every list of runs needs
+
+        return self.plan is not None and fields_of(self.plan.method).learns_from_rewards
 
     def result(self) -> tuple[str, float, float] | None:
         """What is measured (`held-out loss`, `training reward` …), at first and in the end; None before two steps."""

@@ -115,7 +115,9 @@ def steps_text(run: Summary) -> str:
 
 def held_out_text(run: Summary) -> str:
     """The loss over the held-out rows before and now, or the one that was measured; of rewards, the mean reward."""
-    if run.method.startswith("GRPO") and run.held_out:
+    from tuitune.method_sections import fields_of  # with pydantic, which not every list of runs needs
+
+    if run.held_out and fields_of(run.method.partition(" ")[0].lower()).learns_from_rewards:
         return "reward " + " → ".join("nan" if loss is None else f"{-loss:.2f}" for loss in run.held_out)
     return " → ".join("nan" if loss is None else f"{loss:.3f}" for loss in run.held_out)
 

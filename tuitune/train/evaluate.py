@@ -14,7 +14,6 @@ from tuitune.chat.reply import reply
 from tuitune.chat.sampling import Sampling
 from tuitune.data.prepare import Prepared
 from tuitune.errors import TuituneError, explain
-from tuitune.method_sections import GRPO
 from tuitune.methods import Method, method_of
 from tuitune.recipe import Recipe, TrainSection
 from tuitune.runs.events import Evaluation, Notice, Reply
@@ -150,7 +149,7 @@ class Evaluator:
     def is_out_of_patience(self, epochs: float) -> bool:
         """Whether the held-out loss has not fallen for so long that a run of `epochs` epochs ends."""
         train = self.recipe.train
-        patience = patience_of(train, self._rows, epochs, by_reward=isinstance(self.recipe.method, GRPO))
+        patience = patience_of(train, self._rows, epochs, by_reward=self.recipe.method.learns_from_rewards)
         return bool(patience) and measurements_without_gain(self.measured, train.early_stopping_threshold) >= patience
 
 

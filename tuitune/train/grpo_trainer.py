@@ -17,6 +17,7 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.chat.decoder import CanDecode, decoder_of
 from tuitune.masking import IGNORED
 from tuitune.method_sections import GRPO as Section
+from tuitune.methods.prompts import section_of
 from tuitune.recipe import Recipe
 from tuitune.rewards.judge import Judge
 from tuitune.runs.events import Completions, Notice
@@ -85,7 +86,7 @@ class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """
 
     def __init__(self, loaded: LoadedModel, recipe: Recipe, control: Control, emit: Emit, **options: Any) -> None:
-        section = method_section(recipe)
+        section = section_of(recipe)
         self._loaded, self._recipe, self._section = loaded, recipe, section
         self._asked, self._emit = control, emit
         self._answers = recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps
@@ -292,9 +293,3 @@ def weights_of(loaded: LoadedModel, weights: Mapping[str, Tensor]) -> Iterator[N
     finally:
         for name, parameter in parameters.items():
             parameter.data.copy_(kept[name])
-
-
-def method_section(recipe: Recipe) -> Section:
-    """The recipe's method, which is GRPO."""
-    assert isinstance(recipe.method, Section)
-    return recipe.method

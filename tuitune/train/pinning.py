@@ -2,7 +2,6 @@
 
 from tuitune.data.dataset import eval_section, sections
 from tuitune.hub.datasets import hub_files
-from tuitune.method_sections import GRPO
 from tuitune.model.config import is_folder, load_config
 from tuitune.recipe import HUB, DataSection, ModelSection, Recipe
 from tuitune.reward_sections import PythonFile, Reward
@@ -18,12 +17,9 @@ def pinned(recipe: Recipe) -> Recipe:
     changes = {"revision": first, "also": also}
     if measured is not None and measured.path != data.path:
         changes["eval_revision"] = _commit(measured)
-    method = recipe.method
-    if isinstance(method, GRPO):
-        method = method.model_copy(update={"rewards": [_with_digest(reward) for reward in method.rewards]})
     return recipe.model_copy(
         update={
-            "method": method,
+            "method": recipe.method.with_rewards(_with_digest),
             "model": recipe.model.model_copy(update={"revision": _model_commit(recipe.model)}),
             "data": data.model_copy(update=changes),
         }

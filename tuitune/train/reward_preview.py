@@ -8,7 +8,7 @@ from typing import Any
 from tuitune import backends
 from tuitune.data.prepare import prepare
 from tuitune.errors import UnusableInput
-from tuitune.method_sections import GRPO
+from tuitune.methods.prompts import section_of
 from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
 from tuitune.rewards.confirmed import require_rewards
@@ -90,11 +90,11 @@ def preview_rewards(
 
     Raises UnusableInput for a recipe that learns from no rewards, TuituneError, and Stopped where `cancelled`.
     """
-    section = recipe.method
-    if not isinstance(section, GRPO):
+    if not recipe.method.learns_from_rewards:
         raise UnusableInput(
             f"The recipe learns by {recipe.method.name}, which has no rewards: set method.name to grpo."
         )
+    section = section_of(recipe)
     require_rewards(section.rewards)
     progress("Reading and tokenising the data")
     prepared = prepare(recipe, load_tokenizer(recipe.model), cancelled=cancelled)

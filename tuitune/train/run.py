@@ -16,7 +16,6 @@ from tuitune.backends.loftq import require_loftq
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.machine.hardware import chosen_gpu
-from tuitune.method_sections import GRPO
 from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
@@ -56,8 +55,7 @@ def check(recipe: Recipe) -> None:
     require_weights(recipe.model)
     open_dataset(recipe.data)
     training_config(recipe)
-    if isinstance(recipe.method, GRPO):
-        require_rewards(recipe.method.rewards)
+    require_rewards(recipe.method.judges())
     require_loftq(recipe)
     require_reporters(recipe)
     if recipe.train.gpus != "auto" and not learner_of(recipe).shares_steps:

@@ -7,9 +7,8 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import Prepared
 from tuitune.errors import UnusableInput
 from tuitune.masking import IGNORED
-from tuitune.method_sections import GRPO as Section
 from tuitune.methods import METHODS
-from tuitune.methods.prompts import prompts_a_step
+from tuitune.methods.prompts import prompts_a_step, section_of
 from tuitune.recipe import Recipe
 from tuitune.train.control import Control, Emit
 from tuitune.train.methods.learner import Collate, Learner
@@ -82,9 +81,3 @@ class PromptsAsAnswers(Sequence[Any]):
 
 def rows_as_they_are(rows: list[Any]) -> list[Any]:
     return rows
-
-
-def section_of(recipe: Recipe) -> Section:
-    """The recipe's method, which is GRPO."""
-    assert isinstance(recipe.method, Section)
-    return recipe.method

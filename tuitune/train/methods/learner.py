@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import Prepared
+from tuitune.errors import UnusableInput
 from tuitune.methods import Method
 from tuitune.recipe import Recipe
 from tuitune.train.batching import collator
 from tuitune.train.control import Control, Emit
 from tuitune.train.isolation import Way, loss_of
+from tuitune.train.methods.script_part import ScriptPart
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -72,6 +74,12 @@ class Learner:
     ) -> bool:
         """What has to be known of the model as it is, with its adapter as it begins; False where `cancelled`."""
         return True
+
+    def script_part(self, recipe: Recipe) -> ScriptPart:
+        """What an exported script trains by. Raises UnusableInput where a script could not repeat the run."""
+        raise UnusableInput(
+            f"A script cannot repeat a run of method {recipe.method.name}; `tuitune run` with its recipe can."
+        )
 
     def problem_of_first_step(self, recipe: Recipe, loss: float, metrics: Mapping[str, float]) -> str | None:
         """What is wrong with the first step of a run, in a sentence for the user; None where nothing is."""

@@ -14,6 +14,7 @@ from tuitune.recipe import Recipe
 from tuitune.train.control import Control, Emit
 from tuitune.train.isolation import Way
 from tuitune.train.methods.learner import Collate, Learner
+from tuitune.train.methods.script_part import ScriptPart, replies_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -279,6 +280,14 @@ class DPO(PairLearner):
             return wrong_start("dpo", f"loss {loss:.4f} and margin {margin:.4f}", "0.6931 and 0")
         return None
 
+    def script_part(self, recipe: Recipe) -> ScriptPart:
+        section = recipe.method
+        assert isinstance(section, method_sections.DPO)
+        weights = section.loss_weights or [1.0] * len(section.loss_type)
+        losses = list(zip(section.loss_type, weights, strict=True))
+        constants = {"BETA": section.beta, "SMOOTHING": section.label_smoothing, "LOSSES": losses}
+        return replies_part(constants, _PAIRS_SCRIPT + _DPO_SCRIPT)
+
 
 class ORPO(PairLearner):
     method = METHODS["orpo"]
@@ -300,6 +309,10 @@ class ORPO(PairLearner):
     def reward(self, section: method_sections.ORPO, side: Any) -> Any:
         return section.beta * side.mean
 
+    def script_part(self, recipe: Recipe) -> ScriptPart:
+        assert isinstance(recipe.method, method_sections.ORPO)
+        return replies_part({"BETA": recipe.method.beta}, _PAIRS_SCRIPT + _ORPO_SCRIPT)
+
 
 class SimPO(PairLearner):
     method = METHODS["simpo"]
@@ -311,3 +324,48 @@ class SimPO(PairLearner):
 
     def reward(self, section: method_sections.SimPO, side: Any) -> Any:
         return section.beta * side.mean
+
+    def script_part(self, recipe: Recipe) -> ScriptPart:
+        assert isinstance(recipe.method, method_sections.SimPO)
+        constants = {"BETA": recipe.method.beta, "GAMMA": recipe.method.simpo_gamma}
+        return replies_part(constants, _PAIRS_SCRIPT + _SIMPO_SCRIPT)
+
+
+# What the losses above are in an exported script.
+_PAIRS_SCRIPT = '''
+def collate(rows):
+    """All chosen replies, then all rejected ones."""
+    return padded([(r[f"{side}_input_ids"], r[f"{side}_labels"]) for side in ("chosen", "rejected") for r in rows])
+
+
+def loss_of(model, batch):
+    logps, tokens = log_probabilities(model, batch)
+    (chosen, rejected), (chosen_tokens, rejected_tokens) = logps.chunk(2), tokens.chunk(2)
+'''
+
+_DPO_SCRIPT = """    kept = reference(batch).chunk(2)
+    chosen_ratio, rejected_ratio = chosen - kept[0], rejected - kept[1]
+    margin = chosen_ratio - rejected_ratio
+    losses = {
+        "sigmoid": lambda: -F.logsigmoid(BETA * margin),
+        "hinge": lambda: torch.relu(1 - BETA * margin),
+        "ipo": lambda: (chosen_ratio / chosen_tokens - rejected_ratio / rejected_tokens - 1 / (2 * BETA)) ** 2,
+        "robust": lambda: (SMOOTHING * F.logsigmoid(-BETA * margin) - (1 - SMOOTHING) * F.logsigmoid(BETA * margin))
+        / (1 - 2 * SMOOTHING),
+        "apo_zero": lambda: 1 - torch.sigmoid(BETA * chosen_ratio) + torch.sigmoid(BETA * rejected_ratio),
+        "apo_down": lambda: torch.sigmoid(BETA * chosen_ratio) + 1 - torch.sigmoid(BETA * margin),
+        "sigmoid_norm": lambda: -F.logsigmoid(BETA * (chosen_ratio / chosen_tokens - rejected_ratio / rejected_tokens)),
+        "sft": lambda: -chosen.sum() / chosen_tokens.sum(),
+    }
+    return sum(weight * losses[kind]().mean() for kind, weight in LOSSES)
+"""
+
+_ORPO_SCRIPT = """    imitation = -chosen.sum() / chosen_tokens.sum()
+    chosen, rejected = chosen / chosen_tokens, rejected / rejected_tokens
+    odds = chosen - rejected - (torch.log1p(-torch.exp(chosen)) - torch.log1p(-torch.exp(rejected)))
+    return imitation - BETA * F.logsigmoid(odds).mean()
+"""
+
+_SIMPO_SCRIPT = """    difference = chosen / chosen_tokens - rejected / rejected_tokens
+    return -F.logsigmoid(BETA * difference - GAMMA).mean()
+"""

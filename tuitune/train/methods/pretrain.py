@@ -5,10 +5,12 @@ from typing import Any
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import Prepared
+from tuitune.errors import UnusableInput
 from tuitune.method_sections import Pretrain as Section
 from tuitune.methods import METHODS
 from tuitune.recipe import Recipe
 from tuitune.train.control import Control, Emit
+from tuitune.train.methods.script_part import ScriptPart
 from tuitune.train.methods.sft import SFT
 
 RATE_SHARE = "rate_share"
@@ -42,6 +44,14 @@ class Pretrain(SFT):
 
         trainer.create_optimizer = create_optimizer
         return trainer
+
+    def script_part(self, recipe: Recipe) -> ScriptPart:
+        if {"embed_tokens", "lm_head"} & set(recipe.lora.modules_to_save):
+            raise UnusableInput(
+                "A script cannot repeat a run with a learning rate of its own for embeddings; "
+                "`tuitune run` with its recipe can."
+            )
+        return super().script_part(recipe)
 
 
 def set_embeddings_apart(optimizer: Any, model: Any, learning_rate: float, share: float) -> None:

@@ -11,6 +11,7 @@ from tuitune.train.batching import collator
 from tuitune.train.control import Control, Emit
 from tuitune.train.isolation import loss_of
 from tuitune.train.methods.learner import Collate, Learner
+from tuitune.train.methods.script_part import ScriptPart
 
 ARGUMENTS = {
     "max_length": None,
@@ -52,3 +53,21 @@ class SFT(Learner):
             callbacks=list(callbacks),
             args=SFTConfig(**arguments, **ARGUMENTS, remove_unused_columns=True),
         )
+
+    def script_part(self, recipe: Recipe) -> ScriptPart:
+        return _SCRIPT
+
+
+_SCRIPT = ScriptPart(
+    imports="from transformers import DataCollatorForSeq2Seq\nfrom trl import SFTConfig, SFTTrainer",
+    definitions="",
+    config="SFTConfig",
+    trainer="""SFTTrainer(
+    model=model,
+    processing_class=tokenizer,
+    train_dataset=rows,
+    data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+    args=arguments,
+)""",
+    arguments=dict(ARGUMENTS),
+)

@@ -10,6 +10,7 @@ from tuitune.methods import METHODS
 from tuitune.recipe import Recipe
 from tuitune.train.batching import IGNORED
 from tuitune.train.methods.pairs import START_NATS, ReplyLearner, ReplyRows, wrong_start
+from tuitune.train.methods.script_part import ScriptPart, replies_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +93,17 @@ class KTO(ReplyLearner):
             return wrong_start("kto", f"loss {loss:.4f} and rewards of {reward:.4f}", "0.5 and 0")
         return None
 
+    def script_part(self, recipe: Recipe) -> ScriptPart:
+        section = recipe.method
+        assert isinstance(section, method_sections.KTO)
+        constants = {
+            "BETA": section.beta,
+            "KL": section.loss_type == "kto",
+            "GOOD_WEIGHT": section.desirable_weight,
+            "BAD_WEIGHT": section.undesirable_weight,
+        }
+        return replies_part(constants, _SCRIPT)
+
 
 @dataclass
 class ThumbLoss:
@@ -152,3 +164,29 @@ def _ratio(loaded: LoadedModel, batch: dict[str, Any]) -> tuple[Any, Any]:
     reference = batch["reference"].to(loaded.model.device)
     logps = reply_logps(loaded, batch)
     return logps - reference, logps
+
+
+# What the loss is in an exported script.
+_SCRIPT = '''
+def collate(rows):
+    """Each reply, and for the drift each prompt with the reply of the row before it."""
+    begin = [next(i for i, label in enumerate(r["labels"]) if label != -100) for r in rows]
+    replies = [(r["input_ids"], r["labels"]) for r in rows]
+    mixed = [
+        (r["input_ids"][:at] + other["input_ids"][begin[i - 1] :], [-100] * at + other["labels"][begin[i - 1] :])
+        for i, (r, at, other) in enumerate(zip(rows, begin, rows[-1:] + rows[:-1]))
+    ]
+    good = torch.tensor([bool(r["desirable"][0]) for r in rows])
+    return {**padded(replies), "good": good, "mixed": padded(mixed)}
+
+
+def loss_of(model, batch):
+    ratio = log_probabilities(model, batch)[0] - reference(batch)
+    drift = torch.zeros((), device=ratio.device)
+    if KL:  # by the pass here; tuitune measures it over the whole step
+        with torch.no_grad():
+            drift = (log_probabilities(model, batch["mixed"])[0] - reference(batch["mixed"])).mean().clamp(min=0)
+    sign = torch.where(batch["good"], 1.0, -1.0)
+    weight = torch.where(batch["good"], GOOD_WEIGHT, BAD_WEIGHT)
+    return (weight * (1 - torch.sigmoid(BETA * sign * (ratio - drift)))).mean()
+'''
