@@ -112,6 +112,7 @@ class CompareScreen(WalkScreen):
         for difference in message.found:
             values = [one_line(value, max_length=_VALUE_CHARACTERS) for value in difference.values]
             table.add_row(*map(Text, [difference.field, *values]))
+        table.styles.height = table.row_count + 1  # its own count of them comes later, and could be drawn too late
 
     def _show_curves(self, name: str) -> None:
         self._shown = name

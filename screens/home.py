@@ -170,7 +170,7 @@ class HomeScreen(WalkScreen):
 
     @on(Resize)
     def _fit_again(self) -> None:
-        self.call_after_refresh(self._list_starts, self._runs)
+        self.call_after_refresh(lambda: self._list_starts(self._runs))  # those of then: it may have looked meanwhile
 
     def _list_starts(self, runs: Sequence[Summary]) -> None:
         self._runs = runs

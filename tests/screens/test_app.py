@@ -7,6 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from textual.content import Content
+from textual.events import Resize
+from textual.geometry import Size
 from textual.message import Message
 from textual.widgets import OptionList
 
@@ -27,6 +30,7 @@ from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Step, to_json
 from tuitune.runs.folder import Run, all_runs, create_run
+from tuitune.runs.summary import summarize
 from tuitune.session.client import Session
 from tuitune.session.messages import Status, Train
 from tuitune.settings import Settings
@@ -137,6 +141,20 @@ async def test_of_several_live_runs_none_is_shown_unasked(recipe: Recipe, runs_f
         assert isinstance(pilot.app.screen, HomeScreen)
     for writer in writers:
         writer.close()
+
+
+@pytest.mark.usefixtures("still")
+async def test_runs_that_are_listed_while_the_terminal_is_resized_stay(recipe: Recipe, runs_folder: Path) -> None:
+    async with TuituneApp(None, runs_folder=runs_folder).run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "GPU" in screen_text(pilot), what="the machine")
+        home = pilot.app.screen
+        assert isinstance(home, HomeScreen)
+        create_run(recipe, runs_folder, "one").close()
+        home.post_message(Resize(Size(*SIZE), Size(*SIZE)))
+        home.post_message(HomeScreen.Looked([], Content("GPU"), [summarize(Run(runs_folder / "one"))]))
+        await until(pilot, lambda: "Runs: 1" in screen_text(pilot), what="the run")
+        await settled(pilot)
+        assert "Runs: 1" in screen_text(pilot)
 
 
 @pytest.mark.usefixtures("still")
