@@ -184,7 +184,7 @@ def available(screen: Screen[Any]) -> Iterator[tuple[Action, DOMNode]]:
 
     What the app itself does can be had everywhere: through the palette where its key is not bound.
     """
-    bound = {each.binding.id: each.node for each in screen.active_bindings.values()}
+    bound = {active.binding.id: active.node for active in screen.active_bindings.values()}
     for name, action in ACTIONS.items():
         if name in bound:
             yield action, bound[name]

@@ -130,7 +130,7 @@ class TuituneApp(App[int]):
     def get_line_filters(self) -> Sequence[LineFilter]:
         filters = [HARMLESS, *super().get_line_filters()]
         if self.no_color:
-            filters = [each for each in filters if not isinstance(each, Monochrome | NoColor)] + [
+            filters = [line_filter for line_filter in filters if not isinstance(line_filter, Monochrome | NoColor)] + [
                 Plain(Color.parse(self.theme_variables["background"]))
             ]
         return [*filters, Ascii()] if self.settings.ascii else filters

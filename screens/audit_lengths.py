@@ -10,25 +10,25 @@ _BAR_WIDTH = 36
 _MUTED = "$foreground 60%"
 
 
-def longer_lengths(found: dict[str, Any], limit: int) -> list[tuple[int, float, int | None]]:
+def longer_lengths(audit: dict[str, Any], limit: int) -> list[tuple[int, float, int | None]]:
     """Values of max_length above `limit`, the share of rows that each keeps whole, and the bytes that it needs."""
-    kept = {each["max_length"]: (each["share"], each["memory_bytes"]) for each in found["lengths"]}
-    return [(length, *what) for length, what in sorted(kept.items()) if length > limit]
+    kept = {length["max_length"]: (length["share"], length["memory_bytes"]) for length in audit["lengths"]}
+    return [(length, share, memory) for length, (share, memory) in sorted(kept.items()) if length > limit]
 
 
-def lengths(found: dict[str, Any], limit: int) -> Content:
-    """How many rows are how long, with a line where max_length cuts."""
-    share = f"{found['trained_share']:.0%}"
-    at = {int(percentile): value for percentile, value in found["token_percentiles"].items()}
-    usual = f": half have at most {at[50]:,}, 95 % at most {at[95]:,}" if at else ""
+def lengths(audit: dict[str, Any], limit: int) -> Content:
+    """The number of rows in each range of lengths, with a line where max_length cuts."""
+    share = f"{audit['trained_share']:.0%}"
+    percentiles = {int(percentile): value for percentile, value in audit["token_percentiles"].items()}
+    usual = f": half have at most {percentiles[50]:,}, 95 % at most {percentiles[95]:,}" if percentiles else ""
     lines = [
         Content(
-            f"{found['used']:,} of {found['rows']:,} rows are used: {found['tokens']:,} tokens, "
-            f"{found['trained_tokens']:,} trained ({share}); {found['truncated']:,} longer than max_length {limit:,}"
+            f"{audit['used']:,} of {audit['rows']:,} rows are used: {audit['tokens']:,} tokens, "
+            f"{audit['trained_tokens']:,} trained ({share}); {audit['truncated']:,} longer than max_length {limit:,}"
         ),
         Content.styled(f"Rows by their tokens{usual}", _MUTED),
     ]
-    buckets = found["length_histogram"]
+    buckets = audit["length_histogram"]
     most = max((count for _, count in buckets), default=1)
     shortest = 1
     for longest, count in buckets:
@@ -36,7 +36,7 @@ def lengths(found: dict[str, Any], limit: int) -> Content:
         name = f"{shortest:,}–{longest:,}"
         style = "$success" if longest <= limit else "$warning"
         lines.append(Content.assemble((f"{name:>15} ", _MUTED), (drawn, style), f" {count:,}"))
-        if longest == limit and found["truncated"]:
+        if longest == limit and audit["truncated"]:
             cut = f"✂ max_length {limit:,} "
             lines.append(Content.styled(f"{cut:>16}{'─' * _BAR_WIDTH} rows below are cut", "$text-warning"))
         shortest = longest + 1

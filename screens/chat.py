@@ -190,8 +190,8 @@ class ChatScreen(StepScreen):
         if self.documents and not turn.passages and any(side.documents for side in self.sides):
             self._tell("Looking it up…")
             request = Retrieve([str(path) for path in self.documents], turn.said)
-            found = await self.tuitune.link.call(request, self._show_part)
-            turn.passages = [Passage(**passage) for passage in found["passages"]]
+            answer = await self.tuitune.link.call(request, self._show_part)
+            turn.passages = [Passage(**passage) for passage in answer["passages"]]
             view.show_passages()
 
     async def _answer(self, turn: Turn, side: Side, bubble: ReplyBubble, *, beside: bool) -> None:
@@ -409,12 +409,12 @@ class ChatScreen(StepScreen):
         self.documents = []
         try:
             if paths:
-                found = await self.tuitune.link.call(Attach([str(path) for path in paths]), self._show_part)
+                index = await self.tuitune.link.call(Attach([str(path) for path in paths]), self._show_part)
                 self.documents = paths
-                left_out = found["left_out"]
+                left_out = index["left_out"]
                 names = "; ".join(f"{file['file']}: {file['reason']}" for file in left_out[:3])
                 more = f" {len(left_out)} files are left out ({names})." if left_out else ""
-                text = f"{found['files']:,} documents, {found['passages']:,} passages.{more} {found['notice']}"
+                text = f"{index['files']:,} documents, {index['passages']:,} passages.{more} {index['notice']}"
                 self.notify(one_line(text, max_length=500), markup=False)
             self._tell("")
         except TuituneError as error:

@@ -40,11 +40,11 @@ class CompareScreen(WalkScreen):
     class Loaded(Message):
         """What the records and recipes say, read in a thread."""
 
-        def __init__(self, held_out: list[Curve], training: list[Curve], found: list[Difference] | str) -> None:
+        def __init__(self, held_out: list[Curve], training: list[Curve], differences: list[Difference] | str) -> None:
             super().__init__()
             self.held_out = held_out
             self.training = training
-            self.found = found
+            self.differences = differences
 
     def __init__(self, runs: Sequence[Summary]) -> None:
         super().__init__()
@@ -84,12 +84,14 @@ class CompareScreen(WalkScreen):
             curves.follow(history)
             training.append(curves.smoothed)
             held_out.append(_curve([(event.step, event.loss) for event in history.evaluations]))
-        found: list[Difference] | str
+        self.post_message(self.Loaded(held_out, training, self._differences()))
+
+    def _differences(self) -> list[Difference] | str:
+        """Where the recipes differ, or why they cannot be compared."""
         try:
-            found = differences([Run(summary.folder) for summary in self._runs])
+            return differences([Run(summary.folder) for summary in self._runs])
         except TuituneError as error:
-            found = str(error)
-        self.post_message(self.Loaded(held_out, training, found))
+            return str(error)
 
     @on(Loaded)
     def _show_loaded(self, message: Loaded) -> None:
@@ -98,18 +100,18 @@ class CompareScreen(WalkScreen):
         self._show_curves("held-out" if measured == len(self._runs) else "training")
         comparable = self.query_one("#comparable", Static)
         table = self.query_one(DataTable)
-        if isinstance(message.found, str):
+        if isinstance(message.differences, str):
             table.display = False
             comparable.update("Their recipes cannot be compared.")
-            self.show_problem(message.found)
+            self.show_problem(message.differences)
             return
-        why_not = why_not_comparable(message.found)
-        same = "" if message.found else "Their recipes are the same."
+        why_not = why_not_comparable(message.differences)
+        same = "" if message.differences else "Their recipes are the same."
         comparable.update(Content.styled(f"! {why_not}", "$text-warning") if why_not else Content(same))
         comparable.display = bool(why_not or same)
-        table.display = bool(message.found)
+        table.display = bool(message.differences)
         table.add_columns("recipe field", *LETTERS[: len(self._runs)])
-        for difference in message.found:
+        for difference in message.differences:
             values = [one_line(value, max_length=_VALUE_CHARACTERS) for value in difference.values]
             table.add_row(*map(Text, [difference.field, *values]))
         table.styles.height = table.row_count + 1  # its own count of them comes later, and could be drawn too late

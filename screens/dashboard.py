@@ -201,7 +201,7 @@ def _machine(history: History, height: int) -> list[Content]:
             f"{sample.gpu_celsius:.0f} °C" if sample.gpu_celsius is not None else "",
             f"{sample.gpu_watts:.0f} W" if sample.gpu_watts is not None else "",
         ]
-        lines.append(Content("  " + "  ".join(each for each in readings if each)))
+        lines.append(Content("  " + "  ".join(reading for reading in readings if reading)))
     lines.append(_memory("RAM", sample.host_used_bytes, sample.host_total_bytes))
     processor = f", CPU {sample.cpu_percent:.0f} %" if sample.cpu_percent is not None else ""
     lines.append(Content(f"  run {gib(sample.process_bytes)}{processor}"))
@@ -251,10 +251,13 @@ def messages(history: History, warnings: Sequence[RunWarning] = ()) -> Content:
     warned = [_warned(warning) for warning in warnings if not warning.is_lasting]
     lines = [(warning.at, _warned(warning)) for warning in warnings if warning.is_lasting]
     lines += [
-        (each.at, Content.styled(f"! {one_line(each.text, max_length=400)}", "$text-warning"))
-        for each in history.notices
+        (notice.at, Content.styled(f"! {one_line(notice.text, max_length=400)}", "$text-warning"))
+        for notice in history.notices
     ]
-    lines += [(each.at, Content(f"✔ Checkpoint of step {each.step:,} saved")) for each in history.checkpoints]
+    lines += [
+        (checkpoint.at, Content(f"✔ Checkpoint of step {checkpoint.step:,} saved"))
+        for checkpoint in history.checkpoints
+    ]
     lines.sort(key=lambda line: line[0], reverse=True)
     told = [Content.assemble((time.strftime("%H:%M:%S ", time.localtime(at)), MUTED), line) for at, line in lines]
     shown = [*warned, *_advice(history), *told]

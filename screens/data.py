@@ -12,7 +12,7 @@ from textual.widgets import ContentSwitcher, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from screens.actions import ACTIONS, bind, key_name
-from screens.audit_lengths import lengths, longer_lengths
+from screens.audit_view import AuditView
 from screens.columns import ColumnsScreen
 from screens.step_screen import StepScreen
 from screens.widgets.entry import Entry
@@ -24,7 +24,7 @@ from tuitune.methods import METHODS
 from tuitune.recipe import HUB
 from tuitune.session.messages import Audit, Columns, DataSummary, Rows, SourceSummary, Summary, Unusable
 from tuitune.text import one_line, safe_text
-from tuitune.units import gib, size
+from tuitune.units import size
 
 IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _LOOKED_AT = 100
@@ -65,17 +65,14 @@ class DataScreen(StepScreen):
         self.sources: list[SourceSummary] = []
         self._shown_for: dict[str, Any] | None = None
         self._proposing = False
-        """Whether the dataset is another one since, so that the method it lends itself to is taken."""
+        """Whether another dataset was chosen since the last summary: then the method that suits it is taken."""
         self._unseen = False
-        """Whether another dataset was chosen, or none could be read, and no row was shown since."""
+        """Whether the chosen dataset has shown no row yet."""
         self._lacks_template = False
         """Whether the tokenizer needs a named chat template before its rows can be shown."""
         self._summary = Content("")
-        self._examples: dict[str, list[tuple[int, int]]] = {}
-        """Rows with their sources of each finding that is listed."""
-        self._repeats: dict[tuple[int, int], str] = {}
-        """Of rows that the audit shows: which earlier row each of them is like."""
         self._from_finding = False
+        """Whether the row on show is an example that was chosen in the audit."""
 
     @property
     def rows(self) -> int:
@@ -101,13 +98,7 @@ class DataScreen(StepScreen):
                 files.tooltip = "Datasets in this folder and the ones in it, the newest first. Enter takes one."
                 files.border_title = "Files nearby"
                 yield files
-            with Vertical(id="audit"):
-                yield Static(id="lengths")
-                findings = OptionList(id="findings", markup=False)
-                findings.tooltip = (
-                    "Enter shows a row with this finding, and once more the next one; or takes what is offered."
-                )
-                yield findings
+            yield AuditView(id="audit")
 
     def on_mount(self) -> None:
         self.query_one("#path").focus()
@@ -127,8 +118,8 @@ class DataScreen(StepScreen):
 
     @work(thread=True, exclusive=True, group="files", exit_on_error=False)
     def _list_files(self) -> None:
-        found = nearby_files(Path.cwd(), IS_DATA, _NEARBY)
-        self.app.call_from_thread(self._show_files, [one_line(path, max_length=400) for path in found])
+        paths = nearby_files(Path.cwd(), IS_DATA, _NEARBY)
+        self.app.call_from_thread(self._show_files, [one_line(path, max_length=400) for path in paths])
 
     def _show_files(self, names: list[str]) -> None:
         files = self.query_one("#files", OptionList)
@@ -151,15 +142,15 @@ class DataScreen(StepScreen):
             self._choose(path)
 
     def _choose(self, path: str, **fields: str | None) -> None:
-        """Another dataset: what was said of the one before does not hold for it."""
-        unsaid = {"columns": None, "config": None, "split": "train", "revision": None}
-        for name, value in {"path": path, **unsaid, **fields}.items():
+        """Put another dataset into the draft; columns, configuration, split and revision of the last one are reset."""
+        defaults = {"columns": None, "config": None, "split": "train", "revision": None}
+        for name, value in {"path": path, **defaults, **fields}.items():
             self.tuitune.link.draft.set(f"data.{name}", value)
         self._proposing = True
         self._clear()
 
     def _clear(self) -> None:
-        """The dataset, or what is made of it, has changed: what was shown of the one before does not belong to it."""
+        """Clear what was shown of the dataset before; called when the dataset or its settings change."""
         for group in ("rows", "audit", "columns"):
             self.workers.cancel_group(self, group)
         self._unseen = True
@@ -167,7 +158,7 @@ class DataScreen(StepScreen):
         self.show_problem(None)
 
     def _show_nothing(self, waiting: str = "") -> None:
-        """No summary, no row and no audit; `waiting` says what is waited for."""
+        """Clear summary, row and audit; `waiting` says what is waited for, and stands in the summary's place."""
         self.workers.cancel_group(self, "unusable")
         self.row, self.source, self.sources = 0, 0, []
         self.tuitune.link.draft.rows = None
@@ -177,15 +168,15 @@ class DataScreen(StepScreen):
         self.query_one("#views", ContentSwitcher).current = "row" if waiting else "nearby"
         self.refresh_bindings()
 
-    def _method(self, found: DataSummary) -> Content:
+    def _method(self, summary: DataSummary) -> Content:
         """What will be learned from the data, and why that is proposed."""
         name = self.tuitune.link.draft.get("method.name")
-        reason = f", for {found['method_reason']}" if name == found["method"] else ""
+        reason = f", for {summary['method_reason']}" if name == summary["method"] else ""
         key = key_name(ACTIONS["next_method"])
         return Content.assemble((f"Method: {name}", "bold"), f"{reason} · {key}: another")
 
     def action_next_method(self) -> None:
-        """The next of the methods that data of this format can be learned from by."""
+        """Choose the next method in the list of all methods."""
         draft = self.tuitune.link.draft
         names = list(METHODS)
         draft.set("method.name", names[(names.index(draft.get("method.name")) + 1) % len(names)])
@@ -197,7 +188,7 @@ class DataScreen(StepScreen):
         self.query_one("#summary", Static).update(summary)
 
     def _show_chosen_dataset(self, path: str, **fields: str | None) -> None:
-        """Take a dataset that was chosen elsewhere than in the field."""
+        """Show a dataset that was chosen in a list or a dialog, not typed into the field."""
         with self.prevent(Input.Changed):
             self.query_one("#path", Input).value = one_line(path)
         self._choose(path, **fields)
@@ -235,14 +226,16 @@ class DataScreen(StepScreen):
             self._show_nothing(
                 "Read…" if self.tuitune.link.state == "ready" else "Read as soon as the libraries are loaded…"
             )
-            found = await self.tuitune.link.call(Summary(recipe))
+            summary = await self.tuitune.link.call(Summary(recipe))
             if self._proposing:
                 self._proposing = False
-                self.tuitune.link.draft.set("method.name", found["method"])
+                self.tuitune.link.draft.set("method.name", summary["method"])
                 recipe = self.tuitune.link.draft.as_data()
-            self.sources = found["sources"]
-            self.tuitune.link.draft.rows = sum(each["rows"] for each in self.sources if each["weight"] is not None)
-            self._summarise(Content.assemble(_summary(found), "\n", self._method(found)))
+            self.sources = summary["sources"]
+            self.tuitune.link.draft.rows = sum(
+                source["rows"] for source in self.sources if source["weight"] is not None
+            )
+            self._summarise(Content.assemble(_summary(summary), "\n", self._method(summary)))
             await self._ask_row(recipe)
             self._shown_for, self._unseen = recipe, False
             self._tell_unusable(recipe)
@@ -260,18 +253,18 @@ class DataScreen(StepScreen):
 
     @work(exclusive=True, group="unusable", exit_on_error=False)
     async def _tell_unusable(self, recipe: dict[str, Any]) -> None:
-        """Say at once where rows among the first cannot be used, which else the audit alone would show."""
+        """Add to the summary how many of the first rows cannot be used, before the user asks for the audit."""
         try:
-            found = await self.tuitune.link.call(Unusable(recipe, _LOOKED_AT))
-        except TuituneError:  # the session was lost, which is said elsewhere; the rows are shown all the same
+            answer = await self.tuitune.link.call(Unusable(recipe, _LOOKED_AT))
+        except TuituneError:  # the session was lost, which another part of the screen says
             return
-        if unusable := found["unusable"]:
+        if unusable := answer["unusable"]:
             first, looks = unusable[0], f"{key_name(ACTIONS['audit'])} looks at all"
             name = (
                 f" of {one_line(self.sources[first['source']]['name'], max_length=24)}" if len(self.sources) > 1 else ""
             )
             told = (
-                f"! {len(unusable)} of the first {found['looked_at']} rows cannot be used; {looks}. "
+                f"! {len(unusable)} of the first {answer['looked_at']} rows cannot be used; {looks}. "
                 f"Row {first['row']:,}{name}: {one_line(first['error'], max_length=160)}"
             )
             self._summarise(Content.assemble(self._summary, "\n", (told, "$text-warning")))
@@ -279,38 +272,38 @@ class DataScreen(StepScreen):
     # --- its rows ---------------------------------------------------------------------------------------------
 
     async def _ask_row(self, recipe: dict[str, Any]) -> None:
-        found = await self.tuitune.link.call(Rows(recipe, self.row, self.row + 1, self.source))
-        self._show_row(found["rows"])
+        answer = await self.tuitune.link.call(Rows(recipe, self.row, self.row + 1, self.source))
+        self._show_row(answer["rows"])
 
-    def _show_row(self, found: list[dict[str, Any]] | None) -> None:
+    def _show_row(self, parts: list[dict[str, Any]] | None) -> None:
         box, tokens = self.query_one("#row", VerticalScroll), self.query_one("#tokens", Static)
-        if not found:
+        if not parts:
             box.border_title = box.border_subtitle = None
             tokens.update("")
             return
-        of = f"Row {self.row + 1:,} of {self.rows:,}"
+        place = f"Row {self.row + 1:,} of {self.rows:,}"
         box.border_subtitle = "↑ ↓ other rows" if self.rows > 1 else None
         if len(self.sources) > 1:
-            of = f"{one_line(self.sources[self.source]['name'], max_length=24)} · {of}"
-        if "error" in found[0]:
-            box.border_title = Content(f"{of} · left out")
-            problem = Content.styled(f"✘ {one_line(found[0]['error'])}", "$text-error")
-            tokens.update(Content.assemble(problem, "\n\n", (safe_text(found[0]["raw"]), _MUTED)))
+            place = f"{one_line(self.sources[self.source]['name'], max_length=24)} · {place}"
+        if "error" in parts[0]:
+            box.border_title = Content(f"{place} · left out")
+            problem = Content.styled(f"✘ {one_line(parts[0]['error'])}", "$text-error")
+            tokens.update(Content.assemble(problem, "\n\n", (safe_text(parts[0]["raw"]), _MUTED)))
             box.scroll_home(animate=False)
             return
-        trained, total = (sum(each[f"{name}_tokens"] for each in found) for name in ("trained", "total"))
+        trained, total = (sum(part[f"{name}_tokens"] for part in parts) for name in ("trained", "total"))
         limit = self.tuitune.link.draft.get("data.max_length")
-        at_limit = str(limit).isdigit() and any(each["total_tokens"] >= int(limit) for each in found)
-        repeats = self._repeats.get((self.row, self.source), "")
+        at_limit = str(limit).isdigit() and any(part["total_tokens"] >= int(limit) for part in parts)
+        repeats = self.query_one(AuditView).repeated(self.row, self.source)
         box.border_title = Content(
-            f"{of} · {trained:,} of {total:,} tokens trained"
+            f"{place} · {trained:,} of {total:,} tokens trained"
             + (f" · {repeats}" if repeats else "")
-            + (f" · {len(found)} parts" if len(found) > 1 else "")
+            + (f" · {len(parts)} parts" if len(parts) > 1 else "")
             + (f" · cut at max_length {limit}" if at_limit else "")
         )
-        parts = [parts_content(each["parts"], box.size.width - 2) for each in found]
+        contents = [parts_content(part["parts"], box.size.width - 2) for part in parts]
         end = Content.styled("✂", "bold $text-warning") if at_limit else Content("")
-        tokens.update(Content("\n──\n").join(parts) + end)
+        tokens.update(Content("\n──\n").join(contents) + end)
         box.scroll_home(animate=False)
 
     @work(exclusive=True, group="rows", exit_on_error=False)
@@ -364,14 +357,14 @@ class DataScreen(StepScreen):
     @work(exclusive=True, group="columns", exit_on_error=False)
     async def action_map_columns(self) -> None:
         try:
-            found = await self.tuitune.link.call(Columns(self.tuitune.link.draft.as_data()))
+            answer = await self.tuitune.link.call(Columns(self.tuitune.link.draft.as_data()))
         except TuituneError as error:
             self.show_problem(error)
             return
         chosen = self.tuitune.link.draft.get("data.columns") or {}
-        answer = await self.app.push_screen_wait(ColumnsScreen(found["columns"], found["mappable"], chosen))
-        if answer is not None:
-            self.tuitune.link.draft.set("data.columns", answer or None)
+        mapping = await self.app.push_screen_wait(ColumnsScreen(answer["columns"], answer["mappable"], chosen))
+        if mapping is not None:
+            self.tuitune.link.draft.set("data.columns", mapping or None)
             self._unseen = True
             self.load()
 
@@ -379,7 +372,7 @@ class DataScreen(StepScreen):
 
     @work(exclusive=True, group="audit", exit_on_error=False)
     async def action_audit(self) -> None:
-        """Look at every row; leaving the screen ends it."""
+        """Audit every row; leaving the screen cancels the audit."""
         summary = self.query_one("#summary", Static)
 
         def part(content: dict[str, Any]) -> None:
@@ -388,70 +381,29 @@ class DataScreen(StepScreen):
 
         try:
             summary.update("Looking at every row…")
-            found = await self.tuitune.link.call(Audit(self.tuitune.link.draft.as_data()), part)
+            audit = await self.tuitune.link.call(Audit(self.tuitune.link.draft.as_data()), part)
         except TuituneError as error:
             self.show_problem(error)
             return
         finally:
             summary.update(self._summary)
-        self._show_audit(found)
-
-    def _show_audit(self, found: dict[str, Any]) -> None:
         limit = int(self.tuitune.link.draft.recipe().data.max_length)
-        self.query_one("#lengths", Static).update(lengths(found, limit))
-        listed = self.query_one("#findings", OptionList)
-        listed.clear_options()
-        self._examples = {}
-        lines = [
-            ("left out", f"left out: {reason}", entry["count"], entry["examples"], [])
-            for reason, entry in found["dropped"].items()
-        ] + [
-            (finding["name"], finding["text"], finding["count"], finding["examples"], finding["like"])
-            for finding in found["findings"]
-        ]
-        self._repeats = {}
-        for number, (kind, text, count, examples, like) in enumerate(lines):
-            rows = [(row - 1, source) for source, row in examples]
-            self._examples[f"finding-{number}"] = rows
-            for row, (source, earlier) in zip(rows, like, strict=False):
-                name = f"row {earlier:,}" + (f" of {one_line(found['names'][source], max_length=24)}" if source else "")
-                self._repeats[row] = f"the same as {name}" if kind == "duplicate" else f"nearly the same as {name}"
-            if count == 1 and like:
-                text = f"{self._repeats[rows[0]]}: {text.partition(': ')[2]}"  # noqa: PLW2901
-            line = Content.assemble(
-                ("! ", "$text-warning"), (f"{count:,} row{'s' * (count != 1)} ", "bold"), one_line(text, max_length=300)
-            )
-            listed.add_option(Option(line, id=f"finding-{number}"))
-        for longer, share, memory in longer_lengths(found, limit):
-            needs = f", in about {gib(memory)}" if memory else ""
-            text = f"max_length {longer:,} keeps {share:.0%} whole{needs}: Enter sets it"
-            listed.add_option(Option(Content.assemble(("✂ ", "$text-warning"), text), id=f"length-{longer}"))
-        for notice in found["notices"]:
-            line = Content.assemble(("! ", "$text-warning"), safe_text(notice))
-            listed.add_option(Option(line, disabled=True))
-        if not listed.option_count:
-            listed.add_option(Option(Content.styled("✔ Nothing was found.", "$text-success"), disabled=True))
         self.query_one("#views", ContentSwitcher).current = "audit"
-        listed.border_title = "Enter shows such a row" if lines else ""
-        listed.action_first()
-        listed.focus()
+        self.query_one(AuditView).show(audit, limit)
 
-    @on(OptionList.OptionSelected, "#findings")
-    def _follow_finding(self, event: OptionList.OptionSelected) -> None:
-        chosen = str(event.option.id)
-        if chosen.startswith("length-"):
-            self.tuitune.link.draft.set("data.max_length", int(chosen.removeprefix("length-")))
-            self.load()
-            self.action_audit()
-            return
-        examples = self._examples[chosen]
-        if examples:
-            examples.append(examples.pop(0))  # the next time, the next one
-            self._from_finding = True
-            self._show(*examples[-1])
+    @on(AuditView.LengthChosen)
+    def _take_length(self, message: AuditView.LengthChosen) -> None:
+        self.tuitune.link.draft.set("data.max_length", message.max_length)
+        self.load()
+        self.action_audit()
+
+    @on(AuditView.RowChosen)
+    def _show_example(self, message: AuditView.RowChosen) -> None:
+        self._from_finding = True
+        self._show(message.row, message.source)
 
     async def action_go_back(self) -> None:
-        """From a row that the audit showed back to the audit, from the audit to the rows, from there a step back."""
+        """Go back from an audited row to the audit, from the audit to the rows, from the rows to the step before."""
         views = self.query_one("#views", ContentSwitcher)
         if self._from_finding:
             self._from_finding = False
@@ -475,14 +427,14 @@ class DataScreen(StepScreen):
         return super().why_not(action)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Where a template is missing its key has the place of the audit's: 80 columns hold no more."""
+        """While a template is missing, its key stands in the audit key's place: 80 columns fit one."""
         if action in ("choose_template", "audit") and self._lacks_template != (action == "choose_template"):
             return False
         return super().check_action(action, parameters)
 
     async def action_go_on(self) -> None:
-        """Go on from a dataset that was shown; show first one that was given since."""
-        self._take_path()  # the last letters may not have been told of yet
+        """Go to the next step once the dataset was shown; show it first if it was not."""
+        self._take_path()  # the last typed letters may not have reached the draft yet
         if not self.tuitune.link.draft.get("data.path"):
             self.show_problem("Which data? Give the path of a dataset file.")
         elif not self._unseen:
@@ -491,21 +443,21 @@ class DataScreen(StepScreen):
             self.load()
 
 
-def _summary(found: DataSummary) -> Content:
-    about = "about " if found["rows_estimated"] else ""
-    takes = f", {size(found['bytes'])}" if found["bytes"] else ""
-    kind = one_line(found["kind"], max_length=80)
-    head = f"{about}{found['rows']:,} rows · {kind}{takes} · {one_line(found['format'])}"
-    if len(found["sources"]) == 1:
-        return Content.assemble((head, "bold"), f": {one_line(found['reason'], max_length=300)}")
-    drawn = [each for each in found["sources"] if each["weight"] is not None]
-    measured = [each for each in found["sources"] if each["weight"] is None]
+def _summary(summary: DataSummary) -> Content:
+    about = "about " if summary["rows_estimated"] else ""
+    takes = f", {size(summary['bytes'])}" if summary["bytes"] else ""
+    kind = one_line(summary["kind"], max_length=80)
+    head = f"{about}{summary['rows']:,} rows · {kind}{takes} · {one_line(summary['format'])}"
+    if len(summary["sources"]) == 1:
+        return Content.assemble((head, "bold"), f": {one_line(summary['reason'], max_length=300)}")
+    drawn = [source for source in summary["sources"] if source["weight"] is not None]
+    measured = [source for source in summary["sources"] if source["weight"] is None]
     parts = [
-        f"{_rows(each)} × {each['weight']:g} = {_share(each['share'])} of what is drawn"
+        f"{_rows(source)} × {source['weight']:g} = {_share(source['share'])} of what is drawn"
         if len(drawn) > 1
-        else f"trained on: {_rows(each)}"
-        for each in drawn
-    ] + [f"measured on: {_rows(each)}" for each in measured]
+        else f"trained on: {_rows(source)}"
+        for source in drawn
+    ] + [f"measured on: {_rows(source)}" for source in measured]
     lines = [Content.styled(f"{len(parts)} datasets · ^r shows the next one's rows", "bold"), *map(Content, parts)]
     return Content("\n").join(lines)
 

@@ -57,9 +57,9 @@ class ExportScreen(StepScreen):
         with Horizontal(id="progress"):
             yield ProgressBar(show_eta=False, id="bar")
             yield Static(id="doing")
-        made = OptionList(id="made", markup=False)
-        made.tooltip = "Lines to run the exports and to take them home; Enter copies the one under the cursor."
-        yield made
+        results = OptionList(id="made", markup=False)
+        results.tooltip = "Lines to run the exports and to take them home; Enter copies the one under the cursor."
+        yield results
 
     def on_mount(self) -> None:
         self._hide_progress()
@@ -82,16 +82,16 @@ class ExportScreen(StepScreen):
     @work(exclusive=True, group="preflight", exit_on_error=False)
     async def _look(self, folder: Path) -> None:
         try:
-            found = await self.tuitune.link.call(Preflight(str(folder)))
+            preflight = await self.tuitune.link.call(Preflight(str(folder)))
         except TuituneError as error:
             self.show_problem(error)
             return
         if folder != self._looked_at:
             self._looked_at = folder
             self._made, self._failed = {}, {}
-            self._earlier = {export["path"]: export for export in found["exports"]}
+            self._earlier = {export["path"]: export for export in preflight["exports"]}
             self._show_made()
-        self._show_kinds(found["kinds"])
+        self._show_kinds(preflight["kinds"])
 
     def _show_kinds(self, kinds: list[dict[str, Any]]) -> None:
         """Show what can be made now, the usual kinds of it; what was chosen and where the cursor was stays."""
@@ -135,9 +135,9 @@ class ExportScreen(StepScreen):
     @on(DescendantBlur)
     def _give_room(self) -> None:
         """In a short terminal, what was made has the room that choosing had."""
-        made = self.query_one("#made")
-        self.set_class(made.has_focus, "-made")
-        made.border_subtitle = "Tab: make others" if made.has_focus else ""
+        results = self.query_one("#made")
+        self.set_class(results.has_focus, "-made")
+        results.border_subtitle = "Tab: make others" if results.has_focus else ""
 
     @on(Input.Changed, "#out")
     def _folder_changed(self) -> None:
@@ -212,47 +212,47 @@ class ExportScreen(StepScreen):
             self._show_progress(part)
 
     def _show_made(self) -> None:
-        made = self.query_one("#made", OptionList)
-        under_cursor = made.highlighted_option
+        results = self.query_one("#made", OptionList)
+        under_cursor = results.highlighted_option
         copied = self._lines.get(str(under_cursor.id)) if under_cursor else None
         self._lines = {}
-        made.clear_options()
+        results.clear_options()
         for kind, error in self._failed.items():
             text = f"✘ {one_line(kind)} · {one_line(error, max_length=600)}"
-            made.add_option(Option(Content.styled(text, "bold $text-error"), disabled=True))
+            results.add_option(Option(Content.styled(text, "bold $text-error"), disabled=True))
         for export in self._made.values():
-            self._add_export(made, export, "")
+            self._add_export(results, export, "")
         for export in self._earlier.values():
-            self._add_export(made, export, "made earlier · ")
+            self._add_export(results, export, "made earlier · ")
         names = {line: name for name, line in self._lines.items()}
         if copied in names:
-            made.highlighted = made.get_option_index(names[copied])
-        made.border_title = "Made · Enter copies a line" if self._lines else "Not made"
-        made.display = made.option_count > 0
+            results.highlighted = results.get_option_index(names[copied])
+        results.border_title = "Made · Enter copies a line" if self._lines else "Not made"
+        results.display = results.option_count > 0
 
-    def _add_export(self, made: OptionList, export: dict[str, Any], when: str) -> None:
+    def _add_export(self, results: OptionList, export: dict[str, Any], when: str) -> None:
         head = f"✔ {one_line(export['kind'])} · {when}{size(export['bytes'])} · {one_line(export['path'])}"
-        made.add_option(Option(Content.styled(head, "bold $text-success"), disabled=True))
+        results.add_option(Option(Content.styled(head, "bold $text-success"), disabled=True))
         if proof := export.get("proof"):
-            made.add_option(
+            results.add_option(
                 Option(Content.styled(f"  {one_line(proof, max_length=400)}", "$foreground 60%"), disabled=True)
             )
         for notice in export.get("notices", []):
-            made.add_option(Option(Content.styled(f"  ! {one_line(notice)}", "$text-warning"), disabled=True))
+            results.add_option(Option(Content.styled(f"  ! {one_line(notice)}", "$text-warning"), disabled=True))
         for command in export["commands"]:
             name = f"line-{len(self._lines)}"
             self._lines[name] = command["line"]
             what = Content.styled(f"  {one_line(command['what'])}:\n    ", "$foreground 60%")
-            made.add_option(Option(Content.assemble(what, one_line(command["line"])), id=name))
+            results.add_option(Option(Content.assemble(what, one_line(command["line"])), id=name))
 
     def show_all_made(self) -> None:
         """Go to what was made, from its beginning."""
-        made = self.query_one("#made", OptionList)
-        if not made.display:
+        results = self.query_one("#made", OptionList)
+        if not results.display:
             return
-        made.highlighted = made.get_option_index(next(iter(self._lines))) if self._lines else None
-        made.focus()
-        self.call_after_refresh(made.scroll_home, animate=False)
+        results.highlighted = results.get_option_index(next(iter(self._lines))) if self._lines else None
+        results.focus()
+        self.call_after_refresh(results.scroll_home, animate=False)
         self.app.bell()
 
     @on(OptionList.OptionSelected, "#made")

@@ -194,8 +194,8 @@ class HomeScreen(WalkScreen):
             names = [option.id for option in starts.options]
             first = 0 if not words else 1
             starts.highlighted = names.index(at) if at in names else min(first, len(names) - 1) if names else None
-        found = f"{len(shown)} of {len(runs)}" if words else f"{len(runs)}"
-        starts.border_title = f"Runs: {found}" if runs else "Begin"
+        count = f"{len(shown)} of {len(runs)}" if words else f"{len(runs)}"
+        starts.border_title = f"Runs: {count}" if runs else "Begin"
         self._tell_of_run()
 
     # --- finding and deleting ---------------------------------------------------------------------------------
@@ -234,15 +234,15 @@ class HomeScreen(WalkScreen):
     def _examine(self) -> None:
         from tuitune.machine.doctor import examine
 
-        found = examine(self.tuitune.link.runs_folder)
-        wrong = [each for each in found if each.status != "ok"]
+        checks = examine(self.tuitune.link.runs_folder)
+        wrong = [check for check in checks if check.status != "ok"]
         lines = [
             Content.assemble(
-                ("✘ ", "$text-error") if each.status == "fail" else ("! ", "$text-warning"),
-                (f"{each.name}: ", "bold"),
-                one_line(f"{each.text}. {each.remedy or ''}", max_length=400),
+                ("✘ ", "$text-error") if check.status == "fail" else ("! ", "$text-warning"),
+                (f"{check.name}: ", "bold"),
+                one_line(f"{check.text}. {check.remedy or ''}", max_length=400),
             )
-            for each in wrong
+            for check in wrong
         ]
         self.post_message(self.Examined(lines))
 
@@ -313,7 +313,7 @@ def _machine(cards: list[Gpu], runs_folder: Path) -> Content:
         for card in cards
     ] or [Content.assemble(("GPU    ", "$foreground 60%"), "none: training runs on the CPU, which suits small models")]
     memory = psutil.virtual_memory()
-    folder = next(each for each in (runs_folder.absolute(), *runs_folder.absolute().parents) if each.is_dir())
+    folder = next(path for path in (runs_folder.absolute(), *runs_folder.absolute().parents) if path.is_dir())
     disk = psutil.disk_usage(str(folder))
     lines.append(
         Content.assemble(

@@ -79,8 +79,8 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
             return
         pages.current = "search"
         self._say("")
-        found = self.query_one("#found", OptionList)
-        (found if found.option_count else self.query_one("#words")).focus()
+        listed = self.query_one("#found", OptionList)
+        (listed if listed.option_count else self.query_one("#words")).focus()
 
     async def _ask(self, request: Request[ReplyT]) -> ReplyT | None:
         """The session's answer; None where there is none, and why is said."""
@@ -121,10 +121,10 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
         answer = await self._ask(SearchDatasets(words))
         if answer is None:
             return
-        names = [str(each["name"]) for each in answer["datasets"]]
-        for each in answer["datasets"]:
-            note = f"  {each['downloads']:,} downloads" + (" · gated" if each["gated"] else "")
-            listed.add_option(Option(Content.assemble(one_line(each["name"]), (note, "$foreground 60%"))))
+        names = [str(dataset["name"]) for dataset in answer["datasets"]]
+        for dataset in answer["datasets"]:
+            note = f"  {dataset['downloads']:,} downloads" + (" · gated" if dataset["gated"] else "")
+            listed.add_option(Option(Content.assemble(one_line(dataset["name"]), (note, "$foreground 60%"))))
         if "/" in words and words not in names:
             names.insert(0, words)
             note = "  not listed: look at it by its id"

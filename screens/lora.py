@@ -231,7 +231,7 @@ class LoraScreen(StepScreen):
 
     @on(DescendantFocus)
     def _explain_field(self, event: DescendantFocus) -> None:
-        line = next((each for each in event.widget.ancestors if isinstance(each, FieldLine)), None)
+        line = next((widget for widget in event.widget.ancestors if isinstance(widget, FieldLine)), None)
         if line is None:
             return
         usual = f" Usual: {USUAL[line.field]}." if line.field in USUAL else ""
@@ -277,11 +277,11 @@ class LoraScreen(StepScreen):
     def _check_yaml(self) -> Recipe | None:
         """The recipe as it is written; None, and the wrong lines marked, where it cannot be used."""
         area = self.query_one("#yaml", YamlArea)
-        found, problems = read_recipe(area.text)
+        recipe, problems = read_recipe(area.text)
         area.mark(line for line, _ in problems)
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
         self.show_problem(f"Line {problems[0][0] + 1}: {problems[0][1]}{more}" if problems else None)
-        return found
+        return recipe
 
     def _take_view(self) -> bool:
         """Take over what this view says, also what was typed too lately to have been told; False where it cannot be."""
@@ -326,16 +326,16 @@ class LoraScreen(StepScreen):
             return
         try:
             runs = str(self.tuitune.link.runs_folder.absolute())
-            found = await self.tuitune.link.call(Estimate(recipe.model_dump(mode="json"), runs))
+            estimate = await self.tuitune.link.call(Estimate(recipe.model_dump(mode="json"), runs))
         except TuituneError as error:
             shown.update(consequences(recipe, None, counting=False))
             self.show_problem(error)
             return
-        device = found["device"].removeprefix("the ")
+        device = estimate["device"].removeprefix("the ")
         speed = await to_thread(
-            measured_speed, self.tuitune.link.runs_folder, recipe.model.name, device, found["backend"]
+            measured_speed, self.tuitune.link.runs_folder, recipe.model.name, device, estimate["backend"]
         )
-        shown.update(consequences(recipe, found, speed, price=self._price()))
+        shown.update(consequences(recipe, estimate, speed, price=self._price()))
 
     def _price(self) -> Price | None:
         """What the user says an hour costs; None where that cannot be read."""

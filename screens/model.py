@@ -102,10 +102,10 @@ class ModelScreen(StepScreen):
     class Searched(Message):
         """What the Hub found, or why it was not asked."""
 
-        def __init__(self, words: str, found: list[Found], problem: str | None) -> None:
+        def __init__(self, words: str, models: list[Found], problem: str | None) -> None:
             super().__init__()
             self.words = words
-            self.found = found
+            self.models = models
             self.problem = problem
 
     class LookedUp(Message):
@@ -235,16 +235,16 @@ class ModelScreen(StepScreen):
 
     def _verdict(self, choice: Choice, memory: Memory) -> tuple[str, str]:
         """Whether it fits, in how long where that is days, and the style of both."""
-        found = verdict(memory.total_bytes, self.available_bytes)
-        word, style = _VERDICTS[found]
+        fit = verdict(memory.total_bytes, self.available_bytes)
+        word, style = _VERDICTS[fit]
         long = "weeks" if choice.days >= 7 else "days"
-        if choice.days < 1 or found == "does not fit":
+        if choice.days < 1 or fit == "does not fit":
             return word, style
         return f"{word}, {long}" if self._is_wide else f"~ {long}", "$text-warning"
 
     def _highlighted(self) -> Choice | None:
         option = self.query_one("#models", OptionList).highlighted_option
-        return next((each for each in self._shown if option is not None and each.name == option.id), None)
+        return next((choice for choice in self._shown if option is not None and choice.name == option.id), None)
 
     def _show_detail(self) -> None:
         choice = self._highlighted()
@@ -298,15 +298,15 @@ class ModelScreen(StepScreen):
     def _use_search(self, message: Searched) -> None:
         if message.words != self.query_one("#name", Input).value.strip():
             return  # other words stand there now
-        if message.problem or not message.found:
+        if message.problem or not message.models:
             self.show_problem(message.problem or "The Hub found no such model.")
         self._on_hub = [
             Choice(
-                found.name,
+                model.name,
                 "Found on the Hub",
-                note=f"{found.downloads:,} downloads" + (" · gated" if found.gated else ""),
+                note=f"{model.downloads:,} downloads" + (" · gated" if model.gated else ""),
             )
-            for found in message.found
+            for model in message.models
         ]
         self._show_matching()
 
@@ -406,25 +406,27 @@ class ModelScreen(StepScreen):
 
 def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
     """Everything to choose from: the recipe's own folder is whatever stands in the field."""
-    known = {each.name: each for each in catalogue.known_models()}
+    known = {model.name: model for model in catalogue.known_models()}
     backend = catalogue.backend_for(recipe, card)
 
     cached = catalogue.cached_models()
 
     def described(name: str, heading: str) -> Choice:
-        each = known.get(name)
+        model = known.get(name)
         is_here = name in cached
-        if each is None:
+        if model is None:
             return Choice(name, heading, note="on this machine", is_here=True)
         in_4bit, in_16bit = (
             catalogue.memory_for(
-                each, recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": held})}), card
+                model,
+                recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": four_bit})}),
+                card,
             )
-            for held in (True, False)
+            for four_bit in (True, False)
         )
-        days = 0.0 if card is not None else catalogue.days_on_cpu(each, usable_cores())
+        days = 0.0 if card is not None else catalogue.days_on_cpu(model, usable_cores())
         return Choice(
-            name, heading, each, in_4bit, in_16bit, proof(each.architecture, backend), is_here=is_here, days=days
+            name, heading, model, in_4bit, in_16bit, proof(model.architecture, backend), is_here=is_here, days=days
         )
 
     here = Path.cwd()
@@ -432,9 +434,9 @@ def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
         yield Choice(str(folder), "Model folders here", note="a folder on this machine", is_here=True)
     for name in cached:
         yield described(name, "Downloaded already")
-    for name, each in known.items():
+    for name, model in known.items():
         if name not in cached:
-            yield described(name, each.family)
+            yield described(name, model.family)
 
 
 def _kind_of(path: str) -> str:
@@ -466,11 +468,11 @@ def _why_not_from_hub(name: str) -> str | None:
     """One sentence where a Hub model cannot be downloaded here, None where it can."""
     shown = one_line(name, max_length=120)
     try:
-        found = catalogue.look_up(name)
+        model = catalogue.look_up(name)
     except TuituneError as error:
         return f"{shown} is not on this machine, and cannot be downloaded: {error} Give a model folder instead."
-    if found is None and not has_token():
+    if model is None and not has_token():
         return f"The Hub shows no model {shown}: check the spelling, or run `hf auth login` if it is private."
-    if found is not None and found.gated and not has_token():
+    if model is not None and model.gated and not has_token():
         return f"{shown} is gated: accept its licence at huggingface.co/{shown}, then run `hf auth login`."
     return None

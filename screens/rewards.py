@@ -68,14 +68,14 @@ class RewardsScreen(ModalScreen[None]):
                 self._show(code_of(self._unconfirmed[0]), "y: run this code · ")
                 return
             self._show(Content("Starting…"))
-            found = await self._link.call(
+            preview = await self._link.call(
                 PreviewRewards(data, _PROMPTS),
                 lambda part: self._show(Content(f"{one_line(part.get('loading', ''))}…")),
             )
         except TuituneError as error:
             self._show(Content.styled(f"✘ {error}", "$text-error"))
             return
-        self._show(judged(found), "r: answer again · ")
+        self._show(judged(preview), "r: answer again · ")
 
     def action_confirm(self) -> None:
         if not self._unconfirmed:
@@ -94,11 +94,11 @@ def code_of(reward: PythonFile) -> Content:
     return Content("\n\n").join([Content.styled(head, "$text-warning"), Content(safe_text(source_of(reward)))])
 
 
-def judged(found: dict[str, Any]) -> Content:
-    """The verdict, then each prompt with its answers, the best first; `found` is the session's answer."""
-    lines = [Content.styled(f"Mean reward {found['mean_reward']:.3g}. {found['verdict']}", "bold")]
-    lines += [Content.styled(f"! {one_line(notice, max_length=300)}", "$text-warning") for notice in found["notices"]]
-    for prompt in found["prompts"]:
+def judged(preview: dict[str, Any]) -> Content:
+    """The verdict, then each prompt with its answers, the best first; `preview` is the session's answer."""
+    lines = [Content.styled(f"Mean reward {preview['mean_reward']:.3g}. {preview['verdict']}", "bold")]
+    lines += [Content.styled(f"! {one_line(notice, max_length=300)}", "$text-warning") for notice in preview["notices"]]
+    for prompt in preview["prompts"]:
         alike = "" if prompt["differs"] else "  all worth the same"
         lines += [
             Content(""),

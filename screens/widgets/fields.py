@@ -131,7 +131,7 @@ def choices_of(annotation: Any) -> list[tuple[str, Any]]:
     choices: list[tuple[str, Any]] = []
     for part in parts:
         if get_origin(part) is Literal:
-            choices += [(str(each), each) for each in get_args(part)]
+            choices += [(str(value), value) for value in get_args(part)]
         elif part is bool and len(parts) > 1:
             choices += [("yes", True), ("no", False)]
         elif part is types.NoneType:
@@ -151,7 +151,7 @@ def is_editable(annotation: Any) -> bool:
 
 def _holds(annotation: Any, kind: type) -> bool:
     if get_origin(annotation) in (Union, types.UnionType):
-        return any(_holds(each, kind) for each in get_args(annotation))
+        return any(_holds(part, kind) for part in get_args(annotation))
     return annotation is kind or get_origin(annotation) is kind
 
 
@@ -166,9 +166,9 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list | tuple):
-        return ", ".join(one_line(each) for each in value)
+        return ", ".join(one_line(item) for item in value)
     if isinstance(value, dict):
-        return ", ".join(f"{one_line(name)}: {one_line(each)}" for name, each in value.items())
+        return ", ".join(f"{one_line(name)}: {one_line(item)}" for name, item in value.items())
     if isinstance(value, float):
         return f"{value:g}"
     return one_line(value)

@@ -168,9 +168,11 @@ class MetricPlot(Widget):
             known = [load for load in loads if load.busy is not None]
             self._memory = _curve([load.step for load in loads], [load.memory for load in loads])
             self._busy = _curve([load.step for load in known], [load.busy or 0.0 for load in known])
-        held_out = [(each.step, each.metrics.get(metric.name, np.nan)) for each in history.evaluations]
+        held_out = [
+            (evaluation.step, evaluation.metrics.get(metric.name, np.nan)) for evaluation in history.evaluations
+        ]
         if metric.name == "loss" and not history.learns_from_rewards:
-            held_out = [(each.step, each.loss) for each in history.evaluations]
+            held_out = [(evaluation.step, evaluation.loss) for evaluation in history.evaluations]
         known_marks = [mark for mark in held_out if np.isfinite(mark[1])]
         self._marks = _curve([step for step, _ in known_marks], [value for _, value in known_marks])
         self._picture = None

@@ -21,10 +21,10 @@ def _files(folder: Path, suits: Callable[[Path], bool]) -> Iterator[Path]:
     for place, within in enumerate(folders):
         try:
             with os.scandir(folder / within) as entries:
-                found = [entry for entry, _ in zip(entries, range(_LOOKED_AT), strict=False)]
-                if any(entry.name in _NO_DATA for entry in found):
+                first_entries = [entry for entry, _ in zip(entries, range(_LOOKED_AT), strict=False)]
+                if any(entry.name in _NO_DATA for entry in first_entries):
                     continue
-                for entry in found:
+                for entry in first_entries:
                     if entry.name.startswith((".", "__")):
                         continue
                     if not place and len(folders) <= _FOLDERS and entry.is_dir(follow_symlinks=False):

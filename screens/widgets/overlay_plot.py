@@ -83,8 +83,8 @@ def cells_of(curves: Sequence[Curve], axes: Axes) -> list[list[tuple[str, str]]]
                 cells[row][column] = (chr(0x2800 + code), letter.lower())
         letters += [(row, column, letter) for row, column in _places(axes.cells(curve), number)]
     for row, column, letter in letters:  # above all lines, and beside each other where curves meet
-        free = (place for place in range(column, axes.columns) if cells[row][place][0] not in LETTERS)
-        cells[row][next(free, column)] = (letter, letter.lower())
+        open_columns = (other for other in range(column, axes.columns) if cells[row][other][0] not in LETTERS)
+        cells[row][next(open_columns, column)] = (letter, letter.lower())
     return cells
 
 

@@ -36,9 +36,9 @@ class PathSuggester(Suggester):
         try:
             with os.scandir(place) as entries:
                 names = [
-                    each.name + ("/" if each.is_dir() else "")
-                    for each, _ in zip(entries, range(_LOOKED_AT), strict=False)
-                    if each.name.startswith(start) and (each.is_dir() or self._suits(Path(each.name)))
+                    entry.name + ("/" if entry.is_dir() else "")
+                    for entry, _ in zip(entries, range(_LOOKED_AT), strict=False)
+                    if entry.name.startswith(start) and (entry.is_dir() or self._suits(Path(entry.name)))
                 ]
         except OSError:
             return None

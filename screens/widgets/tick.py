@@ -72,7 +72,7 @@ class TickList(ChoiceList):
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        line = next(each for each in self._rows if each.name == event.option.id)
+        line = next(line for line in self._rows if line.name == event.option.id)
         if not line.ready:
             return
         self.ticked ^= {line.name}

@@ -106,8 +106,8 @@ def _line_of(node: Any, field: str) -> int:
         pairs = getattr(node, "value", None)
         if not isinstance(node, yaml.MappingNode) or not isinstance(pairs, list):
             break
-        found = next((pair for pair in pairs if str(pair[0].value) == part), None)
-        if found is None:
+        entry = next((pair for pair in pairs if str(pair[0].value) == part), None)
+        if entry is None:
             break
-        line, node = found[0].start_mark.line, found[1]
+        line, node = entry[0].start_mark.line, entry[1]
     return line
