@@ -98,11 +98,11 @@ class TuituneApp(App[int]):
         self.exit(0)
 
     def action_help_quit(self) -> None:
-        """Ctrl+C where nothing is selected that it could copy."""
-        leaves = f"Ctrl+C copies what is selected and ends nothing. {key_name(ACTIONS['leave'])} leaves the app"
+        """Say what Ctrl+C does; called where no text is selected for it to copy."""
+        text = f"Ctrl+C copies what is selected and ends nothing. {key_name(ACTIONS['leave'])} leaves the app"
         stop = key_name(ACTIONS["start_stop"])
-        goes_on = f"; the run goes on then. {stop} on its dashboard stops it." if self.link.is_training else "."
-        self.notify(leaves + goes_on, markup=False)
+        rest = f"; the run goes on then. {stop} on its dashboard stops it." if self.link.is_training else "."
+        self.notify(text + rest, markup=False)
 
     def action_endings(self) -> None:
         from screens.endings import EndingsScreen
@@ -116,7 +116,7 @@ class TuituneApp(App[int]):
 
     @on(Worker.StateChanged)
     def tell_of_failure(self, event: Worker.StateChanged) -> None:
-        """Say what a worker that failed has left to nobody else; it is never shown as a traceback."""
+        """Show the error of a failed worker that nobody else handled, in a sentence and never as a traceback."""
         if event.state is WorkerState.ERROR and event.worker.error is not None:
             self.log.error(event.worker.error)
             self.notify_problem(event.worker.error)
@@ -285,7 +285,7 @@ class TuituneApp(App[int]):
 
     @on(RunLink.Lost)
     def _tell_of_loss(self, message: RunLink.Lost) -> None:
-        """Say that the session was lost, unless the dashboard or who waited for its answer does."""
+        """Say that the session was lost, unless the dashboard or the caller that waited for an answer says it."""
         on_dashboard = message.training and self.step_screen is not None and self.step_screen.STEP == "train"
         if not on_dashboard and (message.training or not message.told):
             self.notify_problem(f"{message.ending}; a new one is being started.")
@@ -301,7 +301,7 @@ class TuituneApp(App[int]):
 
     @on(RunLink.EndingTold)
     def _show_countdown(self, message: RunLink.EndingTold) -> None:
-        """Show the command that is about to be run, wherever the user is; once it runs there is nothing to cancel."""
+        """Show on every screen the command that is about to be run; once it runs it cannot be cancelled."""
         from screens.endings import CountdownScreen
 
         shown = next((screen for screen in self.screen_stack if isinstance(screen, CountdownScreen)), None)

@@ -110,7 +110,7 @@ class ReplyBubble(Vertical, can_focus=True):
 
 
 class PassageList(Static, can_focus=True):
-    """Where the passages stand that a turn was given; unfolded, with how each begins. Numbers open them."""
+    """The sources of a turn's passages; unfolded, with the beginning of each. A passage's number opens it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,space", "fold", "Unfold"),

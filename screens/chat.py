@@ -94,7 +94,7 @@ class ChatScreen(StepScreen):
     # --- what is shown ----------------------------------------------------------------------------------------
 
     def _show_mode(self) -> None:
-        """Around the prompt: who answers and how, or what is being said anew."""
+        """Write around the prompt who answers and how, or which message is being rewritten."""
         prompt = self.query_one("#prompt", Prompt)
         if self._editing:
             prompt.border_title = Content("Say it anew · Esc leaves it as it was")
@@ -197,19 +197,19 @@ class ChatScreen(StepScreen):
     async def _answer(self, turn: Turn, side: Side, bubble: ReplyBubble, *, beside: bool) -> None:
         self._tell("Waiting for the first word…")
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        came: list[str] = []
-        asked = began = time.monotonic()
+        texts: list[str] = []
+        asked_at = began_at = time.monotonic()
 
         def part(content: dict[str, Any]) -> None:
-            nonlocal began
+            nonlocal began_at
             self._show_part(content)
             if text := content.get("text"):
-                began = began if came else time.monotonic()
-                came.append(text)
+                began_at = began_at if texts else time.monotonic()
+                texts.append(text)
                 pieces.put_nowait(safe_text(text))
-                took = time.monotonic() - began
-                pace = f" · {len(came) / took:.0f}/s" if took > _PACE_SECONDS else ""
-                self._tell(f"{len(came)} pieces{pace} · {key_name(ACTIONS['go_back'])} stops")
+                seconds = time.monotonic() - began_at
+                pace = f" · {len(texts) / seconds:.0f}/s" if seconds > _PACE_SECONDS else ""
+                self._tell(f"{len(texts)} pieces{pace} · {key_name(ACTIONS['go_back'])} stops")
 
         drawing = asyncio.create_task(bubble.draw(pieces))
         try:
@@ -219,9 +219,9 @@ class ChatScreen(StepScreen):
             keys = f"{key_name(ACTIONS['copy_reply'])} copies · {key_name(ACTIONS['save_transcript'])} saves"
             self._tell(f"{keys} · {key_name(ACTIONS['pick_message'])} picks a message")
         except asyncio.CancelledError:
-            if came:
-                seconds = time.monotonic() - asked
-                turn.replies[side] = Reply("".join(came), len(came), seconds, ended=False, stopped=True)
+            if texts:
+                seconds = time.monotonic() - asked_at
+                turn.replies[side] = Reply("".join(texts), len(texts), seconds, ended=False, stopped=True)
             self._tell("Stopped.")
             raise
         finally:
@@ -241,7 +241,7 @@ class ChatScreen(StepScreen):
             self.notify(safe_text(part["notice"]), severity="warning", markup=False)
 
     async def action_go_back(self) -> None:
-        """Out of whatever is going on, one thing at a time; what is written is never lost."""
+        """End one thing that is going on (a reply, a rewrite, a choice), then leave; typed text is never lost."""
         prompt = self.query_one("#prompt", Prompt)
         if self.replying:
             self.workers.cancel_group(self, "reply")

@@ -133,12 +133,12 @@ class CompareScreen(WalkScreen):
 
 def _legend(run: Summary, letter: str, style: str) -> Content:
     held_out = held_out_text(run)
-    told = [steps_text(run), f"held-out {held_out}" if held_out else "", duration_text(run), cost_text(run)]
+    facts = [steps_text(run), f"held-out {held_out}" if held_out else "", duration_text(run), cost_text(run)]
     return Content.assemble(
         (f"{letter} ", f"bold {style}"),
         (f"{one_line(run.name, max_length=18):<19}", "bold"),
         state_of(run),
-        " · ".join(filter(None, told)),
+        " · ".join(filter(None, facts)),
     )
 
 

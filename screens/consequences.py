@@ -34,8 +34,8 @@ def consequences(
     """
     train, lora = recipe.train, recipe.lora
     batch = f"batch {train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
-    told = estimate["warnings"] if estimate else warnings(recipe)
-    lines = [Content.styled(f"! {text}", "$text-warning") for text in told]
+    texts = estimate["warnings"] if estimate else warnings(recipe)
+    lines = [Content.styled(f"! {text}", "$text-warning") for text in texts]
     if estimate is None and counting:
         lines.append(Content.styled("Counting parameters, steps and memory…", _MUTED))
     if estimate is not None:

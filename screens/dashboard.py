@@ -79,9 +79,9 @@ def headline(
     elif not is_training and (paid := cost(history)) is not None:
         spent = f" · {money(paid.so_far, paid.currency)}"
     name = one_line(run.name, max_length=40) if run else "New run"
-    told = [warning.title for warning in warnings if not warning.is_lasting] if is_training else []
-    more = f" (+{len(told) - 1})" if len(told) > 1 else ""
-    warned = f" · ! {told[0]}{more}" if told else ""
+    titles = [warning.title for warning in warnings if not warning.is_lasting] if is_training else []
+    more = f" (+{len(titles) - 1})" if len(titles) > 1 else ""
+    warned = f" · ! {titles[0]}{more}" if titles else ""
     return Content.assemble(
         (name, "bold"), "  ", (one_line(state, max_length=200), style), spent, (warned, "$text-warning")
     )
@@ -91,10 +91,10 @@ def live_line(history: History, run: Run, *, is_training: bool, problem: str | N
     """The run in one line of `width` characters: step, loss and time left while it trains, else as the headline."""
     if not (is_training and history.steps):
         return headline(history, run, is_training=is_training, problem=problem)
-    told = f" · step {history.step:,} of {history.total_steps:,} · loss {history.steps[-1].loss:.4f}"
+    progress = f" · step {history.step:,} of {history.total_steps:,} · loss {history.steps[-1].loss:.4f}"
     if (left := history.seconds_left) is not None:
-        told += f" · {duration(left)} left"
-    return Content.assemble((one_line(run.name, max_length=max(8, width - len(told))), "bold"), told)
+        progress += f" · {duration(left)} left"
+    return Content.assemble((one_line(run.name, max_length=max(8, width - len(progress))), "bold"), progress)
 
 
 def pace(history: History, *, problem: str | None = None) -> Content:
@@ -142,8 +142,8 @@ def numbers(history: History, height: int = 0) -> Content:
     No line is longer than NUMBERS_WIDTH, for all amounts below 10,000 GiB.
     """
     rows: list[tuple[str, str]] = []
-    least = list(_NEEDED_LEAST)
-    """What gives way first; of the method's figures the last ones do, and the first two never."""
+    figures: list[str] = []
+    """Titles of the method's own figures."""
     if history.steps:
         last = history.steps[-1]
         rows.append(("loss", f"{last.loss:.4f}"))
@@ -153,7 +153,7 @@ def numbers(history: History, height: int = 0) -> Content:
         for metric in method_of_history(history).metrics:
             if metric.name in last.metrics:
                 rows.append((metric.title, format(last.metrics[metric.name], metric.format)))
-                least.insert(0, metric.title)
+                figures.append(metric.title)
         if last.learning_rate is not None:
             rows.append(("learning rate", f"{last.learning_rate:.2e}"))
         if last.grad_norm is not None:
@@ -168,8 +168,7 @@ def numbers(history: History, height: int = 0) -> Content:
     if history.sample and (not height or len(rows) + len(machine) < height):
         machine.insert(0, _device(history.sample, history.plan))
     too_many = len(rows) + len(machine) - (height or 99)
-    of_method = least[: -len(_NEEDED_LEAST)]
-    needed_least = [*of_method[: max(0, len(of_method) - 2)], *_NEEDED_LEAST]
+    needed_least = [*reversed(figures[2:]), *_NEEDED_LEAST]
     left_out = needed_least[: max(0, too_many)]
     lines = [Content.assemble((f"{name:<14}", MUTED), value) for name, value in rows if name not in left_out]
     return Content("\n").join(lines + machine)
@@ -187,8 +186,8 @@ def _machine(history: History, height: int) -> list[Content]:
     assert sample is not None
     lines = []
     if len(history.cards) > 1:
-        few = not height or len(history.cards) + _OTHER_LINES <= height
-        lines += [_card(card) for card in history.cards] if few else [_cards(history.cards)]
+        has_room = not height or len(history.cards) + _OTHER_LINES <= height
+        lines += [_card(card) for card in history.cards] if has_room else [_cards(history.cards)]
         if (slowest := history.slowest_card) is not None:
             lines.append(Content.styled(f"  slowest: GPU {slowest[0]}, by {slowest[1]:.0%}", "$text-warning"))
     elif sample.gpu_total_bytes:
@@ -259,8 +258,8 @@ def messages(history: History, warnings: Sequence[RunWarning] = ()) -> Content:
         for checkpoint in history.checkpoints
     ]
     lines.sort(key=lambda line: line[0], reverse=True)
-    told = [Content.assemble((time.strftime("%H:%M:%S ", time.localtime(at)), MUTED), line) for at, line in lines]
-    shown = [*warned, *_advice(history), *told]
+    dated = [Content.assemble((time.strftime("%H:%M:%S ", time.localtime(at)), MUTED), line) for at, line in lines]
+    shown = [*warned, *_advice(history), *dated]
     return Content("\n").join(shown[:200]) if shown else Content.styled("Nothing to report.", MUTED)
 
 
@@ -295,14 +294,14 @@ def samples(history: History, step: int | None = None) -> Content:
 def _completions(history: History, step: int | None) -> list[Content]:
     if not history.completions:
         return []
-    at = next(reversed(history.completions)) if step is None else step
+    shown_step = next(reversed(history.completions)) if step is None else step
     lines = []
     for rank, style in (("best", "$text-success"), ("worst", "$text-warning")):
-        completion = history.completions.get(at, {}).get(rank)
+        completion = history.completions.get(shown_step, {}).get(rank)
         if completion is None:
             continue
         values = ", ".join(f"{one_line(name, max_length=30)} {value:g}" for name, value in completion.values.items())
-        told = (f"{rank} of step {at:,}: {completion.reward:g}", f"bold {style}")
-        lines.append(Content.assemble(told, (f"  ({values})  {one_line(completion.prompt, max_length=200)}", MUTED)))
+        head = (f"{rank} of step {shown_step:,}: {completion.reward:g}", f"bold {style}")
+        lines.append(Content.assemble(head, (f"  ({values})  {one_line(completion.prompt, max_length=200)}", MUTED)))
         lines.append(Content(f"  {one_line(completion.reply, max_length=600)}"))
     return lines

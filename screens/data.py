@@ -209,8 +209,8 @@ class DataScreen(StepScreen):
         """A dataset of the Hub, by words: its id, configuration, split and revision."""
         from screens.hub_datasets import HubDatasets
 
-        written = self.query_one("#path", Input).value.strip()
-        words = "" if written.startswith(("/", ".", "~")) else written.removeprefix(HUB)
+        typed = self.query_one("#path", Input).value.strip()
+        words = "" if typed.startswith(("/", ".", "~")) else typed.removeprefix(HUB)
         chosen = await self.app.push_screen_wait(HubDatasets(words))
         if chosen is not None:
             self._show_chosen_dataset(**chosen)
@@ -243,12 +243,12 @@ class DataScreen(StepScreen):
             self._unseen = True
             self._show_nothing()
             about_columns, self._lacks_template = "data.columns" in str(error), "model.chat_template" in str(error)
-            told = str(error)
+            problem = str(error)
             if about_columns:
-                told += f" {key_name(ACTIONS['map_columns'])} sets them here."
+                problem += f" {key_name(ACTIONS['map_columns'])} sets them here."
             elif self._lacks_template:
-                told += f" {key_name(ACTIONS['choose_template'])} chooses one here."
-            self.show_problem(told)
+                problem += f" {key_name(ACTIONS['choose_template'])} chooses one here."
+            self.show_problem(problem)
             self.refresh_bindings()
 
     @work(exclusive=True, group="unusable", exit_on_error=False)
@@ -259,15 +259,15 @@ class DataScreen(StepScreen):
         except TuituneError:  # the session was lost, which another part of the screen says
             return
         if unusable := answer["unusable"]:
-            first, looks = unusable[0], f"{key_name(ACTIONS['audit'])} looks at all"
+            first, hint = unusable[0], f"{key_name(ACTIONS['audit'])} looks at all"
             name = (
                 f" of {one_line(self.sources[first['source']]['name'], max_length=24)}" if len(self.sources) > 1 else ""
             )
-            told = (
-                f"! {len(unusable)} of the first {answer['looked_at']} rows cannot be used; {looks}. "
+            warning = (
+                f"! {len(unusable)} of the first {answer['looked_at']} rows cannot be used; {hint}. "
                 f"Row {first['row']:,}{name}: {one_line(first['error'], max_length=160)}"
             )
-            self._summarise(Content.assemble(self._summary, "\n", (told, "$text-warning")))
+            self._summarise(Content.assemble(self._summary, "\n", (warning, "$text-warning")))
 
     # --- its rows ---------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ class Draft:
             self.data.setdefault(section, {})[name] = value
 
     def _set_method(self, name: str) -> None:
-        """Another method has other fields; a learning rate that was the old one's own gives way to the new one's."""
+        """Change the method: its fields get their defaults, and so does a learning rate that was the old one's."""
         train = self.data.get("train")
         if name == self.get("method.name"):
             return

@@ -157,8 +157,8 @@ class ExportScreen(StepScreen):
 
     def _out(self) -> Path | None:
         """The folder that was given, seen from where the app was started; None for the run's own."""
-        given = self.query_one("#out", Input).value.strip()
-        return expanded(given).absolute() if given else None
+        typed = self.query_one("#out", Input).value.strip()
+        return expanded(typed).absolute() if typed else None
 
     @work(exclusive=True, group="export", exit_on_error=False)
     async def action_export_now(self) -> None:

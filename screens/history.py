@@ -176,8 +176,8 @@ class HistoryScreen(WalkScreen):
             table.add_row(self._mark_of(run), *self._cells[key], key=key)
         if shown:
             places = {run.folder: place for place, run in enumerate(shown)}
-            at = places.get(selected.folder) if selected else None
-            table.move_cursor(row=min(max(0, row), len(shown) - 1) if at is None else at, animate=False)
+            cursor = places.get(selected.folder) if selected else None
+            table.move_cursor(row=min(max(0, row), len(shown) - 1) if cursor is None else cursor, animate=False)
         self._show_title()
         self._show_selected()
         self.refresh_bindings()

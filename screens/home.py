@@ -177,7 +177,7 @@ class HomeScreen(WalkScreen):
         words = self.query_one("#filter", Input).value.split()
         shown = [run for run in runs if run.matches(words)]
         starts = self.query_one("#starts", OptionList)
-        at = starts.highlighted_option.id if starts.highlighted_option is not None else None
+        cursor = starts.highlighted_option.id if starts.highlighted_option is not None else None
         table = RunTable(shown, starts.scrollable_content_region.width - 2)
         with self.prevent(OptionList.OptionHighlighted):
             starts.clear_options()
@@ -193,7 +193,9 @@ class HomeScreen(WalkScreen):
                 starts.add_option(Option(table.line(run), id=f"run:{run.folder}"))
             names = [option.id for option in starts.options]
             first = 0 if not words else 1
-            starts.highlighted = names.index(at) if at in names else min(first, len(names) - 1) if names else None
+            starts.highlighted = (
+                names.index(cursor) if cursor in names else min(first, len(names) - 1) if names else None
+            )
         count = f"{len(shown)} of {len(runs)}" if words else f"{len(runs)}"
         starts.border_title = f"Runs: {count}" if runs else "Begin"
         self._tell_of_run()

@@ -99,7 +99,7 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
 
     @on(Input.Changed, "#words")
     def _words_changed(self, event: Input.Changed) -> None:
-        """What was found belongs to other words; a field also tells of the words it begins with."""
+        """Clear the list once the words change; the field also reports the words it starts with."""
         if event.value.strip().removeprefix(HUB) == self._words:
             return
         self.workers.cancel_group(self, "hub")
@@ -148,7 +148,7 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
 
     @on(Input.Changed, "#revision")
     def _revision_changed(self) -> None:
-        """What is listed belongs to another revision."""
+        """Clear the list once the revision changes."""
         self.workers.cancel_group(self, "hub")
         self.query_one("#splits", OptionList).clear_options()
         self._say("")

@@ -210,11 +210,11 @@ class LoraScreen(StepScreen):
         self._changed()
 
     def _lines(self) -> list[FieldLine]:
-        """The lines of fields that the draft has; those of another method may still be there for a moment."""
+        """The lines of fields that the draft has; lines of the method before may not be removed yet."""
         held = section_of("method", self._lines_of).model_fields
         named = section_of("method", self.tuitune.link.draft.get("method.name")).model_fields
-        gone = {f"method.{name}" for name in held if name not in named}
-        return [line for line in self.query(FieldLine) if line.field not in gone]
+        stale = {f"method.{name}" for name in held if name not in named}
+        return [line for line in self.query(FieldLine) if line.field not in stale]
 
     @work(exclusive=True, group="lines", exit_on_error=False)
     async def _fill_lines(self) -> None:
@@ -284,7 +284,7 @@ class LoraScreen(StepScreen):
         return recipe
 
     def _take_view(self) -> bool:
-        """Take over what this view says, also what was typed too lately to have been told; False where it cannot be."""
+        """Put what this view says into the draft, also the last typed letters; False where that is not possible."""
         if self.view == "yaml":
             return self.query_one("#yaml", TextArea).text == self._yaml or self._take_yaml()
         if self.view == "fields":
@@ -296,7 +296,7 @@ class LoraScreen(StepScreen):
     # --- what it means -----------------------------------------------------------------------------------------
 
     def _changed(self) -> None:
-        """Show no more what other settings meant; ask what these mean, once they have not changed for a moment."""
+        """Clear the consequences of the settings before, and ask for the new ones once nothing changed for a moment."""
         self._forget_meaning()
         self._show_settings()
         self._settling = self.set_timer(_SETTLE_SECONDS, self._look_ahead)

@@ -124,7 +124,7 @@ class ModelScreen(StepScreen):
         self._shown: list[Choice] = []
         self._on_hub: list[Choice] = []
         self._unseen = False
-        """Whether a name was typed since it was last shown what it is."""
+        """Whether a name was typed and not yet described."""
 
     def body(self) -> ComposeResult:
         draft = self.tuitune.link.draft
@@ -234,7 +234,7 @@ class ModelScreen(StepScreen):
         return Content(_GAP).join(Content.styled(text, styles.get(head, "")) for head, text in fitted.items())
 
     def _verdict(self, choice: Choice, memory: Memory) -> tuple[str, str]:
-        """Whether it fits, in how long where that is days, and the style of both."""
+        """Whether the model fits, with the time where training takes days; and the style of these words."""
         fit = verdict(memory.total_bytes, self.available_bytes)
         word, style = _VERDICTS[fit]
         long = "weeks" if choice.days >= 7 else "days"
@@ -324,11 +324,11 @@ class ModelScreen(StepScreen):
         if message.problem is None:
             await self._go_on_with("This model is here, or can be downloaded")
 
-    async def _go_on_with(self, what: str) -> None:
-        """Go on from a name that was chosen; of one that was typed, say first what it is."""
+    async def _go_on_with(self, description: str) -> None:
+        """Go on from a name that was chosen; describe first one that was typed, and go on at the next Enter."""
         if self._unseen:
             self._unseen = False
-            self.query_one("#detail", Static).update(Content(f"✔ {what}: {key_name(ACTIONS['go_on'])} goes on."))
+            self.query_one("#detail", Static).update(Content(f"✔ {description}: {key_name(ACTIONS['go_on'])} goes on."))
         else:
             await super().action_go_on()
 
@@ -405,7 +405,7 @@ class ModelScreen(StepScreen):
 
 
 def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
-    """Everything to choose from: the recipe's own folder is whatever stands in the field."""
+    """Every model to choose from, but a folder that the user types into the field."""
     known = {model.name: model for model in catalogue.known_models()}
     backend = catalogue.backend_for(recipe, card)
 

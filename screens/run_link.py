@@ -111,7 +111,7 @@ class RunLink:
         self._live = False
         """Whether the run on show is a session's, and not known from its record alone."""
         self._sends_ours = False
-        """Whether what the session sends is of the run on show: it tells of each run that it trains, in turn."""
+        """Whether the session's events are of the run on show: it reports every run that it trains."""
         self._keeper: Worker[None] | None = None
         """Who starts the session and follows its run; None before `begin`."""
         self._asking = 0
@@ -353,7 +353,7 @@ class RunLink:
             return None
 
     def what_is_saved(self) -> str:
-        """What of the run on show is on disk, in one sentence."""
+        """Which checkpoint of the run on show is on disk, in one sentence."""
         run = self.run
         if run is None:
             return "Nothing had been saved yet."

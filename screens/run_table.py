@@ -43,13 +43,13 @@ class RunTable:
     def _share(self, width: int) -> None:
         """Give name, model and data what is left, each at most what it needs."""
         needs = {head: min(self._widths[head], most) for head, most in _MOST.items() if head in self._widths}
-        given = {head: min(need, _LEAST[head]) for head, need in needs.items()}
+        widths = {head: min(need, _LEAST[head]) for head, need in needs.items()}
         left = width - self._needed()
-        while left > 0 and (short := [head for head in given if given[head] < needs[head]]):
+        while left > 0 and (short := [head for head in widths if widths[head] < needs[head]]):
             for head in short[:left]:
-                given[head] += 1
+                widths[head] += 1
             left -= min(left, len(short))
-        self._widths |= given
+        self._widths |= widths
 
     def heads(self) -> Content:
         """The line above the runs."""

@@ -52,7 +52,7 @@ class WalkScreen(Screen[None]):
 
     @on(Worker.StateChanged)
     def _worker_changed(self, event: Worker.StateChanged) -> None:
-        """What can be done now may be something else; what nobody took care of is said."""
+        """Update the footer, and show an error that the worker left unhandled."""
         self.refresh_bindings()
         self.tuitune.tell_of_failure(event)
 

@@ -175,14 +175,14 @@ class TrainScreen(StepScreen):
                 plot.show(history, metrics[(self._first_metric + place) % len(metrics)])
 
     def _front_pane(self) -> str:
-        """The pane with the latest news: sample replies, or what is told of the run."""
+        """The pane with the newest entry: sample replies, or messages about the run."""
         history = self.tuitune.link.history
         if isinstance(history.ended, Failed):
             return "messages"
-        replied = max((reply.at for reply in history.replies if reply.step), default=0.0)
+        newest_reply_at = max((reply.at for reply in history.replies if reply.step), default=0.0)
         warned = (warning.at for warning in self._warnings if warning.is_lasting)
-        told = max([0.0, *(notice.at for notice in history.notices), *warned])
-        return "samples" if replied > told else "messages"
+        newest_message_at = max([0.0, *(notice.at for notice in history.notices), *warned])
+        return "samples" if newest_reply_at > newest_message_at else "messages"
 
     def _problem(self) -> str | None:
         """Why the run ended without an adapter, or what to do with one whose session is gone."""
@@ -251,8 +251,8 @@ class TrainScreen(StepScreen):
     def _show_replies(self, places: int) -> None:
         """Show the replies of the step `places` further among those that were measured; the last means the newest."""
         steps = self.tuitune.link.history.reply_steps()
-        at = steps.index(self._reply_step) if self._reply_step in steps else len(steps) - 1
-        place = max(0, min(at + places, len(steps) - 1)) if self._shows("samples") else at
+        shown = steps.index(self._reply_step) if self._reply_step in steps else len(steps) - 1
+        place = max(0, min(shown + places, len(steps) - 1)) if self._shows("samples") else shown
         self._replies = (self.tuitune.link.run, steps[place] if place < len(steps) - 1 else None)
         self._pane_chosen = True
         self._show_pane("samples")

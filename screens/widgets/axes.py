@@ -89,7 +89,7 @@ def _label(value: float, low: float, high: float) -> str:
 
 
 def _range(ends: list[Floats]) -> tuple[float, float]:
-    """From the lowest to the highest, with some room where they are the same."""
+    """The lowest and the highest value, half a unit further apart on both sides where they are equal."""
     if not ends:
         return 0.0, 1.0
     low, high = float(min(pair[0] for pair in ends)), float(max(pair[1] for pair in ends))

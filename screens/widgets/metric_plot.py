@@ -125,7 +125,7 @@ def _curve(steps: Sequence[int], values: Sequence[float]) -> Curve:
 
 
 def metrics_of(history: History) -> tuple[Metric, ...]:
-    """What can be drawn of a history: behind the loss the method's own figures; the card's where one was looked at."""
+    """The metrics that a history has: the loss, the method's own figures, and the GPU's where one was measured."""
     loss, *others = METRICS if history.loads else _OF_STEPS
     measured = history.steps[0].metrics.keys() | history.steps[-1].metrics.keys() if history.steps else ()
     own = method_of_history(history).metrics if measured else ()
@@ -227,10 +227,10 @@ class MetricPlot(Widget):
         text, kind = "", "faint"
         for column, code in enumerate(codes):
             marked = (row, column) in picture.marks
-            this = "mark" if marked else "line" if picture.line[row, column] else "faint" if code else kind
-            if this != kind:
+            cell_kind = "mark" if marked else "line" if picture.line[row, column] else "faint" if code else kind
+            if cell_kind != kind:
                 segments.append(Segment(text, styles[kind]))
-                text, kind = "", this
+                text, kind = "", cell_kind
             text += "◆" if marked else chr(0x2800 + int(code)) if code else " "
         segments.append(Segment(text, styles[kind]))
         return segments

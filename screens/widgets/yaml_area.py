@@ -70,16 +70,16 @@ class YamlArea(TextArea):
         """Names, values, texts and remarks in the theme's colours; a very long line stays as it is."""
         if len(line.plain) > _LONGEST_COLOURED:
             return
-        at = 0
+        offset = 0
         for kind, text in self._lexer.get_tokens(line.plain):
             style = next((style for name, style in _STYLES.items() if kind in name), "")
             if kind in Token.Literal.Scalar.Plain and _IS_VALUE.fullmatch(text):
                 style = "text-accent"
             if kind in Token.Comment:
-                line.stylize("italic", at, at + len(text))
+                line.stylize("italic", offset, offset + len(text))
             if style:
-                line.stylize(self.app.theme_variables[style], at, at + len(text))
-            at += len(text)
+                line.stylize(self.app.theme_variables[style], offset, offset + len(text))
+            offset += len(text)
 
 
 def read_recipe(text: str) -> tuple[Recipe | None, list[Problem]]:
