@@ -276,8 +276,8 @@ class _Aliased:
             # Text that continues across a cut gets no prefix space; what follows a special token is as it was.
             special = _ALIAS.search(text, start, end) if start else None
             middle = (special.start() if special else end) if start else start
-            for backend, begin, until in ((self._continuing, start, middle), (self._backend, middle, end)):
-                piece = backend.encode(text[begin:until], add_special_tokens=False)
+            for backend, begin, end_at in ((self._continuing, start, middle), (self._backend, middle, end)):
+                piece = backend.encode(text[begin:end_at], add_special_tokens=False)
                 ranges += [(begin + a, begin + b) for a, b in piece.offsets]
                 ids += [self._id_of.get(token_id, token_id) for token_id in piece.ids]
         return ids, [_overlapping(ranges, turn) for turn in shifted]

@@ -59,10 +59,10 @@ class Settings:
         """Keep them; a folder that cannot be written is no reason to disturb the user."""
         if self.file is None:
             return
-        kept = {name: value for name, value in asdict(self).items() if name != "file"}
+        fields = {name: value for name, value in asdict(self).items() if name != "file"}
         with suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.file, json.dumps(kept, indent=2))
+            write_atomic(self.file, json.dumps(fields, indent=2))
 
     def with_environment(self) -> "Settings":
         """These, with addresses and tokens from TUITUNE_WEBHOOK, TUITUNE_NTFY and their _TOKEN where those are set."""

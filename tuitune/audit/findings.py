@@ -79,8 +79,8 @@ class Gathered:
         if name in self.found or len(self.found) < KINDS:
             self.found.setdefault(name, Finding(name, text)).add(row, self._source)
 
-    def look(self, row: Row, *, used: bool) -> None:
-        """Take in one row of the dataset that was begun last; only rows that are `used` can repeat each other."""
+    def look(self, row: Row, *, is_used: bool) -> None:
+        """Take in one row of the dataset that was begun last; only a row that `is_used` can repeat another one."""
         if row.sample is None:
             return
         for name in (row.raw or {}).keys() - self._columns if self._advice.replies else ():
@@ -126,11 +126,11 @@ class Gathered:
         if len(rows) < EXAMPLES:
             rows.append(Example(self._source, row.index + 1))
         self._seen += 1
-        if used:
+        if is_used:
             self._prompts.append(prompt_digest(row.sample))
             # A system message that all rows share does not make them alike.
-            said = (text for turn in messages or [] if turn["role"] != "system" for text in content.texts_of(turn))
-            self._bands.extend(bands(whole if messages is None else "\n".join(said)))
+            texts = (text for turn in messages or [] if turn["role"] != "system" for text in content.texts_of(turn))
+            self._bands.extend(bands(whole if messages is None else "\n".join(texts)))
 
     def _unused_fields(self, raw: dict[str, Any]) -> set[str]:
         turns = [turn for column in self._turn_columns if isinstance(raw.get(column), list) for turn in raw[column]]
@@ -151,22 +151,24 @@ class Gathered:
         """Exact and near duplicates, and held-out rows of which the training data holds the prompt."""
         import numpy
 
-        used = _Used(prepared, len(self._prompts))
-        digests = used.digests()
+        used_rows = _Used(prepared, len(self._prompts))
+        digests = used_rows.digests()
         exact = repeats(digests)
-        near = numpy.zeros(len(exact), dtype=bool)
+        is_near = numpy.zeros(len(exact), dtype=bool)
         grouped = numpy.frombuffer(self._bands, dtype=numpy.uint64).reshape(-1, BANDS)
         for column in range(BANDS):
-            near |= repeats(grouped[:, column])
-        yield used.marked("duplicate", "the same as an earlier row: take it out, or it counts twice", exact, [digests])
+            is_near |= repeats(grouped[:, column])
+        yield used_rows.marked(
+            "duplicate", "the same as an earlier row: take it out, or it counts twice", exact, [digests]
+        )
         text = "nearly the same as an earlier row: see whether both are wanted"
         columns = [grouped[:, column] for column in range(BANDS)]
-        yield used.marked("near duplicate", text, near & ~exact, columns)
-        held = used.held()
+        yield used_rows.marked("near duplicate", text, is_near & ~exact, columns)
+        is_held_out = used_rows.is_held_out()
         prompts = numpy.frombuffer(self._prompts, dtype=numpy.uint64)
-        held[held] = among(prompts[held], prompts, ~held)
+        is_held_out[is_held_out] = among(prompts[is_held_out], prompts, ~is_held_out)
         text = "held out, but the training data has the same prompt: take one out, or the held-out loss is too good"
-        yield used.marked("leak", text, held)
+        yield used_rows.marked("leak", text, is_held_out)
 
     def _in_evaluation(self, prepared: Prepared) -> list[Finding]:
         """Rows of data.eval_path or data.eval_split that the training data holds, whole or in their prompt."""
@@ -245,17 +247,17 @@ class _Used:
         ]
         return chosen[0] if len(chosen) == 1 else numpy.concatenate(chosen)
 
-    def held(self) -> Any:
+    def is_held_out(self) -> Any:
         """Whether each was held out for measuring."""
         import numpy
 
         marks = []
         for source, first in zip(self._sources, self._first, strict=True):
-            held = numpy.zeros(len(first), dtype=bool)
+            is_held_out = numpy.zeros(len(first), dtype=bool)
             if source.held_out:
                 numbers = numpy.frombuffer(source.rows.numbers, dtype=numpy.int64)
-                held[numpy.searchsorted(numbers, source.held_out)] = True
-            marks.append(held[first])
+                is_held_out[numpy.searchsorted(numbers, source.held_out)] = True
+            marks.append(is_held_out[first])
         return numpy.concatenate(marks)
 
     def marked(self, name: str, text: str, which: Any, keys: Sequence[Any] = ()) -> Finding:
@@ -281,10 +283,10 @@ class _Used:
         import numpy
 
         for number, (source, first) in enumerate(zip(self._sources, self._first, strict=True)):
-            used = int(numpy.count_nonzero(first))
-            if place < used:
+            row_count = int(numpy.count_nonzero(first))
+            if place < row_count:
                 return Example(number, source.rows.numbers[numpy.flatnonzero(first)[place]] + 1)
-            place -= used
+            place -= row_count
         raise IndexError(place)
 
 

@@ -48,9 +48,9 @@ class SourceCounts:
     """Of all trained tokens, by weight."""
 
     def as_text(self) -> str:
-        held = f", {self.held_out:,} of them held out" if self.held_out else ""
+        held_out_text = f", {self.held_out:,} of them held out" if self.held_out else ""
         return (
-            f"{self.name}: {self.used:,} of {self.rows:,} rows{held}, {self.trained_tokens:,} trained tokens, "
+            f"{self.name}: {self.used:,} of {self.rows:,} rows{held_out_text}, {self.trained_tokens:,} trained tokens, "
             f"taken {self.weight:g} times: {self.share:.0%} of the training"
         )
 
@@ -165,7 +165,7 @@ def audit(
             first = place
             while place < len(rows) and rows.numbers[place] == row.index:
                 place += 1
-            gathered.look(row, used=place > first)
+            gathered.look(row, is_used=place > first)
             if place == first + 1 and rows.longest[first] < data.max_length:
                 lengths.append(rows.longest[first])
             elif row.sample is not None:

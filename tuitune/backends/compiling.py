@@ -38,11 +38,11 @@ def tune_less() -> None:
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    kept = 1 if properties.shared_memory_per_multiprocessor >= _AMPLE_SHARED_BYTES else 2
+    config_count = 1 if properties.shared_memory_per_multiprocessor >= _AMPLE_SHARED_BYTES else 2
     for tuner in _tuners():
-        if len(tuner.configs) > kept:
+        if len(tuner.configs) > config_count:
             by_size = sorted(tuner.configs, key=lambda config: (config.num_warps, config.num_stages, _block(config)))
-            tuner.configs = [by_size[len(by_size) // 2], by_size[0]][:kept]
+            tuner.configs = [by_size[len(by_size) // 2], by_size[0]][:config_count]
 
 
 def _tuners() -> Iterator[Any]:

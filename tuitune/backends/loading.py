@@ -155,15 +155,15 @@ def begin_with_adapter(loaded: LoadedModel, folder: str) -> None:
 
     require_adapter(folder)
     weights = load_file(Path(folder) / "adapter_model.safetensors")
-    own = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
-    for name in sorted(own.keys() | {name for name in weights if ".lora_" in name}):
-        shapes = [tuple(side[name].shape) if name in side else None for side in (weights, own)]
+    own_weights = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
+    for name in sorted(own_weights.keys() | {name for name in weights if ".lora_" in name}):
+        shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (weights, own_weights)]
         if shapes[0] != shapes[1]:
-            there, here = ("absent" if shape is None else "×".join(map(str, shape)) for shape in shapes)
+            saved_shape, recipe_shape = ("absent" if shape is None else "×".join(map(str, shape)) for shape in shapes)
             raise UnusableInput(
                 f"The adapter in {one_line(folder)} cannot be begun with, because it differs from what the recipe's "
-                f"lora section makes ({one_line(name, max_length=160)}: {there} there, {here} here): take the lora "
-                "section and the base model of its run."
+                f"lora section makes ({one_line(name, max_length=160)}: {saved_shape} there, {recipe_shape} "
+                "here): take the lora section and the base model of its run."
             )
     set_peft_model_state_dict(loaded.model, weights)
 

@@ -61,10 +61,14 @@ def begin_with_loftq(loaded: LoadedModel) -> None:
                 )
             with safe_open(files[key], framework="pt") as file:
                 stored = file.get_tensor(key)
-            held = layer.get_base_layer().weight
-            lost = stored.to(held.device, torch.float32) - dequantize_4bit(held.data, held.quant_state).float()
+            weight = layer.get_base_layer().weight
+            quantisation_error = (
+                stored.to(weight.device, torch.float32) - dequantize_4bit(weight.data, weight.quant_state).float()
+            )
             rank = layer.r["default"]
-            u, s, v = torch.svd_lowrank(lost, q=min(rank + _OVERSAMPLED, *lost.shape), niter=4)
+            u, s, v = torch.svd_lowrank(
+                quantisation_error, q=min(rank + _OVERSAMPLED, *quantisation_error.shape), niter=4
+            )
             root = (s[:rank] / layer.scaling["default"]).sqrt()
             layer.lora_A["default"].weight[: len(root)].copy_(root[:, None] * v[:, :rank].T)
             layer.lora_B["default"].weight[:, : len(root)].copy_(u[:, :rank] * root)

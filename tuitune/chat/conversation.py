@@ -104,9 +104,9 @@ class Dialogue:
         """The branch, from its first turn to its tip."""
         return list(reversed(list(self._up(self.tip))))
 
-    def say(self, said: str) -> Turn:
+    def say(self, text: str) -> Turn:
         """A new turn after the tip, which it becomes."""
-        self.tip = Turn(said, self.tip)
+        self.tip = Turn(text, self.tip)
         self.tip.branches.append(self.tip)
         return self.tip
 

@@ -301,18 +301,18 @@ class _Stopped(TuituneError):
 
 
 class _Watch(threading.Thread):
-    """Asks `asked` until `done` is set, and calls `end` once it says yes."""
+    """Asks `is_cancelled` until `done` is set, and calls `end` once it says yes."""
 
-    def __init__(self, asked: Callable[[], bool], end: Callable[[], object]) -> None:
+    def __init__(self, is_cancelled: Callable[[], bool], end: Callable[[], object]) -> None:
         super().__init__(daemon=True)
         self.done = threading.Event()
         self.cancelled = False
-        self._asked = asked
+        self._is_cancelled = is_cancelled
         self._end = end
 
     def run(self) -> None:
         while not self.done.wait(0.05):
-            if self._asked():
+            if self._is_cancelled():
                 self.cancelled = True
                 with contextlib.suppress(OSError):
                     self._end()

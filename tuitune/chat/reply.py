@@ -141,8 +141,10 @@ def _generated(
         torch.manual_seed(sampling.seed)
     loaded.backend.for_inference(loaded)
     prompt = torch.tensor([cut.ids], device=model.device)
-    off = contextlib.nullcontext() if adapter or not hasattr(model, "disable_adapter") else model.disable_adapter()
-    with off, torch.inference_mode():
+    adapter_off = (
+        contextlib.nullcontext() if adapter or not hasattr(model, "disable_adapter") else model.disable_adapter()
+    )
+    with adapter_off, torch.inference_mode():
         output = model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),

@@ -40,13 +40,13 @@ def fitted(
         starts.insert(0, 0)
     starts.append(len(earlier))
 
-    def sent(kept_passages: int, start: int) -> Conversation:
-        asked = [_with(message, passages[:kept_passages]) for message in newest]
-        return [*system, *earlier[start:], *asked]
+    def messages_from(kept_passages: int, start: int) -> Conversation:
+        newest_messages = [_with(message, passages[:kept_passages]) for message in newest]
+        return [*system, *earlier[start:], *newest_messages]
 
     def cut(kept_passages: int, start: int) -> Cut:
-        kept = sent(kept_passages, start)
-        return Cut(ids_of(kept), kept, start, kept_passages)
+        messages = messages_from(kept_passages, start)
+        return Cut(ids_of(messages), messages, start, kept_passages)
 
     whole = cut(len(passages), 0)
     if limit is None:
@@ -57,7 +57,7 @@ def fitted(
     number = len(passages)
     while number and len(cut(number, len(earlier)).ids) > room:
         number -= 1
-    first = bisect_left(starts, True, key=lambda start: len(ids_of(sent(number, start))) <= room)
+    first = bisect_left(starts, True, key=lambda start: len(ids_of(messages_from(number, start))) <= room)
     least = cut(number, starts[min(first, len(starts) - 1)])
     if len(least.ids) >= limit:
         raise TuituneError(f"The prompt fills the model's {limit} tokens: shorten it, or clear the history.")

@@ -56,19 +56,20 @@ def begin_as_trained(tokenizer: Any) -> tuple[str, ...]:
     differing = difference(template)
     if differing is None:
         return ()
-    theirs, ours = differing
-    for changed in _candidates(template.source, "" if theirs else ours):
+    template_start, trained_start = differing
+    for changed in _candidates(template.source, "" if template_start else trained_start):
         if _changes_only_prompts(template, ChatTemplate(tokenizer, changed), prompts):
             named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else None
             tokenizer.chat_template = changed if named is None else {**named, "default": changed}
             return (
-                f"The exported chat template begins each reply behind {shown(ours)} instead of {shown(theirs)}, as in "
-                "training on data without thinking; with the base model's template it may think again.",
+                f"The exported chat template begins each reply behind {shown(trained_start)} instead of "
+                f"{shown(template_start)}, as in training on data without thinking; with the base model's template it "
+                "may think again.",
             )
     return (
-        f"Programs that use the chat template begin replies behind {shown(theirs)}, where training had {shown(ours)}, "
-        "as the data has no thinking: the ollama export begins them as trained, where the template can be written as "
-        "one.",
+        f"Programs that use the chat template begin replies behind {shown(template_start)}, where training had "
+        f"{shown(trained_start)}, as the data has no thinking: the ollama export begins them as trained, where the "
+        "template can be written as one.",
     )
 
 

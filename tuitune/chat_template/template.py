@@ -309,16 +309,16 @@ class _Shape:
 
     def locate(self, text: str, contents: list[str]) -> Rendered | None:
         """The contents' places in `text`, if it is this shape around them, as they are or stripped."""
-        for kept in (contents, [content.strip() for content in contents]):
-            size = sum(map(len, self.around)) + sum(map(len, kept))
+        for texts in (contents, [content.strip() for content in contents]):
+            size = sum(map(len, self.around)) + sum(map(len, texts))
             if size != len(text):
                 continue
-            at, ranges, whole = len(self.around[0]), [], [self.around[0]]
-            for content, after in zip(kept, self.around[1:], strict=True):
+            at, ranges, pieces = len(self.around[0]), [], [self.around[0]]
+            for content, after in zip(texts, self.around[1:], strict=True):
                 ranges.append((at, at + len(content)))
                 at += len(content) + len(after)
-                whole += (content, after)
-            if "".join(whole) == text:
+                pieces += (content, after)
+            if "".join(pieces) == text:
                 turns = [Turn(ranges[i][0] + a, ranges[i][1] + b, ended) for i, a, b, ended in self.turns]
                 return Rendered(text, turns, ranges)
         return None

@@ -62,8 +62,13 @@ def _as_data(talk: Talk, turn: Turn) -> dict[str, Any]:
         for name in ("text", "kept", "stopped"):
             fields.pop(name)
         fields["passages_seen"] = fields.pop("passages")
-        about = {"side": talk.label(side), "run": str(side.run), "adapter": side.adapter, "checkpoint": side.checkpoint}
-        sides.append({**about, "documents": side.documents and bool(turn.passages), **fields})
+        side_fields = {
+            "side": talk.label(side),
+            "run": str(side.run),
+            "adapter": side.adapter,
+            "checkpoint": side.checkpoint,
+        }
+        sides.append({**side_fields, "documents": side.documents and bool(turn.passages), **fields})
     passages = [
         {"number": number, "place": passage.place, **asdict(passage)} for number, passage in enumerate(turn.passages, 1)
     ]

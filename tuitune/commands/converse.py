@@ -114,8 +114,8 @@ class _Conversation:
         try:
             self._loop.run(self.talk.answer(turn))
         except KeyboardInterrupt:
-            kept = any(reply.stopped for reply in turn.replies.values())
-            print("\nStopped; what came of the reply is kept." if kept else "\nStopped; this turn is forgotten.")
+            is_kept = any(reply.stopped for reply in turn.replies.values())
+            print("\nStopped; what came of the reply is kept." if is_kept else "\nStopped; this turn is forgotten.")
         finally:
             if not turn.replies:
                 self.talk.dialogue.drop(turn, tip)
@@ -257,12 +257,12 @@ class _Conversation:
         return turn, sides[int(number) - 1]
 
 
-def _ask(prompt: str, begun: str) -> str | None:
+def _ask(prompt: str, draft: str) -> str | None:
     """What the user says; a paste of several lines is one message, where Python has readline."""
     with contextlib.suppress(ImportError):
         import readline  # input() uses it from here on
 
-        readline.set_startup_hook((lambda: readline.insert_text(begun)) if begun else None)
+        readline.set_startup_hook((lambda: readline.insert_text(draft)) if draft else None)
     try:
         return input(prompt)
     except (EOFError, KeyboardInterrupt):

@@ -60,16 +60,16 @@ def recipe_beginning_with(run: Run, checkpoint: str | None, recipe: Path | None,
 
     Raises UnusableInput.
     """
-    begun = run.resolved()
+    resolved = run.resolved()
     other = Recipe.load(recipe).model_dump(mode="json") if recipe else run.recipe().model_dump(mode="json")
-    if recipe and other["model"]["name"] != begun.model.name:
+    if recipe and other["model"]["name"] != resolved.model.name:
         raise UnusableInput(
             f"The recipe {recipe} is for another base model than run {one_line(run.name)} "
-            f"({one_line(begun.model.name, max_length=200)}): its adapter cannot be begun with."
+            f"({one_line(resolved.model.name, max_length=200)}): its adapter cannot be begun with."
         )
     adapter = str(adapter_of(run, checkpoint).adapter)
-    model = begun.model.model_dump(mode="json")
-    lora = {**begun.lora.model_dump(mode="json"), "init_adapter": adapter}
+    model = resolved.model.model_dump(mode="json")
+    lora = {**resolved.lora.model_dump(mode="json"), "init_adapter": adapter}
     return Recipe.from_data({**other, "model": model, "lora": lora}, changes=changes)
 
 
@@ -161,12 +161,13 @@ async def _asked(run: Run, request: Request[ReplyT]) -> ReplyT:
         await _first(answer, silent.wait())
         if answer.done():
             return await answer
-        told = ""
+        sigterm_text = ""
         if isinstance(request, Stop):
             session.terminate()
-            told = ", and was told to stop by SIGTERM, which it gets once it runs again"
+            sigterm_text = ", and was told to stop by SIGTERM, which it gets once it runs again"
         raise TuituneError(
-            f"The session of run {one_line(run.name)} has not answered for 15 s{told}: `kill -9 {session.pid}` ends it."
+            f"The session of run {one_line(run.name)} has not answered for 15 s{sigterm_text}: "
+            f"`kill -9 {session.pid}` ends it."
         )
     finally:
         await session.close()
@@ -181,7 +182,7 @@ def follow_run(run: Run) -> int:
 async def _show_training(request: Request[Trained], viewer: Viewer) -> int:
     session = await Session.start()
     session.on_silence = viewer.tell_silence
-    asked = _stop_on_signals(session, viewer)
+    stop_signal = _stop_on_signals(session, viewer)
     try:
         viewer.status("Starting: importing the libraries")
         try:
@@ -190,29 +191,29 @@ async def _show_training(request: Request[Trained], viewer: Viewer) -> int:
             await _show_ending(session, viewer)
     except TuituneError as error:
         viewer.close()
-        if asked.status is None:
+        if stop_signal.status is None:
             raise
         print(f"tuitune: {safe_text(error)}", file=sys.stderr)
-        return asked.status
+        return stop_signal.status
     finally:
         viewer.close()
         await session.close()
     viewer.report()
-    return DONE if asked.status is None else asked.status
+    return DONE if stop_signal.status is None else stop_signal.status
 
 
 async def _train(session: Session, viewer: Viewer, request: Request[Trained]) -> None:
     """Train, and give every event to the viewer. Raises TuituneError."""
-    begun = asyncio.Event()
+    run_is_named = asyncio.Event()
 
     def on_part(part: dict[str, Any]) -> None:
         if "run" in part:
             viewer.run = Run(Path(part["run"]))
-            begun.set()
+            run_is_named.set()
 
     job = asyncio.create_task(session.call(request, on_part))
-    job.add_done_callback(lambda _: begun.set())
-    await begun.wait()
+    job.add_done_callback(lambda _: run_is_named.set())
+    await run_is_named.wait()
     if viewer.run is not None:
         with contextlib.suppress(SessionLost):  # which the job tells
             await session.follow(viewer.add)
@@ -304,43 +305,45 @@ async def _first(*ends: Awaitable[Any]) -> None:
 
 
 @dataclass
-class _Asked:
-    """Whether a signal has asked for a stop."""
+class _StopSignal:
+    """The signal that has asked for a stop, if one has."""
 
     status: int | None = None
-    """What the command ends with then, by the first signal."""
+    """The command's exit status, by the first signal; None before one came."""
 
 
-def _stop_on_signals(session: Session, viewer: Viewer) -> _Asked:
-    """Ctrl+C asks the session to stop, a second one to stop now. Returns what tells of it once it was asked.
+def _stop_on_signals(session: Session, viewer: Viewer) -> _StopSignal:
+    """Ctrl+C asks the session to stop, a second one to stop now. Returns the record of the signal.
 
     A third one leaves, as does the first where the session does not answer. SIGTERM and SIGUSR1 only ever ask to stop:
     who sends them (systemd, Slurm) may send them to the session and twice.
     """
     loop = asyncio.get_running_loop()
-    told = _Asked()
-    asked: dict[str, asyncio.Task[Any]] = {}
+    stop_signal = _StopSignal()
+    requests: dict[str, asyncio.Task[Any]] = {}
 
     def ask(command: str, status: int) -> None:
         viewer.status("Stopping now" if command == "now" else "Stopping after this step; Ctrl+C once more stops now")
-        told.status = told.status or status
-        asked[command] = asyncio.create_task(session.stop(now=command == "now"))
-        asked[command].add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
+        stop_signal.status = stop_signal.status or status
+        requests[command] = asyncio.create_task(session.stop(now=command == "now"))
+        requests[command].add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
         if session.silent_s:
             leave()
 
     def leave() -> None:
         run, pid = viewer.run, session.pid
-        what = f"Run {one_line(run.name)}" if run else "The run"
-        back = f"`{own_command('attach', run.folder)}` shows it, " if run else ""
+        run_text = f"Run {one_line(run.name)}" if run else "The run"
+        attach_text = f"`{own_command('attach', run.folder)}` shows it, " if run else ""
         viewer.leave(
-            TuituneError(f"{what} was asked to stop and has not ended yet: {back}`kill -9 {pid}` ends its session.")
+            TuituneError(
+                f"{run_text} was asked to stop and has not ended yet: {attach_text}`kill -9 {pid}` ends its session."
+            )
         )
 
     def interrupt() -> None:
-        leave() if "now" in asked else ask("now" if told.status else "stop", INTERRUPTED)
+        leave() if "now" in requests else ask("now" if stop_signal.status else "stop", INTERRUPTED)
 
     loop.add_signal_handler(signal.SIGINT, interrupt)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         loop.add_signal_handler(number, ask, "stop", PREEMPTED)
-    return told
+    return stop_signal

@@ -100,20 +100,20 @@ def _print_columns(
 ) -> None:
     """A table without empty columns, and in `width` characters without optional ones and with others cut as needed."""
     widths = [max(map(cell_len, column)) for column in zip(head, *rows, strict=True)]
-    kept = [n for n in range(len(head)) if any(row[n] for row in rows)]
+    columns = [n for n in range(len(head)) if any(row[n] for row in rows)]
 
     def excess(at_most: int | None = None) -> int:
         """Characters too many, with what can be cut cut to `at_most`."""
         cut = {n: min(widths[n], at_most) for n in shrinkable} if at_most else {}
-        return 0 if width is None else sum(cut.get(n, widths[n]) + len(_GAP) for n in kept) - len(_GAP) - width
+        return 0 if width is None else sum(cut.get(n, widths[n]) + len(_GAP) for n in columns) - len(_GAP) - width
 
     for name in optional:
-        if excess(_READABLE) > 0 and (place := head.index(name)) in kept:
-            kept.remove(place)
-    while excess() > 0 and widths[widest := max(set(shrinkable) & set(kept), key=widths.__getitem__)] > _NARROWEST:
+        if excess(_READABLE) > 0 and (place := head.index(name)) in columns:
+            columns.remove(place)
+    while excess() > 0 and widths[widest := max(set(shrinkable) & set(columns), key=widths.__getitem__)] > _NARROWEST:
         widths[widest] -= 1
     for row in (head, *rows):
-        print(_GAP.join(_cell(row[n], widths[n]) for n in kept).rstrip())
+        print(_GAP.join(_cell(row[n], widths[n]) for n in columns).rstrip())
 
 
 def _cell(text: str, width: int) -> str:

@@ -200,14 +200,14 @@ class _TextViewer(Viewer):
 
     def _step(self, event: Step) -> None:
         reward = event.metrics.get("reward")
-        told = f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
-        line = f"step {event.step}/{event.total_steps}  {told}"
+        value_text = f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
+        line = f"step {event.step}/{event.total_steps}  {value_text}"
         if event.tokens_per_second:
             line += f"  {event.tokens_per_second:,.0f} tokens/s"
-        if (left := self.history.seconds_left) is not None:
-            line += f"  {duration(left)} left"
-        if (spent := live_cost(self.history)) is not None:
-            line += f"  {spent}"
+        if (seconds_left := self.history.seconds_left) is not None:
+            line += f"  {duration(seconds_left)} left"
+        if (cost_so_far := live_cost(self.history)) is not None:
+            line += f"  {cost_so_far}"
         if self._progress:
             self._progress.update(self._task, description=line, completed=event.step, total=event.total_steps)
         elif event.step >= self._next_line or event.step == event.total_steps:

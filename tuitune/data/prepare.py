@@ -349,8 +349,8 @@ def _held_out(row_sets: list[Rows], share: float, seed: int) -> list[Any]:
     for rows in row_sets:
         starts.append(starts[-1] + len(rows))
     wanted = max(1, round(share * total))
-    held = numpy.sort(_first_groups(draws, wanted, 2 * wanted))
-    return [held[(held >= start) & (held < end)] - start for start, end in pairwise(starts)]
+    places = numpy.sort(_first_groups(draws, wanted, 2 * wanted))
+    return [places[(places >= start) & (places < end)] - start for start, end in pairwise(starts)]
 
 
 def _first_groups(draws: Any, wanted: int, looked_at: int) -> Any:

@@ -51,7 +51,7 @@ class _Reader(HTMLParser):
         elif tag in _HEADINGS and self._words:
             level, name = _HEADINGS[tag], " ".join("".join(self._words).split())
             self._words = []
-            self._path = [(depth, kept) for depth, kept in self._path if depth < level] + [(level, name)]
+            self._path = [(depth, heading) for depth, heading in self._path if depth < level] + [(level, name)]
         elif tag in _BLOCK:
             self.end()
             self._pre = max(0, self._pre - (tag == "pre"))

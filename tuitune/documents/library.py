@@ -103,10 +103,10 @@ class Library:
         """The passages that answer a question best, with their scores: of the fused ranks, at most 1."""
         rankings = [self._by_words(question), self._by_meaning(question)]
         scores: dict[int, float] = {}
-        used = [ranking for ranking in rankings if ranking is not None]
-        for ranking in used:
+        available = [ranking for ranking in rankings if ranking is not None]
+        for ranking in available:
             for rank, place in enumerate(ranking, 1):
-                scores[place] = scores.get(place, 0.0) + (_RANK_CONSTANT + 1) / (_RANK_CONSTANT + rank) / len(used)
+                scores[place] = scores.get(place, 0.0) + (_RANK_CONSTANT + 1) / (_RANK_CONSTANT + rank) / len(available)
         best = sorted(scores, key=lambda place: -scores[place])[:limit]
         return [self._shown(place, scores[place]) for place in best]
 
@@ -131,10 +131,10 @@ class Library:
     def _document(self, path: Path, name: str, store: Store, pdf: PdfReader) -> _Document:
         """A file as it is now, from the cache where that has it. Raises Unreadable."""
         try:
-            about = os.stat(path)
+            file_status = os.stat(path)
         except OSError:
             raise Unreadable("it is gone") from None
-        digest = store.digest_of(path, about)
+        digest = store.digest_of(path, file_status)
         if digest is not None and (known := store.passages(digest, name)) is not None:
             return _Document(digest, name, known)
         content = content_of(path)
@@ -142,14 +142,14 @@ class Library:
         digest = hashlib.blake2b(content, digest_size=16, person=kind.encode()).hexdigest()
         known = store.passages(digest, name)
         if known is not None:
-            store.keep_place(path, about, digest)
+            store.keep_place(path, file_status, digest)
             return _Document(digest, name, known)
         self.read_again += 1
         blocks = pdf.blocks_of(path) if kind == "pdf" else blocks_of(path, content)
         passages = passages_of(name, [replace(block, text=safe_text(block.text)) for block in blocks])
         if not passages:
             raise Unreadable("it holds no text")
-        store.keep(path, about, digest, passages)
+        store.keep(path, file_status, digest, passages)
         return _Document(digest, name, passages)
 
     # --- indexing ---------------------------------------------------------------------------------------------

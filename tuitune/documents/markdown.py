@@ -14,34 +14,34 @@ def markdown_blocks(text: str) -> list[Block]:
     blocks: list[Block] = []
     path: list[tuple[int, str]] = []
     lines, start, fence = text.splitlines(), 1, ""
-    kept: list[str] = []
+    block_lines: list[str] = []
 
     def end(line: int) -> None:
-        if any(part.strip() for part in kept):
-            blocks.append(Block("\n".join(kept).strip("\n"), start, line, tuple(name for _, name in path)))
-        kept.clear()
+        if any(part.strip() for part in block_lines):
+            blocks.append(Block("\n".join(block_lines).strip("\n"), start, line, tuple(name for _, name in path)))
+        block_lines.clear()
 
     for number, line in enumerate(lines, 1):
         if fence:
-            kept.append(line)
+            block_lines.append(line)
             if line.strip().startswith(fence) and not line.strip().strip(fence[0]):
                 fence = ""
             continue
         if opened := _FENCE.match(line):
             fence = opened[1]
         heading = _HEADING.match(line)
-        underlined = _UNDERLINE.match(line) if len(kept) == 1 and kept[0].strip() else None
-        if heading or (underlined and not kept[0].lstrip().startswith(("|", "-", "*", ">"))):
+        underlined = _UNDERLINE.match(line) if len(block_lines) == 1 and block_lines[0].strip() else None
+        if heading or (underlined and not block_lines[0].lstrip().startswith(("|", "-", "*", ">"))):
             level = len(heading[1]) if heading else 1 if underlined and underlined[1][0] == "=" else 2
-            name = heading[2] if heading else kept.pop()
+            name = heading[2] if heading else block_lines.pop()
             end(number - 1)
             path[:] = [(depth, kept_name) for depth, kept_name in path if depth < level] + [(level, name.strip())]
         elif not line.strip():
             end(number - 1)
         else:
-            if not kept:
+            if not block_lines:
                 start = number
-            kept.append(line)
+            block_lines.append(line)
     end(len(lines))
     return blocks
 
@@ -49,11 +49,11 @@ def markdown_blocks(text: str) -> list[Block]:
 def text_blocks(text: str) -> list[Block]:
     """Paragraphs: what stands between empty lines."""
     blocks: list[Block] = []
-    kept: list[str] = []
+    block_lines: list[str] = []
     for number, line in enumerate([*text.splitlines(), ""], 1):
         if line.strip():
-            kept.append(line)
-        elif kept:
-            blocks.append(Block("\n".join(kept), number - len(kept), number - 1))
-            kept = []
+            block_lines.append(line)
+        elif block_lines:
+            blocks.append(Block("\n".join(block_lines), number - len(block_lines), number - 1))
+            block_lines = []
     return blocks

@@ -70,14 +70,14 @@ def content_of(path: Path) -> bytes:
     except OSError as error:
         raise Unreadable(f"it cannot be read ({explain(error)})") from None
     with os.fdopen(handle, "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
+        file_status = os.fstat(file.fileno())
+        if not stat.S_ISREG(file_status.st_mode):
             raise Unreadable("it is no file")
-        most = MAX_PDF_BYTES if kind_of(path) == "pdf" else MAX_TEXT_BYTES
-        if about.st_size > most:
-            raise Unreadable(f"it is larger than {size(most)}")
+        limit_bytes = MAX_PDF_BYTES if kind_of(path) == "pdf" else MAX_TEXT_BYTES
+        if file_status.st_size > limit_bytes:
+            raise Unreadable(f"it is larger than {size(limit_bytes)}")
         try:
-            return file.read(most + 1)
+            return file.read(limit_bytes + 1)
         except OSError as error:
             raise Unreadable(f"it cannot be read ({explain(error)})") from None
 

@@ -15,23 +15,23 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 def passages_of(file: str, blocks: list[Block]) -> list[Passage]:
     """The passages of a document, in order."""
     passages: list[Passage] = []
-    held: list[Block] = []
+    pending: list[Block] = []
 
     def end() -> None:
-        if held:
-            first, last = held[0], held[-1]
-            text = "\n\n".join(block.text for block in held)
+        if pending:
+            first, last = pending[0], pending[-1]
+            text = "\n\n".join(block.text for block in pending)
             heading = " › ".join(first.path)
             passages.append(Passage(file, text, heading, first.start_line, last.end_line, first.page))
-            held.clear()
+            pending.clear()
 
-    for block in (part for whole in blocks for part in _parts(whole)):
-        if held:
-            length = sum(len(kept.text) for kept in held)
-            same = block.path == held[-1].path and block.page == held[-1].page
+    for block in (part for long_block in blocks for part in _parts(long_block)):
+        if pending:
+            length = sum(len(pending_block.text) for pending_block in pending)
+            same = block.path == pending[-1].path and block.page == pending[-1].page
             if not same or length >= TARGET_CHARACTERS or length + len(block.text) > MAX_CHARACTERS:
                 end()
-        held.append(block)
+        pending.append(block)
     end()
     return passages
 
@@ -41,16 +41,16 @@ def _parts(block: Block) -> Iterator[Block]:
     if len(block.text) <= MAX_CHARACTERS:
         yield block
         return
-    kept, line, start_line = "", block.start_line, block.start_line
+    text, line, start_line = "", block.start_line, block.start_line
     for piece in _pieces(block.text):
-        if kept and len(kept) + len(piece) > MAX_CHARACTERS:
-            last = line - kept.endswith("\n")
-            yield Block(kept.strip("\n"), start_line, max(start_line, last), block.path, block.page)
-            kept, start_line = "", line
-        kept += piece
+        if text and len(text) + len(piece) > MAX_CHARACTERS:
+            last = line - text.endswith("\n")
+            yield Block(text.strip("\n"), start_line, max(start_line, last), block.path, block.page)
+            text, start_line = "", line
+        text += piece
         line = min(line + piece.count("\n"), block.end_line)
-    if kept.strip():
-        yield Block(kept.strip("\n"), start_line, max(start_line, line), block.path, block.page)
+    if text.strip():
+        yield Block(text.strip("\n"), start_line, max(start_line, line), block.path, block.page)
 
 
 def _pieces(text: str) -> Iterator[str]:

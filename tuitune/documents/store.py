@@ -43,10 +43,10 @@ class Store:
             except (OSError, sqlite3.Error):
                 self._database = _opened(Path(":memory:"))
 
-    def digest_of(self, path: Path, about: os.stat_result) -> str | None:
+    def digest_of(self, path: Path, file_status: os.stat_result) -> str | None:
         """The digest of a file that is as large and as old as it was; None where it must be read."""
         row = self._database.execute("select size, changed, digest from file where path = ?", (_name(path),)).fetchone()
-        return row[2] if row and row[:2] == (about.st_size, about.st_mtime_ns) else None
+        return row[2] if row and row[:2] == (file_status.st_size, file_status.st_mtime_ns) else None
 
     def passages(self, digest: str, file: str) -> list[Passage] | None:
         """What a document of this digest holds, as of the file `file`; None where it is not known."""
@@ -58,15 +58,15 @@ class Store:
         except (ValueError, TypeError, zlib.error):
             return None
 
-    def keep(self, path: Path, about: os.stat_result, digest: str, passages: list[Passage]) -> None:
+    def keep(self, path: Path, file_status: os.stat_result, digest: str, passages: list[Passage]) -> None:
         packed = zlib.compress(json.dumps([_fields(passage) for passage in passages], ensure_ascii=False).encode(), 1)
         with suppress(sqlite3.Error, UnicodeEncodeError):
             self._database.execute("insert or replace into document values (?, ?, ?)", (digest, packed, time.time()))
-            self.keep_place(path, about, digest)
+            self.keep_place(path, file_status, digest)
 
-    def keep_place(self, path: Path, about: os.stat_result, digest: str) -> None:
+    def keep_place(self, path: Path, file_status: os.stat_result, digest: str) -> None:
         """Record which document lies at a path."""
-        row = (_name(path), about.st_size, about.st_mtime_ns, digest)
+        row = (_name(path), file_status.st_size, file_status.st_mtime_ns, digest)
         with suppress(sqlite3.Error):
             self._database.execute("insert or replace into file values (?, ?, ?, ?)", row)
 

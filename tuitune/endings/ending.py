@@ -121,8 +121,8 @@ class Ending:
         except TuituneError as error:
             self._notice(f"The command for the end ({self._name}) {error}.")
             return
-        how = "has ended" if status == 0 else f"failed with status {status}: what it printed is in the log"
-        self._notice(f"The command for the end ({self._name}) {how}.")
+        result_text = "has ended" if status == 0 else f"failed with status {status}: what it printed is in the log"
+        self._notice(f"The command for the end ({self._name}) {result_text}.")
 
     async def _tell(self, outcome: Outcome) -> None:
         await asyncio.gather(

@@ -14,16 +14,16 @@ def notification(text: str, environment: Mapping[str, str] = os.environ) -> str:
     kitty reads OSC 99, foot and rxvt OSC 777, Ghostty, WezTerm and iTerm OSC 9; one that is not known gets 9 and 777.
     A terminal leaves out a sequence that it does not know; tmux passes it on where `allow-passthrough` is set.
     """
-    said = payload(text)
+    message = payload(text)
     terminal = f"{environment.get('TERM', '')} {environment.get('TERM_PROGRAM', '')}".lower()
     if "kitty" in terminal:
-        sequence = f"\x1b]99;i=tuitune:d=1;{said}\x1b\\"
+        sequence = f"\x1b]99;i=tuitune:d=1;{message}\x1b\\"
     elif "foot" in terminal or "rxvt" in terminal:
-        sequence = f"\x1b]777;notify;tuitune;{said}\x07"
+        sequence = f"\x1b]777;notify;tuitune;{message}\x07"
     elif any(name in terminal for name in ("ghostty", "wezterm", "iterm")):
-        sequence = f"\x1b]9;{said}\x07"
+        sequence = f"\x1b]9;{message}\x07"
     else:
-        sequence = f"\x1b]9;{said}\x07\x1b]777;notify;tuitune;{said}\x07"
+        sequence = f"\x1b]9;{message}\x07\x1b]777;notify;tuitune;{message}\x07"
     if environment.get("TMUX"):
         return "\x1bPtmux;" + sequence.replace("\x1b", "\x1b\x1b") + "\x1b\\"
     return sequence

@@ -121,13 +121,13 @@ def exports_of(run: Run) -> list[Exported]:
     exports: dict[str, Exported] = {}
     kinds = []
     for path in place.exports_in(run.exports):
-        about = marked(path)
-        kind = kind_named(str(about.get("kind"))) if about else None
-        if about is None or kind is None:
+        fields = marked(path)
+        kind = kind_named(str(fields.get("kind"))) if fields else None
+        if fields is None or kind is None:
             continue
-        notices = () if adapter in (None, about.get("adapter_sha256")) else (_CHANGED,)
-        commands = commands_for(kind.name, path, run.name, base=str(about.get("base", "")))
-        proof = str(about.get("proof", ""))
+        notices = () if adapter in (None, fields.get("adapter_sha256")) else (_CHANGED,)
+        commands = commands_for(kind.name, path, run.name, base=str(fields.get("base", "")))
+        proof = str(fields.get("proof", ""))
         exports[kind.name] = Exported(kind.name, path, place.size(path), commands, notices, proof)
         kinds.append(kind)
     return [exports[kind.name] for kind in in_order(kinds)]

@@ -110,9 +110,9 @@ def model_card(run: Run, kind: str) -> str:
 
 def _weights_of(run: Run) -> str:
     """Which step's weights these are, where they are not those of the run's end."""
-    ended = run.history().ended
-    kept = ended.adapter_step if isinstance(ended, Finished) else None
-    step = run.checkpoint.removeprefix("checkpoint-") or kept
+    ending = run.history().ended
+    adapter_step = ending.adapter_step if isinstance(ending, Finished) else None
+    step = run.checkpoint.removeprefix("checkpoint-") or adapter_step
     return f" (the weights after {step} steps)" if step else ""
 
 
@@ -139,13 +139,13 @@ def _batched(run: Run) -> list[str]:
         return []
     measured = plan.isolation
     leak = abs(measured.get("leak", 0.0))
-    apart = (
+    effect = (
         "left the loss of the others as it was, to the last bit" if not leak else f"changed the others' by {leak:.2g}"
     )
     text = (
         f"Rows were {'laid ' if plan.batches == 'end to end' else ''}{plan.batches} "
         f"(attention: {one_line(plan.attention)}). Checked on this model and its own rows before the first step: "
-        f"changing one row {apart}; the gradient of a batch had a cosine of "
+        f"changing one row {effect}; the gradient of a batch had a cosine of "
         f"{measured.get('gradient_cosine', float('nan')):.5f} with that of its rows alone."
     )
     return ["## Batches", "", *textwrap.wrap(text, 110), ""]
@@ -219,30 +219,30 @@ def say_in_card(folder: Path, proof: str) -> None:
 def mark(export: Path, run: Run, kind: str, proof: str = "") -> None:
     """Write into an exported folder, or beside a GGUF file, what it is, which adapter it was made from, and how it
     compares with that."""
-    about = {"kind": kind, "run": run.name, "base": run.resolved().model.name, "adapter_sha256": fingerprint(run)}
-    about["proof"] = proof
+    fields = {"kind": kind, "run": run.name, "base": run.resolved().model.name, "adapter_sha256": fingerprint(run)}
+    fields["proof"] = proof
     if export.suffix == ".gguf":
-        about["bytes"] = str(export.stat().st_size)
-    write_atomic(_mark_of(export), json.dumps(about, indent=2) + "\n")
+        fields["bytes"] = str(export.stat().st_size)
+    write_atomic(_mark_of(export), json.dumps(fields, indent=2) + "\n")
 
 
 def marked(export: Path) -> dict[str, Any] | None:
     """What `mark` wrote, or None where it is not an export."""
     try:
-        about = json.loads(_mark_of(export).read_text())
+        fields = json.loads(_mark_of(export).read_text())
     except (OSError, ValueError):
         return None
-    return about if isinstance(about, dict) else None
+    return fields if isinstance(fields, dict) else None
 
 
 def is_ours(export: Path) -> bool:
     """Whether what lies there, a file, folder or link, is an export: the mark beside a GGUF also knows its size."""
-    about = marked(export)
+    fields = marked(export)
     try:
         bytes_now = str(export.stat().st_size)
     except OSError:
         return False
-    return about is not None and (export.suffix != ".gguf" or about.get("bytes", bytes_now) == bytes_now)
+    return fields is not None and (export.suffix != ".gguf" or fields.get("bytes", bytes_now) == bytes_now)
 
 
 def _mark_of(export: Path) -> Path:

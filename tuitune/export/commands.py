@@ -85,38 +85,38 @@ def hub_lines(kind: str, repository: str, file: str) -> tuple[Command, ...]:
 
 def run_lines(kind: str, path: Path, run_name: str, base: str = "") -> tuple[Command, ...]:
     """Lines that run the export at `path` here, or put it where a program looks for it."""
-    here = str(path.absolute())
+    location = str(path.absolute())
     name = re.sub(r"[^a-z0-9._-]+", "-", run_name.lower()).strip("._-")[:60] or "tuned"
     form = kind.partition(":")[0]
     if form == "gguf":
         return (
-            _line("Chat with it in llama.cpp", "llama-cli", "--jinja", "-m", here),
-            _line("Serve it to this machine's programs", "llama-server", "--jinja", "-m", here),
-            _line("Put it into LM Studio", "lms", "import", "--copy", here),
-            Command("Put it into GPT4All", f"cp {shlex.quote(here)} {_GPT4ALL}"),
+            _line("Chat with it in llama.cpp", "llama-cli", "--jinja", "-m", location),
+            _line("Serve it to this machine's programs", "llama-server", "--jinja", "-m", location),
+            _line("Put it into LM Studio", "lms", "import", "--copy", location),
+            Command("Put it into GPT4All", f"cp {shlex.quote(location)} {_GPT4ALL}"),
         )
     if form == "adapter_gguf":
-        line = f"llama-cli --jinja -m BASE.gguf --lora {shlex.quote(here)}"
+        line = f"llama-cli --jinja -m BASE.gguf --lora {shlex.quote(location)}"
         return (Command("Chat with it in llama.cpp, beside a GGUF of the base model", line),)
     if form == "ollama":
         return (
-            _line("Make it known to Ollama", "ollama", "create", name, "-f", f"{here}/Modelfile"),
+            _line("Make it known to Ollama", "ollama", "create", name, "-f", f"{location}/Modelfile"),
             _line("Chat with it in Ollama", "ollama", "run", name),
         )
     if form in ("script", "notebook"):
-        install = ["python", "-m", "pip", "install", "-r", f"{here}/requirements.txt"]
+        install = ["python", "-m", "pip", "install", "-r", f"{location}/requirements.txt"]
         if form == "notebook":
             return (
                 _line("Get the libraries", *install, "notebook"),
-                _line("Open the notebook", "jupyter", "notebook", f"{here}/train.ipynb"),
+                _line("Open the notebook", "jupyter", "notebook", f"{location}/train.ipynb"),
             )
-        return (_line("Get the libraries", *install), _line("Train again", "python", f"{here}/train.py"))
-    ask = Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(here)} {shlex.quote("Hello!")}')
+        return (_line("Get the libraries", *install), _line("Train again", "python", f"{location}/train.py"))
+    ask = Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(location)} {shlex.quote("Hello!")}')
     if form == "adapter":
         serve = ["vllm", "serve", base or "BASE", "--enable-lora", "--max-lora-rank", str(_rank(path))]
-        return (_line("Serve it with vLLM", *serve, "--lora-modules", f"{name}={here}"), ask)
+        return (_line("Serve it with vLLM", *serve, "--lora-modules", f"{name}={location}"), ask)
     quantised = ["--quantization", "bitsandbytes"] if form == "merged_4bit" else []
-    return (_line("Serve it with vLLM", "vllm", "serve", here, "--served-model-name", name, *quantised), ask)
+    return (_line("Serve it with vLLM", "vllm", "serve", location, "--served-model-name", name, *quantised), ask)
 
 
 def _line(what: str, *words: str) -> Command:

@@ -217,11 +217,11 @@ def _prove(
     ]
     stored = _stored_keys(folder)
     unread = {key for key in base_keys - stored if any(re.search(pattern, key) for pattern in patterns)}
-    odd = {str(name) for names in loading.values() for name in names} | ((stored ^ base_keys) - tied - unread)
-    if odd:
+    differing = {str(name) for names in loading.values() for name in names} | ((stored ^ base_keys) - tied - unread)
+    if differing:
         raise TuituneError(
-            f"The merged model and its base differ in what weights they have ({one_line(', '.join(sorted(odd)[:3]))}): "
-            "nothing was exported."
+            f"The merged model and its base differ in what weights they have "
+            f"({one_line(', '.join(sorted(differing)[:3]))}): nothing was exported."
         )
     weights = saved.state_dict()
     for name, weight in weights.items():

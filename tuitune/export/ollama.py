@@ -174,9 +174,9 @@ def tried(folder: Path, prompt: str, scratch: Path, cancelled: Callable[[], bool
     except OSError as error:
         return (f"Ollama was not tried ({one_line(explain(error), max_length=200)}).",)
     finally:
-        until = time.monotonic() + _REMOVE_SECONDS
+        deadline = time.monotonic() + _REMOVE_SECONDS
         with suppress(Cancelled, ChildFailed, OSError):
-            run("rm", name, answer=scratch / "ollama-rm.txt", stop=lambda: time.monotonic() > until)
+            run("rm", name, answer=scratch / "ollama-rm.txt", stop=lambda: time.monotonic() > deadline)
     return (f"Tried in Ollama, which answered {one_line(prompt, max_length=60)!r} with: {answer or 'nothing'}",)
 
 

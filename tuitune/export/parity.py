@@ -106,9 +106,9 @@ def asked_of(run: Run, tokenizer: Any, cancelled: Callable[[], bool]) -> Asked:
     try:
         prepared = prepare(recipe, tokenizer, cancelled=cancelled)
         prompts += [prompt for prompt in prepared.prompts(PROMPTS) if prompt not in prompts]
-        held = prepared.eval if prepared.eval is not None and len(prepared.eval) else prepared.train
-        if {"input_ids", "labels"} <= set(held.column_names):
-            rows = _scored(held.select(range(min(ROWS, len(held)))))
+        dataset = prepared.eval if prepared.eval is not None and len(prepared.eval) else prepared.train
+        if {"input_ids", "labels"} <= set(dataset.column_names):
+            rows = _scored(dataset.select(range(min(ROWS, len(dataset)))))
     except (TuituneError, OSError):  # the data may be gone; the prompts remain
         pass
     return Asked(prompts[:PROMPTS] or [[{"role": "user", "content": "Hello!"}]], rows)
@@ -169,10 +169,10 @@ def _loaded(name: str, recipe: Recipe | None) -> Iterator[Any]:
 
     from tuitune.export import place
 
-    given: dict[str, Any] = {}
+    load_options: dict[str, Any] = {}
     if recipe is not None:
         config = training_config(recipe)
-        given = {"config": config, "revision": recipe.model.revision or "main"}
+        load_options = {"config": config, "revision": recipe.model.revision or "main"}
     else:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     from accelerate import init_empty_weights
@@ -188,7 +188,7 @@ def _loaded(name: str, recipe: Recipe | None) -> Iterator[Any]:
             dtype = torch.float32
     loaded = auto_class(config).from_pretrained(
         name,
-        **given,
+        **load_options,
         dtype="auto" if quantised else dtype,
         device_map={"": "cuda:0" if on_gpu else "cpu"},
         use_safetensors=True,

@@ -85,7 +85,7 @@ def plan(config: Any, base: Path, adapter: Path | None) -> Plan | None:
 
 def _scaling(config: dict[str, Any]) -> float:
     """What B·A is multiplied by; 0 where the adapter is no plain LoRA of one rank."""
-    odd = (
+    unsupported = (
         "use_dora",
         "fan_in_fan_out",
         "rank_pattern",
@@ -94,7 +94,7 @@ def _scaling(config: dict[str, Any]) -> float:
         "lora_bias",
         "arrow_config",
     )
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or any(map(config.get, odd)):
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or any(map(config.get, unsupported)):
         return 0.0
     rank = config["r"]
     return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))

@@ -152,9 +152,9 @@ def _listing(*dataset: str) -> Path:
 
 def _remembered(name: str, config: str, split: str, revision: str) -> HubFiles | None:
     try:
-        kept = json.loads(_listing(name, config, split, revision).read_text())
-        sizes = kept.get("bytes")
-        return HubFiles(**kept | {"files": tuple(kept["files"]), "bytes": None if sizes is None else tuple(sizes)})
+        fields = json.loads(_listing(name, config, split, revision).read_text())
+        sizes = fields.get("bytes")
+        return HubFiles(**fields | {"files": tuple(fields["files"]), "bytes": None if sizes is None else tuple(sizes)})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -199,9 +199,9 @@ def _sizes(name: str, commit: str, files: tuple[str, ...]) -> tuple[int, ...] | 
     from huggingface_hub import HfApi
 
     try:
-        told = HfApi().get_paths_info(name, list(files[:_MOST_SIZES]), repo_type="dataset", revision=commit)
+        entries = HfApi().get_paths_info(name, list(files[:_MOST_SIZES]), repo_type="dataset", revision=commit)
     except Exception:  # httpx and huggingface_hub raise kinds of their own; nothing but an estimate hangs on it
         return None
-    sizes = {entry.path: getattr(entry, "size", None) for entry in told}
+    sizes = {entry.path: getattr(entry, "size", None) for entry in entries}
     known = tuple(sizes.get(file) for file in files)
     return None if None in known else known  # type: ignore[return-value]

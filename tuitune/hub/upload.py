@@ -57,15 +57,15 @@ def require_writable(name: str | None, api: Any = None) -> Repository:
         )
     api = api or _api()
     with _Explained(name):
-        about = api.whoami()
-    owners = {str(about.get("name")), *(str(owner.get("name")) for owner in about.get("orgs", []))}
-    full = name if "/" in name else f"{about['name']}/{name}"
+        account = api.whoami()
+    owners = {str(account.get("name")), *(str(owner.get("name")) for owner in account.get("orgs", []))}
+    full = name if "/" in name else f"{account['name']}/{name}"
     if full.split("/")[0] not in owners:
         raise UnusableInput(
-            f"The Hub token belongs to {one_line(about.get('name'))}, which cannot write to {one_line(full)}: "
+            f"The Hub token belongs to {one_line(account.get('name'))}, which cannot write to {one_line(full)}: "
             f"choose one of {one_line(', '.join(sorted(owners)), max_length=200)}."
         )
-    role = ((about.get("auth") or {}).get("accessToken") or {}).get("role")
+    role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise UnusableInput(
             "The Hub token may only read: make one that may write at huggingface.co/settings/tokens, then run "
@@ -104,7 +104,7 @@ def upload(
     with _Explained(repository.name):
         if not repository.exists:
             api.create_repo(repository.name, private=not public, exist_ok=True)
-        there = {entry.path: entry for entry in api.list_repo_tree(repository.name) if hasattr(entry, "blob_id")}
+        uploaded = {entry.path: entry for entry in api.list_repo_tree(repository.name) if hasattr(entry, "blob_id")}
         commit_url = repository.url
         for file in chosen:
             if cancelled():
@@ -114,7 +114,7 @@ def upload(
                 )
             target = _OURS if file.name.endswith(_OURS) else file.name
             progress(target, done, total)
-            if target in there and _same(file, there[target]):
+            if target in uploaded and _same(file, uploaded[target]):
                 skipped += 1
             else:
                 commit = api.upload_file(

@@ -17,14 +17,14 @@ def cards_of(gpus: str | list[int]) -> list[Gpu | None]:
     """
     if gpus == "auto":
         return []
-    there = visible_gpus()
-    if gpus == "all" and len(there) < 2 and (count := os.environ.get(STAND_INS, "")).isdecimal():
-        return [there[0] if there else None] * int(count)
-    if not there:
+    gpu_list = visible_gpus()
+    if gpus == "all" and len(gpu_list) < 2 and (count := os.environ.get(STAND_INS, "")).isdecimal():
+        return [gpu_list[0] if gpu_list else None] * int(count)
+    if not gpu_list:
         raise UnusableInput("train.gpus names cards, and this machine has none that can be used: leave it at auto.")
     if gpus == "all":
-        return [*there] if len(there) > 1 else []
-    by_index = {card.index: card for card in there}
+        return [*gpu_list] if len(gpu_list) > 1 else []
+    by_index = {card.index: card for card in gpu_list}
     if missing := [str(index) for index in gpus if index not in by_index]:
         known = ", ".join(map(str, by_index))
         raise UnusableInput(

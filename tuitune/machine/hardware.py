@@ -157,8 +157,8 @@ def choose_gpu(index: int | None = None) -> None:
     if index is not None:
         chosen = next((card for card in cards if card.index == index), None)
         if chosen is None:
-            there = f"has {', '.join(str(card.index) for card in cards)}" if cards else "has none"
-            raise UnusableInput(f"There is no GPU {index}: this machine {there}; `nvidia-smi` lists them.")
+            cards_text = f"has {', '.join(str(card.index) for card in cards)}" if cards else "has none"
+            raise UnusableInput(f"There is no GPU {index}: this machine {cards_text}; `nvidia-smi` lists them.")
     elif len(cards) > 1:
         chosen = max(cards, key=lambda card: card.free_bytes)
     else:
@@ -206,11 +206,11 @@ def _gpu_sample(pid: int, card: Gpu | None) -> dict[str, Any]:
             return None
 
     running = read(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
-    held: Counter[int] = Counter()
+    bytes_by_pid: Counter[int] = Counter()
     for process in running or ():
-        held[process.pid] += process.usedGpuMemory or 0
+        bytes_by_pid[process.pid] += process.usedGpuMemory or 0
     by_torch = _held_by_torch(pid)
-    own_pid = _own_pid(held, pid, by_torch) if running is not None else None
+    own_pid = _own_pid(bytes_by_pid, pid, by_torch) if running is not None else None
     utilization = read(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     milliwatts = read(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
     reasons = read(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
@@ -221,11 +221,11 @@ def _gpu_sample(pid: int, card: Gpu | None) -> dict[str, Any]:
         "gpu_index": card.index,
         "gpu_used_bytes": card.used_bytes,
         "gpu_total_bytes": card.total_bytes,
-        "gpu_process_bytes": held[pid] or by_torch,
+        "gpu_process_bytes": bytes_by_pid[pid] or by_torch,
         "gpu_percent": float(utilization.gpu) if utilization else None,
         "gpu_celsius": read(lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
         "gpu_watts": milliwatts / 1000 if milliwatts is not None else None,
-        "gpu_others_bytes": None if own_pid is None else held.total() - held[own_pid],
+        "gpu_others_bytes": None if own_pid is None else bytes_by_pid.total() - bytes_by_pid[own_pid],
         "gpu_slowed_by": slowed_by,
         "gpu_clock_share": read(lambda: _clock_share(nvml, handle)) if slowed_by else None,
     }
@@ -236,17 +236,17 @@ def _clock_share(nvml: Any, handle: Any) -> float:
     return float(now / nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
 
 
-def _own_pid(held: dict[int, int], pid: int, by_torch: int | None) -> int | None:
-    """As which of the processes in `held` (bytes by pid) NVML knows the process `pid`; None where nobody can tell.
+def _own_pid(bytes_by_pid: dict[int, int], pid: int, by_torch: int | None) -> int | None:
+    """The pid in `bytes_by_pid` under which NVML knows the process `pid`; None where that cannot be told.
 
     In a container NVML tells the host's pids: there it is the only process, if there is one, that holds at least what
     torch says.
     """
-    if pid in held:
+    if pid in bytes_by_pid:
         return pid
     if not by_torch:
         return pid if pid == os.getpid() else None
-    candidates = [other for other, held_bytes in held.items() if held_bytes >= by_torch]
+    candidates = [other for other, held_bytes in bytes_by_pid.items() if held_bytes >= by_torch]
     return candidates[0] if len(candidates) == 1 else None
 
 

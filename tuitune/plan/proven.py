@@ -32,17 +32,17 @@ class Proof:
 
 def proof(architecture: str, backend: str) -> Proof | None:
     """What is proven of an architecture (`model_type` in config.json) on a backend; None where nothing is."""
-    about = _recorded().get(architecture, {})
-    ran = about.get("backends", {}).get(backend)
+    record = _recorded().get(architecture, {})
+    ran = record.get("backends", {}).get(backend)
     if ran is None:
         return None
     first_step = ran.get("first_step_s")
     return Proof(
         rows=ran["rows"],
         attention=ran["attention"],
-        targets=tuple(about["targets"]),
-        gguf=about.get("gguf"),
-        limits=(*about.get("limits", ()), *ran.get("limits", ())),
+        targets=tuple(record["targets"]),
+        gguf=record.get("gguf"),
+        limits=(*record.get("limits", ()), *ran.get("limits", ())),
         first_step_s=(first_step[0], first_step[1]) if first_step else None,
     )
 

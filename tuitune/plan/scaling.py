@@ -80,12 +80,12 @@ def scaled(step: Step, gpus: int, hosts: int = 1, link: str = "", *, imbalance: 
     cards, the others have nothing to do.
     """
     cards = gpus * hosts
-    used = min(cards, step.rows)
-    alone = _computing_s(step, step.rows)
-    computing = _computing_s(step, step.rows / used * (1 + imbalance))
-    gradients = exchange_s(GRADIENT_BYTES * step.adapter_parameters, gpus, hosts, link)
-    together = computing + gradients
-    return Scaled(gpus, hosts, link if hosts > 1 else "", together, gradients, alone / together)
+    used_cards = min(cards, step.rows)
+    alone_s = _computing_s(step, step.rows)
+    computing_s = _computing_s(step, step.rows / used_cards * (1 + imbalance))
+    gradients_s = exchange_s(GRADIENT_BYTES * step.adapter_parameters, gpus, hosts, link)
+    together_s = computing_s + gradients_s
+    return Scaled(gpus, hosts, link if hosts > 1 else "", together_s, gradients_s, alone_s / together_s)
 
 
 def exchange_s(size_bytes: int, gpus: int, hosts: int = 1, link: str = "") -> float:

@@ -78,10 +78,10 @@ def require_rewards(rewards: Sequence[Reward]) -> None:
 
 def _digests() -> list[str]:
     try:
-        kept = json.loads(_file().read_text(encoding="utf-8"))
+        digests = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return [digest for digest in kept if isinstance(digest, str)] if isinstance(kept, list) else []
+    return [digest for digest in digests if isinstance(digest, str)] if isinstance(digests, list) else []
 
 
 def _file() -> Path:

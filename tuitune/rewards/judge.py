@@ -104,10 +104,10 @@ class Judge:
     def _failed(self, place: int, answer: Answer, clause: str) -> RewardFailed:
         title = one_line(self.titles[place], max_length=60)
         reply = one_line(repr(answer.reply), max_length=160)
-        asked = one_line(repr(str(answer.prompt[-1].get("content", "")) if answer.prompt else ""), max_length=100)
+        prompt = one_line(repr(str(answer.prompt[-1].get("content", "")) if answer.prompt else ""), max_length=100)
         return RewardFailed(
-            f"The reward {title} {one_line(clause, max_length=300)} for the reply {reply} to {asked}: mend it, or take "
-            "it out of method.rewards."
+            f"The reward {title} {one_line(clause, max_length=300)} for the reply {reply} to {prompt}: mend it, or "
+            "take it out of method.rewards."
         )
 
     def _ask(self, answers: Sequence[Answer], cancelled: Callable[[], bool]) -> list[list[float]]:
@@ -153,8 +153,8 @@ class Judge:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            here = str(Path(__file__).parents[2])
-            path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
+            package_folder = str(Path(__file__).parents[2])
+            path = os.pathsep.join(filter(None, [package_folder, os.environ.get("PYTHONPATH", "")]))
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tuitune.rewards.worker"],
                 stdin=subprocess.PIPE,
@@ -180,14 +180,14 @@ class _Lines:
 
     def next(self, seconds: float, cancelled: Callable[[], bool]) -> bytes | None:
         """The next line; None where there is none in time. Raises EOFError, Cancelled."""
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while b"\n" not in self._held:
             if cancelled():
                 raise Cancelled
-            left = until - time.monotonic()
-            if left <= 0:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
                 return None
-            ready, _, _ = select.select([self._pipe], [], [], min(left, _LOOK_SECONDS))
+            ready, _, _ = select.select([self._pipe], [], [], min(seconds_left, _LOOK_SECONDS))
             if ready:
                 part = os.read(self._pipe, 1 << 16)
                 if not part:

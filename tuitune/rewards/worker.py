@@ -46,8 +46,8 @@ def value_of(options: dict[str, Any], row: Row) -> Any:
 def _column(options: dict[str, Any], row: Row) -> Any:
     name = options["column"]
     if row["columns"].get(name) is None:
-        there = ", ".join(sorted(map(str, row["columns"]))[:20])
-        raise Misbehaved(f"needs the column {name}, which the row lacks (it has {there or 'none'})")
+        column_names = ", ".join(sorted(map(str, row["columns"]))[:20])
+        raise Misbehaved(f"needs the column {name}, which the row lacks (it has {column_names or 'none'})")
     return row["columns"][name]
 
 

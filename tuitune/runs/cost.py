@@ -80,8 +80,8 @@ def live_cost(history: History) -> Cost | None:
 
 def seconds_held(attempt: Attempt, now: float | None = None) -> float:
     """For how long a session held the run in this attempt; until `now` where it goes on."""
-    until = attempt.last_at if attempt.ended or now is None else max(now, attempt.last_at)
-    return max(0.0, until - attempt.started_at)
+    ends_at = attempt.last_at if attempt.ended or now is None else max(now, attempt.last_at)
+    return max(0.0, ends_at - attempt.started_at)
 
 
 def _priced(attempts: list[Attempt]) -> list[tuple[Attempt, Price]]:

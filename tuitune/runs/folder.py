@@ -211,9 +211,9 @@ class Run:
         try:
             if not self.socket_file.is_file():  # reading a pipe would not end
                 return "another session"
-            about = json.loads(self.socket_file.read_text())
-            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(about["since"])))
-            return f"process {int(about['pid'])} on {one_line(about['host'], max_length=80)} since {since}"
+            fields = json.loads(self.socket_file.read_text())
+            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(fields["since"])))
+            return f"process {int(fields['pid'])} on {one_line(fields['host'], max_length=80)} since {since}"
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return "another session"
 
@@ -271,8 +271,8 @@ class RunWriter:
 
     def announce(self, socket: Path) -> None:
         """Say where this session can be reached."""
-        about = {"pid": os.getpid(), "socket": str(socket), "host": platform.node(), "since": time.time()}
-        self.write("session.json", json.dumps(about))
+        fields = {"pid": os.getpid(), "socket": str(socket), "host": platform.node(), "since": time.time()}
+        self.write("session.json", json.dumps(fields))
 
     def close(self) -> None:
         """Give the run back; nothing in the folder is lost."""

@@ -188,9 +188,9 @@ class History:
     def loss_before_and_after(self) -> tuple[float, float] | None:
         """Held-out loss before training and of the adapter; without held-out rows, of the first and last steps."""
         if len(self.evaluations) >= 2:
-            kept = self.ended.adapter_step if isinstance(self.ended, Finished) else None
+            adapter_step = self.ended.adapter_step if isinstance(self.ended, Finished) else None
             of_adapter = next(
-                (evaluation for evaluation in self.evaluations if evaluation.step == kept), self.evaluations[-1]
+                (evaluation for evaluation in self.evaluations if evaluation.step == adapter_step), self.evaluations[-1]
             )
             return self.evaluations[0].loss, of_adapter.loss
         if len(self.steps) < 2:

@@ -126,12 +126,13 @@ def shared_card(history: History) -> RunWarning | None:
     )
     if not shared:
         return None
-    held, total = shared[-1].gpu_others_bytes or 0, shared[-1].gpu_total_bytes or 0
+    held_bytes, total_bytes = shared[-1].gpu_others_bytes or 0, shared[-1].gpu_total_bytes or 0
     name = _name(history, shared[-1])
     return RunWarning(
         "shared",
         f"{name} shared",
-        f"Other processes hold {size(held)} of the {name}'s {size(total)}: steps take longer, and memory may run out",
+        f"Other processes hold {size(held_bytes)} of the {name}'s {size(total_bytes)}: steps take longer, and memory "
+        "may run out",
         "`nvidia-smi` lists them: end them, or choose another card with --gpu",
         history.step,
         shared[0].at,
@@ -170,9 +171,9 @@ def disk_too_small(history: History, save_steps: int | None, checkpoint_bytes: i
 def _most_samples(history: History, is_odd: Callable[[Sample], bool]) -> list[Sample]:
     """The latest samples of a card that are odd, if most of them are; of several such cards those of the first one."""
     for samples in history.samples.values():
-        odd = [sample for sample in samples if is_odd(sample)]
-        if len(samples) >= _FEWEST_SAMPLES and len(odd) >= _MOST_OF_SAMPLES * len(samples):
-            return odd
+        odd_samples = [sample for sample in samples if is_odd(sample)]
+        if len(samples) >= _FEWEST_SAMPLES and len(odd_samples) >= _MOST_OF_SAMPLES * len(samples):
+            return odd_samples
     return []
 
 

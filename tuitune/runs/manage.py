@@ -78,8 +78,8 @@ def delete(run: Run) -> None:
     the folder cannot be removed.
     """
     folder = run.folder
-    ours = all(os.path.lexists(folder / name) for name in (".lock", "environment.json")) and holds_run(folder)
-    if folder.is_symlink() or not ours:
+    is_run_folder = all(os.path.lexists(folder / name) for name in (".lock", "environment.json")) and holds_run(folder)
+    if folder.is_symlink() or not is_run_folder:
         raise UnusableInput(
             f"{one_line(folder, max_length=200)} is not a folder that tuitune made for a run, so it is not deleted: "
             "remove it yourself."

@@ -85,11 +85,11 @@ class Pace:
         own_seconds = seconds
         if pending:
             own_seconds = min(seconds, self._own_seconds(step))
-            told = sum(took for _, _, took in pending)
+            told_s = sum(seconds_taken for _, _, seconds_taken in pending)
             # What comes before an attempt's first step is not only what the events tell of.
-            stopped = seconds - own_seconds if earlier is not None else min(told, seconds - own_seconds)
-            for kind, at_step, took in pending:
-                self._keep(kind, at_step, stopped * (took / told if told else 1 / len(pending)))
+            stopped = seconds - own_seconds if earlier is not None else min(told_s, seconds - own_seconds)
+            for kind, at_step, seconds_taken in pending:
+                self._keep(kind, at_step, stopped * (seconds_taken / told_s if told_s else 1 / len(pending)))
         if earlier is not None:  # an attempt's first step loads and compiles
             self.step_seconds.append(own_seconds)
             del self.step_seconds[:-_STEPS_KEPT]
@@ -100,15 +100,15 @@ class Pace:
             return step.tokens / step.tokens_per_second
         return self.seconds_a_step or 0.0
 
-    def _keep(self, kind: Stop, at_step: int, took: float) -> None:
+    def _keep(self, kind: Stop, at_step: int, seconds: float) -> None:
         """Add a stop to those of its kind; all replies after one step are one stop."""
-        kept = self.stops.setdefault(kind, [])
-        while kept and kept[-1][0] > at_step:  # a resumed attempt does these steps again
-            kept.pop()
-        if kept and kept[-1][0] == at_step:
-            took += kept.pop()[1]
-        kept.append((at_step, took))
-        del kept[:-_STOPS_KEPT]
+        stops = self.stops.setdefault(kind, [])
+        while stops and stops[-1][0] > at_step:  # a resumed attempt does these steps again
+            stops.pop()
+        if stops and stops[-1][0] == at_step:
+            seconds += stops.pop()[1]
+        stops.append((at_step, seconds))
+        del stops[:-_STOPS_KEPT]
 
     @property
     def seconds_a_step(self) -> float | None:

@@ -144,14 +144,14 @@ def summarize(run: Run) -> Summary:
     What was read from a record that no session writes to is kept in `summary.json`. Never raises for a run that is
     broken; what the file holds is checked, and for display alone.
     """
-    kept = _kept(run)
-    if kept is None or (kept["status"] not in _ENDED and run.is_live()):
+    fields = _kept(run)
+    if fields is None or (fields["status"] not in _ENDED and run.is_live()):
         try:
-            kept = _read(run)
+            fields = _read(run)
         except OSError as error:
             reason = f"The record cannot be read ({one_line(explain(error), max_length=200)})."
-            kept = {"status": "unreadable", "problem": reason}
-    return Summary(folder=run.folder, note=note_of(run), changed_at=_changed_at(run), **kept)
+            fields = {"status": "unreadable", "problem": reason}
+    return Summary(folder=run.folder, note=note_of(run), changed_at=_changed_at(run), **fields)
 
 
 def note_of(run: Run) -> str:

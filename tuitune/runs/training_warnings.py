@@ -76,8 +76,8 @@ def rising_loss(history: History) -> RunWarning | None:
         return None
     latest = [step.loss for step in steps[-max(width, _STEPS_OF_NOISE) :]]
     now, error = fmean(latest[-width:]), pstdev(latest) * math.sqrt(2 / width)
-    apart = max(1, width // 4, history.total_steps // _MEANS)
-    begins = range(0, len(steps) - width, apart)
+    stride = max(1, width // 4, history.total_steps // _MEANS)
+    begins = range(0, len(steps) - width, stride)
     lowest, begin = min((sum(step.loss for step in steps[begin : begin + width]) / width, begin) for begin in begins)
     if now - lowest <= max(_RISEN * lowest, _RISEN_NATS, _CERTAIN * error):
         return None
@@ -115,19 +115,19 @@ def overfitting(history: History) -> RunWarning | None:
     if any(evaluation.loss <= best.loss * (1 + _HELD_OUT_RISEN / 2) for evaluation in later[-_RISES_IN_A_ROW:]):
         return None
     before = bisect_right(history.steps, best.step, key=lambda step: step.step)
-    apart = later[0].step - best.step
-    width = min(_STEPS_OF_MEAN, apart, before or len(history.steps) // 2, len(history.steps) - before)
+    steps_between = later[0].step - best.step
+    width = min(_STEPS_OF_MEAN, steps_between, before or len(history.steps) // 2, len(history.steps) - before)
     if width < 1:
         return None
-    then = fmean(step.loss for step in (history.steps[before - width : before] or history.steps[:width]))
-    now = fmean(step.loss for step in history.steps[-width:])
-    if now > then * (1 - _TRAINING_FELL):
+    mean_before = fmean(step.loss for step in (history.steps[before - width : before] or history.steps[:width]))
+    mean_now = fmean(step.loss for step in history.steps[-width:])
+    if mean_now > mean_before * (1 - _TRAINING_FELL):
         return None
     return RunWarning(
         "overfitting",
         f"overfitting since step {best.step}",
         f"The held-out loss has risen from {best.loss:.3f} at step {best.step} to {later[-1].loss:.3f}, while the "
-        f"training loss fell from {then:.3f} to {now:.3f}: the rows are learnt by heart",
+        f"training loss fell from {mean_before:.3f} to {mean_now:.3f}: the rows are learnt by heart",
         (f"stop, and take the checkpoint of step {best.step}" if best.step else "stop: the model was better before")
         + "; train fewer steps, at a lower rate, or on more rows",
         best.step,
@@ -201,15 +201,15 @@ def odd_gradient(history: History) -> RunWarning | None:
     if len(before) < _FEWEST_BEFORE or usual is None:
         return None
     limit = max(usual.above(_DEVIATIONS), _GRADIENT_TIMES * usual.middle)
-    odd = [step for step in recent if (step.grad_norm or 0.0) > limit]
-    if len(odd) < _ODD_GRADIENTS:
+    odd_steps = [step for step in recent if (step.grad_norm or 0.0) > limit]
+    if len(odd_steps) < _ODD_GRADIENTS:
         return None
-    highest = max(step.grad_norm or 0.0 for step in odd)
+    highest = max(step.grad_norm or 0.0 for step in odd_steps)
     return RunWarning.since(
-        odd[0],
+        odd_steps[0],
         "gradient",
         "gradients out of range",
-        f"The gradient norm is up to {highest:.3g} since step {odd[0].step}, where {usual.middle:.3g} is usual: "
+        f"The gradient norm is up to {highest:.3g} since step {odd_steps[0].step}, where {usual.middle:.3g} is usual: "
         "training may become unstable",
         "if the loss rises too, stop, and train with a lower train.learning_rate or train.max_grad_norm",
     )

@@ -87,8 +87,8 @@ class Session:
             raise
         code = process.poll()
         process.kill()
-        how = "does not answer" if code is None else _ended(code)
-        raise TuituneError(f"The session process {how} before it could be used: its log is {log_file}.")
+        ending = "does not answer" if code is None else _ended(code)
+        raise TuituneError(f"The session process {ending} before it could be used: its log is {log_file}.")
 
     @classmethod
     async def attach(cls, run: Run) -> Self:

@@ -12,7 +12,7 @@ from tuitune.errors import UnusableInput
 from tuitune.text import one_line
 from tuitune.typed import checked, field_types
 
-VERSION = 4
+VERSION = 5
 """Of these messages: each side tells it first, and does not go on with a side of another version."""
 
 ReplyT = TypeVar("ReplyT")
@@ -458,12 +458,16 @@ def request_from(command: Any, arguments: Any) -> Request[Any]:
     cls = REQUESTS.get(command) if isinstance(command, str) else None
     if cls is None:
         raise UnusableInput(f"The session knows no command {one_line(command, max_length=40)}.")
-    types, given = field_types(cls), arguments or {}
-    if not isinstance(given, dict) or (unknown := given.keys() - types.keys()):
-        what = f"unknown: {one_line(', '.join(unknown), max_length=80)}" if isinstance(given, dict) else "not named"
-        raise UnusableInput(f"The command {command} was given wrong arguments ({what}).")
+    types, arguments_given = field_types(cls), arguments or {}
+    if not isinstance(arguments_given, dict) or (unknown := arguments_given.keys() - types.keys()):
+        problem = (
+            f"unknown: {one_line(', '.join(unknown), max_length=80)}"
+            if isinstance(arguments_given, dict)
+            else "not named"
+        )
+        raise UnusableInput(f"The command {command} was given wrong arguments ({problem}).")
     try:
-        return cls(**{name: checked(value, types[name]) for name, value in given.items()})
+        return cls(**{name: checked(value, types[name]) for name, value in arguments_given.items()})
     except (TypeError, ValueError, OverflowError) as error:
         raise UnusableInput(
             f"The command {command} was given wrong arguments ({one_line(error, max_length=80)})."

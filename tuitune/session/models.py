@@ -62,8 +62,8 @@ class Models:
         Raises TuituneError where it does not, where the run is training, or where its adapter is not as it was saved.
         """
         for base in self._bases:
-            if (held := base.adapters.get((run, checkpoint))) is not None:
-                return self._active(base, *held)
+            if (attached := base.adapters.get((run, checkpoint))) is not None:
+                return self._active(base, *attached)
         if run.status() == "live":
             raise TuituneError(f"Run {one_line(run.name)} is still training: chat with it once it has finished.")
         chosen = adapter_of(run, checkpoint)

@@ -17,7 +17,7 @@ from tuitune.machine.environment import warm_up
 from tuitune.runs.events import Event, Output
 from tuitune.session.failure import failure_of
 from tuitune.session.output import printed
-from tuitune.session.rank_messages import Asked, Ended, Start, line_of, resumption_from_data, run_of
+from tuitune.session.rank_messages import Ended, Orders, Start, line_of, resumption_from_data, run_of
 from tuitune.train.control import Control
 
 log = logging.getLogger("tuitune.rank")
@@ -36,8 +36,8 @@ def main() -> int:
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     start = Start.from_line(lines.readline().decode())
-    asked = Control()
-    threading.Thread(target=_listen, args=(lines, asked), daemon=True).start()
+    requests = Control()
+    threading.Thread(target=_listen, args=(lines, requests), daemon=True).start()
     sending = threading.Lock()
 
     def send(message: Event | Ended) -> None:
@@ -46,21 +46,21 @@ def main() -> int:
             while line:
                 line = line[os.write(channel, line) :]
 
-    ended = _work(start, asked, send if start.rank == 0 else lambda event: None)
-    send(ended)
+    ending = _work(start, requests, send if start.rank == 0 else lambda event: None)
+    send(ending)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
     os._exit(0)  # libraries' threads may still wait for the other processes
 
 
-def _listen(lines: BinaryIO, asked: Control) -> None:
+def _listen(lines: BinaryIO, requests: Control) -> None:
     for line in lines:
-        Asked.from_line(line.decode()).pass_on(asked)
+        Orders.from_line(line.decode()).pass_on(requests)
     os._exit(1)
 
 
-def _work(start: Start, asked: Control, emit: "object") -> Ended:
+def _work(start: Start, requests: Control, emit: "object") -> Ended:
     from tuitune.recipe import Recipe
     from tuitune.train.ranks import SharedControl, join
     from tuitune.train.run import train
@@ -71,7 +71,7 @@ def _work(start: Start, asked: Control, emit: "object") -> Ended:
         warm_up()
         recipe = Recipe.from_data(start.recipe)
         ranks = join(start.rank, start.world, Path(start.meeting), has_own_card=start.has_own_card)
-        control = SharedControl(ranks=ranks, asked=asked)
+        control = SharedControl(ranks=ranks, requests=requests)
         with printed(lambda line: tell(Output(text=line))):
             train(recipe, run, control, tell, resumed=resumption_from_data(start.resumed), ranks=ranks)
         ranks.wait()
@@ -84,8 +84,8 @@ def _work(start: Start, asked: Control, emit: "object") -> Ended:
             return Ended("out of memory", failure_of(error, run))
         log.error("training failed", exc_info=error)
         text = str(error).lower()
-        own = not (isinstance(error, RuntimeError) and any(word in text for word in _CUT_OFF))
-        return Ended("failed", failure_of(error, run), is_own_fault=own)
+        is_own_fault = not (isinstance(error, RuntimeError) and any(word in text for word in _CUT_OFF))
+        return Ended("failed", failure_of(error, run), is_own_fault=is_own_fault)
     return Ended("done")
 
 

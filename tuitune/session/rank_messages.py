@@ -60,7 +60,7 @@ def resumption_from_data(data: dict[str, Any] | None) -> Resumption | None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Orders:
     """A line to the first process: what the run is asked from now on."""
 
     stop: bool = False
@@ -72,7 +72,7 @@ class Asked:
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
-    def from_line(cls, line: str) -> "Asked":
+    def from_line(cls, line: str) -> "Orders":
         data = json.loads(line)
         return cls(**{name: checked(data[name], hint) for name, hint in field_types(cls).items() if name in data})
 

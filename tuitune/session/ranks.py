@@ -21,7 +21,7 @@ from tuitune.paths import own_folder, temporary_folder
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Finished
 from tuitune.runs.folder import Run
-from tuitune.session.rank_messages import Asked, Ended, Start, message_of, resumption_to_data
+from tuitune.session.rank_messages import Ended, Orders, Start, message_of, resumption_to_data
 from tuitune.text import one_line, safe_text
 from tuitune.train import checkpoints
 from tuitune.train.autotune import with_less_memory
@@ -100,11 +100,11 @@ def _train_once(
     world = len(cards)
     are_cards = len({card.uuid for card in cards if card is not None}) == world
     folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=own_folder(temporary_folder() / "ranks")))  # 0700
-    arrived: queue.SimpleQueue[tuple[_Process, bytes]] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[tuple[_Process, bytes]] = queue.SimpleQueue()
     processes: list[_Process] = []
     try:
         for rank in range(world):
-            process = _spawn(rank, world, cards[rank], arrived)
+            process = _spawn(rank, world, cards[rank], messages)
             processes.append(process)
             start = Start(
                 rank,
@@ -117,7 +117,7 @@ def _train_once(
             )
             _tell(process, start.to_line())
         on_start([process.process.pid for process in processes])
-        return _watch(processes, run, control, emit, arrived)
+        return _watch(processes, run, control, emit, messages)
     finally:
         for process in processes:
             process.process.kill()
@@ -132,19 +132,19 @@ def _watch(
     run: Run,
     control: Control,
     emit: Emit,
-    arrived: "queue.SimpleQueue[tuple[_Process, bytes]]",
+    messages: "queue.SimpleQueue[tuple[_Process, bytes]]",
 ) -> Ended | None:
     """Pass on what the processes tell, and what the run is asked, until all have ended or one has failed."""
-    first, told = processes[0], Asked()
+    first, orders = processes[0], Orders()
     began = time.monotonic()
     deadline: float | None = None
     while True:
         if control.now.is_set():
             _stopped_now(run, emit, time.monotonic() - began)
             return None
-        told = _pass_on(first, control, told)
+        orders = _pass_on(first, control, orders)
         with contextlib.suppress(queue.Empty):
-            process, line = arrived.get(timeout=_POLL_SECONDS)
+            process, line = messages.get(timeout=_POLL_SECONDS)
             message = message_of(line)
             if isinstance(message, Ended):
                 process.ended = message
@@ -162,30 +162,30 @@ def _watch(
 def _judged(processes: list[_Process], run: Run) -> Ended | None:
     """Which failure was the first of those that have come together. Raises TuituneError for all but lack of memory."""
     ends = [process.ended for process in processes if process.ended is not None and process.ended.how != "done"]
-    for how in ("out of memory", "unusable"):
-        for ended in ends:
-            if ended.how == how:
-                if how == "unusable":
-                    raise UnusableInput(ended.text)
-                return ended
+    for kind in ("out of memory", "unusable"):
+        for ending in ends:
+            if ending.how == kind:
+                if kind == "unusable":
+                    raise UnusableInput(ending.text)
+                return ending
     dead = [process for process in processes if process.ended is None and process.process.poll() is not None]
     if dead:
         raise RanksEnded(_death_of(dead[0], len(processes), run))
-    at_fault = next((ended for ended in ends if ended.is_own_fault), ends[0])
+    at_fault = next((ending for ending in ends if ending.is_own_fault), ends[0])
     raise TuituneError(at_fault.text)
 
 
 def _death_of(process: _Process, world: int, run: Run) -> str:
     code = process.process.returncode
-    how = f"was ended by signal {-code}" if code < 0 else f"has ended with status {code}"
+    ending = f"was ended by signal {-code}" if code < 0 else f"has ended with status {code}"
     if code == -9:
-        how = "was killed by signal 9 (often: memory ran out)"
+        ending = "was killed by signal 9 (often: memory ran out)"
     words = " / ".join(line for line in process.last_lines if line.strip()) or "none"
     saved = checkpoints.checkpoints_of(run)
     where = saved[-1].name if saved else "the start, as nothing was saved yet"
     return (
-        f"The process on {process.place} ({process.rank + 1} of {world}) {how}; the others were ended. Its last words: "
-        f"{one_line(words[-300:], max_length=300)}. `tuitune resume {one_line(run.name)}` goes on from {where}."
+        f"The process on {process.place} ({process.rank + 1} of {world}) {ending}; the others were ended. Its last "
+        f"words: {one_line(words[-300:], max_length=300)}. `tuitune resume {one_line(run.name)}` goes on from {where}."
     )
 
 
@@ -195,16 +195,16 @@ def _stopped_now(run: Run, emit: Emit, seconds: float) -> None:
     emit(Finished(status="stopped", step=run.history().step, seconds=seconds, adapter=saved))
 
 
-def _pass_on(first: _Process, control: Control, told: Asked) -> Asked:
+def _pass_on(first: _Process, control: Control, last_orders: Orders) -> Orders:
     """Tell the first process what is new in what the run is asked; returns all that it was told."""
     recipe = control.recipe.model_dump(mode="json") if control.recipe is not None else None
     save = control.save.is_set()
     control.save.clear()
-    asked = Asked(control.stop.is_set(), control.pause.is_set(), False, recipe)
-    if asked != told or save:
-        news = replace(asked, save=save, recipe=recipe if recipe != told.recipe else None)
-        _tell(first, news.to_line())
-    return asked
+    orders = Orders(control.stop.is_set(), control.pause.is_set(), False, recipe)
+    if orders != last_orders or save:
+        new_orders = replace(orders, save=save, recipe=recipe if recipe != last_orders.recipe else None)
+        _tell(first, new_orders.to_line())
+    return orders
 
 
 def _tell(process: _Process, line: bytes) -> None:
@@ -214,7 +214,7 @@ def _tell(process: _Process, line: bytes) -> None:
         process.process.stdin.flush()
 
 
-def _spawn(rank: int, world: int, card: Gpu | None, arrived: "queue.SimpleQueue[tuple[_Process, bytes]]") -> _Process:
+def _spawn(rank: int, world: int, card: Gpu | None, messages: "queue.SimpleQueue[tuple[_Process, bytes]]") -> _Process:
     """A fresh process that sees one card alone: Unsloth settles at its import for how many cards it is."""
     environment = {**os.environ, **SOCKETS, "CUDA_VISIBLE_DEVICES": card.uuid if card else ""}
     for name in _OF_LAUNCHERS:
@@ -233,16 +233,16 @@ def _spawn(rank: int, world: int, card: Gpu | None, arrived: "queue.SimpleQueue[
         ),
     )
     for work in (_read_messages, _read_output):
-        threading.Thread(target=work, args=(process, arrived), daemon=True).start()
+        threading.Thread(target=work, args=(process, messages), daemon=True).start()
     return process
 
 
-def _read_messages(process: _Process, arrived: "queue.SimpleQueue[tuple[_Process, bytes]]") -> None:
+def _read_messages(process: _Process, messages: "queue.SimpleQueue[tuple[_Process, bytes]]") -> None:
     for line in _lines(process.process.stdout):
-        arrived.put((process, line))
+        messages.put((process, line))
 
 
-def _read_output(process: _Process, arrived: "queue.SimpleQueue[tuple[_Process, bytes]]") -> None:
+def _read_output(process: _Process, messages: "queue.SimpleQueue[tuple[_Process, bytes]]") -> None:
     """Pass on to the log what the process prints, and keep its last words."""
     for line in _lines(process.process.stderr):
         text = safe_text(line.decode(errors="replace")).rstrip()

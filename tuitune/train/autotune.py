@@ -50,9 +50,9 @@ class Candidate:
 
     def describe(self) -> str:
         recompute = "with" if self.checkpointing else "without"
-        kept = ", 4-bit weights dequantised once" if self.dequantize_once else ""
-        captured = ", as CUDA graphs" if self.graphs else ""
-        return f"{self.batch} × {self.accumulation} rows {recompute} checkpointing{kept}{captured}"
+        dequantised = ", 4-bit weights dequantised once" if self.dequantize_once else ""
+        graphs = ", as CUDA graphs" if self.graphs else ""
+        return f"{self.batch} × {self.accumulation} rows {recompute} checkpointing{dequantised}{graphs}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,11 +245,11 @@ class PassGraphs:
 
         from tuitune.backends.attention import tell_row_ends
 
-        given = {name: tensor for name, tensor in inputs.items() if name != "ends"}
-        tell_row_ends(given["packed_seq_lengths"], inputs["ends"], longest, given["input_ids"].shape[1])
+        model_inputs = {name: tensor for name, tensor in inputs.items() if name != "ends"}
+        tell_row_ends(model_inputs["packed_seq_lengths"], inputs["ends"], longest, model_inputs["input_ids"].shape[1])
         # Casts of the weights that were kept from before the capture would be read when they are long gone.
         with torch.autocast("cuda", dtype=compute_dtype(load_in_4bit=False), cache_enabled=False):
-            loss = self._loaded.model(**given, use_cache=False, num_items_in_batch=self._items).loss
+            loss = self._loaded.model(**model_inputs, use_cache=False, num_items_in_batch=self._items).loss
         loss.backward()
         self._loss.copy_(loss.detach())
 

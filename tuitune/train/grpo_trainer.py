@@ -285,11 +285,11 @@ def hash_of(seed: int, step: int) -> int:
 def weights_of(loaded: LoadedModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """The trained parameters with other values for a while."""
     parameters = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
-    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    own_values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         parameter.data.copy_(weights[name])
     try:
         yield
     finally:
         for name, parameter in parameters.items():
-            parameter.data.copy_(kept[name])
+            parameter.data.copy_(own_values[name])

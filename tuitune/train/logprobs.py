@@ -42,17 +42,17 @@ def label_logprobs(
 def hidden_states(loaded: LoadedModel, inputs: dict[str, Tensor]) -> Tensor:
     """What the decoder hands to the head, (rows, tokens, width); the head itself computes one token's logits only."""
     base = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
-    kept: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def keep(module: Any, arguments: Any, output: Any) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output.last_hidden_state)
+        outputs.append(output[0] if isinstance(output, tuple) else output.last_hidden_state)
 
     hook = base.model.register_forward_hook(keep)
     try:
         loaded.model(**inputs, use_cache=False, logits_to_keep=1)
     finally:
         hook.remove()
-    return kept[-1]
+    return outputs[-1]
 
 
 class Head:

@@ -26,18 +26,18 @@ class Tokens:
 
 def token_weights(section: GRPO, lengths: Sequence[int], ended: Sequence[bool]) -> list[float]:
     """What one token of each answer of a step counts, so that the passes of a step only need to be added."""
-    kept = [
-        length if done or not section.mask_truncated_completions else 0
-        for length, done in zip(lengths, ended, strict=True)
+    counted = [
+        length if has_ended or not section.mask_truncated_completions else 0
+        for length, has_ended in zip(lengths, ended, strict=True)
     ]
     match section.loss_type:
         case "grpo" | "sapo":  # the mean of a token in each answer, and of all answers
-            return [1 / (length * len(lengths)) if length else 0.0 for length in kept]
+            return [1 / (length * len(lengths)) if length else 0.0 for length in counted]
         case "dr_grpo":  # Liu et al. 2025: no answer's length counts
-            return [float(length > 0) / (len(lengths) * section.max_completion_length) for length in kept]
+            return [float(length > 0) / (len(lengths) * section.max_completion_length) for length in counted]
         case _:  # dapo (Yu et al. 2025) and cispo: every token of the step the same
-            total = sum(kept)
-            return [1 / total if length else 0.0 for length in kept]
+            total = sum(counted)
+            return [1 / total if length else 0.0 for length in counted]
 
 
 def policy_loss(section: GRPO, tokens: Tokens) -> tuple[Tensor, dict[str, float]]:

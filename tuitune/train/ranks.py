@@ -133,27 +133,27 @@ def _broadcast_options() -> Any:
 
 @dataclass
 class SharedControl(Control):
-    """What all processes know to be asked of the run; the first one hears it, and tells the others in `agree`."""
+    """What the run is asked, as all processes know it; the first one gets the `requests` and shares them in `agree`."""
 
     ranks: Ranks = ALONE
-    asked: Control = field(default_factory=Control)
-    """What this process has heard."""
+    requests: Control = field(default_factory=Control)
+    """What this process alone was asked."""
 
     def agree(self) -> None:
-        asked = self.asked
+        requests = self.requests
         stop, pause, save, changed = self.ranks.any(
-            asked.stop.is_set(), asked.pause.is_set(), asked.save.is_set(), asked.recipe is not None
+            requests.stop.is_set(), requests.pause.is_set(), requests.save.is_set(), requests.recipe is not None
         )
         if pause:
             self.pause.set()
         if stop:
             self.stop.set()
         if save:
-            asked.save.clear()
+            requests.save.clear()
             self.save.set()
         if changed:
-            recipe, asked.recipe = asked.recipe, None
+            recipe, requests.recipe = requests.recipe, None
             self.recipe = Recipe.from_data(self.ranks.share(recipe.model_dump(mode="json") if recipe else None))
 
     def is_asked_to_stop(self) -> bool:
-        return self.asked.stop.is_set()
+        return self.requests.stop.is_set()

@@ -68,10 +68,10 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         from transformers.integrations import get_reporting_integration_callbacks
 
         (kind,) = get_reporting_integration_callbacks([self._name])
-        given = os.environ.get(_TENSORBOARD_FOLDER)
-        os.environ[_TENSORBOARD_FOLDER] = given or str(self._run.folder / "tensorboard")
+        folder = os.environ.get(_TENSORBOARD_FOLDER)
+        os.environ[_TENSORBOARD_FOLDER] = folder or str(self._run.folder / "tensorboard")
         try:
             return kind()
         finally:
-            if given is None:
+            if folder is None:
                 del os.environ[_TENSORBOARD_FOLDER]

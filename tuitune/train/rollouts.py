@@ -125,9 +125,9 @@ class Roller:
         tokenizer = self._loaded.tokenizer
         texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in decoded]
         columns = [json.loads(row["row"]) for row in rows]
-        asked = [data.pop("prompt") for data in columns]
+        row_prompts = [data.pop("prompt") for data in columns]
         answers = [
-            Answer(asked[place // group], text, len(answer.ids), columns[place // group])
+            Answer(row_prompts[place // group], text, len(answer.ids), columns[place // group])
             for place, (text, answer) in enumerate(zip(texts, decoded, strict=True))
         ]
         try:

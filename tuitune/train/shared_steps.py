@@ -141,8 +141,8 @@ def _add_up(model: Any, loss: Any, ranks: Ranks) -> Any:
     import torch
 
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    used = ranks.any(*(parameter.grad is not None for parameter in trainable))
-    parameters = [parameter for parameter, is_used in zip(trainable, used, strict=True) if is_used]
+    has_gradient = ranks.any(*(parameter.grad is not None for parameter in trainable))
+    parameters = [parameter for parameter, is_used in zip(trainable, has_gradient, strict=True) if is_used]
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -60,15 +60,15 @@ def set_embeddings_apart(optimizer: Any, model: Any, learning_rate: float, share
     Nothing is changed where they are not trained, or are apart already. `optimizer` has taken no step yet.
     """
     modules = [model.get_input_embeddings(), model.get_output_embeddings()]
-    whole = {id(p) for module in modules if module is not None for p in module.parameters() if p.requires_grad}
-    whole -= {id(p) for name, p in model.named_parameters() if "lora_" in name}
-    if not whole or any(RATE_SHARE in group for group in optimizer.param_groups):
+    full_ids = {id(p) for module in modules if module is not None for p in module.parameters() if p.requires_grad}
+    full_ids -= {id(p) for name, p in model.named_parameters() if "lora_" in name}
+    if not full_ids or any(RATE_SHARE in group for group in optimizer.param_groups):
         return
-    apart = []
+    full_parameters = []
     for group in optimizer.param_groups:
-        apart += [p for p in group["params"] if id(p) in whole]
-        group["params"] = [p for p in group["params"] if id(p) not in whole]
+        full_parameters += [p for p in group["params"] if id(p) in full_ids]
+        group["params"] = [p for p in group["params"] if id(p) not in full_ids]
     options = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
     optimizer.add_param_group(
-        {**options, "params": apart, "weight_decay": 0.0, "lr": learning_rate * share, RATE_SHARE: share}
+        {**options, "params": full_parameters, "weight_decay": 0.0, "lr": learning_rate * share, RATE_SHARE: share}
     )

@@ -91,12 +91,12 @@ def _key(loaded: LoadedModel, recipe: Recipe, rows: Sequence[Sequence[Row]], mod
             for name in ("input_ids", "labels"):
                 digest.update(np.asarray(sequence[name], dtype=np.int32).tobytes())
             digest.update(b"|")
-    begun = recipe.lora.init_adapter
+    init_adapter = recipe.lora.init_adapter
     return key_of(
         recipe.model.model_dump(mode="json"),
         model_digest,
         recipe.lora.model_dump(mode="json"),
-        *([Path(begun) / "adapter_model.safetensors"] if begun else []),
+        *([Path(init_adapter) / "adapter_model.safetensors"] if init_adapter else []),
         recipe.train.seed,
         loaded.backend.name,
         loaded.padding_free,
@@ -124,7 +124,7 @@ def _keep(file: Path, reference: Tensor) -> None:
         staged = file.with_suffix(".making")
         save_file({"logps": reference.contiguous()}, staged)
         staged.rename(file)
-        files = sorted(file.parent.glob("*.safetensors"), key=lambda kept: -kept.stat().st_mtime)
+        files = sorted(file.parent.glob("*.safetensors"), key=lambda file: -file.stat().st_mtime)
         for old in files[KEPT:]:
             old.unlink(missing_ok=True)
     except OSError as error:  # without room it is asked again the next time

@@ -88,12 +88,12 @@ def ask_base(loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> None:
 @contextlib.contextmanager
 def evaluating(model: Any) -> Any:
     """Without dropout, and as it was before once it is over."""
-    was = model.training
+    was_training = model.training
     model.eval()
     try:
         yield
     finally:
-        model.train(was)
+        model.train(was_training)
 
 
 def labels_loss(loaded: LoadedModel, batch: dict[str, Any], trained: int) -> Tensor:

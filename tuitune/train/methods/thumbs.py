@@ -44,8 +44,8 @@ class ThumbRows(ReplyRows):
 
 def mismatched(row: Mapping[str, Any], other: Mapping[str, Any], max_length: int) -> dict[str, Any]:
     """The prompt of one row with the reply of another behind it, which is counted; the prompt's beginning is cut."""
-    begin, theirs = _reply_of(row), _reply_of(other)
-    reply, labels = list(other["input_ids"][theirs:]), list(other["labels"][theirs:])
+    begin, reply_start = _reply_of(row), _reply_of(other)
+    reply, labels = list(other["input_ids"][reply_start:]), list(other["labels"][reply_start:])
     prompt = list(row["input_ids"][:begin])[-max(1, max_length - len(reply)) :]
     return {"input_ids": prompt + reply, "labels": [IGNORED] * len(prompt) + labels}
 
