@@ -127,15 +127,15 @@ class Masker:
     def encode_batches(self, batches: Iterable[list[Sample]]) -> "Iterator[list[Masked | UnusableRow]]":
         """`encode_batch` for each batch; the tokenizer works on all cores while the next batch is rendered."""
         with ThreadPoolExecutor(1) as tokenizing:
-            waiting: tuple[list[Rendered | UnusableRow], Future[list[Any]]] | None = None
+            pending: tuple[list[Rendered | UnusableRow], Future[list[Any]]] | None = None
             for samples in batches:
                 rendered = [self._rendered(sample) for sample in samples]
                 texts = [conversation.text for conversation in rendered if isinstance(conversation, Rendered)]
-                before, waiting = waiting, (rendered, tokenizing.submit(self._tokenized, texts))
-                if before:
-                    yield self._labelled(before[0], before[1].result())
-            if waiting:
-                yield self._labelled(waiting[0], waiting[1].result())
+                earlier, pending = pending, (rendered, tokenizing.submit(self._tokenized, texts))
+                if earlier:
+                    yield self._labelled(earlier[0], earlier[1].result())
+            if pending:
+                yield self._labelled(pending[0], pending[1].result())
 
     def _tokenized(self, texts: list[str]) -> list[Any]:
         return list(self._backend.encode_batch(texts, add_special_tokens=False))
@@ -181,9 +181,9 @@ class Masker:
 
     def _plain(self, text: str) -> Rendered:
         """Text outside any chat: trained whole, between the tokenizer's begin and end tokens."""
-        whole = f"{self._begin}{text}{self._end}"
+        full_text = f"{self._begin}{text}{self._end}"
         begin = len(self._begin)
-        return Rendered(whole, [Turn(begin, len(whole), bool(self._end))], [(begin, begin + len(text))])
+        return Rendered(full_text, [Turn(begin, len(full_text), bool(self._end))], [(begin, begin + len(text))])
 
     def _masked(self, rendered: Rendered, encoding: Any) -> Masked:
         turns = rendered.turns[-1:] if self.train_on == "last" else rendered.turns
@@ -222,8 +222,8 @@ class Masker:
                 text.find(opening, start, end + 1) < 0 for opening in self._openings
             ):
                 continue
-            around = self._special.finditer(text, max(0, start - 64), min(len(text), end + 64))
-            if any(match.start() < end and start < match.end() for match in around):
+            matches = self._special.finditer(text, max(0, start - 64), min(len(text), end + 64))
+            if any(match.start() < end and start < match.end() for match in matches):
                 return True
         return False
 
@@ -373,11 +373,11 @@ def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     texts: list[str] = []
     prefix = read = 0
     for i in range(len(ids)):
-        before, now = decode(ids[prefix:read]), decode(ids[prefix : i + 1])
-        unfinished = now.endswith("\ufffd") and i + 1 - read < 8 and i + 1 < len(ids)
+        text_before, text_now = decode(ids[prefix:read]), decode(ids[prefix : i + 1])
+        unfinished = text_now.endswith("\ufffd") and i + 1 - read < 8 and i + 1 < len(ids)
         if unfinished:
             texts.append("")
             continue
-        texts.append(now[len(before) :])
+        texts.append(text_now[len(text_before) :])
         prefix, read = read, i + 1
     return texts

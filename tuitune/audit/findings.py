@@ -105,22 +105,22 @@ class Gathered:
                     "the chat template leaves out the thinking before a reply: choose a model that thinks to train it"
                 )
                 self._note("thinking left out", text, row.index)
-            if wrong := content.role_problem(messages):
-                problem, remedy = wrong
+            if role_problem := content.role_problem(messages):
+                problem, remedy = role_problem
                 self._note(f"roles: {problem}", f"the order of turns ({problem}): {remedy}", row.index)
         for remark in self._advice.look(row.sample):
             self._note(remark.name, remark.text, row.index)
-        whole = "\n".join(content.texts(row.sample))
-        for kind in content.secrets(whole):
+        text_of_row = "\n".join(content.texts(row.sample))
+        for kind in content.secrets(text_of_row):
             text = f"there seems to be a secret ({kind}): take it out, for the model may repeat it"
             self._note(f"secret: {kind}", text, row.index)
-        if content.is_mojibake(whole):
+        if content.is_mojibake(text_of_row):
             text = "text was read in a wrong encoding (such as Ã© for é): make the file again from its source, as UTF-8"
             self._note("mojibake", text, row.index)
-        if content.has_invisible(whole):
+        if content.has_invisible(text_of_row):
             text = "there are control or invisible characters: take them out unless they are meant"
             self._note("invisible characters", text, row.index)
-        written = content.scripts(whole)
+        written = content.scripts(text_of_row)
         self._scripts[written] += 1
         rows = self._script_rows.setdefault(written, [])
         if len(rows) < EXAMPLES:
@@ -130,7 +130,7 @@ class Gathered:
             self._prompts.append(prompt_digest(row.sample))
             # A system message that all rows share does not make them alike.
             texts = (text for turn in messages or [] if turn["role"] != "system" for text in content.texts_of(turn))
-            self._bands.extend(bands(whole if messages is None else "\n".join(texts)))
+            self._bands.extend(bands(text_of_row if messages is None else "\n".join(texts)))
 
     def _unused_fields(self, raw: dict[str, Any]) -> set[str]:
         turns = [turn for column in self._turn_columns if isinstance(raw.get(column), list) for turn in raw[column]]
@@ -185,18 +185,18 @@ class Gathered:
             f"of {dataset.name} whose prompt is also in the training data: take them out of either, or the held-out "
             "loss is too good",
         )
-        numbers, wholes, prompts = array("q"), array("Q"), array("Q")
+        numbers, digests, prompts = array("q"), array("Q"), array("Q")
         for row in dataset:
             if row.sample is not None:
                 numbers.append(row.index)
-                wholes.append(digest(row.sample))
+                digests.append(digest(row.sample))
                 prompts.append(prompt_digest(row.sample))
         trained = _Used(prepared, len(self._prompts)).digests()
-        in_whole = among(numpy.frombuffer(wholes, dtype=numpy.uint64), trained)
+        in_whole = among(numpy.frombuffer(digests, dtype=numpy.uint64), trained)
         known = numpy.frombuffer(self._prompts, dtype=numpy.uint64)
         in_prompt = among(numpy.frombuffer(prompts, dtype=numpy.uint64), known) & ~in_whole
-        for finding, which in ((same, in_whole), (prompt, in_prompt)):
-            for place in which.nonzero()[0].tolist():
+        for finding, is_marked in ((same, in_whole), (prompt, in_prompt)):
+            for place in is_marked.nonzero()[0].tolist():
                 finding.add(numbers[place], len(prepared.sources))
         return [same, prompt]
 
@@ -260,18 +260,18 @@ class _Used:
             marks.append(is_held_out[first])
         return numpy.concatenate(marks)
 
-    def marked(self, name: str, text: str, which: Any, keys: Sequence[Any] = ()) -> Finding:
-        """The finding of the rows that `which` (bool, one a row) marks.
+    def marked(self, name: str, text: str, is_marked: Any, keys: Sequence[Any] = ()) -> Finding:
+        """The finding of the rows that `is_marked` (bool, one a row) marks.
 
         With `keys` (uint64, one a row) a marked row is like the first one before it that has an equal key.
         """
         import numpy
 
-        finding = Finding(name, text, count=int(numpy.count_nonzero(which)))
+        finding = Finding(name, text, count=int(numpy.count_nonzero(is_marked)))
         begin = 0
         for first in self._first:
             end = begin + int(numpy.count_nonzero(first))
-            for place in (begin + which[begin:end].nonzero()[0][:EXAMPLES]).tolist():
+            for place in (begin + is_marked[begin:end].nonzero()[0][:EXAMPLES]).tolist():
                 finding.examples.append(self._example(place))
                 earlier = [at[0] for key in keys if len(at := (key[:place] == key[place]).nonzero()[0])]
                 finding.like += [self._example(int(min(earlier)))] if earlier else []
@@ -309,12 +309,12 @@ def _lengths(prepared: Prepared, max_length: int) -> list[Finding]:
         rows = source.rows
         ended = numpy.frombuffer(rows.ended, dtype=numpy.uint8)
         lengths = numpy.frombuffer(rows.lengths, dtype=numpy.uint32)
-        for finding, which in (
+        for finding, is_marked in (
             (endless, (ended == 0) & (lengths < max_length)),
             (short, trained <= 2),
             (long, trained > limit),
         ):
-            finding.count += int(which.sum())
-            for row in which.nonzero()[0][:EXAMPLES].tolist():
+            finding.count += int(is_marked.sum())
+            for row in is_marked.nonzero()[0][:EXAMPLES].tolist():
                 finding.add(rows.numbers[row], place, count=0)
     return [endless, short, long]

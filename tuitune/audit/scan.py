@@ -261,8 +261,8 @@ def histogram(ordered: Any, max_length: int) -> list[tuple[int, int]]:
 def _wanted_lengths(recipe: Recipe, ordered: Any) -> list[Length]:
     lengths = []
     for share in (0.95, 0.99, 1.0):
-        wanted = int(ordered[min(len(ordered) - 1, -(-len(ordered) * round(share * 100) // 100) - 1)])
-        lengths.append(Length(share, wanted, _memory(recipe, wanted)))
+        length = int(ordered[min(len(ordered) - 1, -(-len(ordered) * round(share * 100) // 100) - 1)])
+        lengths.append(Length(share, length, _memory(recipe, length)))
     return lengths
 
 

@@ -11,8 +11,8 @@ from tuitune.recipe import Recipe
 
 def choose(recipe: Recipe) -> Backend:
     """The recipe's backend; `auto` is Unsloth where it is installed beside an NVIDIA GPU."""
-    wanted = recipe.model.backend
-    if wanted == "unsloth" or (wanted == "auto" and unsloth_is_usable()):
+    backend = recipe.model.backend
+    if backend == "unsloth" or (backend == "auto" and unsloth_is_usable()):
         from tuitune.backends.unsloth import UnslothBackend
 
         return UnslothBackend()

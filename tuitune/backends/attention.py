@@ -127,7 +127,7 @@ def watched(model: Any) -> Iterator[list[str]]:
     from unsloth.utils.hf_packed_attention import HF_PACKED_ATTENTION_STATS as counts
 
     ran: list[str] = []
-    before = dict(counts)
+    earlier_counts = dict(counts)
     places = [(dispatch, name) for name in _KERNELS] + [(torch.nn.functional, "scaled_dot_product_attention")]
     functions = [(place, name, getattr(place, name, None)) for place, name in places]
 
@@ -146,11 +146,11 @@ def watched(model: Any) -> Iterator[list[str]]:
     finally:
         for place, name, function in functions:
             setattr(place, name, function)
-    new = {name: counts[name] - before[name] for name in ("fast", "efficient", "fallback")}
-    varlen = new["fast"] > new["efficient"] and not {"flash-attn varlen", "xformers"} & {*ran}
+    calls = {name: counts[name] - earlier_counts[name] for name in ("fast", "efficient", "fallback")}
+    varlen = calls["fast"] > calls["efficient"] and not {"flash-attn varlen", "xformers"} & {*ran}
     names = ["torch flash varlen"] if varlen else []
-    names += ["torch memory-efficient varlen"] if new["efficient"] else []
-    names += ["sdpa with a block mask"] if new["fallback"] else []
+    names += ["torch memory-efficient varlen"] if calls["efficient"] else []
+    names += ["sdpa with a block mask"] if calls["fallback"] else []
     # Rows alone go through plain sdpa; it is named only where no variable-length kernel took the batch.
     names += [name for name in dict.fromkeys(ran) if name != "sdpa"]
     if not names:

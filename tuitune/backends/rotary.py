@@ -75,8 +75,8 @@ def _is_equal(unsloths: Any, query: Any, key: Any, cos: Any, sin: Any, positions
     try:
         with torch.enable_grad():
             inputs = [tensor.clone().requires_grad_() for tensor in (query, key)]
-            ways = (unsloths, _function().apply)
-            outputs = [way(*(tensor * 1 for tensor in inputs), cos, sin, positions) for way in ways]
+            functions = (unsloths, _function().apply)
+            outputs = [function(*(tensor * 1 for tensor in inputs), cos, sin, positions) for function in functions]
             weights = [tensor.detach().clone() for tensor in outputs[0]]  # any will do; no random state is moved
             gradients = [torch.autograd.grad(output, inputs, weights) for output in outputs]
         pairs = [*zip(*outputs, strict=True), *zip(*gradients, strict=True)]

@@ -130,8 +130,8 @@ def lora_config(recipe: Recipe, targets: Targets, *, tied: bool = False) -> Any:
 
 def uses_checkpointing(recipe: Recipe, parameters: int) -> bool:
     """Whether this backend computes activations again: as the recipe says, else for models that are not small."""
-    wanted = recipe.train.gradient_checkpointing
-    return parameters >= _CHECKPOINTING_FROM_PARAMETERS if wanted == "auto" else wanted
+    setting = recipe.train.gradient_checkpointing
+    return parameters >= _CHECKPOINTING_FROM_PARAMETERS if setting == "auto" else setting
 
 
 def _keep_cpu_weights_as_loaded(model: Any) -> None:

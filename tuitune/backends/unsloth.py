@@ -33,8 +33,8 @@ class UnslothBackend:
         require_weights(recipe.model)
         config = training_config(recipe)
         rotary = getattr(config.get_text_config(), "rope_parameters", None)
-        wanted = recipe.train.compile
-        compiled = compiles_in_seconds(config) if wanted == "auto" else wanted
+        setting = recipe.train.compile
+        compiled = compiles_in_seconds(config) if setting == "auto" else setting
         fast = _fast_language_model(recipe)
         import torch
 

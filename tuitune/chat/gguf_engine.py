@@ -161,12 +161,12 @@ class GgufModel:
             on_text(text)
 
         completion = self.complete(cut.ids, sampling, on_text=pass_on, cancelled=cancelled)
-        now = time.monotonic()
-        first = (first_at[0] if first_at else now) - started
+        ended_at = time.monotonic()
+        first = (first_at[0] if first_at else ended_at) - started
         return ChatReply(
             completion.text.strip(),
             len(completion.ids),
-            now - started,
+            ended_at - started,
             completion.ended,
             first,
             cut.unseen,
@@ -284,8 +284,8 @@ class GgufModel:
     def _broken(self) -> TuituneError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
-        ended = "ended" if self._process.poll() is not None else "does not answer"
-        return TuituneError(f"llama.cpp {ended} while it ran {one_line(self.path)}: {self._last_words()}.")
+        problem = "ended" if self._process.poll() is not None else "does not answer"
+        return TuituneError(f"llama.cpp {problem} while it ran {one_line(self.path)}: {self._last_words()}.")
 
     def _last_words(self) -> str:
         """The last line that llama.cpp wrote, fit for a sentence."""

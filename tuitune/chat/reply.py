@@ -60,12 +60,12 @@ def reply(
     generate = _generated
     if fast and _decodes_fast(loaded, cut.ids):
         generate = _decoded
-    new = generate(loaded, cut, sampling, room, ends, streamer, adapter=adapter, cancelled=cancelled)
-    ended = bool(new) and new[-1] in ends
-    text = loaded.tokenizer.decode(new, skip_special_tokens=True).strip()
-    now = time.monotonic()
-    first = (streamer.first_at or now) - started
-    return ChatReply(text, len(new), now - started, ended, first, cut.unseen, cut.passages)
+    reply_ids = generate(loaded, cut, sampling, room, ends, streamer, adapter=adapter, cancelled=cancelled)
+    ended = bool(reply_ids) and reply_ids[-1] in ends
+    text = loaded.tokenizer.decode(reply_ids, skip_special_tokens=True).strip()
+    ended_at = time.monotonic()
+    first = (streamer.first_at or ended_at) - started
+    return ChatReply(text, len(reply_ids), ended_at - started, ended, first, cut.unseen, cut.passages)
 
 
 def _decodes_fast(loaded: LoadedModel, ids: list[int]) -> bool:

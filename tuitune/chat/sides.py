@@ -16,23 +16,23 @@ def side_of(text: str, run: Path, runs_folder: Path) -> Side:
     `WHO[,no-docs]`, where WHO is `adapter`, `base`, `checkpoint:WHICH`, `gguf`, `gguf:TYPE`, or a run, as `RUN`,
     `RUN:WHICH` or `RUN:base`.
     """
-    who, comma, what = text.partition(",")
-    if who == _WITHOUT and not comma:
-        who, what = "adapter", _WITHOUT
-    if what not in ("", _WITHOUT):
+    model_name, comma, option = text.partition(",")
+    if model_name == _WITHOUT and not comma:
+        model_name, option = "adapter", _WITHOUT
+    if option not in ("", _WITHOUT):
         raise UnusableInput(f"{one_line(text, max_length=120)} is no side: give WHO or WHO,{_WITHOUT}.")
-    documents = what != _WITHOUT
-    if who in ("adapter", "base"):
-        return Side(run, who == "adapter", documents=documents)
-    if who == "gguf" or who.startswith("gguf:"):
-        return Side(run, documents=documents, engine=who)
-    if who.startswith("checkpoint:"):
-        return Side(run, checkpoint=who.partition(":")[2], documents=documents)
+    documents = option != _WITHOUT
+    if model_name in ("adapter", "base"):
+        return Side(run, model_name == "adapter", documents=documents)
+    if model_name == "gguf" or model_name.startswith("gguf:"):
+        return Side(run, documents=documents, engine=model_name)
+    if model_name.startswith("checkpoint:"):
+        return Side(run, checkpoint=model_name.partition(":")[2], documents=documents)
     try:
-        return Side(find_run(who, runs_folder).folder, documents=documents)
+        return Side(find_run(model_name, runs_folder).folder, documents=documents)
     except UnusableInput:
-        name, colon, which = who.rpartition(":")
+        name, colon, checkpoint = model_name.rpartition(":")
         if not colon:
             raise
-    other = find_run(name, runs_folder).folder
-    return Side(other, which != "base", None if which == "base" else which, documents)
+    run_folder = find_run(name, runs_folder).folder
+    return Side(run_folder, checkpoint != "base", None if checkpoint == "base" else checkpoint, documents)

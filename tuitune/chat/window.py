@@ -48,12 +48,12 @@ def fitted(
         messages = messages_from(kept_passages, start)
         return Cut(ids_of(messages), messages, start, kept_passages)
 
-    whole = cut(len(passages), 0)
+    full_cut = cut(len(passages), 0)
     if limit is None:
-        return whole
+        return full_cut
     room = limit - min(reply_tokens, max(1, limit // _LONGEST_RESERVE))
-    if len(whole.ids) <= room:
-        return whole
+    if len(full_cut.ids) <= room:
+        return full_cut
     number = len(passages)
     while number and len(cut(number, len(earlier)).ids) > room:
         number -= 1

@@ -12,8 +12,8 @@ def _by_role(system: str, user: str, assistant: str, prompt: str, start: str = "
     """A template that writes each role's turn in one way; `%` stands for the content."""
 
     def written(text: str) -> str:
-        before, _, after = text.partition("%")
-        return f"{before}{{{{ m['content'] }}}}{after}"
+        prefix, _, suffix = text.partition("%")
+        return f"{prefix}{{{{ m['content'] }}}}{suffix}"
 
     return (
         f"{start}{_TURNS}{{% if m['role'] == 'system' %}}{written(system)}"

@@ -39,11 +39,11 @@ def difference(template: ChatTemplate) -> tuple[str, str] | None:
     own, trained = next(((a, b) for a, b in _prompts(template) if a != b), ("", ""))
     if own == trained:
         return None
-    alike = common_prefix(own, trained)
+    shared_length = common_prefix(own, trained)
     for tag in TAG.finditer(trained):
-        if tag.start() < alike < tag.end():
-            alike = tag.start()
-    return own[alike:], trained[alike:]
+        if tag.start() < shared_length < tag.end():
+            shared_length = tag.start()
+    return own[shared_length:], trained[shared_length:]
 
 
 def begin_as_trained(tokenizer: Any) -> tuple[str, ...]:
@@ -95,9 +95,9 @@ def _candidates(source: str, ending: str) -> Iterator[str]:
 
 
 def _changes_only_prompts(before: ChatTemplate, after: ChatTemplate, prompts: list[tuple[str, str]]) -> bool:
-    whole = [[*chat, _REPLY] for chat in _CHATS]
+    chats_with_reply = [[*chat, _REPLY] for chat in _CHATS]
     return [trained for _, trained in prompts] == [own for own, _ in _prompts(after)] and (
-        [_text(before, chat) for chat in whole] == [_text(after, chat) for chat in whole]
+        [_text(before, chat) for chat in chats_with_reply] == [_text(after, chat) for chat in chats_with_reply]
     )
 
 

@@ -382,23 +382,23 @@ class _Marked:
             raise UnusableRow(
                 "the chat template rewrites its text, so that its reply cannot be located exactly", _OTHER_TEMPLATE
             )
-        opened: dict[int, int] = {}
+        starts: dict[int, int] = {}
         seen: set[int] = set()
         pieces = []
         for removed, mark in enumerate(_MARK.finditer(marked_text)):
             code, at = ord(mark[0]), mark.start() - removed
             if code < _CLOSE:
-                opened[code - _OPEN] = at
-            elif code - _CLOSE not in opened:
+                starts[code - _OPEN] = at
+            elif code - _CLOSE not in starts:
                 raise UnusableRow("the chat template cuts off the beginning of a message", _OTHER_TEMPLATE)
             else:
                 number = code - _CLOSE
                 message, kind, before = self._pieces[number]
                 if number in seen and kind != "call":
                     raise UnusableRow("the chat template repeats part of a message", _OTHER_TEMPLATE)
-                pieces.append(_Piece(message, kind, opened.pop(number), at, before, number in seen))
+                pieces.append(_Piece(message, kind, starts.pop(number), at, before, number in seen))
                 seen.add(number)
-        if opened:
+        if starts:
             raise UnusableRow("the chat template cuts off the end of a message", _OTHER_TEMPLATE)
         return pieces
 

@@ -81,12 +81,12 @@ class _Conversation:
 
     def take(self, text: str) -> None:
         """Do what a line says; a problem is one sentence."""
-        word, _, rest = text.partition(" ")
+        word, _, argument = text.partition(" ")
         try:
             if self._correcting:
                 self._keep_corrected(*self._correcting, text)
             elif word in self._commands:
-                self._commands[word][0](rest.strip())
+                self._commands[word][0](argument.strip())
             elif text.startswith("/") and " " not in text:
                 print(f"There is no {safe_text(text)}: /help lists the commands, Ctrl+D leaves.")
             else:
@@ -123,8 +123,8 @@ class _Conversation:
     # --- the commands -----------------------------------------------------------------------------------------
 
     def _help(self, _: str) -> None:
-        for name, (_command, what) in self._commands.items():
-            print(f"  {name:<12} {what}")
+        for name, (_command, explanation) in self._commands.items():
+            print(f"  {name:<12} {explanation}")
 
     def _regenerate(self, _: str) -> None:
         turn, tip = self._last(), self.talk.dialogue.tip
@@ -148,8 +148,8 @@ class _Conversation:
         if not 1 <= count <= len(turns):
             raise UnusableInput(f"There are {len(turns)} messages to go back.")
         self.talk.dialogue.back_to(turns[-count].before)
-        left = self.talk.dialogue.turns
-        print(f"Back at: {one_line(left[-1].said, max_length=70)}" if left else "Back at the beginning.")
+        turns_left = self.talk.dialogue.turns
+        print(f"Back at: {one_line(turns_left[-1].said, max_length=70)}" if turns_left else "Back at the beginning.")
 
     def _branch(self, _: str) -> None:
         turn = self._last()
@@ -174,11 +174,11 @@ class _Conversation:
         self.talk.dialogue.system = text
         print("The model is told this first." if text else "The model is told nothing first.")
 
-    def _only(self, who: str) -> None:
-        self.talk.sides = [side_of(who, self.talk.run.folder, self._runs_folder)]
+    def _only(self, name: str) -> None:
+        self.talk.sides = [side_of(name, self.talk.run.folder, self._runs_folder)]
 
-    def _against(self, who: str) -> None:
-        side = side_of(who, self.talk.run.folder, self._runs_folder)
+    def _against(self, name: str) -> None:
+        side = side_of(name, self.talk.run.folder, self._runs_folder)
         if side not in self.talk.sides:
             self.talk.sides.append(side)
 
@@ -229,8 +229,8 @@ class _Conversation:
                 self._tell_kept(PREFERENCES, self.talk.dialogue.preference(turn, chosen, side))
 
     def _tell_kept(self, name: str, row: dict[str, object]) -> None:
-        file, new = keep_row(self.talk.run.folder, name, row)
-        print(f"{'Added to' if new else 'Already in'} {safe_text(file)}, which is data to train on (data.path).")
+        file, is_new = keep_row(self.talk.run.folder, name, row)
+        print(f"{'Added to' if is_new else 'Already in'} {safe_text(file)}, which is data to train on (data.path).")
 
     def _save(self, _: str) -> None:
         self._last()

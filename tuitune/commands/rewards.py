@@ -52,8 +52,8 @@ async def _preview(recipe: Recipe, prompts: int, *, quiet: bool) -> dict[str, An
         console = plain_console()
         if quiet:
             return await session.call(request)
-        with console.status(Text("Starting")) as waiting:
-            return await session.call(request, lambda part: waiting.update(Text(one_line(part.get("loading", "")))))
+        with console.status(Text("Starting")) as status:
+            return await session.call(request, lambda part: status.update(Text(one_line(part.get("loading", "")))))
     finally:
         await session.close()
 

@@ -114,8 +114,8 @@ async def _begun(request: Request[Trained]) -> Run:
 def stop_run(run: Run, *, now: bool) -> int:
     """Ask a live run to stop. Raises TuituneError where no session holds it or answers."""
     stopping = asyncio.run(_asked(run, Stop(run.name, now)))["stopping"]
-    when = {"now": "at once", None: "of itself: it is not training any more"}.get(stopping, stopping)
-    print(f"Run {one_line(run.name)} stops {when}.")
+    moment = {"now": "at once", None: "of itself: it is not training any more"}.get(stopping, stopping)
+    print(f"Run {one_line(run.name)} stops {moment}.")
     return DONE
 
 
@@ -130,9 +130,11 @@ def pause_run(run: Run) -> int:
 
 def change_run(run: Run, changes: list[str]) -> int:
     """Change a live run's steps or learning rate. Raises TuituneError, UnusableInput."""
-    now = asyncio.run(_asked(run, Change(run.name, tuple(changes))))
-    steps = f"{now['max_steps']} steps" if now["max_steps"] > 0 else f"{now['num_train_epochs']:g} epochs"
-    print(f"Run {one_line(run.name)} goes on to {steps} at a peak learning rate of {now['learning_rate']:g}.")
+    settings = asyncio.run(_asked(run, Change(run.name, tuple(changes))))
+    steps = (
+        f"{settings['max_steps']} steps" if settings["max_steps"] > 0 else f"{settings['num_train_epochs']:g} epochs"
+    )
+    print(f"Run {one_line(run.name)} goes on to {steps} at a peak learning rate of {settings['learning_rate']:g}.")
     return DONE
 
 

@@ -54,8 +54,8 @@ class Talk:
         if not self.docs:
             return
         assert self.session is not None, "the conversation has begun"
-        with self._console.status(Text("Reading the documents")) as waiting:
-            index = await self.session.call(Attach([str(path) for path in self.docs]), self._progress(waiting))
+        with self._console.status(Text("Reading the documents")) as status:
+            index = await self.session.call(Attach([str(path) for path in self.docs]), self._progress(status))
         documents = "1 document" if index["files"] == 1 else f"{index['files']:,} documents"
         self.tell(f"{documents}, {index['passages']:,} passages.")
         for file in index["left_out"][:5]:
@@ -71,8 +71,8 @@ class Talk:
             return
         assert self.session is not None, "the conversation has begun"
         request = Retrieve([str(path) for path in self.docs], turn.said)
-        with self._console.status(Text("Looking it up")) as waiting:
-            answer = await self.session.call(request, self._progress(waiting))
+        with self._console.status(Text("Looking it up")) as status:
+            answer = await self.session.call(request, self._progress(status))
         turn.passages = [Passage(**passage) for passage in answer["passages"]]
         for number, passage in enumerate(turn.passages, 1):
             heading = f" · {one_line(passage.heading, max_length=60)}" if passage.heading else ""
@@ -98,15 +98,15 @@ class Talk:
         came: list[str] = []
         loop = asyncio.get_running_loop()
         began = loop.time()
-        with self._console.status(Text("Waiting for the model")) as waiting:
-            progress = self._progress(waiting)
+        with self._console.status(Text("Waiting for the model")) as status:
+            progress = self._progress(status)
 
             def show(part: dict[str, Any]) -> None:
                 progress(part)
                 if text := part.get("text"):
                     came.append(text)
                     if not self._quiet:
-                        waiting.stop()
+                        status.stop()
                         print(safe_text(text), end="", flush=True)
 
             request = chat_request(self.dialogue, turn, side, self.sampling, beside=beside)
@@ -123,12 +123,12 @@ class Talk:
                 print()
             self.tell(f"! The {unseen} oldest messages no longer fit the model's context and were not seen.")
 
-    def _progress(self, waiting: Status) -> Callable[[dict[str, Any]], None]:
+    def _progress(self, status: Status) -> Callable[[dict[str, Any]], None]:
         def show(part: dict[str, Any]) -> None:
             if "loading" in part:
-                waiting.update(Text(loading_text(**part)))
+                status.update(Text(loading_text(**part)))
             elif "indexing" in part:
-                waiting.update(Text(loading_text(part["indexing"], part.get("done"), part.get("total"))))
+                status.update(Text(loading_text(part["indexing"], part.get("done"), part.get("total"))))
             elif "notice" in part:
                 self.tell(f"! {part['notice']}")
 

@@ -248,14 +248,14 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
     if isinstance(history.ended, Failed):
         lines.append(f"  {safe_text(history.ended.message)}")
     if (result := history.result()) is not None:
-        what, first, last = result
-        lines.append(f"  {what} {first:.3f} → {last:.3f} over {history.step} steps")
+        title, first, last = result
+        lines.append(f"  {title} {first:.3f} → {last:.3f} over {history.step} steps")
     if isinstance(history.ended, Finished):
         lines.append(f"  took {duration(history.ended.seconds)}")
     lines += [f"  {warning_text(warning)}" for warning in warnings_of(history) if status != "live"]
-    if (spent := cost(history)) is not None:
+    if (run_cost := cost(history)) is not None:
         attempts = f" over {len(history.attempts)} attempts" if len(history.attempts) > 1 else ""
-        lines.append(f"  cost {spent}{attempts}")
+        lines.append(f"  cost {run_cost}{attempts}")
     for prompt, before, after in history.replies_before_and_after():
         lines += ["", f"  prompt  {one_line(prompt, max_length=300)}"]
         lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []

@@ -228,8 +228,8 @@ def find(key: str) -> Rows | None:
             values = getattr(rows, name)
             with (folder / name).open("rb") as file:
                 values.fromfile(file, os.fstat(file.fileno()).st_size // values.itemsize)
-        whole = (folder / "rows.arrow").stat().st_size == counts["bytes"]
-        if not whole or len({len(getattr(rows, name)) for name in _ARRAYS}) != 1:
+        is_complete = (folder / "rows.arrow").stat().st_size == counts["bytes"]
+        if not is_complete or len({len(getattr(rows, name)) for name in _ARRAYS}) != 1:
             raise ValueError("the entry is not whole")
         os.utime(folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError):

@@ -108,16 +108,16 @@ def role_problem(messages: Conversation) -> tuple[str, str] | None:
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
         return "a system turn after the first", "move it to the beginning"
-    spoken = [role for role in roles if role != "system"]
-    if spoken and spoken[0] == "assistant":
+    roles_after_system = [role for role in roles if role != "system"]
+    if roles_after_system and roles_after_system[0] == "assistant":
         return "begins with a reply", "put what it answers before it"
-    if spoken and spoken[-1] != "assistant":
+    if roles_after_system and roles_after_system[-1] != "assistant":
         return "ends without a reply", "add the reply, or take the last turn out"
-    for first, second in pairwise(spoken):
+    for first, second in pairwise(roles_after_system):
         if first == second and first != "tool":
             return f"two {first} turns in a row", "join them into one"
     called = any(message.get("tool_calls") or _CALL_IN_TEXT.search(message["content"] or "") for message in messages)
-    if "tool" in spoken and not called:
+    if "tool" in roles_after_system and not called:
         return "a tool's answer without a call", "give the turn before it its tool_calls"
     return None
 
@@ -131,9 +131,9 @@ def thinking(messages: Conversation) -> set[bool]:
     last = next((turn for turn in reversed(messages) if turn["role"] == "assistant"), None)
     if last is None:
         return set()
-    ways = {False} if last.get("reasoning_content", "").strip() else set()
-    before, tag, _ = (last["content"] or "").partition("</think>")
-    return ways | ({True} if tag and before.removeprefix("<think>").strip() else set())
+    places = {False} if last.get("reasoning_content", "").strip() else set()
+    thoughts, tag, _ = (last["content"] or "").partition("</think>")
+    return places | ({True} if tag and thoughts.removeprefix("<think>").strip() else set())
 
 
 def has_empty_reply(messages: Conversation) -> bool:

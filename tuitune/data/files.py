@@ -149,12 +149,12 @@ def _elements(stream: Any) -> Iterator[bytes | str]:
         if len(buffer) - begin > MAX_ROW_BYTES:
             yield TOO_DEEP if depth > _DEEPEST else TOO_LONG
             return
-        more = stream.read(max(CHUNK, len(buffer) - begin))
-        if not more:
+        chunk = stream.read(max(CHUNK, len(buffer) - begin))
+        if not chunk:
             if depth or buffer[scanned:].strip(b" \t\r\n,]"):
                 yield TOO_DEEP if depth > _DEEPEST else "is cut short (the file ends inside it): fetch the file again"
             return
-        buffer, scanned, begin = buffer[begin:] + more, scanned - begin, 0
+        buffer, scanned, begin = buffer[begin:] + chunk, scanned - begin, 0
 
 
 def _csv(stream: Any, delimiter: str) -> Iterator[Record]:

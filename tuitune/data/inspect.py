@@ -85,8 +85,8 @@ def summary(recipe: Recipe) -> dict[str, Any]:
     rows, weight and share of the rows drawn in training; the one that the loss is measured on comes last, with neither
     weight nor share. Raises UnusableInput.
     """
-    opened = [open_dataset(section) for section in _sources(recipe.data)]
-    dataset, parts = opened[0], _parts(recipe.data, opened)
+    datasets = [open_dataset(section) for section in _sources(recipe.data)]
+    dataset, parts = datasets[0], _parts(recipe.data, datasets)
     return {
         "file": str(dataset.path),
         "kind": dataset.container.text,
@@ -115,9 +115,9 @@ def _parts(data: DataSection, datasets: list[Dataset]) -> list[dict[str, Any]]:
         rows, estimated = dataset.quick_rows()
         name, weight = (names[place], section.weight) if place < trained else (dataset.name, None)
         parts.append({"name": name, "rows": rows, "rows_estimated": estimated, "weight": weight, "share": None})
-    drawn = sum(part["rows"] * part["weight"] for part in parts[:trained])
+    weighted_rows = sum(part["rows"] * part["weight"] for part in parts[:trained])
     for part in parts[:trained]:
-        part["share"] = part["rows"] * part["weight"] / max(1, drawn)
+        part["share"] = part["rows"] * part["weight"] / max(1, weighted_rows)
     return parts
 
 

@@ -90,10 +90,10 @@ class Prepared:
 
     def prompts(self, count: int) -> list[Conversation]:
         """The first `count` different prompts, up to each row's first reply: of held-out rows, else of the data."""
-        wanted = set(self.eval_rows)
+        held_out = set(self.eval_rows)
         prompts: list[Conversation] = []
-        for row in self.dataset.rows(stop=max(wanted) + 1 if wanted else 1000):
-            if row.messages is None or (wanted and row.index not in wanted):
+        for row in self.dataset.rows(stop=max(held_out) + 1 if held_out else 1000):
+            if row.messages is None or (held_out and row.index not in held_out):
                 continue
             roles = [message["role"] for message in row.messages]
             if "assistant" in roles[1:] and (prompt := row.messages[: roles.index("assistant", 1)]) not in prompts:
@@ -116,8 +116,8 @@ def prepare(
     room for them.
     """
     data = recipe.data
-    whole = data.eval_split is not None and "[" not in data.eval_split
-    if whole and data.eval_path is None and not data.path.startswith(HUB):
+    is_whole_split = data.eval_split is not None and "[" not in data.eval_split
+    if is_whole_split and data.eval_path is None and not data.path.startswith(HUB):
         raise UnusableInput(
             "data.eval_split names a split of a Hub dataset: give a file's name in data.eval_path, or a part of the "
             "rows, for example train[90%:]."
@@ -126,9 +126,9 @@ def prepare(
     method = method_of(recipe)
     masker = Masker(tokenizer, method.train_on(recipe), data.max_length)
     sources = sections(data)
-    opened = [open_dataset(section) for section in sources]
-    row_sets = [_tokenised(dataset, method, masker, data, progress, cancelled) for dataset in opened]
-    names = told_apart([dataset.name for dataset in opened])
+    datasets = [open_dataset(section) for section in sources]
+    row_sets = [_tokenised(dataset, method, masker, data, progress, cancelled) for dataset in datasets]
+    names = told_apart([dataset.name for dataset in datasets])
     if not any(map(len, row_sets)) and not cancelled():
         raise UnusableInput(_no_usable_row(names, row_sets))
     if data.bad_rows == "refuse" and any(rows.dropped for rows in row_sets):
@@ -144,12 +144,12 @@ def prepare(
     if (elsewhere := eval_section(data)) is not None:
         eval_source, evaluation = _eval_file(elsewhere, method, masker, row_sets, progress, cancelled)
     evaluated = [eval_source.rows] if eval_source else []
-    thinking = opened[0].brings_thinking()
+    thinking = datasets[0].brings_thinking()
     return Prepared(
         sources=[
             Source(name, dataset, rows, sorted({rows.numbers[place] for place in held_places.tolist()}), section.weight)
             for name, dataset, rows, held_places, section in zip(
-                names, opened, row_sets, held_out, sources, strict=True
+                names, datasets, row_sets, held_out, sources, strict=True
             )
         ],
         train=method.arranged(_selected(row_sets, train_places), recipe),
@@ -162,7 +162,7 @@ def prepare(
         longest=max((max(rows.longest, default=0) for rows in row_sets), default=0),
         thinking=thinking,
         notices=[
-            *([] if thinking else _reply_starts(masker, opened[0])),
+            *([] if thinking else _reply_starts(masker, datasets[0])),
             *dict.fromkeys(rows.unkept for rows in [*row_sets, *evaluated] if rows.unkept),
         ],
     )
@@ -228,10 +228,10 @@ def _fill(
         [sample for _, samples in batch for sample in samples] for batch in batches_to_encode
     )
     for batch, masks in zip(batches, encoded, strict=True):
-        waiting = iter(masks)
+        masks_left = iter(masks)
         batch_parts: list[Encoded] = []
         for row, samples in batch:
-            parts = _encoded(method, masker, row, [next(waiting) for _ in samples], data.over_length)
+            parts = _encoded(method, masker, row, [next(masks_left) for _ in samples], data.over_length)
             if isinstance(parts, str):
                 _drop(rows.dropped, row.index, parts)
                 continue
@@ -348,13 +348,13 @@ def _held_out(row_sets: list[Rows], share: float, seed: int) -> list[Any]:
     starts = [0]
     for rows in row_sets:
         starts.append(starts[-1] + len(rows))
-    wanted = max(1, round(share * total))
-    places = numpy.sort(_first_groups(draws, wanted, 2 * wanted))
+    row_count = max(1, round(share * total))
+    places = numpy.sort(_first_groups(draws, row_count, 2 * row_count))
     return [places[(places >= start) & (places < end)] - start for start, end in pairwise(starts)]
 
 
-def _first_groups(draws: Any, wanted: int, looked_at: int) -> Any:
-    """Places of the smallest values, `wanted` at most, with none left out of those that are equal.
+def _first_groups(draws: Any, row_count: int, looked_at: int) -> Any:
+    """Places of the smallest values, `row_count` at most, with none left out of those that are equal.
 
     Only the smallest `looked_at` are sorted, or all where these do not do.
     """
@@ -367,14 +367,14 @@ def _first_groups(draws: Any, wanted: int, looked_at: int) -> Any:
     values = draws[order]
     groups: list[Any] = []
     count = at = 0
-    while count < wanted and at < len(order):
+    while count < row_count and at < len(order):
         end = int(numpy.searchsorted(values, values[at], side="right"))
-        if count + end - at <= wanted:
+        if count + end - at <= row_count:
             groups.append(order[at:end])
             count += end - at
         at = end
-    if count < wanted and len(order) < len(draws):
-        return _first_groups(draws, wanted, len(draws))
+    if count < row_count and len(order) < len(draws):
+        return _first_groups(draws, row_count, len(draws))
     return numpy.concatenate(groups) if groups else order[:0]
 
 

@@ -190,11 +190,11 @@ class Library:
             reason = one_line(error, max_length=160)
             self.notice = f"Passages are found by their words alone: {one_line(folder)} cannot be loaded ({reason})."
             return
-        most = _MOST_EMBEDDED if self._embedder.on_gpu else _MOST_EMBEDDED // 10
-        if len(self._passages) > most:
+        limit = _MOST_EMBEDDED if self._embedder.on_gpu else _MOST_EMBEDDED // 10
+        if len(self._passages) > limit:
             self.notice = (
                 f"Passages are found by their words alone: embedding {len(self._passages):,} of them would take too "
-                f"long here (up to {most:,} are)."
+                f"long here (up to {limit:,} are)."
             )
             return
         model = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
@@ -236,10 +236,10 @@ class Library:
 
     def _near(self, place: int, file: str, step: int) -> str:
         """The text of the passage before or after in the same document."""
-        near = place + step
-        if not 0 <= near < len(self._passages) or self._passages[near].file != file:
+        neighbour_place = place + step
+        if not 0 <= neighbour_place < len(self._passages) or self._passages[neighbour_place].file != file:
             return ""
-        return self._passages[near].text
+        return self._passages[neighbour_place].text
 
 
 def _bm25s() -> Any:

@@ -27,8 +27,8 @@ def markdown_blocks(text: str) -> list[Block]:
             if line.strip().startswith(fence) and not line.strip().strip(fence[0]):
                 fence = ""
             continue
-        if opened := _FENCE.match(line):
-            fence = opened[1]
+        if match := _FENCE.match(line):
+            fence = match[1]
         heading = _HEADING.match(line)
         underlined = _UNDERLINE.match(line) if len(block_lines) == 1 and block_lines[0].strip() else None
         if heading or (underlined and not block_lines[0].lstrip().startswith(("|", "-", "*", ">"))):

@@ -65,9 +65,9 @@ def _stem(word: str) -> str:
     """The word without the endings that English puts on most: a question seldom uses the text's own forms."""
     if len(word) <= 3 or not word.isascii():
         return word
-    for ending, instead in (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
+    for ending, replacement in (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
-            word = word[: -len(ending)] + instead
+            word = word[: -len(ending)] + replacement
             break
     return word[:-1] if len(word) > 3 and word.endswith("e") else word
 

@@ -67,13 +67,13 @@ class Ending:
         finally:
             self._let_go()
 
-    def cancel(self, why: str) -> bool:
+    def cancel(self, reason: str) -> bool:
         """Do not run the command, and give the run's folder back; False where it is running or there is none."""
         if not self._words or self.state == "running" or self._cancelled.is_set():
             return False
         self._cancelled.set()
         self.command, self.seconds_left = "", None
-        self._notice(f"The command for the end ({self._name}) is not run: {why}.")
+        self._notice(f"The command for the end ({self._name}) is not run: {reason}.")
         return True
 
     def give_way(self) -> None:
@@ -99,20 +99,20 @@ class Ending:
         self.state = "counting"
         loop = asyncio.get_running_loop()
         end = loop.time() + COUNTDOWN_SECONDS
-        while (left := end - loop.time()) > 0:
-            self.seconds_left = left
+        while (seconds_left := end - loop.time()) > 0:
+            self.seconds_left = seconds_left
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._cancelled.wait(), min(left, 0.25))
+                await asyncio.wait_for(self._cancelled.wait(), min(seconds_left, 0.25))
                 return False
         self.seconds_left = 0.0
         return not await self._another_run_goes()
 
     async def _another_run_goes(self) -> bool:
         """Whether another run of the same folder of runs is training, for which the machine is needed."""
-        other = await asyncio.to_thread(_live_beside, self.run)
-        if other is not None:
-            self.cancel(f"run {one_line(other.name, max_length=80)} is training")
-        return other is not None
+        live_run = await asyncio.to_thread(_live_beside, self.run)
+        if live_run is not None:
+            self.cancel(f"run {one_line(live_run.name, max_length=80)} is training")
+        return live_run is not None
 
     async def _run(self, outcome: Outcome) -> None:
         self.state, self.seconds_left = "running", None
@@ -126,7 +126,7 @@ class Ending:
 
     async def _tell(self, outcome: Outcome) -> None:
         await asyncio.gather(
-            *(self._tell_one(what, send) for what, send in senders(_settings(), outcome).items()),
+            *(self._tell_one(name, send) for name, send in senders(_settings(), outcome).items()),
         )
 
     async def _tell_one(self, what: str, send: Callable[[], None]) -> None:

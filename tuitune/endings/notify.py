@@ -29,12 +29,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def senders(settings: Settings, outcome: Outcome) -> dict[str, Callable[[], None]]:
     """What there is to tell, by its name in a sentence. Each blocks, and raises TuituneError where it did not work."""
-    ways: dict[str, Callable[[], None]] = {}
+    senders_by_name: dict[str, Callable[[], None]] = {}
     if settings.webhook:
-        ways["webhook"] = lambda: send_webhook(settings, outcome)
+        senders_by_name["webhook"] = lambda: send_webhook(settings, outcome)
     if settings.ntfy:
-        ways["ntfy topic"] = lambda: send_ntfy(settings, outcome)
-    return ways
+        senders_by_name["ntfy topic"] = lambda: send_ntfy(settings, outcome)
+    return senders_by_name
 
 
 def send_webhook(settings: Settings, outcome: Outcome) -> None:

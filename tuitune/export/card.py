@@ -74,7 +74,7 @@ def model_card(run: Run, kind: str) -> str:
         "tags": ["lora", recipe.method.name, "tuitune"],
     }
     base = one_line(recipe.model.name)
-    what = _WHAT[kind]
+    description = _WHAT[kind]
     loftq = kind == "adapter" and recipe.lora.init_lora_weights == "loftq"
     config = _longer_context(recipe) if kind == "adapter" else ""
     use = textwrap.dedent(_IN_4BIT if loftq else _USE[kind]).format(
@@ -92,7 +92,7 @@ def model_card(run: Run, kind: str) -> str:
             "",
             f"# {one_line(run.name)}",
             "",
-            f"{what} `{base.replace('`', ' ')}`, made with tuitune{_weights_of(run)}.",
+            f"{description} `{base.replace('`', ' ')}`, made with tuitune{_weights_of(run)}.",
             "",
             "## Use",
             "",
@@ -137,8 +137,8 @@ def _batched(run: Run) -> list[str]:
     plan = run.history().plan
     if plan is None or not plan.batches or not plan.isolation:
         return []
-    measured = plan.isolation
-    leak = abs(measured.get("leak", 0.0))
+    isolation = plan.isolation
+    leak = abs(isolation.get("leak", 0.0))
     effect = (
         "left the loss of the others as it was, to the last bit" if not leak else f"changed the others' by {leak:.2g}"
     )
@@ -146,7 +146,7 @@ def _batched(run: Run) -> list[str]:
         f"Rows were {'laid ' if plan.batches == 'end to end' else ''}{plan.batches} "
         f"(attention: {one_line(plan.attention)}). Checked on this model and its own rows before the first step: "
         f"changing one row {effect}; the gradient of a batch had a cosine of "
-        f"{measured.get('gradient_cosine', float('nan')):.5f} with that of its rows alone."
+        f"{isolation.get('gradient_cosine', float('nan')):.5f} with that of its rows alone."
     )
     return ["## Batches", "", *textwrap.wrap(text, 110), ""]
 

@@ -58,10 +58,10 @@ def run_child(
             matches = counted.findall(_tail(log))
             if matches:
                 last = matches[-1]
-                now = (int(last), 100) if isinstance(last, str) else (int(last[0]), int(last[1]))
-                if now != reported:
-                    progress(*now)
-                    reported = now
+                position = (int(last), 100) if isinstance(last, str) else (int(last[0]), int(last[1]))
+                if position != reported:
+                    progress(*position)
+                    reported = position
             time.sleep(0.1)
     finally:
         _end(child)

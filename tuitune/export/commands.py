@@ -46,8 +46,8 @@ def take_home(path: Path) -> tuple[Command, ...]:
     if path.is_dir() and tar.is_file() and sum_file(tar).is_file():
         path = tar
     sums = sum_file(path)
-    beside = [sums] if path.is_file() and sums.is_file() else []
-    source = shlex.join(f"{_user()}@{shown_host}:{file}" for file in [path, *beside])
+    sum_files = [sums] if path.is_file() and sums.is_file() else []
+    source = shlex.join(f"{_user()}@{shown_host}:{file}" for file in [path, *sum_files])
     scp = ["scp", *(["-P", port] if port else []), *(["-r"] if path.is_dir() else [])]
     plain = shlex.quote(str(path)) == str(path)  # macOS's own rsync knows no --protect-args
     rsync = ["rsync", "-a", "--partial", "--progress", *([] if plain else ["--protect-args"])]

@@ -87,7 +87,7 @@ def _watch_parent() -> None:
 
 
 def main(argv: list[str]) -> int:
-    llama_cpp, model, outfile, outtype, name, *rest = argv
+    llama_cpp, model, outfile, outtype, name, *options = argv
     _watch_parent()
     sys.path.insert(0, llama_cpp)
     sys.path.insert(0, str(Path(llama_cpp) / "gguf-py"))
@@ -95,13 +95,13 @@ def main(argv: list[str]) -> int:
         sys.argv = [
             "convert_lora_to_gguf.py",
             model,
-            f"--base={rest[0]}",
+            f"--base={options[0]}",
             f"--outfile={outfile}",
             f"--outtype={outtype}",
         ]
         importlib.import_module("runpy").run_path(f"{llama_cpp}/convert_lora_to_gguf.py", run_name="__main__")
         return 0
-    eot_id, bos = rest
+    eot_id, bos = options
     converter: Any = importlib.import_module("convert_hf_to_gguf")
     base: Any = importlib.import_module("conversion.base")
     TextModel: Any = base.TextModel

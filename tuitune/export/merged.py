@@ -46,8 +46,8 @@ def merge(
         unread = set(by_shard.unread)
         _save_settings(by_shard.model, config, by_shard.dtype, recipe, tokenizer, folder)
     else:
-        unread, more = _merge_in_memory(run, recipe, tokenizer, folder, progress, cancelled)
-        notices += more
+        unread, merge_notices = _merge_in_memory(run, recipe, tokenizer, folder, progress, cancelled)
+        notices += merge_notices
     (folder / "README.md").write_text(model_card(run, "merged_16bit"), encoding="utf-8")
     mark(folder, run, "merged_16bit")
     if unread:

@@ -30,11 +30,11 @@ def notebook(script: str, title: str) -> str:
     body = script.split('"""', 2)[2].replace("Path(__file__).parent", "Path.cwd()")
     parts: list[list[str]] = [[]]
     headings = [""]
-    waiting = list(_CELLS)
+    cells_left = list(_CELLS)
     for line in body.strip("\n").splitlines():
-        if waiting and line.startswith(waiting[0][0]):
+        if cells_left and line.startswith(cells_left[0][0]):
             parts.append([])
-            headings.append(waiting.pop(0)[1])
+            headings.append(cells_left.pop(0)[1])
         parts[-1].append(line)
     intro = (
         f"# {title}\n\nTrains the adapter of this run again, without tuitune. Keep `rows.parquet` and "
@@ -51,8 +51,8 @@ def notebook(script: str, title: str) -> str:
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+    document = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _words(text: str) -> dict[str, Any]:

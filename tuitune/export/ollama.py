@@ -201,8 +201,8 @@ def _divided(tokenizer: Any, prompt: Prompt) -> Pieces:
         after_user = to_reply[: common_prefix(to_assistant, to_reply)]
     before_user = to_user[len(_through(to_user, end)) :]
     if not opening.endswith(before_user):
-        alike = common_prefix(opening[::-1], to_user[::-1])
-        before_user = to_user[len(to_user) - alike :]
+        shared_length = common_prefix(opening[::-1], to_user[::-1])
+        before_user = to_user[len(to_user) - shared_length :]
     try:
         before_system, system_to_user, *_ = _between(prompt, [{"role": "system", "content": _S}, *chat])
         system = (before_system, _without_suffix(system_to_user, before_user))
@@ -225,14 +225,14 @@ def _through(text: str, end: str) -> str:
 
 def _between(prompt: Prompt, messages: Conversation) -> list[str]:
     """The prompt cut at the messages' contents: one piece more than there are messages."""
-    rest, texts = prompt(messages), []
+    remaining, texts = prompt(messages), []
     for message in messages:
         content = message["content"] or ""
-        if rest.count(content) != 1:
+        if remaining.count(content) != 1:
             raise ValueError("content repeated or left out")
-        piece, _, rest = rest.partition(content)
+        piece, _, remaining = remaining.partition(content)
         texts.append(piece)
-    return [*texts, rest]
+    return [*texts, remaining]
 
 
 def _conversation(shape: str) -> Conversation:

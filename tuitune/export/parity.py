@@ -288,11 +288,11 @@ def _score_by(gguf: GgufModel, asked: Asked, answers: Answers, cancelled: Callab
             _stop_if(cancelled)
             if time.monotonic() > ends_at:
                 return
-            after = gguf.next_token(ids[:place], count=_WIDEST, cancelled=cancelled)
-            least = min(after.logprobs.values())
-            answers.logprobs.append(after.logprobs.get(ids[place], least))
-            answers.likeliest.append(after.likeliest)
-            answers.sureness.append(after.logprobs[after.likeliest])
+            prediction = gguf.next_token(ids[:place], count=_WIDEST, cancelled=cancelled)
+            least = min(prediction.logprobs.values())
+            answers.logprobs.append(prediction.logprobs.get(ids[place], least))
+            answers.likeliest.append(prediction.likeliest)
+            answers.sureness.append(prediction.logprobs[prediction.likeliest])
 
 
 def _stop_if(cancelled: Callable[[], bool]) -> None:
@@ -343,8 +343,12 @@ def judged(kind: str, expected: Reference, answers: Answers, *, template_told: b
     """
     adapter, bounds = expected.adapter, bounds_of(kind)
     scored = len(answers.logprobs)
-    sure = [n for n in range(scored) if adapter.sureness[n] >= math.log(_SURE)]
-    agreement = sum(answers.likeliest[n] == adapter.likeliest[n] for n in sure) / len(sure) if sure else None
+    sure_places = [n for n in range(scored) if adapter.sureness[n] >= math.log(_SURE)]
+    agreement = (
+        sum(answers.likeliest[n] == adapter.likeliest[n] for n in sure_places) / len(sure_places)
+        if sure_places
+        else None
+    )
     compared = Answers(logprobs=adapter.logprobs[:scored])
     parity = Parity(
         kind=kind,

@@ -32,8 +32,8 @@ def held(out: Path) -> Iterator[None]:
             raise TuituneError(
                 f"Another export is writing to {one_line(out)}: wait for it, or choose another folder."
             ) from None
-        for left in out.glob(f"{_STAGING}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in out.glob(f"{_STAGING}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         recover(out)
         yield
     finally:

@@ -80,11 +80,11 @@ def dataset_splits(name: str, revision: str = "") -> dict[str, list[str]]:
     import datasets
 
     datasets.disable_progress_bars()
-    address, wanted = _address(name), revision or None
+    address, asked_revision = _address(name), revision or None
     try:
         return {
-            config: [str(split) for split in _builder(address, config, wanted).config.data_files or {}]
-            for config in datasets.get_dataset_config_names(address, revision=wanted)[:_MOST_CONFIGS]
+            config: [str(split) for split in _builder(address, config, asked_revision).config.data_files or {}]
+            for config in datasets.get_dataset_config_names(address, revision=asked_revision)[:_MOST_CONFIGS]
         }
     except Exception as error:  # datasets raises a kind for each of its libraries
         raise UnusableInput(explained(error, name, "dataset", revision)) from error
@@ -164,14 +164,14 @@ def _ask(name: str, config: str, split: str, revision: str) -> HubFiles:
 
     datasets.disable_progress_bars()
     address = _address(name)
-    wanted = revision or None
+    asked_revision = revision or None
     shown = one_line(name, max_length=120)
     try:
-        builder = _builder(address, config or None, wanted)
+        builder = _builder(address, config or None, asked_revision)
     except ValueError as error:
         if "config" not in str(error).lower():
             raise
-        known = one_line(", ".join(datasets.get_dataset_config_names(address, revision=wanted)), max_length=300)
+        known = one_line(", ".join(datasets.get_dataset_config_names(address, revision=asked_revision)), max_length=300)
         raise UnusableInput(f"Set data.config to one of the configurations of {shown}: {known}.") from None
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in _READABLE:

@@ -157,8 +157,8 @@ def explained(error: BaseException, name: str, what: What, revision: str | None)
         )
     if found(RevisionNotFoundError):
         section = "model" if what == "model" else "data"
-        wanted = one_line(revision or "main", max_length=120)
-        return f"{shown} has no revision {wanted}: give a branch, tag or commit of it in {section}.revision."
+        revision_text = one_line(revision or "main", max_length=120)
+        return f"{shown} has no revision {revision_text}: give a branch, tag or commit of it in {section}.revision."
     local = "a model folder" if what == "model" else "a dataset file"
     if found(OfflineModeIsEnabled):
         return f"{shown} is not downloaded here and HF_HUB_OFFLINE is set: unset it, or give {local}."

@@ -97,7 +97,7 @@ def examine(runs_folder: Path | None = None) -> list[Finding]:
 
 def _versions() -> Finding:
     """Installed libraries against what this version of tuitune asks for."""
-    wrong: dict[str, Requirement] = {}
+    requirements_unmet: dict[str, Requirement] = {}
     try:
         requirements = [Requirement(line) for line in requires("tuitune") or []]
     except PackageNotFoundError:
@@ -108,20 +108,22 @@ def _versions() -> Finding:
         try:
             installed = version(requirement.name)
         except PackageNotFoundError:
-            wrong[f"{requirement.name} is missing"] = requirement
+            requirements_unmet[f"{requirement.name} is missing"] = requirement
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
-            wrong[f"{requirement.name} {installed} is not {requirement.specifier}"] = requirement
-    if wrong:
-        return Finding("Libraries", "fail", "; ".join(wrong), _install_command(*wrong.values()))
+            requirements_unmet[f"{requirement.name} {installed} is not {requirement.specifier}"] = requirement
+    if requirements_unmet:
+        return Finding(
+            "Libraries", "fail", "; ".join(requirements_unmet), _install_command(*requirements_unmet.values())
+        )
     names = ("torch", "transformers", "trl", "peft", "datasets")
     return Finding("Libraries", "ok", ", ".join(f"{name} {version(name)}" for name in names))
 
 
 def _install_command(*requirements: Requirement) -> str:
     """The line for a shell that installs these into the environment that tuitune runs in."""
-    wanted = shlex.join(f"{requirement.name}{requirement.specifier}" for requirement in requirements)
-    return f"{shlex.quote(sys.executable)} -m pip install {wanted}"
+    packages = shlex.join(f"{requirement.name}{requirement.specifier}" for requirement in requirements)
+    return f"{shlex.quote(sys.executable)} -m pip install {packages}"
 
 
 def _gpu(cards: list[Gpu]) -> list[Finding]:
@@ -156,8 +158,8 @@ def _driver(card: Gpu) -> Finding:
         return Finding(
             "NVIDIA driver", "fail", f"{card.driver} is too old for any torch of today", "Update the NVIDIA driver."
         )
-    which = f"runs torch built for CUDA 12 ({', '.join(tags)})" if tags else "runs torch built for CUDA 12 and 13"
-    return Finding("NVIDIA driver", "ok", f"{card.driver} {which}")
+    builds_text = f"runs torch built for CUDA 12 ({', '.join(tags)})" if tags else "runs torch built for CUDA 12 and 13"
+    return Finding("NVIDIA driver", "ok", f"{card.driver} {builds_text}")
 
 
 def _torch(probe: dict[str, Any], cards: list[Gpu]) -> Finding:
@@ -168,8 +170,8 @@ def _torch(probe: dict[str, Any], cards: list[Gpu]) -> Finding:
     if probe.get("device"):
         return Finding("PyTorch", "ok", f"{probe['torch']} computes on {one_line(probe['device'], max_length=80)}")
     if cards:
-        why = "is a CPU build" if probe.get("cuda") is None else f"(CUDA {probe['cuda']}) cannot use the GPU"
-        return Finding("PyTorch", "fail", f"{probe['torch']} {why}", _torch_command(cards))
+        problem = "is a CPU build" if probe.get("cuda") is None else f"(CUDA {probe['cuda']}) cannot use the GPU"
+        return Finding("PyTorch", "fail", f"{probe['torch']} {problem}", _torch_command(cards))
     return Finding("PyTorch", "ok", f"{probe['torch']} computes on the CPU")
 
 
@@ -212,10 +214,10 @@ def _unsloth_command() -> str:
 
 def _memory() -> Finding:
     memory = psutil.virtual_memory()
-    low = memory.available < 4 * GIB
+    is_low = memory.available < 4 * GIB
     text = f"{gib(memory.available)} of {gib(memory.total)} available"
-    remedy = "Close other programs: merging and exporting hold a whole model in memory." if low else None
-    return Finding("Memory", "warn" if low else "ok", text, remedy)
+    remedy = "Close other programs: merging and exporting hold a whole model in memory." if is_low else None
+    return Finding("Memory", "warn" if is_low else "ok", text, remedy)
 
 
 def _disk(folder: Path) -> Finding:
@@ -264,7 +266,7 @@ def _probe(code: str, *arguments: str) -> dict[str, Any]:
 
     prepare_environment()
     try:
-        ended = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-P", "-c", code, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -274,12 +276,12 @@ def _probe(code: str, *arguments: str) -> dict[str, Any]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"error": str(error), "nf4_error": str(error)}
-    lines = ended.stdout.strip().splitlines()
+    lines = process.stdout.strip().splitlines()
     try:
         report = json.loads(lines[-1]) if lines else None
     except ValueError:
         report = None
     if isinstance(report, dict):
         return report
-    message = f"it ended with status {ended.returncode}"
+    message = f"it ended with status {process.returncode}"
     return {"error": message, "nf4_error": message}

@@ -191,7 +191,7 @@ def sample(pid: int | None = None, folder: Path | None = None, card: Gpu | None 
 
 def _gpu_sample(pid: int, card: Gpu | None) -> dict[str, Any]:
     nvml = _connected()
-    card = next((now for now in gpus() if now.uuid == card.uuid), None) if card else chosen_gpu()
+    card = next((gpu for gpu in gpus() if gpu.uuid == card.uuid), None) if card else chosen_gpu()
     if nvml is None or card is None:
         return {}
     try:
@@ -232,8 +232,8 @@ def _gpu_sample(pid: int, card: Gpu | None) -> dict[str, Any]:
 
 
 def _clock_share(nvml: Any, handle: Any) -> float:
-    now = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
-    return float(now / nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
+    clock = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
+    return float(clock / nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
 
 
 def _own_pid(bytes_by_pid: dict[int, int], pid: int, by_torch: int | None) -> int | None:

@@ -64,7 +64,7 @@ def torch_index() -> str:
 def visible_card() -> Card | None:
     """The first card that `nvidia-smi` tells of; None where it is missing, fails or names none."""
     try:
-        ended = subprocess.run(
+        process = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -75,8 +75,8 @@ def visible_card() -> Card | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    lines = ended.stdout.strip().splitlines()
-    if ended.returncode != 0 or not lines:
+    lines = process.stdout.strip().splitlines()
+    if process.returncode != 0 or not lines:
         return None
     driver, _, capability = (part.strip() for part in lines[0].partition(","))
     numbers = version_numbers(capability)
@@ -120,16 +120,16 @@ def choose_build(card: Card | None, torch: str) -> TorchBuild:
         return TorchBuild(tag, reason, uses_gpu=False)
     if not tags:
         return TorchBuild(None, f"The NVIDIA driver {card.driver} runs CUDA 13: {default}.", uses_gpu=True)
-    why = (
+    reason = (
         f"The NVIDIA driver {card.driver} runs CUDA 12 (13 needs {CUDA_13_DRIVER[0]} or newer)"
         if version_numbers(card.driver) < CUDA_13_DRIVER
         else "This GPU is older than those that torch's builds for CUDA 13 are made for"
     )
     if tag is not None:
-        return TorchBuild(tag, f"{why}: the {tag} build of torch is taken, from {torch_index()}.", uses_gpu=True)
+        return TorchBuild(tag, f"{reason}: the {tag} build of torch is taken, from {torch_index()}.", uses_gpu=True)
     reason = (
-        f"{why}, but {torch_index()} cannot be reached or has no such build of torch {torch}: {default}, which cannot "
-        "use this GPU. Update the driver, or give a Python that has a CUDA build of torch (PYTHON=… make demo)."
+        f"{reason}, but {torch_index()} cannot be reached or has no such build of torch {torch}: {default}, which "
+        "cannot use this GPU. Update the driver, or give a Python that has a CUDA build of torch (PYTHON=… make demo)."
     )
     return TorchBuild(None, reason, uses_gpu=False)
 

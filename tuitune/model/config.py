@@ -31,19 +31,20 @@ def training_config(recipe: Recipe) -> Any:
     Beyond the model's own context its rotary positions are scaled linearly (position interpolation, Chen et al. 2023).
     Raises UnusableInput, also where a model's positions cannot be scaled so.
     """
-    config, wanted = load_config(recipe.model), recipe.data.max_length
+    config, max_length = load_config(recipe.model), recipe.data.max_length
     text = config.get_text_config()
-    own = getattr(text, "max_position_embeddings", None)
-    if not own or wanted <= own:
+    own_positions = getattr(text, "max_position_embeddings", None)
+    if not own_positions or max_length <= own_positions:
         return config
     rotary = getattr(text, "rope_parameters", None) or {}
     if rotary.get("rope_type") != "default":
         raise UnusableInput(
-            f"{one_line(recipe.model.name, max_length=200)} reads {own:,} tokens at most, and its positions cannot be "
-            f"scaled for more: set data.max_length to {own} or less, or choose a model with a longer context."
+            f"{one_line(recipe.model.name, max_length=200)} reads {own_positions:,} tokens at most, and its positions "
+            f"cannot be scaled for more: set data.max_length to {own_positions} or less, or choose a "
+            "model with a longer context."
         )
-    text.rope_parameters = {**rotary, "rope_type": "linear", "factor": wanted / own}
-    text.max_position_embeddings = wanted
+    text.rope_parameters = {**rotary, "rope_type": "linear", "factor": max_length / own_positions}
+    text.max_position_embeddings = max_length
     return config
 
 

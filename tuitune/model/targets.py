@@ -58,33 +58,33 @@ def resolve(model: Any, recipe: Recipe) -> Targets:
     UnusableInput where a name is not in the model: libraries attach to the names that match and keep silent about the
     others.
     """
-    wanted = recipe.lora.target_modules
+    setting = recipe.lora.target_modules
     linears = linear_layers(model)
-    if isinstance(wanted, str):
-        chosen = [name for name in _usable(model, linears) if wanted == "all" or _ending(name, 1) not in _PER_LAYER]
-        if wanted == "attention":
+    if isinstance(setting, str):
+        chosen = [name for name in _usable(model, linears) if setting == "all" or _ending(name, 1) not in _PER_LAYER]
+        if setting == "attention":
             chosen = [name for name in chosen if _in_attention(name)]
         if not chosen:
             raise UnusableInput(
-                f"The model has no layers that lora.target_modules: {wanted} means: "
+                f"The model has no layers that lora.target_modules: {setting} means: "
                 f"name them, among {_listed(linears)}."
             )
         left_out = tuple(_left_out(model, linears, chosen))
     else:
-        missing = [target for target in wanted if not any(_means(target, name) for name in linears)]
+        missing = [target for target in setting if not any(_means(target, name) for name in linears)]
         if missing:
             raise UnusableInput(
                 f"The model has no layer named {one_line(', '.join(missing), max_length=200)}: "
                 f"choose lora.target_modules among {_listed(linears)}."
             )
-        chosen = [name for name in linears if any(_means(target, name) for target in wanted)]
+        chosen = [name for name in linears if any(_means(target, name) for target in setting)]
         left_out = ()
     others = {name for name, _ in model.named_modules()} - set(chosen)
     inside = _name_of(model.get_decoder(), model)
-    beside = {_ending(name, 1) for name in others if name.startswith(inside)}
+    layer_names = {_ending(name, 1) for name in others if name.startswith(inside)}
     features: dict[str, int] = {}
     for name in chosen:
-        shown = _ending(name, 2 if _ending(name, 1) in beside else 1)
+        shown = _ending(name, 2 if _ending(name, 1) in layer_names else 1)
         features[shown] = features.get(shown, 0) + linears[name]
     return Targets(
         features=features,

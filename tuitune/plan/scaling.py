@@ -128,20 +128,20 @@ def imbalance(lengths: Sequence[int], rows: int, cards: int, draws: int = 4000) 
     By simulation over these `lengths` (tokens). Dealing rows by their lengths brings it near 0.
     """
     size = (draws, cards, max(1, rows // cards))
-    drawn = np.random.default_rng(0).choice(np.asarray(lengths), size=size)
-    sums = drawn.sum(axis=2)
+    drawn_lengths = np.random.default_rng(0).choice(np.asarray(lengths), size=size)
+    sums = drawn_lengths.sum(axis=2)
     return float((sums.max(axis=1) / sums.mean(axis=1)).mean() - 1)
 
 
 def first_host_that_does_not_pay(step: Step, gpus: int, link: str, most: int = 16, gain: float = 0.5) -> int | None:
     """The number of hosts that adds less than `gain` of a host's worth over one fewer; None where up to `most` pay."""
-    alone = scaled(step, gpus).speedup
-    before = alone
+    host_speedup = scaled(step, gpus).speedup
+    last_speedup = host_speedup
     for hosts in range(2, most + 1):
-        now = scaled(step, gpus, hosts, link).speedup
-        if now - before < gain * alone:
+        speedup = scaled(step, gpus, hosts, link).speedup
+        if speedup - last_speedup < gain * host_speedup:
             return hosts
-        before = now
+        last_speedup = speedup
     return None
 
 

@@ -15,8 +15,8 @@ def format_match(options: dict[str, Any], reply: str) -> float:
 def length_within(options: dict[str, Any], reply: str, tokens: int) -> float:
     """1 where the reply's length is within the bounds."""
     counts = {"tokens": tokens, "words": len(reply.split()), "characters": len(reply)}
-    count, most = counts[options["unit"]], options["most"]
-    return float(count >= options["least"] and (most is None or count <= most))
+    count, limit = counts[options["unit"]], options["most"]
+    return float(count >= options["least"] and (limit is None or count <= limit))
 
 
 def json_of_schema(options: dict[str, Any], reply: str) -> float:

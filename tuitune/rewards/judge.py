@@ -133,8 +133,8 @@ class Judge:
                 if "failed" in answer:
                     place, row = answer["failed"]
                     by_function = isinstance(self.rewards[place], PythonFile)
-                    alike = by_function and "returned" not in answer["clause"]
-                    raise _Failure(place, None if alike else row, answer["clause"])
+                    fails_for_all = by_function and "returned" not in answer["clause"]
+                    raise _Failure(place, None if fails_for_all else row, answer["clause"])
                 place, row = answer["at"]
                 allowed = self._seconds_of(self.rewards[place])
         except (EOFError, BrokenPipeError):

@@ -100,14 +100,14 @@ def lock_in() -> None:
 
 
 def _limit(seconds: float, memory_mb: int) -> None:
-    for what, most in (
+    for resource_kind, limit in (
         (resource.RLIMIT_CPU, int(seconds) + 1),
         (resource.RLIMIT_AS, memory_mb * 2**20),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, 64),
     ):
-        resource.setrlimit(what, (most, most))
+        resource.setrlimit(resource_kind, (limit, limit))
 
 
 def main() -> None:

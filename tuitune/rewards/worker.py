@@ -72,9 +72,9 @@ def call(function: Callable[..., Any], rows: list[Row]) -> list[Any]:
         "completions": [row["reply"] for row in rows],
         "completion_tokens": [row["tokens"] for row in rows],
     }
-    wanted = inspect.signature(function).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values()):
-        arguments = {name: value for name, value in arguments.items() if name in wanted}
+    parameters = inspect.signature(function).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        arguments = {name: value for name, value in arguments.items() if name in parameters}
     values = function(**arguments)
     try:
         return list(values)

@@ -48,8 +48,8 @@ class Cost:
     currency: str
 
     def __str__(self) -> str:
-        spent = money(self.so_far, self.currency)
-        return spent if self.to_end is None else f"{spent} of about {money(self.to_end, self.currency)}"
+        text = money(self.so_far, self.currency)
+        return text if self.to_end is None else f"{text} of about {money(self.to_end, self.currency)}"
 
 
 def cost(history: History, now: float | None = None) -> Cost | None:
@@ -68,8 +68,12 @@ def cost(history: History, now: float | None = None) -> Cost | None:
         for attempt, price in priced
         if price.currency == last_price.currency
     )
-    left = history.seconds_left
-    to_end = None if history.ended is not None or left is None else so_far + left / 3600 * last_price.per_hour
+    seconds_left = history.seconds_left
+    to_end = (
+        None
+        if history.ended is not None or seconds_left is None
+        else so_far + seconds_left / 3600 * last_price.per_hour
+    )
     return Cost(so_far, to_end, last_price.currency)
 
 

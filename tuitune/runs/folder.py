@@ -190,10 +190,10 @@ class Run:
 
     def status(self, history: History | None = None) -> Status:
         """`live` while a session holds the run and it has not ended; `interrupted` if its session is gone unended."""
-        ended = (history or self.history()).ended
-        if ended is None:
+        ending = (history or self.history()).ended
+        if ending is None:
             return "live" if self.is_live() else "interrupted"
-        return "failed" if isinstance(ended, Failed) else ended.status
+        return "failed" if isinstance(ending, Failed) else ending.status
 
     def session_socket(self) -> Path | None:
         """The socket of the session that holds this run, or None."""
@@ -331,8 +331,8 @@ def require_usable(name: str, runs_folder: Path) -> None:
 
 
 def _taken(name: str, runs_folder: Path) -> UnusableInput:
-    what = "run" if holds_run(runs_folder / name) else "file or folder"
-    return UnusableInput(f"A {what} named {name} exists in {runs_folder}: choose another name.")
+    entry_kind = "run" if holds_run(runs_folder / name) else "file or folder"
+    return UnusableInput(f"A {entry_kind} named {name} exists in {runs_folder}: choose another name.")
 
 
 def _named(folder: Path, name: str | None, stem: str) -> Path:

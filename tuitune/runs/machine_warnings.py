@@ -34,12 +34,12 @@ def slower_steps(history: History) -> RunWarning | None:
     ratios = [_own_seconds(step) / usual for step in late if (usual := seconds_as_long(step.tokens or 0))]
     if len(ratios) < _FEWEST_ALIKE or (slower := median(ratios)) < _SLOWER:
         return None
-    now, then = (median(step.tokens_per_second or 0.0 for step in steps) for steps in (late, early))
+    late_speed, early_speed = (median(step.tokens_per_second or 0.0 for step in steps) for steps in (late, early))
     return RunWarning.since(
         late[-1],
         "pace",
         "slower than at first",
-        f"A step takes {slower:.1f} times as long as at first ({now:,.0f} tokens/s, {then:,.0f} then)",
+        f"A step takes {slower:.1f} times as long as at first ({late_speed:,.0f} tokens/s, {early_speed:,.0f} then)",
         "look for other programs with `top`"
         + (" and `nvidia-smi`" if history.sample and history.sample.gpu_total_bytes else ""),
     )
@@ -153,8 +153,8 @@ def disk_too_small(history: History, save_steps: int | None, checkpoint_bytes: i
     checkpoint_bytes = checkpoint_bytes or plan.trainable_parameters * CHECKPOINT_BYTES_A_PARAMETER
     on_disk = min(len({checkpoint.step for checkpoint in history.checkpoints}), CHECKPOINTS_AT_ONCE - 1)
     to_come = -(-history.total_steps // save_steps) - history.step // save_steps if save_steps else 1
-    more = max(0, min(to_come, CHECKPOINTS_AT_ONCE - on_disk))
-    needed_bytes = more * checkpoint_bytes + plan.trainable_parameters * 4  # and the adapter, in fp32
+    checkpoints_to_come = max(0, min(to_come, CHECKPOINTS_AT_ONCE - on_disk))
+    needed_bytes = checkpoints_to_come * checkpoint_bytes + plan.trainable_parameters * 4  # and the adapter, in fp32
     if sample.disk_free_bytes >= needed_bytes:
         return None
     return RunWarning(

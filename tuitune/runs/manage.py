@@ -63,8 +63,8 @@ def deletion_question(run: Run) -> str:
                 size += os.lstat(os.path.join(folder, file)).st_size
     with suppress(OSError):
         others = sorted(path.name for path in run.folder.iterdir() if path.name not in _OURS)
-    also = ", ".join(one_line(name, max_length=40) for name in others[:5]) + (", …" if len(others) > 5 else "")
-    with_them = f" Among them is what tuitune did not make, or what you saved: {also}." if others else ""
+    names = ", ".join(one_line(name, max_length=40) for name in others[:5]) + (", …" if len(others) > 5 else "")
+    with_them = f" Among them is what tuitune did not make, or what you saved: {names}." if others else ""
     return (
         f"Delete {_named(run)} for good? Its record, checkpoints, adapter and the exports in its folder go: "
         f"{size / 10**6:,.1f} MB in {one_line(run.folder, max_length=200)}.{with_them}"

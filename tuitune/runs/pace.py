@@ -119,8 +119,8 @@ class Pace:
         latest = self.step_seconds[-max(_FEWEST_STEPS, len(self.step_seconds) // 2) :]
         if not latest:
             return None
-        most = _LONGEST_STEP * median(latest)
-        return fmean(min(seconds, most) for seconds in latest)
+        limit = _LONGEST_STEP * median(latest)
+        return fmean(min(seconds, limit) for seconds in latest)
 
     @property
     def seconds_left(self) -> float | None:
@@ -136,7 +136,7 @@ class Pace:
         return seconds + stopped + self._not_yet_seen(seconds)
 
     def _seconds_a_stop(self, kind: Stop) -> float:
-        return median(took for _, took in self.stops[kind][-_LATEST_STOPS:])
+        return median(stop_seconds for _, stop_seconds in self.stops[kind][-_LATEST_STOPS:])
 
     def _not_yet_seen(self, seconds: float) -> float:
         """What measuring takes during `seconds` of steps where it was done only before the first one.

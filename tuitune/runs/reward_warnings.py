@@ -19,15 +19,19 @@ def rewards_alike(history: History) -> RunWarning | None:
     best = max(step.metrics.get("reward", 0.0) for step in history.steps)
     first = history.steps[0].metrics.get("reward", 0.0)
     if reward >= 0.95 * best > first:
-        why, remedy = "it has learnt what these rewards tell", "stop, or go on with harder prompts or stricter rewards"
+        reason, remedy = (
+            "it has learnt what these rewards tell",
+            "stop, or go on with harder prompts or stricter rewards",
+        )
     else:
-        why = "the prompts are too hard or too easy for it, or the rewards do not tell good answers from bad ones"
+        reason = "the prompts are too hard or too easy for it, or the rewards do not tell good answers from bad ones"
         remedy = "stop, and look at the answers with `tuitune rewards RECIPE`"
     return RunWarning.since(
         steps[0],
         "reward",
         "rewards do not differ",
-        f"Since step {steps[0].step} the answers to each prompt are worth the same (mean reward {reward:.3g}): {why}",
+        f"Since step {steps[0].step} the answers to each prompt are worth the same (mean reward {reward:.3g}): "
+        f"{reason}",
         remedy,
     )
 

@@ -39,23 +39,23 @@ def loss_not_falling(history: History) -> RunWarning | None:
     error = pstdev(late) * math.sqrt(1 / _FIRST_LOSSES + 1 / width)
     if first <= _LEARNT_LOSS or first - last > max(_MOVED * first, 2 * error):
         return None
-    measured = [evaluation.loss for evaluation in history.evaluations if math.isfinite(evaluation.loss)]
-    if len(measured) >= 2:
-        if min(measured[1:]) <= measured[0] * (1 - _HELD_OUT_MOVED):
+    losses = [evaluation.loss for evaluation in history.evaluations if math.isfinite(evaluation.loss)]
+    if len(losses) >= 2:
+        if min(losses[1:]) <= losses[0] * (1 - _HELD_OUT_MOVED):
             return None
     elif abs(first - last) > _MOVED * first or 2 * error > _MOST_NOISE * first:
         return None
     rate = _highest_rate([*steps[:width], *steps[-width:]])
     if rate < _SMALL_RATE:
-        why, remedy = f"a learning rate of {rate:.1e} is too low to learn from", "raise train.learning_rate"
+        reason, remedy = f"a learning rate of {rate:.1e} is too low to learn from", "raise train.learning_rate"
     else:
-        why = "too few tokens are trained, the rows teach nothing new, or the learning rate does not fit"
+        reason = "too few tokens are trained, the rows teach nothing new, or the learning rate does not fit"
         remedy = "look at the trained tokens in the data step, then change train.learning_rate"
     return RunWarning.since(
         steps[0],
         "loss",
         "the loss does not fall",
-        f"The training loss is where it began ({first:.3f}, now {last:.3f}): {why}",
+        f"The training loss is where it began ({first:.3f}, now {last:.3f}): {reason}",
         f"stop, and {remedy} (2e-4 is usual for LoRA)",
     )
 
@@ -75,18 +75,18 @@ def rising_loss(history: History) -> RunWarning | None:
     if len(steps) < max(_STEPS_OF_NOISE, 2 * width):
         return None
     latest = [step.loss for step in steps[-max(width, _STEPS_OF_NOISE) :]]
-    now, error = fmean(latest[-width:]), pstdev(latest) * math.sqrt(2 / width)
+    mean_now, error = fmean(latest[-width:]), pstdev(latest) * math.sqrt(2 / width)
     stride = max(1, width // 4, history.total_steps // _MEANS)
     begins = range(0, len(steps) - width, stride)
     lowest, begin = min((sum(step.loss for step in steps[begin : begin + width]) / width, begin) for begin in begins)
-    if now - lowest <= max(_RISEN * lowest, _RISEN_NATS, _CERTAIN * error):
+    if mean_now - lowest <= max(_RISEN * lowest, _RISEN_NATS, _CERTAIN * error):
         return None
     step, rate = steps[begin + width - 1], _highest_rate(steps[-width:])
     return RunWarning.since(
         step,
         "loss",
         "the loss rises",
-        f"The training loss has risen from {lowest:.3f} about step {step.step} to {now:.3f}: "
+        f"The training loss has risen from {lowest:.3f} about step {step.step} to {mean_now:.3f}: "
         f"the learning rate ({rate:.1e}) is too high for this model and data",
         "stop, and train with a lower train.learning_rate",
     )
@@ -105,11 +105,11 @@ _STEPS_OF_MEAN = 50
 
 def overfitting(history: History) -> RunWarning | None:
     """The held-out loss has risen over two measurements since its best, while the training loss has fallen."""
-    measured = [evaluation for evaluation in history.evaluations if math.isfinite(evaluation.loss)]
-    best = min(measured, key=lambda evaluation: evaluation.loss, default=None)
+    evaluations = [evaluation for evaluation in history.evaluations if math.isfinite(evaluation.loss)]
+    best = min(evaluations, key=lambda evaluation: evaluation.loss, default=None)
     if best is None:
         return None
-    later = [evaluation for evaluation in measured if evaluation.step > best.step]
+    later = [evaluation for evaluation in evaluations if evaluation.step > best.step]
     if len(later) < _RISES_IN_A_ROW or later[-1].loss < best.loss * (1 + _HELD_OUT_RISEN):
         return None
     if any(evaluation.loss <= best.loss * (1 + _HELD_OUT_RISEN / 2) for evaluation in later[-_RISES_IN_A_ROW:]):

@@ -296,11 +296,11 @@ class Jobs:
         """Where a run goes on with other libraries than it began with, its numbers may go another way."""
         from tuitune.machine.hardware import machine
 
-        began, now = run.libraries(), machine().libraries
+        recorded, installed = run.libraries(), machine().libraries
         changed = [
-            f"{name} {version} → {now.get(name, 'absent')}"
-            for name, version in began.items()
-            if version != now.get(name)
+            f"{name} {version} → {installed.get(name, 'absent')}"
+            for name, version in recorded.items()
+            if version != installed.get(name)
         ]
         if changed:
             text = f"Libraries have changed since the run began, so what follows may differ: {', '.join(changed)}."

@@ -100,18 +100,18 @@ class Models:
             (export for export in exports if kind in ("gguf", export.kind) and export.kind.startswith("gguf:")), None
         )
         if export is None:
-            wanted = kind if ":" in kind else "gguf:q8_0"
+            kind_to_make = kind if ":" in kind else "gguf:q8_0"
             raise UnusableInput(
                 f"Run {one_line(run.name)} has no export {one_line(kind, max_length=40)}: make it with "
-                f"`tuitune export {one_line(run.name)} --to {one_line(wanted, max_length=40)}`."
+                f"`tuitune export {one_line(run.name)} --to {one_line(kind_to_make, max_length=40)}`."
             )
         if self._gguf is None or self._gguf[0] != export.path:
             self._close_gguf()
             progress(f"Loading {export.path.name} into llama.cpp", 0, 0)
             positions = getattr(load_config(run.resolved().model).get_text_config(), "max_position_embeddings", None)
             context = min(positions or _GGUF_TOKENS, _GGUF_TOKENS)
-            opened = self._running.enter_context(open_gguf(export.path, context=context, cancelled=cancelled))
-            self._gguf = (export.path, opened)
+            model = self._running.enter_context(open_gguf(export.path, context=context, cancelled=cancelled))
+            self._gguf = (export.path, model)
         return self._gguf[1]
 
     def _close_gguf(self) -> None:

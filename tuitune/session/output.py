@@ -29,9 +29,9 @@ class _Lines(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self._stream.write(text)
-        *whole, self._line = (self._line + text).split("\n")
+        *lines, self._line = (self._line + text).split("\n")
         self._line = self._line.rpartition("\r")[2][-_LONGEST:]
-        for line in whole:
+        for line in lines:
             if line.strip() and "\r" not in line:
                 self._tell(line.rstrip()[:_LONGEST])
         return len(text)

@@ -50,12 +50,12 @@ def resumption_from_data(data: dict[str, Any] | None) -> Resumption | None:
     if data is None:
         return None
     plan = from_json(data["plan"]) if data["plan"] else None
-    measured = [from_json(line) for line in data["measured"]]
+    evaluations = [from_json(line) for line in data["measured"]]
     return Resumption(
         data["attempt"],
         Path(data["checkpoint"]) if data["checkpoint"] else None,
         plan if isinstance(plan, Plan) else None,
-        tuple(evaluation for evaluation in measured if isinstance(evaluation, Evaluation)),
+        tuple(evaluation for evaluation in evaluations if isinstance(evaluation, Evaluation)),
     )
 
 

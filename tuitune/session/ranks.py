@@ -76,8 +76,8 @@ def train_on_ranks(
     others are ended then. Where memory runs out on one, all go on from the newest checkpoint with less of it.
     """
     while True:
-        ended = _train_once(recipe, run, control, emit, cards, resumed, on_start)
-        if ended is None:
+        ending = _train_once(recipe, run, control, emit, cards, resumed, on_start)
+        if ending is None:
             return
         hungry = run.resolved()
         recipe = with_less_memory(hungry)

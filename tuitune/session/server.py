@@ -289,8 +289,8 @@ class Server:
             return
         ending = next((ending for ending in self.endings if ending.run.name == request.run), None)
         if words or ending is None or not ending.cancel("it was cancelled"):
-            what = "it is not training any more" if words else "none waits to be run"
-            raise UnusableInput(f"The command for the end of run {one_line(request.run)} cannot be changed: {what}.")
+            reason = "it is not training any more" if words else "none waits to be run"
+            raise UnusableInput(f"The command for the end of run {one_line(request.run)} cannot be changed: {reason}.")
 
     # --- events ------------------------------------------------------------------------------------------------
 

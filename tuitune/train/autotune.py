@@ -81,13 +81,13 @@ class Fitted:
         speed = self.chosen.tokens_per_second or 0.0
         safe = [trial for trial in self.trials if (trial.peak_bytes or 0) <= self.limit_bytes and trial != self.chosen]
         others = [trial.tokens_per_second for trial in safe if trial.tokens_per_second]
-        against = f", against {max(others):,.0f} in the next best way" if others else ""
+        comparison = f", against {max(others):,.0f} in the next best way" if others else ""
         peak = (self.chosen.peak_bytes or 0) / 2**30
-        both = len({trial.candidate.compiled for trial in self.trials}) > 1
-        compiled = (", compiled" if self.chosen.candidate.compiled else ", not compiled") if both else ""
+        both_compiled = len({trial.candidate.compiled for trial in self.trials}) > 1
+        compiled = (", compiled" if self.chosen.candidate.compiled else ", not compiled") if both_compiled else ""
         return (
             f"Chosen by timing {len(self.trials)} ways: {self.chosen.candidate.describe()}{compiled}, "
-            f"{speed:,.0f} tokens/s{against}; up to {peak:.1f} GiB; attention: {attention}."
+            f"{speed:,.0f} tokens/s{comparison}; up to {peak:.1f} GiB; attention: {attention}."
         )
 
 
@@ -102,14 +102,14 @@ def candidates(
     train = recipe.train
     rows = rows_a_step(train)
     kinds = (False, True) if train.gradient_checkpointing == "auto" else (train.gradient_checkpointing,)
-    most = math.ceil(rows / cards)
-    batches = sorted((batch for batch in range(1, most + 1) if rows % batch == 0), reverse=True)
+    rows_a_card = math.ceil(rows / cards)
+    batches = sorted((batch for batch in range(1, rows_a_card + 1) if rows % batch == 0), reverse=True)
     chosen: list[Candidate] = []
     for checkpointing in kinds:
-        of_kind = [Candidate(batch, math.ceil(most / batch), checkpointing, compiled) for batch in batches]
+        of_kind = [Candidate(batch, math.ceil(rows_a_card / batch), checkpointing, compiled) for batch in batches]
         # The largest that fits wins nearly always, and the next one shows whether larger is still faster.
         chosen += [candidate for candidate in of_kind if fits(candidate)][: 3 if not checkpointing else 2]
-    return chosen[:_MOST_TRIALS] or [Candidate(1, most, kinds[-1], compiled)]
+    return chosen[:_MOST_TRIALS] or [Candidate(1, rows_a_card, kinds[-1], compiled)]
 
 
 def best(trials: Sequence[Trial], limit_bytes: int) -> Trial | None:
@@ -207,7 +207,7 @@ def fit(
             ):
                 chosen = trials[-1]
     _apply(loaded, chosen.candidate)
-    settled = _with_train(
+    fitted_recipe = _with_train(
         recipe,
         per_device_train_batch_size=chosen.candidate.batch,
         gradient_accumulation_steps=rows_a_step(recipe.train) // chosen.candidate.batch,
@@ -219,7 +219,7 @@ def fit(
         optim=optimizer_name(recipe, _trainable(loaded), total),
         fit=False,
     )
-    return Fitted(settled, chosen, tuple(trials), limit)
+    return Fitted(fitted_recipe, chosen, tuple(trials), limit)
 
 
 def _keeping_may_pay(loaded: LoadedModel, chosen: Trial, lengths: list[int], limit: int) -> bool:
@@ -227,8 +227,8 @@ def _keeping_may_pay(loaded: LoadedModel, chosen: Trial, lengths: list[int], lim
     recipe = loaded.recipe
     if recipe.train.dequantize_once is False or loaded.backend.name != "unsloth":
         return False
-    extra = kept_bytes(loaded.model)
-    if not extra or (chosen.peak_bytes or 0) + extra > limit:
+    copy_bytes = kept_bytes(loaded.model)
+    if not copy_bytes or (chosen.peak_bytes or 0) + copy_bytes > limit:
         return False
     return recipe.train.dequantize_once is True or _is_long(recipe, chosen, lengths)
 
@@ -274,8 +274,8 @@ def replays_are_better(
     passes = round(passes_over_data(recipe, len(lengths)) * len(lengths) / batch)
     tokens = batch * sum(lengths) / len(lengths)
     eager_s, replay_s = tokens / chosen.tokens_per_second, tokens / captured.tokens_per_second
-    wanted = recipe.train.cuda_graphs is True
-    return wanted or captures_pay(passes, len(sizes), eager_s, replay_s, captured.capture_s)
+    is_required = recipe.train.cuda_graphs is True
+    return is_required or captures_pay(passes, len(sizes), eager_s, replay_s, captured.capture_s)
 
 
 def _compiling_may_pay(loaded: LoadedModel, chosen: Trial, rows: int, tokens: int) -> bool:

@@ -124,20 +124,20 @@ def adapter_of(run: Run, which: str | None) -> Run:
     if which is None:
         if run.adapter.is_dir():
             return run
-        whole = next((checkpoint for checkpoint in reversed(saved) if damage(checkpoint) is None), None)
-        if whole is None:
+        whole_checkpoint = next((checkpoint for checkpoint in reversed(saved) if damage(checkpoint) is None), None)
+        if whole_checkpoint is None:
             raise UnusableInput(f"Run {one_line(run.name)} has no adapter: it ended before one was saved.")
-        return Run(run.folder, whole.name)
+        return Run(run.folder, whole_checkpoint.name)
     by_step = {step_of(checkpoint): checkpoint.name for checkpoint in saved}
     if which == "last" and saved:
         return Run(run.folder, saved[-1].name)
     if which == "best":
-        measured = [evaluation for evaluation in run.history().evaluations if evaluation.step in by_step]
-        if not measured:
+        evaluations = [evaluation for evaluation in run.history().evaluations if evaluation.step in by_step]
+        if not evaluations:
             raise UnusableInput(
                 f"Run {one_line(run.name)} has no checkpoint whose held-out loss was measured: give the step of one."
             )
-        return Run(run.folder, by_step[min(measured, key=lambda evaluation: evaluation.loss).step])
+        return Run(run.folder, by_step[min(evaluations, key=lambda evaluation: evaluation.loss).step])
     if which.isdecimal() and int(which) in by_step:
         return Run(run.folder, by_step[int(which)])
     steps = ", ".join(map(str, by_step)) or "no step"

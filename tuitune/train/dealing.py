@@ -89,12 +89,12 @@ class DealtBatches:
     def _passes(self, rows: Sequence[int]) -> list[list[int]]:
         """This process's passes of one step. The heaviest are made at once by all, so that none waits for another."""
         passes = passes_a_step(self._train, self._world, len(rows))
-        most = self._train.per_device_train_batch_size
-        groups = self._deal(rows, self._lengths, passes * self._world, most)
+        batch = self._train.per_device_train_batch_size
+        groups = self._deal(rows, self._lengths, passes * self._world, batch)
         groups.sort(key=lambda group: -sum(self._lengths[row] for row in group))
-        taken = []
+        own_groups = []
         for number in range(passes):
-            together = groups[number * self._world : (number + 1) * self._world]
+            groups_of_pass = groups[number * self._world : (number + 1) * self._world]
             place = self._rank if number % 2 == 0 else self._world - 1 - self._rank  # the heavier one to each in turn
-            taken.append(together[place])
-        return taken
+            own_groups.append(groups_of_pass[place])
+        return own_groups

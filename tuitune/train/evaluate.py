@@ -76,11 +76,11 @@ class Evaluator:
         with _random_state_kept(self._loaded):
             began = time.monotonic()
             evaluation = self._held_out_loss(step) if loss else None
-            measured = time.monotonic()
+            loss_ended = time.monotonic()
             if replies:
                 self._reply(step)
-                self._replies_seconds = time.monotonic() - measured
-            self._loss_seconds = measured - began
+                self._replies_seconds = time.monotonic() - loss_ended
+            self._loss_seconds = loss_ended - began
         if evaluation is not None and step > 0:
             self.measured.append(evaluation)
         return evaluation
@@ -96,8 +96,8 @@ class Evaluator:
 
     def take_waited_s(self) -> float:
         """Seconds that measuring waited for work of the step that follows, since they were last asked for."""
-        waited, self._waited_s = self._waited_s, 0.0
-        return waited
+        waited_s, self._waited_s = self._waited_s, 0.0
+        return waited_s
 
     def _held_out_loss(self, step: int) -> Evaluation | None:
         return measure_loss(self.trainer, self._method, self._emit, self._attempt, step, self._ranks)

@@ -124,8 +124,8 @@ def settle_batches(
             "Rows are padded and grouped by length, because no kernel here keeps this model's rows apart end to end."
         )
     if isolation.problem is not None:
-        extra = f"Even padded, {isolation.problem}: train.per_device_train_batch_size: 1 trains each row alone."
-        notice = f"{notice} {extra}" if notice else extra
+        advice = f"Even padded, {isolation.problem}: train.per_device_train_batch_size: 1 trains each row alone."
+        notice = f"{notice} {advice}" if notice else advice
     return Batches("padded", attention, isolation, notice)
 
 
@@ -152,29 +152,29 @@ def prove_isolation(
 
     chosen = _chosen(rows)
     way = way or Way(collator, loss_of)
-    together, alone = way.collator(loaded), Padded(loaded.tokenizer.pad_token_id or 0)
+    collate, collate_alone = way.collator(loaded), Padded(loaded.tokenizer.pad_token_id or 0)
     middle = len(chosen) // 2
     unlabelled = {**chosen[middle], "labels": [IGNORED] * len(chosen[middle]["labels"])}
     reversed_row = {**unlabelled, "input_ids": list(unlabelled["input_ids"])[::-1]}
-    batch = together(chosen)
+    batch = collate(chosen)
     trained = int((batch["labels"] != IGNORED).sum())
     device = loaded.model.device
     random_of = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=random_of), _without_dropout(loaded.model):
         began = time.monotonic()
         progress("Compiling kernels, once; the next run finds them")
-        _pass(loaded, way, [batch, alone(chosen[:1])], trained)
+        _pass(loaded, way, [batch, collate_alone(chosen[:1])], trained)
         progress("Checking that the rows of a batch are kept apart")
         warm = time.monotonic()
         loss, gradient = _pass(loaded, way, [batch], trained)
-        loss_alone, gradient_alone = _pass(loaded, way, [alone([row]) for row in chosen], trained)
+        loss_alone, gradient_alone = _pass(loaded, way, [collate_alone([row]) for row in chosen], trained)
         with _moved_embeddings(loaded.model, seed=0):
             loss_moved, gradient_moved = _pass(loaded, way, [batch], trained)
         moves = [loss_moved - loss]
         for seed in range(1, _MOVES):
             with _moved_embeddings(loaded.model, seed=seed):
                 moves.append(_loss(loaded, way, batch, trained) - loss)
-        original, with_reversed_row = (together(_with(chosen, middle, row)) for row in (unlabelled, reversed_row))
+        original, with_reversed_row = (collate(_with(chosen, middle, row)) for row in (unlabelled, reversed_row))
         loss_before, loss_repeated, loss_after = (
             _loss(loaded, way, batch, trained) for batch in (original, original, with_reversed_row)
         )

@@ -12,11 +12,13 @@ def pinned(recipe: Recipe) -> Recipe:
     """The recipe with the commit of every Hub model and dataset as its revision. Raises UnusableInput."""
     data = recipe.data
     first, *further = [_commit(section) for section in sections(data)]
-    measured = eval_section(data)
-    also = [source.model_copy(update={"revision": commit}) for source, commit in zip(data.also, further, strict=True)]
-    changes = {"revision": first, "also": also}
-    if measured is not None and measured.path != data.path:
-        changes["eval_revision"] = _commit(measured)
+    eval_data = eval_section(data)
+    also_pinned = [
+        source.model_copy(update={"revision": commit}) for source, commit in zip(data.also, further, strict=True)
+    ]
+    changes = {"revision": first, "also": also_pinned}
+    if eval_data is not None and eval_data.path != data.path:
+        changes["eval_revision"] = _commit(eval_data)
     return recipe.model_copy(
         update={
             "method": recipe.method.with_rewards(_with_digest),

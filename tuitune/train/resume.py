@@ -39,8 +39,8 @@ def resumption_of(run: Run, emit: Emit) -> Resumption:
     plan = next((event for event in reversed(events) if isinstance(event, Plan)), None)
     checkpoint = newest_whole_checkpoint(run, emit)
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
-    measured = [event for event in run.history().evaluations if event.step <= step]
-    return Resumption(attempts + 1, checkpoint, plan, tuple(measured))
+    evaluations = [event for event in run.history().evaluations if event.step <= step]
+    return Resumption(attempts + 1, checkpoint, plan, tuple(evaluations))
 
 
 CHANGEABLE = (
@@ -52,18 +52,18 @@ CHANGEABLE = (
 
 def changed(recipe: Recipe, changes: list[str]) -> Recipe:
     """The recipe of a run that has begun with `field=value` changes. Raises UnusableInput for other fields."""
-    new = Recipe.from_data(recipe.model_dump(mode="json"), changes=changes)
-    if with_tail_of(recipe, new) != new:
+    changed_recipe = Recipe.from_data(recipe.model_dump(mode="json"), changes=changes)
+    if with_tail_of(recipe, changed_recipe) != changed_recipe:
         raise UnusableInput(
             f"A run that has begun can change train.{', '.join(CHANGEABLE)} alone: for anything else train a new run, "
             "with --from where it should begin with this run's adapter."
         )
-    if new.train.num_train_epochs != recipe.train.num_train_epochs and new.train.max_steps != -1:
+    if changed_recipe.train.num_train_epochs != recipe.train.num_train_epochs and changed_recipe.train.max_steps != -1:
         raise UnusableInput(
-            f"The run ends after train.max_steps: {new.train.max_steps} steps, whatever its epochs: change that, or "
-            "set max_steps=-1 with num_train_epochs."
+            f"The run ends after train.max_steps: {changed_recipe.train.max_steps} steps, whatever its epochs: change "
+            "that, or set max_steps=-1 with num_train_epochs."
         )
-    return new
+    return changed_recipe
 
 
 def with_tail_of(recipe: Recipe, other: Recipe) -> Recipe:
@@ -78,10 +78,10 @@ def require_unfinished(run: Run, recipe: Recipe) -> None:
     status, train = run.status(history), recipe.train
     if status == "live":
         raise UnusableInput(f"Run {one_line(run.name)} is going: `tuitune attach {one_line(run.name)}` shows it.")
-    more = train.max_steps > history.step or (
+    has_steps_left = train.max_steps > history.step or (
         train.max_steps == -1 and train.num_train_epochs > (history.steps[-1].epoch if history.steps else 0) + 1e-6
     )
-    if status == "done" and not more:
+    if status == "done" and not has_steps_left:
         raise UnusableInput(
             f"Run {one_line(run.name)} is done after {history.step} steps: `tuitune resume {one_line(run.name)} --set "
             f"max_steps={2 * history.step}` trains it further."
@@ -131,8 +131,8 @@ def model_digest(model: ModelSection) -> str:
     for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as opened:
+        with file.open("rb") as stream:
             for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
-                opened.seek(start)
-                digest.update(opened.read(_SAMPLE_BYTES))
+                stream.seek(start)
+                digest.update(stream.read(_SAMPLE_BYTES))
     return digest.hexdigest()

@@ -70,8 +70,8 @@ class ReplyLearner(Learner):
         from tuitune.train.methods.reference import begins_as_base, reference_logps
 
         asks_training_rows = not begins_as_base(recipe) or passes_over_data(recipe, len(prepared.train)) > 1
-        wanted = {"train": prepared.train if asks_training_rows else None, "eval": prepared.eval}
-        rows = {name: self.rows(dataset, recipe, None) for name, dataset in wanted.items() if dataset is not None}
+        datasets = {"train": prepared.train if asks_training_rows else None, "eval": prepared.eval}
+        rows = {name: self.rows(dataset, recipe, None) for name, dataset in datasets.items() if dataset is not None}
         total = sum(map(len, rows.values()))
         done = 0
         for name, dataset in rows.items():
@@ -238,7 +238,7 @@ class PairLoss:
         logps, tokens = reply_logps(loaded, batch), batch["label_counts"].to(loaded.model.device)
         sides = zip(logps.chunk(2), reference.chunk(2), tokens.chunk(2), strict=True)
         chosen, rejected = (Replies(*side) for side in sides)
-        loss, extra = self.learner.pair_loss(self.section, chosen, rejected, totals)
+        loss, more_figures = self.learner.pair_loss(self.section, chosen, rejected, totals)
         with torch.no_grad():
             rewards = [self.learner.reward(self.section, side) for side in (chosen, rejected)]
             figures = {
@@ -250,7 +250,7 @@ class PairLoss:
                 "logps/rejected": rejected.logps,
             }
             sums = {name: (value.sum(), len(value)) for name, value in figures.items()}
-        return Outcome(loss, {**sums, **extra})
+        return Outcome(loss, {**sums, **more_figures})
 
 
 class DPO(PairLearner):

@@ -74,11 +74,11 @@ def ask_base(loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> None:
     lacking = [batch for batch in batches if "reference" not in batch]
     if len(lacking) > 1 and all("packed_seq_lengths" in batch for batch in lacking):
         names = ("input_ids", "labels", "position_ids")
-        together = {name: torch.cat([batch[name] for batch in lacking], dim=1) for name in names}
+        merged = {name: torch.cat([batch[name] for batch in lacking], dim=1) for name in names}
         for name in ("packed_seq_lengths", "label_counts"):
-            together[name] = torch.cat([batch[name] for batch in lacking])
+            merged[name] = torch.cat([batch[name] for batch in lacking])
         sizes = [len(batch["label_counts"]) for batch in lacking]
-        for batch, logps in zip(lacking, base_logps(loaded, together).split(sizes), strict=True):
+        for batch, logps in zip(lacking, base_logps(loaded, merged).split(sizes), strict=True):
             batch["reference"] = logps
     else:
         for batch in lacking:

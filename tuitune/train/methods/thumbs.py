@@ -144,14 +144,14 @@ class ThumbLoss:
         replies = Replies(logps, logps.detach() - ratio.detach(), tokens)
         losses = kto_loss(self.section, replies, desirable, totals.kl)
         with torch.no_grad():
-            good, bad = int(batch["desirable"].sum()), int((~batch["desirable"]).sum())
+            good_rows, bad_rows = int(batch["desirable"].sum()), int((~batch["desirable"]).sum())
             reward = self.section.beta * ratio
             sums = {
                 "kl": (totals.kl * len(tokens), len(tokens)),
-                "rewards/chosen": (reward[desirable].sum(), good),
-                "rewards/rejected": (reward[~desirable].sum(), bad),
-                "logps/chosen": (logps[desirable].sum(), good),
-                "logps/rejected": (logps[~desirable].sum(), bad),
+                "rewards/chosen": (reward[desirable].sum(), good_rows),
+                "rewards/rejected": (reward[~desirable].sum(), bad_rows),
+                "logps/chosen": (logps[desirable].sum(), good_rows),
+                "logps/rejected": (logps[~desirable].sum(), bad_rows),
             }
         return Outcome(losses.sum() / totals.rows, sums)
 
