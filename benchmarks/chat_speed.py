@@ -73,11 +73,11 @@ def measure(model: Path, *, in_4bit: bool, tokens: int, pairs: int) -> dict[str,
     figures = []
     for _ in range(pairs):
         before = plain()
-        answer = reply(loaded, chat, sampling, fast=True)
-        again = reply(loaded, chat, sampling, fast=True)
+        first_answer = reply(loaded, chat, sampling, fast=True)
+        second_answer = reply(loaded, chat, sampling, fast=True)
         after = plain()  # in turn, so that what else the machine does falls on both
-        seconds = (answer.seconds + again.seconds) / 2
-        figures.append((answer.tokens / seconds, 2 / (1 / before + 1 / after), answer.first_token_s))
+        seconds = (first_answer.seconds + second_answer.seconds) / 2
+        figures.append((first_answer.tokens / seconds, 2 / (1 / before + 1 / after), first_answer.first_token_s))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {
         "model": model.name,
@@ -86,7 +86,7 @@ def measure(model: Path, *, in_4bit: bool, tokens: int, pairs: int) -> dict[str,
         "backend": loaded.backend.name,
         "decoder": type(loaded.decoder).__name__ if loaded.decoder else "generate",
         "prompt_tokens": prompt.shape[1],
-        "tokens": answer.tokens,
+        "tokens": first_answer.tokens,
         "tokens_per_second": round(statistics.median(figure[0] for figure in figures), 1),
         "generate_tokens_per_second": round(statistics.median(figure[1] for figure in figures), 1),
         "ratio": round(statistics.median(figure[0] / figure[1] for figure in figures), 2),

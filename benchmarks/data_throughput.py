@@ -54,12 +54,12 @@ def compare(backend: Any, samples: list[Any]) -> dict[str, float]:
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for index, clock in enumerate(("wall", "cpu")):
-        rates = {name: len(samples) / min(each[index] for each in taken) for name, taken in seconds.items()}
-        found |= {f"{name}_rows_per_{clock}_second": round(rate) for name, rate in rates.items()}
-        found[f"share_of_bare_{clock}"] = round(rates["masked"] / rates["bare"], 3)
-    return found
+        rates = {name: len(samples) / min(pair[index] for pair in pairs) for name, pairs in seconds.items()}
+        figures |= {f"{name}_rows_per_{clock}_second": round(rate) for name, rate in rates.items()}
+        figures[f"share_of_bare_{clock}"] = round(rates["masked"] / rates["bare"], 3)
+    return figures
 
 
 def large_file(gigabytes: float) -> dict[str, Any]:
@@ -91,20 +91,20 @@ def huge_file(gigabytes: float) -> dict[str, Any]:
         with path.open("wb") as file:
             while file.tell() < gigabytes * 1e9:
                 file.write(block)
-        began = time.perf_counter()
+        began_at = time.perf_counter()
         dataset = open_dataset(DataSection(path=str(path)))
         next(dataset.rows())
-        opened = time.perf_counter()
+        opened_at = time.perf_counter()
         middle = (dataset.estimated_rows() or 0) // 2
         next(dataset.rows(middle))
-        found = time.perf_counter()
+        read_at = time.perf_counter()
         rows = len(dataset)
         return {
             "bytes": path.stat().st_size,
             "rows": rows,
-            "open_and_preview_seconds": round(opened - began, 3),
-            "row_in_the_middle_seconds": round(found - opened, 2),
-            "count_seconds": round(time.perf_counter() - found, 2),
+            "open_and_preview_seconds": round(opened_at - began_at, 3),
+            "row_in_the_middle_seconds": round(read_at - opened_at, 2),
+            "count_seconds": round(time.perf_counter() - read_at, 2),
         }
 
 
@@ -125,8 +125,8 @@ def measure(path: Path) -> dict[str, Any]:
     done, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rows = len(prepared.train) + len(prepared.eval)
     del prepared  # as in a session, where one recipe's rows are in memory at a time
-    again = prepare(recipe, load_tokenizer(recipe.model))
-    assert len(again.train) + len(again.eval) == rows
+    cached = prepare(recipe, load_tokenizer(recipe.model))
+    assert len(cached.train) + len(cached.eval) == rows
     return {
         "bytes": path.stat().st_size,
         "rows": rows,

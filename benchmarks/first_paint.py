@@ -82,7 +82,7 @@ def main() -> None:
                 ours.append(app)
                 theirs.append(label)
                 ratios.append(app / label)
-        imported = [each for each in json.loads(modules.read_text()) if each.partition(".")[0] in HEAVY]
+        imported = [module for module in json.loads(modules.read_text()) if module.partition(".")[0] in HEAVY]
     result = {
         "what": "seconds from start to first paint on an 80x24 pty",
         "date": time.strftime("%Y-%m-%d"),

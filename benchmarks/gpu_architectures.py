@@ -27,11 +27,11 @@ QUESTION: Conversation = [{"role": "user", "content": "What is the capital of Fr
 SECONDS_EACH = 240.0
 
 
-def problems(found: dict[str, Any]) -> list[str]:
+def problems(figures: dict[str, Any]) -> list[str]:
     """What one architecture's figures show to be wrong; empty where it is proven."""
     wrong = []
     for precision in ("16bit", "4bit"):
-        run = found.get(precision, {})
+        run = figures.get(precision, {})
         if "error" in run or not run:
             wrong.append(f"{precision}: {run.get('error', 'no result')}")
             continue
@@ -41,7 +41,7 @@ def problems(found: dict[str, Any]) -> list[str]:
             wrong.append(f"{precision}: the loss does not fall ({run['losses']})")
         if not run["reloaded_equal"]:
             wrong.append(f"{precision}: the saved adapter answers differently")
-    reference = found.get("reference", {})
+    reference = figures.get("reference", {})
     if "error" in reference or not reference:
         wrong.append(f"reference: {reference.get('error', 'no result')}")
         return wrong
@@ -86,19 +86,19 @@ def measure(architecture: str, folder: Path, *, in_4bit: bool, backend: str = "u
             "samples": {"prompts": ["hello"], "max_new_tokens": 4},
         }
     )
-    told: list[Any] = []
+    events: list[Any] = []
     writer = create_run(recipe, folder, "4bit" if in_4bit else "16bit")
     run = writer.run
     started = time.time()
     try:
-        loaded = train(recipe, run, Control(), told.append)
+        loaded = train(recipe, run, Control(), events.append)
     finally:
         writer.close()
     assert loaded is not None
-    plan = next(event for event in told if event.kind == "plan")
-    steps = [event for event in told if event.kind == "step"]
+    plan = next(event for event in events if event.kind == "plan")
+    steps = [event for event in events if event.kind == "step"]
     answer = reply(loaded, QUESTION, Sampling(max_new_tokens=12)).text
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "batches": plan.batches,
         "attention": plan.attention,
         "isolation": plan.isolation,
@@ -106,7 +106,7 @@ def measure(architecture: str, folder: Path, *, in_4bit: bool, backend: str = "u
         "target_modules": list(plan.target_modules),
         "trainable_parameters": plan.trainable_parameters,
         "losses": [round(step.loss, 4) for step in steps],
-        "notices": [event.text for event in told if event.kind == "notice"],
+        "notices": [event.text for event in events if event.kind == "notice"],
         "import_seconds": round(imported - began, 1),
         "first_step_seconds": round(imported - began + steps[0].at - started, 1),
     }
@@ -114,15 +114,15 @@ def measure(architecture: str, folder: Path, *, in_4bit: bool, backend: str = "u
         if not in_4bit:
             rows = prepare(recipe, loaded.tokenizer).train
             torch.save(_gradients(loaded, [rows[i] for i in range(4)]), folder / "gradients.pt")
-            found["merged"] = _merged(run, folder / "exports")
-        again = backends.load(recipe, lambda text: None)
-        again.backend.attach_saved(again, str(run.adapter))
-        found["reloaded_equal"] = reply(again, QUESTION, Sampling(max_new_tokens=12)).text == answer
+            figures["merged"] = _merged(run, folder / "exports")
+        reloaded = backends.load(recipe, lambda text: None)
+        reloaded.backend.attach_saved(reloaded, str(run.adapter))
+        figures["reloaded_equal"] = reply(reloaded, QUESTION, Sampling(max_new_tokens=12)).text == answer
     except Exception as error:  # what was measured before stays worth knowing
-        found["error"] = f"{type(error).__name__}: {error}"[:600]
-    found["peak_mib"] = torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None
-    found["seconds"] = round(time.time() - began, 1)
-    return found
+        figures["error"] = f"{type(error).__name__}: {error}"[:600]
+    figures["peak_mib"] = torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None
+    figures["seconds"] = round(time.time() - began, 1)
+    return figures
 
 
 def _gradients(loaded: Any, rows: list[Any]) -> dict[str, Any]:
@@ -149,8 +149,8 @@ def _gradients(loaded: Any, rows: list[Any]) -> dict[str, Any]:
 def _merged(run: Any, out: Path) -> str:
     from tuitune.export import export
 
-    made = list(export(run, ["merged_16bit"], out, lambda *_: None, lambda question: False, lambda: False))
-    return "; ".join(str(getattr(each, "error", "made")) for each in made)
+    results = list(export(run, ["merged_16bit"], out, lambda *_: None, lambda question: False, lambda: False))
+    return "; ".join(str(getattr(result, "error", "made")) for result in results)
 
 
 def compare(folder: Path) -> dict[str, Any]:
@@ -184,8 +184,10 @@ def compare(folder: Path) -> dict[str, Any]:
 
     def cosine(kind: str) -> float:
         names = kept[kind].keys() & gradients.keys()
-        mine, theirs = (torch.cat([side[n].double().flatten() for n in names]) for side in (kept[kind], gradients))
-        return float(torch.nn.functional.cosine_similarity(mine, theirs, dim=0))
+        measured, expected = (
+            torch.cat([side[n].double().flatten() for n in names]) for side in (kept[kind], gradients)
+        )
+        return float(torch.nn.functional.cosine_similarity(measured, expected, dim=0))
 
     return {
         "cosine_together": cosine("together"),
@@ -221,11 +223,11 @@ def _child(arguments: list[str], folder: Path, caches: Path) -> dict[str, Any]:
 
 def prove(architecture: str, folder: Path, caches: Path, backend: str = "unsloth") -> dict[str, Any]:
     """Everything that is measured of one architecture: `16bit` and `4bit` runs, and the `reference`."""
-    found = {}
+    figures = {}
     for precision in ("16bit", "4bit"):
-        found[precision] = _child([architecture, "--run", precision, "--backend", backend], folder, caches)
-    found["reference"] = _child([architecture, "--compare"], folder, caches)
-    return found
+        figures[precision] = _child([architecture, "--run", precision, "--backend", backend], folder, caches)
+    figures["reference"] = _child([architecture, "--compare"], folder, caches)
+    return figures
 
 
 def main() -> None:
@@ -242,8 +244,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.run:
         in_4bit = arguments.run == "4bit"
-        found = measure(arguments.names[0], arguments.folder, in_4bit=in_4bit, backend=arguments.backend)
-        print("\n" + json.dumps(found))
+        figures = measure(arguments.names[0], arguments.folder, in_4bit=in_4bit, backend=arguments.backend)
+        print("\n" + json.dumps(figures))
         return
     if arguments.compare:
         print("\n" + json.dumps(compare(arguments.folder)))
@@ -254,9 +256,9 @@ def main() -> None:
         def proven(name: str) -> tuple[str, dict[str, Any]]:
             folder = Path(scratch) / name
             folder.mkdir()
-            found = prove(name, folder, caches / name, arguments.backend)
-            print(name, json.dumps({"problems": problems(found)}), flush=True)
-            return name, found
+            figures = prove(name, folder, caches / name, arguments.backend)
+            print(name, json.dumps({"problems": problems(figures)}), flush=True)
+            return name, figures
 
         with ThreadPoolExecutor(arguments.jobs) as pool:
             architectures = dict(pool.map(proven, arguments.names))
@@ -271,7 +273,7 @@ def main() -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "gpu_architectures.json").write_text(json.dumps(result, indent=1) + "\n")
-    failed = {name: problems(found) for name, found in architectures.items() if problems(found)}
+    failed = {name: problems(figures) for name, figures in architectures.items() if problems(figures)}
     print(json.dumps({"proven": len(architectures) - len(failed), "failed": failed}, indent=1))
 
 

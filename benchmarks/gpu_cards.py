@@ -54,13 +54,13 @@ class Runs:
     def _followed(
         self, what: list[str], cards: int, changes: list[str], on_event: Callable[[dict[str, Any]], None]
     ) -> str:
-        there = len(gpus())
-        which = "0" if cards == 1 else ",".join(map(str, range(cards))) if there >= cards else "all"
+        physical = len(gpus())
+        chosen = "0" if cards == 1 else ",".join(map(str, range(cards))) if physical >= cards else "all"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        if there < cards:
+        if physical < cards:
             environment[STAND_INS] = str(cards)
         command = [sys.executable, "-m", "tuitune", *what, "--runs", str(self._folder / "runs"), "--json"]
-        command += ["--gpus", which] if there or cards > 1 else []
+        command += ["--gpus", chosen] if physical or cards > 1 else []
         command += [part for change in changes for part in ("--set", change)]
         with (
             tempfile.TemporaryFile("w+") as errors,
@@ -120,32 +120,32 @@ def losses(runs: Runs, counts: list[int]) -> dict[str, Any]:
     settings = ["fit=false", "gradient_checkpointing=false", f"max_steps={STEPS}", "save_steps=10"]
     settings += ["per_device_train_batch_size=8", "gradient_accumulation_steps=2"]
     alone = trained(runs, "losses-1", 1, settings)
-    told: dict[str, Any] = {"1": alone}
+    figures: dict[str, Any] = {"1": alone}
     for cards in counts:
         death: dict[str, Any] = {}
-        together = told[str(cards)] = trained(runs, f"losses-{cards}", cards, settings, killer(death))
+        together = figures[str(cards)] = trained(runs, f"losses-{cards}", cards, settings, killer(death))
         together["death"] = death
         if "losses" in together and "losses" in alone:
             for what in ("losses", "grad_norms"):
                 pairs = zip(alone[what][:LOSS_STEPS], together[what][:LOSS_STEPS], strict=True)
                 together[f"largest_difference_of_{what}"] = max(abs(first - second) for first, second in pairs)
             together["same_tokens"] = alone["tokens"][:LOSS_STEPS] == together["tokens"][:LOSS_STEPS]
-    return told
+    return figures
 
 
-def killer(told: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """Kills the last of a run's processes on the way, and notes in `told` when and how that is told."""
+def killer(death: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """Kills the last of a run's processes at step DEATH_STEP; `death` gets the time until the run says so, and how."""
 
     def look(event: dict[str, Any]) -> None:
         if event["event"] == "started":
-            told["session"] = event["pid"]
+            death["session"] = event["pid"]
         if event["event"] == "step" and event["step"] == DEATH_STEP:
-            told["killed_at"] = time.time()
-            children = psutil.Process(told["session"]).children()
+            death["killed_at"] = time.time()
+            children = psutil.Process(death["session"]).children()
             [child for child in children if "tuitune.session.rank" in child.cmdline()][-1].kill()
         if event["event"] == "failed":
-            told["seconds_until_told"] = round(event["at"] - told.get("killed_at", event["at"]), 2)
-            told["message"] = event["message"]
+            death["seconds_until_told"] = round(event["at"] - death.get("killed_at", event["at"]), 2)
+            death["message"] = event["message"]
 
     return look
 
@@ -162,14 +162,14 @@ def resumption(runs: Runs, counts: list[int]) -> dict[str, Any]:
 
 def speed(runs: Runs, counts: list[int], steps: int) -> dict[str, Any]:
     """64 rows a card."""
-    told: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for cards in (1, *counts):
         rows = [f"per_device_train_batch_size={ROWS_A_CARD}", f"gradient_accumulation_steps={cards}"]
-        told[str(cards)] = trained(runs, f"speed-{cards}", cards, [*rows, f"max_steps={steps}"])
-        if told["1"].get("tokens_per_second") and told[str(cards)].get("tokens_per_second"):
-            times = told[str(cards)]["tokens_per_second"] / told["1"]["tokens_per_second"]
-            told[str(cards)]["times_one_card"] = round(times, 3)
-    return told
+        figures[str(cards)] = trained(runs, f"speed-{cards}", cards, [*rows, f"max_steps={steps}"])
+        if figures["1"].get("tokens_per_second") and figures[str(cards)].get("tokens_per_second"):
+            times = figures[str(cards)]["tokens_per_second"] / figures["1"]["tokens_per_second"]
+            figures[str(cards)]["times_one_card"] = round(times, 3)
+    return figures
 
 
 def shortened(value: Any) -> Any:
@@ -191,7 +191,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     chats = make_chats(arguments.folder / "chats.jsonl")
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "gpus": [card.name for card in gpus()],
         "model": arguments.model.name,
@@ -204,9 +204,9 @@ def main() -> None:
     runs = Runs(arguments.model, chats, Path(tempfile.mkdtemp(prefix="cards-", dir=arguments.folder)))
     out = arguments.out or RESULTS / f"gpu_cards_{arguments.model.name}.json"
     for name in arguments.only:
-        found[name] = parts[name](runs)
-        out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-        shown = {key: shortened(value) for key, value in found[name].items()}
+        result[name] = parts[name](runs)
+        out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        shown = {key: shortened(value) for key, value in result[name].items()}
         print(json.dumps({name: shown}, indent=1, ensure_ascii=False), flush=True)
 
 

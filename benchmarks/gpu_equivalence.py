@@ -79,7 +79,7 @@ def token_losses(loaded: LoadedModel, rows: list[Row]) -> dict[str, float]:
     losses = [
         [_losses(loaded, s, row) for s, row in zip(kind, rows, strict=True)] for kind in (together, alone, padded)
     ]
-    a, b, c = (torch.cat(each) for each in losses)
+    a, b, c = (torch.cat(token_losses) for token_losses in losses)
     return {
         "token_loss_mean": float(b.mean()),
         "token_loss_mean_difference": float((a - b).abs().mean()),
@@ -141,24 +141,24 @@ def gradients(loaded: LoadedModel, rows: list[Row]) -> dict[str, float]:
     def cosine(a: Any, b: Any) -> float:
         return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
-    free, padded = gradient([PaddingFree(pad)(rows)]), gradient([Padded(pad)(rows)])
+    padding_free, padded = gradient([PaddingFree(pad)(rows)]), gradient([Padded(pad)(rows)])
     alone = gradient([Padded(pad)([row]) for row in rows])
-    again = gradient([PaddingFree(pad)(rows)])
+    repeated = gradient([PaddingFree(pad)(rows)])
     return {
-        "gradient_cosine_padding_free_padded": cosine(free, padded),
-        "gradient_cosine_padding_free_alone": cosine(free, alone),
+        "gradient_cosine_padding_free_padded": cosine(padding_free, padded),
+        "gradient_cosine_padding_free_alone": cosine(padding_free, alone),
         "gradient_cosine_floor_padded_alone": cosine(padded, alone),
-        "gradient_cosine_floor_repeated": cosine(free, again),
-        "gradient_norm_ratio": float(free.norm() / alone.norm()),
+        "gradient_cosine_floor_repeated": cosine(padding_free, repeated),
+        "gradient_norm_ratio": float(padding_free.norm() / alone.norm()),
     }
 
 
 def labels(loaded: LoadedModel, rows: list[Row]) -> dict[str, int]:
     """Trained labels counted both ways; a row's first token has no token before it to be predicted from."""
     pad = loaded.tokenizer.pad_token_id
-    free = int((PaddingFree(pad)(rows)["labels"] != -100).sum())
+    padding_free = int((PaddingFree(pad)(rows)["labels"] != -100).sum())
     padded = int((Padded(pad)(rows)["labels"][:, 1:] != -100).sum())
-    return {"trained_labels_padding_free": free, "trained_labels_padded": padded}
+    return {"trained_labels_padding_free": padding_free, "trained_labels_padded": padded}
 
 
 def curves(loaded: LoadedModel, rows: list[Row], steps: int) -> dict[str, Any]:
@@ -168,13 +168,13 @@ def curves(loaded: LoadedModel, rows: list[Row], steps: int) -> dict[str, Any]:
     pad = loaded.tokenizer.pad_token_id
     trained = [p for p in loaded.model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in trained]
-    found = {}
+    losses = {}
     for name, collate in (("padding_free", PaddingFree(pad)), ("padded", Padded(pad))):
         for parameter, first in zip(trained, start, strict=True):
             parameter.data.copy_(first)
             parameter.grad = None
         optimizer = torch.optim.AdamW(trained, lr=2e-4, fused=True)
-        losses = []
+        curve = []
         for step in range(steps):
             picked = [rows[(step * 8 + i) % len(rows)] for i in range(8)]
             total = sum(len(row["labels"]) - row["labels"].count(-100) for row in picked)
@@ -182,11 +182,11 @@ def curves(loaded: LoadedModel, rows: list[Row], steps: int) -> dict[str, Any]:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(float(loss.detach()))
-        found[name] = losses
+            curve.append(float(loss.detach()))
+        losses[name] = curve
     for parameter, first in zip(trained, start, strict=True):
         parameter.data.copy_(first)
-    pairs = list(zip(found["padding_free"], found["padded"], strict=True))
+    pairs = list(zip(losses["padding_free"], losses["padded"], strict=True))
     return {
         "curve_padding_free": [round(a, 5) for a, _ in pairs],
         "curve_padded": [round(b, 5) for _, b in pairs],
@@ -246,7 +246,7 @@ def main() -> None:
     import torch
 
     name = f"{arguments.model.name}_{16 if arguments.in_16bit else 4}bit"
-    found = {
+    result = {
         "date": datetime.date.today().isoformat(),
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
@@ -254,8 +254,8 @@ def main() -> None:
         **compare(loaded, rows),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"gpu_equivalence_{name}.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found))
+    (RESULTS / f"gpu_equivalence_{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -196,14 +196,14 @@ def main() -> None:
         subprocess.run(["rm", "-rf", str(folder / "peer")], check=False)
     tell("tuitune merged_16bit", measured(["--own", str(run), "merged_16bit"]))
     if not arguments.no_peer and "save_s" in result["unsloth merged_16bit"]:
-        peer_, own_ = result["unsloth merged_16bit"], result["tuitune merged_16bit"]
-        ratio = own_["merged_16bit"]["save_s"] / peer_["save_s"] if "save_s" in own_.get("merged_16bit", {}) else None
+        theirs, ours = result["unsloth merged_16bit"], result["tuitune merged_16bit"]
+        ratio = ours["merged_16bit"]["save_s"] / theirs["save_s"] if "save_s" in ours.get("merged_16bit", {}) else None
         tell(
             "ratios",
             {
                 "seconds": ratio and round(ratio, 2),
-                "own_memory": round(own_["peak_own_gb"] / peer_["peak_own_gb"], 2),
-                "resident": round(own_["peak_resident_gb"] / peer_["peak_resident_gb"], 2),
+                "own_memory": round(ours["peak_own_gb"] / theirs["peak_own_gb"], 2),
+                "resident": round(ours["peak_resident_gb"] / theirs["peak_resident_gb"], 2),
             },
         )
     if arguments.kinds:

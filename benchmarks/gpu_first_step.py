@@ -147,13 +147,13 @@ def main() -> None:
             sizes = {**_WIDE, **sizes, "num_hidden_layers": arguments.layers, "max_position_embeddings": 8192}
             base = build(name, folder / "base", sizes=sizes, device="cuda")
             torch.cuda.empty_cache()
-            found: dict[str, Any] = {"shape_of": model, "layers": arguments.layers}
+            figures: dict[str, Any] = {"shape_of": model, "layers": arguments.layers}
             for kind in ("cold", "warm"):
-                found[kind] = first_step(base, data, folder, kind, in_4bit=name not in IN_16BIT)
+                figures[kind] = first_step(base, data, folder, kind, in_4bit=name not in IN_16BIT)
             for file in base.glob("*.safetensors"):
                 file.unlink()
-            print(name, json.dumps(found), flush=True)
-            result["architectures"][name] = found
+            print(name, json.dumps(figures), flush=True)
+            result["architectures"][name] = figures
             (RESULTS / "gpu_first_step.json").write_text(json.dumps(result, indent=1) + "\n")
 
         with ThreadPoolExecutor(arguments.jobs) as pool:

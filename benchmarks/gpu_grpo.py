@@ -5,7 +5,7 @@
 
 SHAPE is one of benchmarks.shapes; a step is 8 answers of 256 tokens to one prompt, in 4-bit. Random weights hardly ever
 end by themselves, so answers run to their longest. tuitune runs as a user runs it, `tuitune run --json`; the notebook
-is benchmarks/notebook_grpo.py, which is ended after --baseline-seconds and then gives the steps that it has done, or
+is benchmarks.notebook_grpo, which is ended after --baseline-seconds and then gives the steps that it has done, or
 the time in which it did none. Writes benchmarks/results/gpu_grpo_SHAPE.json.
 """
 
@@ -87,9 +87,10 @@ def grpo(model: Path, prompts: Path, steps: int, folder: Path) -> dict[str, Any]
 
 def baseline(model: Path, prompts: Path, seconds: float) -> dict[str, Any]:
     """The notebook's median step after the first two; where it is too slow for that, what is known of it."""
-    script = Path(__file__).with_name("notebook_grpo.py")
-    command = [sys.executable, str(script), str(model), "--data", str(prompts), "--steps", "1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "benchmarks.notebook_grpo", str(model.absolute())]
+    command += ["--data", str(prompts.absolute()), "--steps", "1000"]
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         out, error = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

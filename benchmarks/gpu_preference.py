@@ -113,35 +113,35 @@ def speed(model: Path, data: Path, pairs: int, steps: int, method: str) -> dict[
     recipe = recipe_of(
         model, data, method=method, max_steps=steps, per_device_train_batch_size=pairs, gradient_accumulation_steps=1
     )
-    taken: list[tuple[float, Step]] = []
-    told: dict[str, Any] = {}
+    timed_steps: list[tuple[float, Step]] = []
+    settled: dict[str, Any] = {}
 
     def emit(event: Event) -> None:
         if isinstance(event, Step):
-            taken.append((time.perf_counter(), event))
-            if len(taken) == 1:
+            timed_steps.append((time.perf_counter(), event))
+            if len(timed_steps) == 1:
                 torch.cuda.reset_peak_memory_stats()
         if isinstance(event, Notice):
-            told.setdefault("notices", []).append(event.text)
+            settled.setdefault("notices", []).append(event.text)
         if isinstance(event, Plan):
-            told["plan"] = {"batches": event.batches, "attention": event.attention, "isolation": event.isolation}
+            settled["plan"] = {"batches": event.batches, "attention": event.attention, "isolation": event.isolation}
 
     with tempfile.TemporaryDirectory() as folder:
         writer = create_run(recipe, Path(folder), "speed")
         train(recipe, writer.run, Control(), emit)
         writer.close()
-    third = len(taken) // 3
-    seconds = taken[-1][0] - taken[third][0]
-    after = [step for _, step in taken[third + 1 :]]
+    third = len(timed_steps) // 3
+    seconds = timed_steps[-1][0] - timed_steps[third][0]
+    after = [step for _, step in timed_steps[third + 1 :]]
     return {
         "pairs_per_second": round(pairs * len(after) / seconds, 2),
         "tokens_per_second": round(sum(step.tokens or 0 for step in after) / seconds),
         "seconds_per_step": round(seconds / len(after), 4),
-        "first_loss": taken[0][1].loss,
-        "last_loss": taken[-1][1].loss,
-        "last_metrics": taken[-1][1].metrics,
+        "first_loss": timed_steps[0][1].loss,
+        "last_loss": timed_steps[-1][1].loss,
+        "last_metrics": timed_steps[-1][1].metrics,
         "peak_reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
-        **told,
+        **settled,
     }
 
 
@@ -168,7 +168,7 @@ def memory(model: Path, data: Path, method: str) -> dict[str, Any]:
     shape, card = shape_of(recipe), hardware.chosen_gpu()
     assert card is not None
     trained = [p for p in loaded.model.parameters() if p.requires_grad]
-    rng, found = random.Random(0), []
+    rng, results = random.Random(0), []
     for pairs, length, checkpointing in PASSES:
         loaded.gradient_checkpointing = checkpointing
         loaded.backend.for_training(loaded)
@@ -201,11 +201,11 @@ def memory(model: Path, data: Path, method: str) -> dict[str, Any]:
         parts = memory_of(settled, shape, tokens, backend="unsloth", card_bytes=card.total_bytes)
         row = {"pairs": pairs, "length": length, "checkpointing": checkpointing, "measured_gib": measured / 2**30}
         row |= {"estimated_gib": parts.total_bytes / 2**30, "error": parts.total_bytes / measured - 1}
-        found.append({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()})
-        print(json.dumps(found[-1]), flush=True)
+        results.append({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()})
+        print(json.dumps(results[-1]), flush=True)
         del optimizer, batch
-    errors = [row["error"] for row in found]
-    return {"rows": found, "mean_error": sum(map(abs, errors)) / len(errors), "lowest": min(errors)}
+    errors = [row["error"] for row in results]
+    return {"rows": results, "mean_error": sum(map(abs, errors)) / len(errors), "lowest": min(errors)}
 
 
 def main() -> None:

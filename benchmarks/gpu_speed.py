@@ -153,7 +153,7 @@ def main() -> None:
     import pynvml
 
     pynvml.nvmlInit()
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "gpu": str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))),
         "shape": arguments.shape,
@@ -171,8 +171,8 @@ def main() -> None:
             if result.get("parameters"):
                 result["mfu"] = achieved(speed, result["parameters"])
             result["dollars_per_million_tokens"] = round(arguments.dollars_per_hour / 3600 / speed * 1e6, 4)
-        found["ways"][way] = result
-        name.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        report["ways"][way] = result
+        name.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         print(json.dumps({way: result}, ensure_ascii=False), flush=True)
 
     if not arguments.only or "notebook" in arguments.only:

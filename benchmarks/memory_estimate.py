@@ -90,10 +90,10 @@ def measure(model: Path, *, in_4bit: bool, rank: int) -> list[Row]:
             "rows": rows,
             "tokens": rows * length,
             "checkpointing": checkpointing,
-            "padding_free": free,
+            "padding_free": padding_free,
             "optim": "adamw_torch_fused",
         }
-        for rows, length, checkpointing, free in SETTINGS[rank]
+        for rows, length, checkpointing, padding_free in SETTINGS[rank]
     ]
     backend = UnslothBackend()
     loaded = backend.load(recipe_of(settings[0], model))
@@ -102,7 +102,7 @@ def measure(model: Path, *, in_4bit: bool, rank: int) -> list[Row]:
     card = hardware.chosen_gpu()
     assert card is not None
     rng = random.Random(0)
-    found = []
+    results = []
     for row in settings:
         guessed = guess(row, model)
         if guessed.total_bytes > 0.9 * card.total_bytes:
@@ -114,8 +114,10 @@ def measure(model: Path, *, in_4bit: bool, rank: int) -> list[Row]:
         torch.cuda.reset_peak_memory_stats()
         collate = PaddingFree(0) if row["padding_free"] else Padded(0)
         length = row["tokens"] // row["rows"]
-        made = [[rng.randrange(10, 3000) for _ in range(length)] for _ in range(row["rows"])]
-        batch = {k: v.cuda() for k, v in collate([{"input_ids": ids, "labels": list(ids)} for ids in made]).items()}
+        sequences = [[rng.randrange(10, 3000) for _ in range(length)] for _ in range(row["rows"])]
+        batch = {
+            k: v.cuda() for k, v in collate([{"input_ids": ids, "labels": list(ids)} for ids in sequences]).items()
+        }
         optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
         for _ in range(2):
             with torch.autocast("cuda", dtype=torch.bfloat16):
@@ -128,27 +130,27 @@ def measure(model: Path, *, in_4bit: bool, rank: int) -> list[Row]:
         sample = hardware.sample()
         context = (sample.gpu_process_bytes or 0) - torch.cuda.memory_reserved()
         measured = round((torch.cuda.max_memory_reserved() + context) / GIB, 3)
-        found.append(with_error({**row, "measured_gib": measured, "context_gib": round(context / GIB, 3)}, guessed))
-        print(json.dumps(found[-1]), flush=True)
+        results.append(with_error({**row, "measured_gib": measured, "context_gib": round(context / GIB, 3)}, guessed))
+        print(json.dumps(results[-1]), flush=True)
         del optimizer, batch, loss
         for parameter in trained:
             parameter.grad = None
     del loaded, trained
-    return found
+    return results
 
 
 def recorded() -> dict[str, Any]:
     """The results with every estimate made again, the measurements as they are."""
     from transformers import AutoTokenizer
 
-    found: dict[str, Any] = json.loads(RESULT.read_text())
+    result: dict[str, Any] = json.loads(RESULT.read_text())
     tokenizer = AutoTokenizer.from_pretrained(SAMPLE_DATA / "demo_model")
     with tempfile.TemporaryDirectory() as folder:
-        for name in {row["model"] for row in found["rows"] + found["whole_runs"]}:
+        for name in {row["model"] for row in result["rows"] + result["whole_runs"]}:
             make_config(name, tokenizer).save_pretrained(Path(folder) / name)
         for part in ("rows", "whole_runs"):
-            found[part] = [with_error(row, guess(row, Path(folder) / row["model"])) for row in found[part]]
-    return found | summary(found["rows"]) | {"whole_runs_summary": summary(found["whole_runs"])}
+            result[part] = [with_error(row, guess(row, Path(folder) / row["model"])) for row in result[part]]
+    return result | summary(result["rows"]) | {"whole_runs_summary": summary(result["whole_runs"])}
 
 
 def summary(rows: list[Row]) -> dict[str, float]:
@@ -168,10 +170,10 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["1b", "8b"])
     parser.add_argument("--recorded", action="store_true", help="estimate again what was measured before")
     arguments = parser.parse_args()
-    found = recorded() if arguments.recorded else measured(arguments.folder, arguments.shapes)
+    result = recorded() if arguments.recorded else measured(arguments.folder, arguments.shapes)
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    print(json.dumps({key: value for key, value in found.items() if not isinstance(value, list)}, indent=1))
+    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps({key: value for key, value in result.items() if not isinstance(value, list)}, indent=1))
 
 
 def measured(folder: Path, shapes: list[str]) -> dict[str, Any]:

@@ -19,6 +19,25 @@ from typing import Any
 USER, ASSISTANT = "<|im_start|>user\n", "<|im_start|>assistant\n"
 
 
+def loaded(name: str, outputs: str) -> tuple[Any, Any]:
+    """The model with its adapter, and the tokenizer; call it before torch's other users, which Unsloth patches."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "UNSLOTH_COMPILE_LOCATION": outputs}
+    from unsloth import FastLanguageModel
+
+    model, tokenizer = FastLanguageModel.from_pretrained(name, max_seq_length=2048, load_in_4bit=True)
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=16,
+        lora_alpha=16,
+        lora_dropout=0,
+        bias="none",
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        use_gradient_checkpointing="unsloth",
+        random_state=3407,
+    )
+    return model, tokenizer
+
+
 def texts(tokenizer: Any, rows: dict[str, list[Any]]) -> dict[str, list[str]]:
     """The chats of a batch of rows as the chat template writes them."""
     return {"text": [tokenizer.apply_chat_template(messages, tokenize=False) for messages in rows["messages"]]}
@@ -40,26 +59,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     outputs = tempfile.mkdtemp(prefix="notebook-")
-    os.environ |= {"HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "UNSLOTH_COMPILE_LOCATION": outputs}
-    from unsloth import FastLanguageModel  # before torch's other users, which it patches
+    model, tokenizer = loaded(arguments.model, outputs)
+    import torch
+    from datasets import load_dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
     from unsloth.chat_templates import train_on_responses_only
 
-    import torch  # isort: skip
-    from datasets import load_dataset  # isort: skip
-    from transformers import TrainerCallback  # isort: skip
-    from trl import SFTConfig, SFTTrainer  # isort: skip
-
-    model, tokenizer = FastLanguageModel.from_pretrained(arguments.model, max_seq_length=2048, load_in_4bit=True)
-    model = FastLanguageModel.get_peft_model(
-        model,
-        r=16,
-        lora_alpha=16,
-        lora_dropout=0,
-        bias="none",
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        use_gradient_checkpointing="unsloth",
-        random_state=3407,
-    )
     rows = load_dataset("json", data_files=arguments.data, split="train")
     rows = rows.map(lambda batch: texts(tokenizer, batch), batched=True, remove_columns=rows.column_names)
     marks: list[tuple[float, int]] = []
@@ -96,14 +102,14 @@ def main() -> None:
     trainer = train_on_responses_only(trainer, instruction_part=USER, response_part=ASSISTANT)
     trainer.train()
     tokens_per_second, seconds_per_step = speed(marks)
-    found = {
+    result = {
         "peer": "unsloth notebook",
         "steps": arguments.steps,
         "tokens_per_second": round(tokens_per_second),
         "seconds_per_step": round(seconds_per_step, 4),
         "peak_reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

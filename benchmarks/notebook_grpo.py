@@ -1,6 +1,6 @@
 """GRPO as an Unsloth notebook does it without vLLM: the peer of benchmarks.gpu_grpo.
 
-    python benchmarks/notebook_grpo.py MODEL --data FILE [--steps 8] [--answers 8] [--tokens 256]
+    python -m benchmarks.notebook_grpo MODEL --data FILE [--steps 8] [--answers 8] [--tokens 256]
 
 4-bit, r=16 on all seven projections, one prompt a step with its answers, learning rate 5e-6, 8-bit AdamW, Unsloth's
 gradient checkpointing. FILE is JSONL with `prompt`. Prints a line with the seconds of each step as it ends. Needs an
@@ -9,10 +9,11 @@ NVIDIA GPU with Unsloth.
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from typing import Any
+
+from benchmarks.notebook import loaded
 
 
 def main() -> None:
@@ -24,25 +25,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     arguments = parser.parse_args()
     outputs = tempfile.mkdtemp(prefix="notebook-")
-    os.environ |= {"HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "UNSLOTH_COMPILE_LOCATION": outputs}
-    from unsloth import FastLanguageModel  # before torch's other users, which it patches
+    model, tokenizer = loaded(arguments.model, outputs)
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
 
-    import torch  # isort: skip
-    from datasets import Dataset  # isort: skip
-    from transformers import TrainerCallback  # isort: skip
-    from trl import GRPOConfig, GRPOTrainer  # isort: skip
-
-    model, tokenizer = FastLanguageModel.from_pretrained(arguments.model, max_seq_length=2048, load_in_4bit=True)
-    model = FastLanguageModel.get_peft_model(
-        model,
-        r=16,
-        lora_alpha=16,
-        lora_dropout=0,
-        bias="none",
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        use_gradient_checkpointing="unsloth",
-        random_state=3407,
-    )
     with open(arguments.data, encoding="utf-8") as file:
         prompts = [[{"role": "user", "content": json.loads(line)["prompt"]}] for line in file]
 

@@ -105,21 +105,21 @@ def in_pairs(recipe: Recipe, pairs: int) -> list[tuple[Block, Block]]:
     loaded = backends.load(recipe, print)
     loaded.backend.attach(loaded)
     block(loaded, prepared, watched=True)
-    found = []
+    blocks = []
     for pair in range(pairs):
         first = block(loaded, prepared, watched=pair % 2 == 0)
         second = block(loaded, prepared, watched=pair % 2 == 1)
-        found.append((first, second) if pair % 2 == 0 else (second, first))
-    return found
+        blocks.append((first, second) if pair % 2 == 0 else (second, first))
+    return blocks
 
 
 def quartiles(ratios: list[float]) -> list[float]:
-    return [round(each, 4) for each in statistics.quantiles(ratios, n=4)]
+    return [round(quartile, 4) for quartile in statistics.quantiles(ratios, n=4)]
 
 
 def beside(recipe: Path) -> dict[str, float]:
     """CPU of what is not training, as shares of the training process's, while `tuitune run` steps."""
-    noted: list[dict[str, float]] = []
+    cpu_seconds: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "TUITUNE_RUNS": f"{folder}/runs",
@@ -147,8 +147,8 @@ def beside(recipe: Path) -> dict[str, float]:
                 app = psutil.Process(shown.pid)
             if event["event"] == "step" and session and app:
                 # A session's main thread serves, samples and sends; training is in another.
-                main = next(each for each in session.threads() if each.id == session.pid)
-                noted.append(
+                main = next(thread for thread in session.threads() if thread.id == session.pid)
+                cpu_seconds.append(
                     {
                         "training": _cpu_seconds(session),
                         "session beside training": main.user_time + main.system_time,
@@ -159,8 +159,10 @@ def beside(recipe: Path) -> dict[str, float]:
         if process.wait() != 0 or shown is None:
             sys.exit("tuitune run failed")
         shown.close(force=True)
-    spent = {name: noted[-1][name] - noted[len(noted) // 2][name] for name in noted[-1]}  # the app has started by half
-    return {name: round(spent[name] / spent["training"], 4) for name in spent if name != "training"}
+    used = {
+        name: cpu_seconds[-1][name] - cpu_seconds[len(cpu_seconds) // 2][name] for name in cpu_seconds[-1]
+    }  # the app has started by half
+    return {name: round(used[name] / used["training"], 4) for name in used if name != "training"}
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
@@ -191,7 +193,7 @@ def main() -> None:
         file = Path(folder) / "recipe.yaml"
         file.write_text(Recipe.load(arguments.recipe, [*changes, f"max_steps={8 * arguments.steps}"]).to_yaml())
         shares = beside(file)
-    found = {
+    result = {
         "what": f"{arguments.pairs} pairs of {arguments.steps - 3} steps, watched against bare",
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
@@ -204,8 +206,8 @@ def main() -> None:
         "cpu_share_beside_training": shares,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"overhead_{arguments.name}.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    (RESULTS / f"overhead_{arguments.name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
