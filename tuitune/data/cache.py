@@ -216,7 +216,7 @@ class RowsWriter:
 
 
 def find(key: str) -> Rows | None:
-    """The rows made from the same content before, if they are still whole."""
+    """The cached rows of this key, if the entry is complete; None otherwise."""
     folder = rows_folder() / key
     try:
         rows = Rows(folder / "rows.arrow")
@@ -259,7 +259,7 @@ _unfinished: set[Path] = set()
 
 
 def discard_unfinished() -> None:
-    """Remove what this process has not finished, or not kept. Called at the interpreter's end."""
+    """Remove the entries that this process did not finish or did not keep. Called when the interpreter ends."""
     for folder in list(_unfinished):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -268,7 +268,7 @@ atexit.register(discard_unfinished)
 
 
 def sweep() -> None:
-    """Remove what killed processes left unfinished."""
+    """Remove the unfinished entries of processes that were killed."""
     for folder in rows_folder().glob(f"{_MAKING}*"):
         _remove(folder)
 

@@ -62,7 +62,7 @@ class Wrapper:
 
 
 def look(path: Path) -> Container:
-    """What kind of file this is. Raises UnusableInput with what to do where it is none that can be read."""
+    """What kind of file this is. Raises UnusableInput, saying what to do, for a kind that cannot be read."""
     where = one_line(path, max_length=300)
     try:
         if path.is_dir():

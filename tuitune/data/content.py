@@ -127,7 +127,7 @@ _CALL_IN_TEXT = re.compile(r"<\|?tool_?call|\[TOOL_CALLS\]|<function|<\|python_t
 
 
 def thinking(messages: Conversation) -> set[bool]:
-    """The ways in which the last reply is thought about: inline between tags (True), in a field of its own (False)."""
+    """Where the last reply has its thinking: True for inline between tags, False for a field of its own."""
     last = next((turn for turn in reversed(messages) if turn["role"] == "assistant"), None)
     if last is None:
         return set()

@@ -92,7 +92,7 @@ class Dataset:
         return self.path.stat().st_size <= (_QUICK_PACKED if container.compression else _QUICK)
 
     def estimated_rows(self) -> int | None:
-        """About how many rows there are, from the file's size and its first rows; None where that says nothing."""
+        """About how many rows there are, from the file's size and its first rows; None where these do not tell."""
         if self._length is not None:
             return self._length
         first, stop = self.container.part
@@ -161,7 +161,7 @@ def eval_section(data: DataSection) -> DataSection | None:
 
 
 def told_apart(names: list[str]) -> list[str]:
-    """The names, with its place (from 1) behind each that others have too."""
+    """The names; a name that occurs more than once gets its place (from 1) appended."""
     return [
         name if names.count(name) == 1 else f"{name} (dataset {place})" for place, name in enumerate(names, start=1)
     ]

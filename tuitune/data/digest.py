@@ -34,7 +34,7 @@ def hash64(text: str) -> int:
 
 
 def prompt_digest(sample: Sample) -> int:
-    """64 bits of what stands before the first reply; of plain text, of its first 200 characters."""
+    """A 64-bit digest of the turns before the first reply, or of the first 200 characters of plain text."""
     if sample.messages is None:
         return hash64((sample.text or "")[:200])
     parts = []
@@ -83,7 +83,7 @@ _BLOCK = 2**20
 
 
 def repeats(values: Any) -> Any:
-    """Whether each 64-bit value of an array stood at an earlier place, with 8 bytes of working memory a value."""
+    """Whether each 64-bit value of an array occurs at an earlier place too. Takes 8 bytes of working memory a value."""
     import numpy
 
     ordered = numpy.sort(values)

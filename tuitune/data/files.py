@@ -21,7 +21,7 @@ _DEEPEST = 500
 
 
 def records(container: Container, *, start: int = 0, unread: bool = False) -> Iterator[Record]:
-    """Every row of the container's part in order, from row `start` on; with `unread` only their number is right.
+    """Every row of the container's part in order, from row `start` on; with `unread` only their number counts.
 
     A broken row is a record with an error; a broken file ends with one.
     """

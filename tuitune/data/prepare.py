@@ -259,7 +259,7 @@ def encode_row(method: Method, masker: Masker, row: Row, over_length: OverLength
 
 
 def _sampled(method: Method, batch: list[Row]) -> list[tuple[Row, list[Sample]]]:
-    """Each row with what is to be tokenised of it; one that cannot be used has its reason instead, and nothing."""
+    """Each row with the samples to tokenise; a row that cannot be used has an error and no samples."""
     sampled: list[tuple[Row, list[Sample]]] = []
     for row in batch:
         try:
@@ -354,9 +354,9 @@ def _held_out(row_sets: list[Rows], share: float, seed: int) -> list[Any]:
 
 
 def _first_groups(draws: Any, row_count: int, looked_at: int) -> Any:
-    """Places of the smallest values, `row_count` at most, with none left out of those that are equal.
+    """Places of the smallest values, `row_count` at most, where equal values are taken together or not at all.
 
-    Only the smallest `looked_at` are sorted, or all where these do not do.
+    Only the smallest `looked_at` values are sorted first; all of them where these do not suffice.
     """
     import numpy
 
@@ -399,7 +399,7 @@ def _without(rows: int, left_out: Any) -> Any:
 
 
 def _weighted(places: Any, weight: float, seed: int) -> Any:
-    """Each place `weight` times; of the fraction, a seeded part of the places."""
+    """Each place `weight` times; for the fractional part of `weight`, that share of the places, drawn by the seed."""
     import numpy
 
     if weight == 1:

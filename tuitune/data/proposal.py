@@ -38,7 +38,7 @@ def _proposed(form: str, samples: list[Sample]) -> tuple[str, str]:
 
 
 def _answer(sample: Sample) -> str:
-    """The only reply of a question; nothing of a longer conversation."""
+    """The only reply of a conversation; empty where it has none or several."""
     roles = [turn["role"] for turn in sample.messages or []]
     if sample.messages is None or roles.count("assistant") != 1:
         return ""

@@ -95,7 +95,7 @@ def export(
 
 @contextlib.contextmanager
 def _explained(out: Path) -> Iterator[None]:
-    """Say in a sentence what the disk did not take."""
+    """Turn an error of the disk into a sentence for the user."""
     try:
         yield
     except Exception as error:

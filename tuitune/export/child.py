@@ -72,7 +72,7 @@ def run_child(
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
-    """Leave nothing of it behind, its own children included."""
+    """End the child and its own children: by SIGTERM, and by SIGKILL where that does not do."""
     if child.stdin:
         child.stdin.close()
     for end in (signal.SIGTERM, signal.SIGKILL):

@@ -124,7 +124,7 @@ def _line(what: str, *words: str) -> Command:
 
 
 def _rank(adapter: Path) -> int:
-    """The least of the ranks vLLM takes that the adapter's fits into."""
+    """The smallest rank that vLLM accepts and the adapter's rank fits into."""
     try:
         rank = int(json.loads((adapter / "adapter_config.json").read_text())["r"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -140,7 +140,7 @@ def _user() -> str:
 
 
 def _address() -> tuple[str, str | None]:
-    """Host, and port where it is not SSH's own."""
+    """Host, and port where it is not 22."""
     parts = os.environ.get("SSH_CONNECTION", "").split()
     if len(parts) == 4:
         return parts[2], None if parts[3] == "22" else parts[3]

@@ -171,7 +171,7 @@ def _run_program(
 
 
 def prove(gguf_file: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
-    """Open the file again: whole, of this model, and with what ends a reply inside. Raises TuituneError."""
+    """Reopen the file: complete, of this model, and with the tokens that end a reply. Raises TuituneError."""
     from gguf import GGUFReader
     from transformers import AutoConfig
 
@@ -234,7 +234,7 @@ def _weights(folder: Path) -> int:
 
 
 def left_out(merged: Path) -> tuple[str, ...]:
-    """What the merged model in a folder has and its GGUF has not, for the user."""
+    """Notices for the user: parts of the merged model in a folder that its GGUF lacks."""
     from safetensors import safe_open
 
     for path in merged.glob("*.safetensors"):

@@ -57,7 +57,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a candidate came to: its peak with the longest rows in bytes, and its speed; None where memory ran out."""
+    """The measurements of a candidate: peak memory with the longest rows, and speed; None where memory ran out."""
 
     candidate: Candidate
     peak_bytes: int | None
@@ -223,7 +223,7 @@ def fit(
 
 
 def _keeping_may_pay(loaded: LoadedModel, chosen: Trial, lengths: list[int], limit: int) -> bool:
-    """Whether dequantised weights have room beside the chosen way, in a run that is long enough for another trial."""
+    """Whether dequantised weights fit beside the chosen candidate, in a run that is long enough for another trial."""
     recipe = loaded.recipe
     if recipe.train.dequantize_once is False or loaded.backend.name != "unsloth":
         return False
@@ -246,7 +246,7 @@ def _is_long(recipe: Recipe, chosen: Trial, lengths: list[int]) -> bool:
 
 
 def _agreed(trial: Trial, ranks: Ranks) -> Trial:
-    """The trial as it came to on all cards: the highest peak, and the speed of all at the pace of the slowest."""
+    """The trial over all cards: the highest peak, and the speed at the pace of the slowest card."""
     if ranks.world == 1:
         return trial
     (has_failed,) = ranks.any(not trial.peak_bytes or not trial.tokens_per_second)
@@ -267,7 +267,7 @@ def _graphs_may_pay(recipe: Recipe, chosen: Trial, lengths: list[int]) -> bool:
 def replays_are_better(
     recipe: Recipe, captured: Trial, chosen: Trial, lengths: list[int], sizes: tuple[int, ...], limit: int
 ) -> bool:
-    """Whether the trial with graphs is to be taken: in memory's bounds, and faster within the run, capture included."""
+    """Whether the trial with graphs is better: within the memory limit, and faster over the run with its captures."""
     if not captured.tokens_per_second or not chosen.tokens_per_second or (captured.peak_bytes or 0) > limit:
         return False
     batch = captured.candidate.batch
@@ -342,7 +342,7 @@ def _trial(loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list
 
 
 def _trial_of_graphs(loaded: LoadedModel, candidate: Candidate, rows: Any, by_length: list[int]) -> Trial:
-    """As _trial, of passes that are replayed; without a speed where they cannot be captured. The model is set to it."""
+    """As _trial, with captured passes; without a speed where they cannot be captured. Sets the model to it."""
     import torch
 
     longest, passes, tokens = _step_of(loaded, candidate, rows, by_length)

@@ -94,7 +94,7 @@ class PaddingFree:
 
 
 def find_trained(labels: NDArray[np.int64], *, coarse: bool) -> NDArray[np.int64]:
-    """The places of `labels` (tokens,) whose next token has a label, filled up with others to a round number.
+    """The places in `labels` (tokens,) whose next token has a label, padded with other places to a round number.
 
     The number is a whole multiple of ALIGNED, or of an eighth of the tokens where it is `coarse`. No place comes
     twice, so that gradients can be written back without being added up.

@@ -40,7 +40,7 @@ def staged_adapter(run: Run) -> Path:
 
 
 def keep_checkpoint(run: Run, step: int, *, best: int | None = None) -> Path:
-    """Give the staged checkpoint of `step` a manifest and its name, then let go of the oldest ones. Raises OSError.
+    """Give the staged checkpoint of `step` a manifest and its name, then delete the oldest ones. Raises OSError.
 
     The newest ones stay, and that of the step `best`.
     """
@@ -56,7 +56,7 @@ def keep_checkpoint(run: Run, step: int, *, best: int | None = None) -> Path:
 
 
 def give_way(run: Run, best: int | None) -> Path | None:
-    """Let go of the oldest checkpoint where there is a newer one, and of what is half saved; its path, None for none.
+    """Delete the oldest checkpoint, if there is a newer one, and half-saved ones; returns its path or None.
 
     For a disk that is full: what would be let go of for the next checkpoint goes before it. That of the step `best`
     stays.
@@ -116,7 +116,7 @@ def damage(folder: Path) -> str | None:
 
 
 def adapter_of(run: Run, which: str | None) -> Run:
-    """The run with the adapter that is meant: of the checkpoint `best`, `last` or of a step; None for that of its end.
+    """The run with the adapter of the checkpoint `best`, `last` or of a step; None: the adapter of the run's end.
 
     A run that ended before it saved one has that of its newest whole checkpoint. Raises UnusableInput.
     """

@@ -29,7 +29,7 @@ class Control:
     """What to train from the next step on, where that was changed."""
 
     def agree(self) -> None:
-        """Where several processes train the run: take up, all at once, what any of them was asked."""
+        """With several processes: all take up, at the same step, what any of them was asked."""
 
     def is_asked_to_stop(self) -> bool:
         """Whether this process was asked, also where the others do not know it yet."""

@@ -87,7 +87,7 @@ class DealtBatches:
             yield from self._passes(rows[start : start + step])
 
     def _passes(self, rows: Sequence[int]) -> list[list[int]]:
-        """This process's passes of one step. The heaviest are made at once by all, so that none waits for another."""
+        """This process's passes of one step. All make their heaviest passes at the same time, so that none waits."""
         passes = passes_a_step(self._train, self._world, len(rows))
         batch = self._train.per_device_train_batch_size
         groups = self._deal(rows, self._lengths, passes * self._world, batch)

@@ -86,7 +86,7 @@ class Evaluator:
         return evaluation
 
     def _wait_for_queued_work(self) -> None:
-        """A pass of the next step may be queued already: it is that step's time, and not the measurement's."""
+        """Wait for a queued pass of the next step, so that its time does not count as the measurement's."""
         import torch
 
         if self._loaded.model.device.type == "cuda":

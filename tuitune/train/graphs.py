@@ -46,7 +46,7 @@ class _Capture:
 
 
 class PassGraphs:
-    """Runs passes of one model without waiting for the GPU: where its passes have few sizes, captured and replayed.
+    """Runs passes of one model without waiting for the GPU: passes of few sizes are captured and replayed.
 
     The first pass of each size is run as it is, and so is every pass where `loaded.pass_sizes` is empty. Gradients are
     added up in tensors that stay, since a graph writes where it wrote when it was captured. All graphs share one pool
@@ -154,7 +154,7 @@ class PassGraphs:
             parameter.grad = gradient
 
     def _keep_gradients(self) -> None:
-        """After the very first pass: what it gave a gradient keeps that tensor from now on."""
+        """After the very first pass: the parameters that got a gradient keep its tensor from now on."""
         if not self._gradients:
             self._parameters = [
                 parameter for parameter in self._loaded.model.parameters() if parameter.grad is not None

@@ -33,7 +33,7 @@ _SHOWN_CHARACTERS = 2000
 
 
 class GroupSampler(Sampler):  # type: ignore[misc]  # torch is untyped
-    """Places of prompts, each as often as it is answered, and all of a generation as often as it is trained on.
+    """Places of prompts: each is repeated for every answer, and a generation for every time that it is trained on.
 
     Another order each epoch, drawn from the seed; prompts that fill no whole generation wait for the next epoch.
     """
@@ -152,7 +152,7 @@ class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return passes
 
     def _tell(self, generation: Generation, step: int) -> None:
-        """The best and the worst answer of a step, for who looks on."""
+        """Send the best and the worst answer of a step to the viewers."""
         ranked = sorted(generation.completions, key=lambda completion: completion.reward)
         ends: tuple[tuple[Literal["best", "worst"], Completion], ...] = (("best", ranked[-1]), ("worst", ranked[0]))
         for rank, completion in ends:
@@ -259,7 +259,7 @@ class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
 
 class _Pass:
-    """A pass's answers, and what the weights that they are from say of them."""
+    """The answers of a pass, with the log-probabilities of the weights that generated them."""
 
     def __init__(
         self, inputs: dict[str, Tensor], lengths: list[int], advantages: Tensor, weights: Tensor, decoded: Tensor

@@ -226,7 +226,7 @@ def _pass(loaded: LoadedModel, way: Way, batches: list[dict[str, Any]], trained:
 
 
 def _loss(loaded: LoadedModel, way: Way, batch: dict[str, Any], trained: int) -> float:
-    """With gradients on, as the kernels are others without."""
+    """With gradients on: without them other kernels run."""
     return float(way.loss(loaded, batch, trained).item())
 
 
@@ -243,7 +243,7 @@ def loss_of(loaded: LoadedModel, batch: dict[str, Any], trained: int) -> Any:
 
 
 def _cosine(first: dict[str, Any], second: dict[str, Any]) -> float:
-    """Between gradients by parameter, each taken as one vector; NaN where one is zero."""
+    """The cosine between two sets of gradients by parameter, each taken as one vector; NaN where one is zero."""
     dot = first_square = second_square = 0.0
     for name in first | second:
         x, y = (side[name].double().flatten() if name in side else None for side in (first, second))

@@ -40,7 +40,7 @@ def _commit(data: DataSection) -> str | None:
 
 
 def _model_commit(model: ModelSection) -> str | None:
-    """The commit that transformers read the model's config from; as it was where that is not known."""
+    """The commit that transformers read the model's config from; unchanged where that is not known."""
     if is_folder(model.name):
         return model.revision
     return getattr(load_config(model), "_commit_hash", None) or model.revision

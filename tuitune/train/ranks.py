@@ -42,7 +42,7 @@ class Ranks:
         return self.rank == 0
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Of each flag whether any process has it set."""
+        """For each flag, whether any process has it set."""
         return tuple(value > 0 for value in self.highest(*map(float, flags)))
 
     def first_says(self, *flags: bool) -> tuple[bool, ...]:
@@ -50,7 +50,7 @@ class Ranks:
         return self.any(*(flag and self.is_first for flag in flags))
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait until all processes have come here."""
         self.any()
 
     def totals(self, *numbers: float) -> tuple[float, ...]:
@@ -63,7 +63,7 @@ class Ranks:
         return self._reduced(numbers, "MIN")
 
     def share(self, value: Any) -> Any:
-        """What the first process gives, which must be plain JSON data; what the others give does not matter."""
+        """The first process's value, which must be plain JSON data; the values of the others do not matter."""
         if self.world == 1:
             return value
         import torch

@@ -76,7 +76,7 @@ class Room:
         self._attempts = 0
 
     def leave_out(self, step: int) -> None:
-        """Tell that the checkpoint of a run that stops is not saved, and have it end with its adapter alone."""
+        """Report that the checkpoint of a stopping run is not saved, and let the run end with its adapter alone."""
         self._control.pause.clear()  # what is paused goes on from a checkpoint
         self._tell(
             f"The checkpoint of step {step} does not fit on the disk: if there is room, the adapter alone is saved."

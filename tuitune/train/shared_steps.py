@@ -88,7 +88,7 @@ class StepClock:
 
     @property
     def seconds(self) -> float:
-        """To be asked once the step's loss was read, so that a GPU need not be waited for."""
+        """Seconds of the newest step. Call it after the step's loss was read, so that it need not wait for the GPU."""
         if self._newest is None:
             return 0.0
         began, ended = self._newest

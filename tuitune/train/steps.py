@@ -112,7 +112,7 @@ class _Ahead:
         return loss
 
     def _forget(self) -> None:
-        """Of a pass that was queued for a batch which does not come, no gradient stays."""
+        """Drop the gradients of a pass that was queued for a batch which does not come."""
         if self._begun is not None and self._graphs is not None:
             self._graphs.forget_gradients()
         self._begun = None

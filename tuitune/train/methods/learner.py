@@ -20,7 +20,7 @@ Collate = Callable[[Sequence[Any]], dict[str, Any]]
 
 
 class Learner:
-    """How a method trains; the `Method` of the same name says what from."""
+    """How a method trains; the `Method` of the same name says what it learns from."""
 
     method: Method
     fits: bool = True
@@ -35,7 +35,7 @@ class Learner:
         raise NotImplementedError
 
     def loss_of(self, loaded: LoadedModel, batch: dict[str, Any]) -> Any:
-        """A scalar to go back from as a training step does, for timing a pass: a value of its own means nothing."""
+        """A scalar to call backward on, as a training step does, for timing a pass; its value means nothing."""
         raise NotImplementedError
 
     def make_trainer(

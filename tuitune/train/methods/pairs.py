@@ -64,7 +64,7 @@ class ReplyLearner(Learner):
         progress: Callable[[int, int], None],
         cancelled: Callable[[], bool],
     ) -> bool:
-        """Ask the model as it is for its log-probabilities, of training rows only where each would be asked twice."""
+        """Compute the untrained model's log-probabilities; of training rows only if each is needed twice or more."""
         if not self.has_reference:
             return True
         from tuitune.train.methods.reference import begins_as_base, reference_logps
@@ -192,7 +192,7 @@ class PairLearner(ReplyLearner):
         return PairLoss(self, recipe.method)
 
     def pair_loss(self, section: Any, chosen: Any, rejected: Any, totals: "Totals") -> tuple[Any, dict[str, Any]]:
-        """Part of a step's loss that these `Replies` bring, and sums of further figures with their counts."""
+        """The share of these `Replies` in a step's loss, and sums of further figures with their counts."""
         raise NotImplementedError
 
     def reward(self, section: Any, side: Any) -> Any:

@@ -39,7 +39,7 @@ def reference_logps(
 ) -> Tensor | None:
     """Log-probability of every sequence of every row by the model as it is, (rows, sequences) in fp32 on the CPU.
 
-    Found again where the same was asked of the same model before. None where `cancelled` turned true.
+    Read from the cache where the same was asked of the same model before. None where `cancelled` turned true.
     """
     file = cache_folder("reference") / f"{_key(loaded, recipe, rows, model_digest)}.safetensors"
     if (known := _kept(file, len(rows))) is not None:

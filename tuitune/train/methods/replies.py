@@ -87,7 +87,7 @@ def ask_base(loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Any:
-    """Without dropout, and as it was before once it is over."""
+    """The model in eval mode; its mode before comes back at the end."""
     was_training = model.training
     model.eval()
     try:

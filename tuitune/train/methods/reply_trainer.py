@@ -31,7 +31,7 @@ class Totals:
 
 @dataclass
 class Outcome:
-    """What a pass came to: its part of the step's loss, with gradients, and sums of figures with their counts."""
+    """The result of a pass: its part of the step's loss, with gradients, and sums of figures with their counts."""
 
     loss: Tensor
     sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
