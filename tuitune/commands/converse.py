@@ -27,8 +27,8 @@ def converse(talk: Talk, runs_folder: Path) -> int:
         conversation = _Conversation(talk, runs_folder, loop)
         try:
             conversation.tell_of_documents()
-            while (line := _ask(f"{conversation.who}> ", conversation.begun)) is not None:
-                conversation.begun = ""
+            while (line := _ask(f"{conversation.who}> ", conversation.draft)) is not None:
+                conversation.draft = ""
                 text = line.strip()
                 if text or conversation.is_correcting:
                     conversation.take(text)
@@ -42,7 +42,7 @@ class _Conversation:
 
     def __init__(self, talk: Talk, runs_folder: Path, loop: asyncio.Runner) -> None:
         self.talk = talk
-        self.begun = ""
+        self.draft = ""
         """What stands on the next line already, to be changed."""
         self._runs_folder = runs_folder
         self._loop = loop
@@ -138,7 +138,7 @@ class _Conversation:
         if text:
             self._answer(self.talk.dialogue.say(text), tip)
         else:
-            self.begun = turn.said
+            self.draft = turn.said
 
     def _back(self, text: str) -> None:
         turns = self.talk.dialogue.turns
@@ -210,7 +210,7 @@ class _Conversation:
     def _correct(self, number: str) -> None:
         self._correcting = self._replied(number)
         turn, side = self._correcting
-        self.begun = turn.replies[side].text.replace("\n", " ")
+        self.draft = turn.replies[side].text.replace("\n", " ")
         print("Change the reply to what it should be; an empty line gives up.")
 
     def _keep_corrected(self, turn: Turn, side: Side, text: str) -> None:

@@ -86,14 +86,14 @@ def resume_run(
 
 def start_detached(request: Request[Trained]) -> int:
     """Have a session begin or go on with a run, and leave it to itself. Raises TuituneError where it is refused."""
-    run = asyncio.run(_begun(request))
+    run = asyncio.run(_started_run(request))
     print(
         f"Run {one_line(run.name)} is training in {one_line(run.folder)}: {own_command('attach', run.folder)} shows it."
     )
     return DONE
 
 
-async def _begun(request: Request[Trained]) -> Run:
+async def _started_run(request: Request[Trained]) -> Run:
     """The request's run, as soon as it has its folder."""
     session = await Session.start()
     folder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -113,7 +113,7 @@ async def _begun(request: Request[Trained]) -> Run:
 
 def stop_run(run: Run, *, now: bool) -> int:
     """Ask a live run to stop. Raises TuituneError where no session holds it or answers."""
-    stopping = asyncio.run(_asked(run, Stop(run.name, now)))["stopping"]
+    stopping = asyncio.run(_answer_of(run, Stop(run.name, now)))["stopping"]
     moment = {"now": "at once", None: "of itself: it is not training any more"}.get(stopping, stopping)
     print(f"Run {one_line(run.name)} stops {moment}.")
     return DONE
@@ -121,7 +121,7 @@ def stop_run(run: Run, *, now: bool) -> int:
 
 def pause_run(run: Run) -> int:
     """Ask a live run to pause. Raises TuituneError where no session holds it or answers."""
-    if asyncio.run(_asked(run, Pause(run.name)))["pausing"]:
+    if asyncio.run(_answer_of(run, Pause(run.name)))["pausing"]:
         print(f"Run {one_line(run.name)} pauses after this step: {own_command('resume', run.folder)} goes on with it.")
     else:
         print(f"Run {one_line(run.name)} is not training any more.")
@@ -130,7 +130,7 @@ def pause_run(run: Run) -> int:
 
 def change_run(run: Run, changes: list[str]) -> int:
     """Change a live run's steps or learning rate. Raises TuituneError, UnusableInput."""
-    settings = asyncio.run(_asked(run, Change(run.name, tuple(changes))))
+    settings = asyncio.run(_answer_of(run, Change(run.name, tuple(changes))))
     steps = (
         f"{settings['max_steps']} steps" if settings["max_steps"] > 0 else f"{settings['num_train_epochs']:g} epochs"
     )
@@ -140,20 +140,20 @@ def change_run(run: Run, changes: list[str]) -> int:
 
 def save_checkpoint(run: Run) -> int:
     """Ask a live run to save a checkpoint. Raises TuituneError where no session holds it or answers."""
-    asyncio.run(_asked(run, Save(run.name)))
+    asyncio.run(_answer_of(run, Save(run.name)))
     print(f"Run {one_line(run.name)} saves a checkpoint after this step.")
     return DONE
 
 
 def set_then(run: Run, words: Sequence[str]) -> int:
     """Name or cancel the command that follows a run. Raises TuituneError where no session holds it or answers."""
-    asyncio.run(_asked(run, SetThen(run.name, list(words))))
+    asyncio.run(_answer_of(run, SetThen(run.name, list(words))))
     name = one_line(run.name)
     print(f"When run {name} has ended, this is run: {shown(words)}" if words else f"No command follows run {name}.")
     return DONE
 
 
-async def _asked(run: Run, request: Request[ReplyT]) -> ReplyT:
+async def _answer_of(run: Run, request: Request[ReplyT]) -> ReplyT:
     """What the session of a run answers; one that does not answer gets a stop by signal."""
     session = await Session.attach(run)
     silent = asyncio.Event()
@@ -301,7 +301,7 @@ async def _while_seen(session: Session, viewer: Viewer, work: Coroutine[Any, Any
 
 
 async def _first(*ends: Awaitable[Any]) -> None:
-    """Wait until one of them has ended."""
+    """Wait until one of the awaitables has ended."""
     tasks = [asyncio.ensure_future(end) for end in ends]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 

@@ -63,7 +63,7 @@ class _RewritesOne(importlib.machinery.SourceFileLoader):
 
 @contextlib.contextmanager
 def compiled_when_called() -> Iterator[None]:
-    """Functions that are given to `torch.compile` within are compiled when they are first called.
+    """Within the block, `torch.compile` compiles a function only when it is first called.
 
     `torch.compile` imports the compiler at once, which takes a CPU 0.8 s; bitsandbytes asks for it as it is imported,
     for functions that a model in 16-bit never calls.

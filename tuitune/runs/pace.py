@@ -95,7 +95,7 @@ class Pace:
             del self.step_seconds[:-_STEPS_KEPT]
 
     def _own_seconds(self, step: Step) -> float:
-        """What a step itself took that something stopped before."""
+        """Seconds of a step alone, without the stop before it."""
         if step.tokens and step.tokens_per_second:
             return step.tokens / step.tokens_per_second
         return self.seconds_a_step or 0.0

@@ -264,5 +264,5 @@ class _Range:
 
 
 def _before_and_recent(steps: Sequence[Step], recent: int, before: int) -> tuple[Sequence[Step], Sequence[Step]]:
-    """The latest `recent` steps, after the `before` steps before them."""
+    """The `before` steps that precede the latest `recent` steps, and these."""
     return steps[-recent - before : -recent], steps[-recent:]

@@ -135,7 +135,7 @@ class Jobs:
         return columns(recipe)
 
     def search_datasets(self, job: Job, words: str) -> Result:
-        """Datasets of the Hub: `found`, each with name, gated and downloads."""
+        """Datasets of the Hub: `datasets`, each with name, gated and downloads."""
         from tuitune.hub.datasets import search_datasets
 
         return {"datasets": [dataclasses.asdict(dataset) for dataset in search_datasets(words)]}
@@ -293,7 +293,7 @@ class Jobs:
         return [sample(pid, folder, card) for pid, card in self._watched or [(os.getpid(), None)]]
 
     def _tell_changed_libraries(self, run: Run) -> None:
-        """Where a run goes on with other libraries than it began with, its numbers may go another way."""
+        """Tell the user of library versions that differ from those the run began with: its numbers may differ."""
         from tuitune.machine.hardware import machine
 
         recorded, installed = run.libraries(), machine().libraries

@@ -160,7 +160,7 @@ def _watch(
 
 
 def _judged(processes: list[_Process], run: Run) -> Ended | None:
-    """Which failure was the first of those that have come together. Raises TuituneError for all but lack of memory."""
+    """The failure to report, of those that came together. Raises TuituneError for all but lack of memory."""
     ends = [process.ended for process in processes if process.ended is not None and process.ended.how != "done"]
     for kind in ("out of memory", "unusable"):
         for ending in ends:
@@ -190,7 +190,7 @@ def _death_of(process: _Process, world: int, run: Run) -> str:
 
 
 def _stopped_now(run: Run, emit: Emit, seconds: float) -> None:
-    """As a run in one process tells it that was stopped in the middle of a step."""
+    """Emit the event that a run in one process emits when it is stopped in the middle of a step."""
     saved = "adapter" if run.adapter.is_dir() else None
     emit(Finished(status="stopped", step=run.history().step, seconds=seconds, adapter=saved))
 

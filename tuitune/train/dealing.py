@@ -18,28 +18,28 @@ def passes_a_step(train: TrainSection, world: int, rows: int | None = None) -> i
     return max(1, math.ceil(rows / (train.per_device_train_batch_size * world)))
 
 
-def deal_by_tokens(rows: Sequence[int], lengths: Sequence[int], hands: int, most: int) -> list[list[int]]:
-    """`rows` in `hands` groups of at most `most`, for rows laid end to end: with sums of `lengths` as even as can be.
+def deal_by_tokens(rows: Sequence[int], lengths: Sequence[int], group_count: int, group_rows: int) -> list[list[int]]:
+    """`rows` in `group_count` groups of at most `group_rows`, for rows laid end to end.
 
-    `lengths` are the tokens of every row of the data. The longest rows are dealt first, each to the group that has the
-    fewest tokens.
+    The sums of `lengths`, the tokens of every row of the data, are as even as possible: the longest rows are dealt
+    first, each to the group that has the fewest tokens.
     """
-    groups: list[list[int]] = [[] for _ in range(hands)]
-    sums = [0] * hands
+    groups: list[list[int]] = [[] for _ in range(group_count)]
+    sums = [0] * group_count
     for row in sorted(rows, key=lambda row: (-lengths[row], row)):
-        open_hands = [hand for hand in range(hands) if len(groups[hand]) < most]
-        hand = min(open_hands, key=lambda hand: (sums[hand], len(groups[hand]), hand))
-        groups[hand].append(row)
-        sums[hand] += lengths[row]
+        open_groups = [group for group in range(group_count) if len(groups[group]) < group_rows]
+        group = min(open_groups, key=lambda group: (sums[group], len(groups[group]), group))
+        groups[group].append(row)
+        sums[group] += lengths[row]
     return groups
 
 
-def deal_by_length(rows: Sequence[int], lengths: Sequence[int], hands: int, most: int) -> list[list[int]]:
-    """`rows` in `hands` groups of at most `most`, for rows that are padded: those of like `lengths` together."""
+def deal_by_length(rows: Sequence[int], lengths: Sequence[int], group_count: int, group_rows: int) -> list[list[int]]:
+    """`rows` in `group_count` groups of at most `group_rows`, for padded rows: like `lengths` together."""
     by_length = sorted(rows, key=lambda row: (-lengths[row], row))
-    size, larger = divmod(len(rows), hands)
-    sizes = [size + (hand < larger) for hand in range(hands)]
-    ends = [sum(sizes[: hand + 1]) for hand in range(hands)]
+    size, larger = divmod(len(rows), group_count)
+    sizes = [size + (group < larger) for group in range(group_count)]
+    ends = [sum(sizes[: group + 1]) for group in range(group_count)]
     return [by_length[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 

@@ -73,7 +73,7 @@ class _Ahead:
         self._asked: tuple[Iterator[Any], int, Any] | None = None
         self._passes = 0
         self._samples: Samples | None = None
-        self._begun: tuple[Any, Any] | None = None
+        self._queued_pass: tuple[Any, Any] | None = None
         """A batch whose pass is queued already, and its loss."""
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Samples:
@@ -96,23 +96,23 @@ class _Ahead:
 
         It changes gradients alone, so an evaluation or a checkpoint that comes in between is not disturbed.
         """
-        if self._graphs is None or self._samples is None or self._begun is not None:
+        if self._graphs is None or self._samples is None or self._queued_pass is not None:
             return
         batches, trained = self._samples
         if batches and trained is not None and self._graphs.can_run_ahead:
-            self._begun = batches[0], self._graphs.run(batches[0], trained)
+            self._queued_pass = batches[0], self._graphs.run(batches[0], trained)
 
     def loss_of(self, batch: Any) -> Any:
         """The loss of this batch's pass where it is queued already, else None."""
-        if self._begun is None or self._begun[0] is not batch:
+        if self._queued_pass is None or self._queued_pass[0] is not batch:
             self._forget()
             return None
-        _, loss = self._begun
-        self._begun = None
+        _, loss = self._queued_pass
+        self._queued_pass = None
         return loss
 
     def _forget(self) -> None:
         """Drop the gradients of a pass that was queued for a batch which does not come."""
-        if self._begun is not None and self._graphs is not None:
+        if self._queued_pass is not None and self._graphs is not None:
             self._graphs.forget_gradients()
-        self._begun = None
+        self._queued_pass = None
