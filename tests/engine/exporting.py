@@ -18,9 +18,9 @@ def export(
     options: ExportOptions = ExportOptions(),  # noqa: B008 - it cannot be changed
 ) -> list[Exported]:
     """Everything asked for, in the order of KINDS. Raises the error of the first kind that could not be made."""
-    made = []
-    for each in engine.export(run, kinds, out, progress, allow_download, cancelled, options):
-        if not isinstance(each, Exported):
-            raise each.error
-        made.append(each)
-    return made
+    exports = []
+    for result in engine.export(run, kinds, out, progress, allow_download, cancelled, options):
+        if not isinstance(result, Exported):
+            raise result.error
+        exports.append(result)
+    return exports

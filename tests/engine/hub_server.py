@@ -106,36 +106,36 @@ class _Handler(BaseHTTPRequestHandler):
             if not under.is_dir():
                 raise _Refused(404, "EntryNotFound")
             deep = form.get("recursive", ["false"])[0].lower() == "true"
-            found: Any = [_entry(folder, each) for each in sorted(under.rglob("*") if deep else under.iterdir())]
+            answer: Any = [_entry(folder, path) for path in sorted(under.rglob("*") if deep else under.iterdir())]
         elif rest[:1] == ["paths-info"]:
             wanted = [folder / path for path in form.get("paths", [])]
-            found = [_entry(folder, each) for each in wanted if each.exists()]
+            answer = [_entry(folder, path) for path in wanted if path.exists()]
         else:
-            found = {
+            answer = {
                 "id": "/".join(parts[1:3]),
                 "sha": sha,
                 "private": False,
                 "gated": repository in self.hub.gated and "manual",
                 "tags": [],
                 "siblings": [
-                    {"rfilename": str(each.relative_to(folder))} for each in folder.rglob("*") if each.is_file()
+                    {"rfilename": str(path.relative_to(folder))} for path in folder.rglob("*") if path.is_file()
                 ],
             }
         if rest == ["auth-check"]:
-            found = {}
-        self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json", "X-Repo-Commit": sha})
+            answer = {}
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json", "X-Repo-Commit": sha})
 
     def _list(self, kind: str, form: dict[str, list[str]]) -> None:
         if kind in self.hub.forbidden:
             raise _Refused(403, "Forbidden")
         words = form.get("search", [""])[0].lower()
         names = [name.removeprefix(f"{kind}/") for name in self.hub.repositories if name.startswith(f"{kind}/")]
-        found: list[dict[str, Any]] = [
+        listed: list[dict[str, Any]] = [
             {"id": name, "gated": f"{kind}/{name}" in self.hub.gated and "manual", "downloads": 1000, "tags": []}
             for name in names
             if words in name.lower()
         ]
-        self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
+        self._send(200, json.dumps(listed).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, parts: list[str]) -> None:
         if parts[0] != "datasets":

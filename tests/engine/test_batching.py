@@ -50,8 +50,8 @@ def test_both_ways_give_the_same_loss() -> None:
 
     model = AutoModelForCausalLM.from_pretrained(DEMO / "demo_model", dtype=torch.float32).eval()
     rows = [
-        {"input_ids": [each + i for i in range(n)], "labels": [each + i for i in range(n)]}
-        for each, n in ((9, 30), (70, 17))
+        {"input_ids": [start + i for i in range(n)], "labels": [start + i for i in range(n)]}
+        for start, n in ((9, 30), (70, 17))
     ]
     losses = []
     for collate in (Padded(3), PaddingFree(3)):

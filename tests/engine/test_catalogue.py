@@ -71,13 +71,13 @@ class _Hub(BaseHTTPRequestHandler):
             "/api/models/owner/gated": {"id": "owner/gated", "gated": "manual", "downloads": 5},
             "/api/models/owner/evil": {"id": "owner/\x1b]0;evil\x07", "gated": False},
         }
-        found = (
+        answer = (
             [{"id": "owner/first", "downloads": 9}] if self.path.startswith("/api/models?") else answers.get(self.path)
         )
         words = re.search(r"search=status\+(\d+)", self.path)
-        self.send_response(int(words[1]) if words else 200 if found else 404)
+        self.send_response(int(words[1]) if words else 200 if answer else 404)
         self.end_headers()
-        self.wfile.write(json.dumps(found).encode())
+        self.wfile.write(json.dumps(answer).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -97,7 +97,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("hub")
 def test_the_hub_is_asked() -> None:
-    assert [found.name for found in search_hub("first")] == ["owner/first"]
+    assert [model.name for model in search_hub("first")] == ["owner/first"]
     gated = look_up("owner/gated")
     assert gated is not None and gated.gated
     assert look_up("owner/nothing") is None

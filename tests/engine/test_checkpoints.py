@@ -136,8 +136,8 @@ def test_a_damaged_checkpoint_is_passed_over_when_memory_runs_out(
 @pytest.mark.fault
 def test_a_damaged_adapter_neither_chats_nor_exports(demo_recipe: Recipe, tmp_path: Path) -> None:
     run, _ = trained(with_train(demo_recipe, max_steps=1), tmp_path, "half")
-    made = export(run, ["adapter"], tmp_path / "out", lambda *_: None, lambda question: False, lambda: False)
-    assert not (made[0].path / MANIFEST).exists()
+    exports = export(run, ["adapter"], tmp_path / "out", lambda *_: None, lambda question: False, lambda: False)
+    assert not (exports[0].path / MANIFEST).exists()
     zero_half(run.adapter / "adapter_model.safetensors")
     with pytest.raises(
         UnusableInput, match=r"not what training saved \(adapter_model\.safetensors has changed since\)"

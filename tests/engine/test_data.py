@@ -55,7 +55,7 @@ def test_formats_are_recognised(tmp_path: Path, row: dict[str, Any], name: str) 
     dataset = open_dataset(section(jsonl(tmp_path / "rows", row, row)))
     assert dataset.format.name == name
     assert dataset.format.reason.startswith("2 of the first 2 rows have ")
-    assert [found.messages for found in dataset] == [ASKED, ASKED]
+    assert [row.messages for row in dataset] == [ASKED, ASKED]
 
 
 def test_roles_systems_tools_and_reasoning(tmp_path: Path) -> None:
@@ -70,13 +70,13 @@ def test_roles_systems_tools_and_reasoning(tmp_path: Path) -> None:
         ],
         "tools": [{"type": "function", "function": {"name": "rain"}}],
     }
-    (found,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
-    assert found.sample and found.messages
-    assert [turn["role"] for turn in found.messages] == ["system", "user", "assistant", "tool", "assistant"]
-    assert found.messages[1]["content"] == "Rain?"
-    assert found.messages[2]["tool_calls"][0]["function"]["arguments"] == {"city": "Rome"}
-    assert found.messages[2]["reasoning_content"] == "Ask."
-    assert found.sample.tools == row["tools"]
+    (parsed,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
+    assert parsed.sample and parsed.messages
+    assert [turn["role"] for turn in parsed.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert parsed.messages[1]["content"] == "Rain?"
+    assert parsed.messages[2]["tool_calls"][0]["function"]["arguments"] == {"city": "Rome"}
+    assert parsed.messages[2]["reasoning_content"] == "Ask."
+    assert parsed.sample.tools == row["tools"]
 
 
 def test_columns_are_mapped_and_text_is_plain(tmp_path: Path) -> None:
@@ -201,20 +201,20 @@ HOSTILE = {
 def test_one_bad_row_does_not_lose_the_others(tmp_path: Path) -> None:
     """Each hostile line is counted with its reason, and the rows around it are read."""
     for line, reason in HOSTILE.items():
-        found = list(open_dataset(section(jsonl(tmp_path / "rows.jsonl", PAIR, line, PAIR))))
-        assert [row.index for row in found] == [0, 1, 2]
-        assert found[1].error and reason in found[1].error
-        assert ": " in found[1].error, "each reason says what to do"
-        assert found[0].messages == found[2].messages == ASKED
+        rows = list(open_dataset(section(jsonl(tmp_path / "rows.jsonl", PAIR, line, PAIR))))
+        assert [row.index for row in rows] == [0, 1, 2]
+        assert rows[1].error and reason in rows[1].error
+        assert ": " in rows[1].error, "each reason says what to do"
+        assert rows[0].messages == rows[2].messages == ASKED
 
 
 def test_bytes_that_are_not_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     good = json.dumps(PAIR).encode()
     path.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\r\n" + b'{"question": "\xff"}\r\n' + b"\0\0\n" + good)
-    found = list(open_dataset(section(path)))
-    assert [row.error is None for row in found] == [True, False, False, True]
-    assert "line 3 is not UTF-8 (byte 0xff at column 15)" in (found[1].error or "")
+    rows = list(open_dataset(section(path)))
+    assert [row.error is None for row in rows] == [True, False, False, True]
+    assert "line 3 is not UTF-8 (byte 0xff at column 15)" in (rows[1].error or "")
 
 
 def test_a_line_too_long_to_hold_is_skipped(tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ def test_a_line_too_long_to_hold_is_skipped(tmp_path: Path) -> None:
         file.write(good + b'\n{"question": "')
         file.write(b"a" * (MAX_ROW_BYTES + 100))
         file.write(b'"}\n' + good)
-    found = list(open_dataset(section(path)))
-    assert [row.error for row in found] == [None, "line 2 is longer than 64 MiB: split it into several rows", None]
+    rows = list(open_dataset(section(path)))
+    assert [row.error for row in rows] == [None, "line 2 is longer than 64 MiB: split it into several rows", None]
 
 
 @pytest.mark.parametrize("begin", ['[{"a": "', '{"a": "', '{"data": [{"a": "'])
@@ -271,8 +271,8 @@ def test_csv_rows_that_do_not_fit_the_header_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('question, answer\nHi,Ahoy\nalone\nHi,Ahoy,more\n"Hi,\n\nall",Ahoy\n"Hi"you,Ahoy\nHi,Ahoy\n')
     remedy = "put cells that hold a delimiter or a line break in quotes"
-    found = list(open_dataset(section(path)))
-    assert [row.error for row in found] == [
+    rows = list(open_dataset(section(path)))
+    assert [row.error for row in rows] == [
         None,
         f"line 3 has 1 columns where the header has 2: {remedy}",
         f"line 4 has 3 columns where the header has 2: {remedy}",
@@ -280,7 +280,7 @@ def test_csv_rows_that_do_not_fit_the_header_are_named(tmp_path: Path) -> None:
         "line 8 is not valid CSV (',' expected after '\"'): correct the quotes there",
         None,
     ]
-    assert found[3].messages and found[3].messages[0]["content"] == "Hi,\n\nall"
+    assert rows[3].messages and rows[3].messages[0]["content"] == "Hi,\n\nall"
     path.write_text("question,answer,answer\nHi,Ahoy,Aye\n")
     with pytest.raises(UnusableInput, match="line 1 names the column 'answer' twice: rename one of them"):
         open_dataset(section(path))
@@ -290,8 +290,8 @@ def test_a_csv_line_too_long_to_hold_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     with path.open("wb") as file:
         file.write(b"question,answer\nHi,Ahoy\nHi," + b"a" * (MAX_ROW_BYTES + 100) + b"\nHi,Ahoy\n")
-    found = list(open_dataset(section(path)))
-    assert [row.error for row in found] == [None, "line 3 is longer than 64 MiB: split it into several rows", None]
+    rows = list(open_dataset(section(path)))
+    assert [row.error for row in rows] == [None, "line 3 is longer than 64 MiB: split it into several rows", None]
 
 
 def test_what_a_table_fills_with_null_is_not_there(tmp_path: Path) -> None:
@@ -310,13 +310,13 @@ def test_what_a_table_fills_with_null_is_not_there(tmp_path: Path) -> None:
         {"messages": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ahoy"}]},
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    found = [row.messages for row in open_dataset(section(path))]
-    assert [turns and turns[1].get("tool_calls", [{}])[0].get("function") for turns in found] == [
+    conversations = [row.messages for row in open_dataset(section(path))]
+    assert [turns and turns[1].get("tool_calls", [{}])[0].get("function") for turns in conversations] == [
         {"name": "look_up", "arguments": {"city": "Oslo"}},
         {"name": "look_up", "arguments": {"ship": "Fram"}},
         None,
     ]
-    assert found[2] == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]
+    assert conversations[2] == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]
 
 
 def test_a_parquet_row_too_long_to_hold_counts_as_one(tmp_path: Path) -> None:
@@ -326,8 +326,8 @@ def test_a_parquet_row_too_long_to_hold_counts_as_one(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     rows = [PAIR, {**PAIR, "answer": "a" * (MAX_ROW_BYTES + 100)}, PAIR]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    found = list(open_dataset(section(path)))
-    assert [row.error for row in found] == [None, "row 2 is longer than 64 MiB: split it into several rows", None]
+    parsed = list(open_dataset(section(path)))
+    assert [row.error for row in parsed] == [None, "row 2 is longer than 64 MiB: split it into several rows", None]
 
 
 @pytest.mark.parametrize(
@@ -342,17 +342,17 @@ def test_a_prompt_that_a_preference_repeats_is_kept_once(tmp_path: Path, chosen:
         "chosen": [*chosen, {"role": "assistant", "content": "Ahoy"}],
         "rejected": [*chosen, {"role": "assistant", "content": "No"}],
     }
-    (found,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
-    assert found.messages is not None and found.sample is not None and found.sample.rejected is not None
+    (parsed,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
+    assert parsed.messages is not None and parsed.sample is not None and parsed.sample.rejected is not None
     roles = ["system"] * (len(chosen) == 2) + ["user", "assistant"]
-    assert [turn["role"] for turn in found.messages] == [turn["role"] for turn in found.sample.rejected] == roles
+    assert [turn["role"] for turn in parsed.messages] == [turn["role"] for turn in parsed.sample.rejected] == roles
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"training": False}])
 def test_replies_that_are_not_to_be_trained_are_marked(tmp_path: Path, mark: dict[str, Any]) -> None:
     row = {"messages": [*ASKED, ASKED[0], {**ASKED[1], **mark}]}
-    (found,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
-    assert found.messages and [turn.get("weight") for turn in found.messages] == [None, None, None, 0]
+    (parsed,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
+    assert parsed.messages and [turn.get("weight") for turn in parsed.messages] == [None, None, None, 0]
 
 
 def test_calls_in_older_ways_of_writing(tmp_path: Path) -> None:
@@ -373,11 +373,11 @@ def test_calls_in_older_ways_of_writing(tmp_path: Path) -> None:
             ]
         },
     ]
-    made = {"type": "function", "function": call}
+    tool_call = {"type": "function", "function": call}
     for row, count in zip(rows, (1, 2), strict=True):
-        (found,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
-        assert found.messages and found.messages[1]["tool_calls"] == [made] * count
-    assert (found.messages or [])[2]["role"] == "tool"
+        (parsed,) = open_dataset(section(jsonl(tmp_path / "rows.jsonl", row)))
+        assert parsed.messages and parsed.messages[1]["tool_calls"] == [tool_call] * count
+    assert (parsed.messages or [])[2]["role"] == "tool"
 
 
 def test_lists_as_python_prints_them_are_named(tmp_path: Path) -> None:
@@ -484,8 +484,8 @@ def test_prepare_counts_splits_and_agrees_with_inspect(tmp_path: Path) -> None:
     assert {row for dropped in prepared.dropped.values() for row in dropped.examples} == {4, 5, 6}
     evaluated = {tuple(ids) for ids in prepared.eval["input_ids"]}
     assert not evaluated & {tuple(ids) for ids in prepared.train["input_ids"]}
-    again = prepare(chosen, tokenizer)
-    assert again.eval_rows == prepared.eval_rows
+    repeated = prepare(chosen, tokenizer)
+    assert repeated.eval_rows == prepared.eval_rows
     (shown,) = inspect_rows(chosen, prepared.eval_rows[0], prepared.eval_rows[0] + 1)
     assert prepared.eval[0]["input_ids"] == [token["id"] for token in shown["tokens"]]
     assert [label != -100 for label in prepared.eval[0]["labels"]] == [token["trained"] for token in shown["tokens"]]
@@ -507,4 +507,4 @@ def test_real_data(shared_data: Path) -> None:
     assert text.startswith("Janet sells") and text.endswith("#### 18<|im_end|>")
     identity = open_dataset(section(shared_data / "vicuna_identity_sharegpt.json"))
     assert identity.format.name == "sharegpt" and len(identity) == 500
-    assert all(found.error is None for found in identity)
+    assert all(row.error is None for row in identity)

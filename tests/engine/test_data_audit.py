@@ -44,7 +44,7 @@ def recipe(path: Path, rows: list[Any], **fields: Any) -> Recipe:
     return Recipe.from_data({"model": {"name": str(DEMO / "demo_model")}, "data": {"path": str(path), **fields}})
 
 
-def found(report: Audit) -> dict[str, list[int]]:
+def rows_of(report: Audit) -> dict[str, list[int]]:
     return {finding.name: [example.row for example in finding.examples] for finding in report.findings}
 
 
@@ -76,7 +76,7 @@ def test_each_problem_is_found_in_its_row(tmp_path: Path) -> None:
     }
     problems["very short"] = chat("Yes or no, tell me?", "a")
     report = audit(recipe(tmp_path / "rows.jsonl", [*rows, *problems.values()]))
-    examples = found(report)
+    examples = rows_of(report)
     for number, name in enumerate(problems, len(rows) + 1):
         assert number in examples.get(name, []), f"{name} not found: {examples}"
     alike = {finding.name: finding.like for finding in report.findings}
@@ -93,7 +93,7 @@ def test_each_problem_is_found_in_its_row(tmp_path: Path) -> None:
 def test_fields_of_turns_that_are_not_read_are_named(tmp_path: Path) -> None:
     scored = chat("Hi", "Ahoy")
     scored["messages"][1]["score"] = 0
-    assert found(audit(recipe(tmp_path / "rows.jsonl", [scored, chat("Bye", "Fare well")]))) == {
+    assert rows_of(audit(recipe(tmp_path / "rows.jsonl", [scored, chat("Bye", "Fare well")]))) == {
         "unused field score": [1]
     }
 
@@ -104,19 +104,21 @@ def test_a_mix_is_audited_whole(tmp_path: Path) -> None:
         "".join(json.dumps({"q": f"Ask {n}", "a": f"Say {n}"}) + "\n" for n in (1, 100, 101)) + "{broken\n"
     )
     (tmp_path / "eval.jsonl").write_text(
-        "".join(json.dumps(chat(*each)) + "\n" for each in (("Ask 2", "Say 2"), ("Ask 101", "Sing"), ("New?", "Yes.")))
+        "".join(
+            json.dumps(chat(*turns)) + "\n" for turns in (("Ask 2", "Say 2"), ("Ask 101", "Sing"), ("New?", "Yes."))
+        )
     )
     extra = {"path": str(tmp_path / "other.jsonl"), "weight": 3, "columns": {"user": "q", "assistant": "a"}}
     rows = [chat(f"Ask {n}", f"Say {n}") for n in range(9)]
     chosen = recipe(tmp_path / "rows.jsonl", rows, also=[extra], eval_path=str(tmp_path / "eval.jsonl"))
     report = audit(chosen)
-    assert [(each.name, each.rows, each.used, each.dropped) for each in report.sources] == [
+    assert [(source.name, source.rows, source.used, source.dropped) for source in report.sources] == [
         ("rows.jsonl", 9, 9, 0),
         ("other.jsonl", 4, 3, 1),
     ]
     assert (report.rows, report.used) == (13, 12)
-    assert sum(each.trained_tokens for each in report.sources) == report.trained_tokens
-    assert sum(each.share for each in report.sources) == pytest.approx(1)
+    assert sum(source.trained_tokens for source in report.sources) == report.trained_tokens
+    assert sum(source.share for source in report.sources) == pytest.approx(1)
     assert report.sources[1].share == pytest.approx(0.5, abs=0.1)
     (dropped,) = report.dropped.values()
     assert dropped["examples"] == [(1, 4)]
@@ -159,7 +161,7 @@ def test_datasets_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 30), max_size=60), st.lists(st.integers(0, 30), max_size=60))
 def test_repeats_and_members_are_those_of_plain_python(values: list[int], known: list[int]) -> None:
-    drawn, others = (numpy.array(each, dtype=numpy.uint64) for each in (values, known))
+    drawn, others = (numpy.array(hashes, dtype=numpy.uint64) for hashes in (values, known))
     with patch("tuitune.data.digest._BLOCK", 7):
         assert repeats(drawn).tolist() == [value in values[:place] for place, value in enumerate(values)]
         assert among(drawn, others).tolist() == [value in known for value in values]
@@ -178,9 +180,9 @@ def test_rows_that_differ_in_what_counts_are_no_duplicates(tmp_path: Path) -> No
         *(chat("What is 3+5?", "8"), chat("What is 3-5?", "8"), chat("One emoji?", "😀"), chat("One emoji?", "😢")),
         *(instructed("Which island is near?", "Tortuga, two days west."), instructed("Who sails?", "Anne does.")),
     ]
-    assert not {"duplicate", "near duplicate"} & set(found(audit(recipe(tmp_path / "rows.jsonl", rows))))
-    again = found(audit(recipe(tmp_path / "rows.jsonl", [*rows, *rows[-2:]])))
-    assert again["duplicate"] == [7, 8]
+    assert not {"duplicate", "near duplicate"} & set(rows_of(audit(recipe(tmp_path / "rows.jsonl", rows))))
+    examples = rows_of(audit(recipe(tmp_path / "rows.jsonl", [*rows, *rows[-2:]])))
+    assert examples["duplicate"] == [7, 8]
 
 
 def test_rows_that_differ_in_calls_or_thoughts_are_told_apart() -> None:
@@ -211,11 +213,11 @@ def test_cut_rows_and_the_length_that_keeps_them(tmp_path: Path) -> None:
     assert 30 < report.truncated < 70
     # A row one token too long loses only the newline behind its end marker.
     assert report.truncated - 1 <= report.losing_end <= report.truncated
-    assert [each.share for each in report.lengths] == [0.95, 0.99, 1.0]
+    assert [length.share for length in report.lengths] == [0.95, 0.99, 1.0]
     assert report.lengths[-1].max_length == longest
     kept = audit(recipe(tmp_path / "rows.jsonl", rows, max_length=report.lengths[0].max_length))
     assert kept.truncated <= 5
-    memory = [each.memory_bytes or 0 for each in report.lengths]
+    memory = [length.memory_bytes or 0 for length in report.lengths]
     assert 0 < memory[0] <= memory[1] <= memory[2]
 
 
@@ -223,12 +225,12 @@ def test_replies_that_never_end_are_named(tmp_path: Path) -> None:
     chosen = recipe(tmp_path / "rows.jsonl", [chat("Hi", "Ahoy"), chat("Bye", "Farewell")])
     tokenizer = load_tokenizer(chosen.model)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-    assert found(audit(chosen, tokenizer))["never ends"] == [1, 2]
+    assert rows_of(audit(chosen, tokenizer))["never ends"] == [1, 2]
 
 
 def test_a_held_out_prompt_in_the_training_data_is_named(tmp_path: Path) -> None:
     rows = [chat(f"Question {n % 10}?", f"Answer {n} of many.") for n in range(40)]
-    assert "leak" in found(audit(recipe(tmp_path / "rows.jsonl", rows, eval_share=0.2)))
+    assert "leak" in rows_of(audit(recipe(tmp_path / "rows.jsonl", rows, eval_share=0.2)))
 
 
 def test_long_rows_are_cut_dropped_or_split(tmp_path: Path) -> None:
@@ -311,13 +313,13 @@ def test_rows_are_found_again_until_the_content_changes(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(chosen.model)
     first = prepare(chosen, tokenizer)
     calls: list[int] = []
-    again = prepare(chosen, tokenizer, progress=lambda done, total: calls.append(done))
-    assert again.rows.file == first.rows.file and calls == [8]
+    cached = prepare(chosen, tokenizer, progress=lambda done, total: calls.append(done))
+    assert cached.rows.file == first.rows.file and calls == [8]
     path.write_text(path.read_text().replace("Say 3", "Sing 3"))
     changed = prepare(chosen, tokenizer)
     assert changed.rows.file != first.rows.file
-    assert again.rows.file is not None
-    again.rows.file.with_name("counts.json").write_text("{")
+    assert cached.rows.file is not None
+    cached.rows.file.with_name("counts.json").write_text("{")
     recipe(path, [chat(f"Ask {n}", f"Say {n}") for n in range(8)])
     assert len(prepare(chosen, tokenizer).train) == 8
 
@@ -373,9 +375,9 @@ def test_thinking_that_the_template_leaves_out_is_named(tmp_path: Path) -> None:
     thought = chat("What is 2 and 2?", "Four.")
     thought["messages"][1]["reasoning_content"] = "Count on two fingers twice."
     chosen = recipe(tmp_path / "rows.jsonl", [chat("What is 1 and 1?", "Two."), thought])
-    assert found(audit(chosen))["thinking left out"] == [2]
+    assert rows_of(audit(chosen))["thinking left out"] == [2]
     inline = recipe(tmp_path / "inline.jsonl", [chat("Hm?", "<think>\nhm\n</think>\n\nYes.")])
-    assert "thinking left out" not in found(audit(inline))
+    assert "thinking left out" not in rows_of(audit(inline))
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

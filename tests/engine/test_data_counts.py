@@ -27,12 +27,12 @@ def test_a_table_tells_how_many_rows_it_holds(tmp_path: Path) -> None:
     )
     table.write_bytes(damaged)
     assert sum(row.sample is not None for row in open_dataset(section(table))) < 900
-    for made, name in ((pyarrow.ipc.new_file, "rows.arrow"), (pyarrow.ipc.new_stream, "stream.arrow")):
-        with made(str(tmp_path / name), rows.schema) as writer:
+    for open_file, name in ((pyarrow.ipc.new_file, "rows.arrow"), (pyarrow.ipc.new_stream, "stream.arrow")):
+        with open_file(str(tmp_path / name), rows.schema) as writer:
             writer.write_table(rows, max_chunksize=100)
     for name in ("rows.parquet", "rows.arrow", "stream.arrow"):
-        found = summary(recipe(tmp_path / name))
-        assert (found["rows"], found["rows_estimated"]) == (900, False)
+        data = summary(recipe(tmp_path / name))
+        assert (data["rows"], data["rows_estimated"]) == (900, False)
         assert open_dataset(section(tmp_path / name)).estimated_rows() == 900
         assert len(open_dataset(section(tmp_path / name, split="train[50:150]"))) == 100
 
@@ -51,5 +51,5 @@ def test_a_large_compressed_file_is_estimated_from_its_beginning(tmp_path: Path,
         stream.write(lines.encode())
     assert path.stat().st_size > 8 * 2**20
     os.truncate(path, path.stat().st_size - 1000)  # the end is not read for it
-    found = summary(recipe(path))
-    assert found["rows_estimated"] and found["rows"] == pytest.approx(10_000, rel=0.05)
+    data = summary(recipe(path))
+    assert data["rows_estimated"] and data["rows"] == pytest.approx(10_000, rel=0.05)

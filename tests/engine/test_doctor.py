@@ -19,17 +19,17 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def findings() -> dict[str, Finding]:
-    return {each.name: each for each in doctor.examine()}
+    return {finding.name: finding for finding in doctor.examine()}
 
 
 def test_a_machine_that_runs_these_tests_can_train(findings: dict[str, Finding]) -> None:
-    assert not [each for each in findings.values() if each.status == "fail"]
+    assert not [finding for finding in findings.values() if finding.status == "fail"]
     assert findings["PyTorch"].text.startswith("2.")
     assert "quantises to nf4" in findings["4-bit weights"].text
 
 
 def test_every_warning_says_what_to_do(findings: dict[str, Finding]) -> None:
-    assert all(each.remedy for each in findings.values() if each.status != "ok")
+    assert all(finding.remedy for finding in findings.values() if finding.status != "ok")
 
 
 @pytest.mark.skipif(bool(gpus()), reason="for machines without a GPU")
@@ -40,7 +40,7 @@ def test_without_a_gpu_the_cpu_is_named(findings: dict[str, Finding]) -> None:
 
 
 def test_findings_are_plain_data(findings: dict[str, Finding]) -> None:
-    assert json.loads(json.dumps([each.as_dict() for each in findings.values()]))
+    assert json.loads(json.dumps([finding.as_dict() for finding in findings.values()]))
 
 
 def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -95,10 +95,10 @@ def test_a_runs_folder_that_cannot_be_written_fails(tmp_path: Path) -> None:
 
 def test_a_busy_card_is_warned_about() -> None:
     card = Gpu(0, "Tesla T4", "GPU-a", 15 * GIB, 14 * GIB, "525.60.13", (7, 5))
-    found, driver = doctor._gpu([card])
-    assert (found.status, driver.status) == ("warn", "ok")
-    assert "fp16 only" in found.text
-    assert "nvidia-smi" in (found.remedy or "")
+    card_finding, driver = doctor._gpu([card])
+    assert (card_finding.status, driver.status) == ("warn", "ok")
+    assert "fp16 only" in card_finding.text
+    assert "nvidia-smi" in (card_finding.remedy or "")
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_a_busy_card_is_warned_about() -> None:
     ],
 )
 def test_a_driver_is_told_with_what_it_runs(driver: str, status: str, says: str) -> None:
-    found = doctor._driver(Gpu(0, "NVIDIA L4", "GPU-a", 23 * GIB, 0, driver, (8, 9)))
-    assert found.status == status
-    assert says in found.text
+    finding = doctor._driver(Gpu(0, "NVIDIA L4", "GPU-a", 23 * GIB, 0, driver, (8, 9)))
+    assert finding.status == status
+    assert says in finding.text
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_a_torch_that_cannot_use_the_card_gets_the_command_that_mends_it(
     driver: str, cuda: str | None, tag: str
 ) -> None:
     card = Gpu(0, "NVIDIA L4", "GPU-a", 23 * GIB, 0, driver, (8, 9))
-    found = doctor._torch({"torch": "2.13.0", "cuda": cuda, "cuda_available": False}, [card])
-    assert found.status == "fail"
-    words = shlex.split(found.remedy or "")
+    finding = doctor._torch({"torch": "2.13.0", "cuda": cuda, "cuda_available": False}, [card])
+    assert finding.status == "fail"
+    words = shlex.split(finding.remedy or "")
     assert words[:4] == [sys.executable, "-m", "pip", "install"]
     assert words[4:6] == ["--extra-index-url", f"https://download.pytorch.org/whl/{tag}"]
     assert words[6].startswith("torch==2.") and words[6].endswith(f"+{tag}")
@@ -137,9 +137,9 @@ def test_a_library_of_another_version_gets_the_command_that_mends_it(monkeypatch
     installed = {"trl": "1.15.0", "peft": version("peft")}
     monkeypatch.setattr(doctor, "requires", lambda name: ["trl<1.12,>=1.11", "peft>=0.21", 'unsloth; extra == "gpu"'])
     monkeypatch.setattr(doctor, "version", installed.__getitem__)
-    found = doctor._versions()
-    assert (found.status, found.text) == ("fail", "trl 1.15.0 is not <1.12,>=1.11")
-    assert shlex.split(found.remedy or "") == [sys.executable, "-m", "pip", "install", "trl<1.12,>=1.11"]
+    finding = doctor._versions()
+    assert (finding.status, finding.text) == ("fail", "trl 1.15.0 is not <1.12,>=1.11")
+    assert shlex.split(finding.remedy or "") == [sys.executable, "-m", "pip", "install", "trl<1.12,>=1.11"]
 
 
 def test_the_versions_that_the_doctor_names_are_the_tested_ones() -> None:
@@ -149,15 +149,15 @@ def test_the_versions_that_the_doctor_names_are_the_tested_ones() -> None:
 
 def test_a_cpu_build_of_torch_beside_a_card_fails() -> None:
     card = Gpu(0, "NVIDIA L4", "GPU-a", 23 * GIB, 0, "580.1", (8, 9))
-    found = doctor._torch({"torch": "2.13.0+cpu", "cuda": None, "cuda_available": False}, [card])
-    assert (found.status, found.text) == ("fail", "2.13.0+cpu is a CPU build")
+    finding = doctor._torch({"torch": "2.13.0+cpu", "cuda": None, "cuda_available": False}, [card])
+    assert (finding.status, finding.text) == ("fail", "2.13.0+cpu is a CPU build")
 
 
 @pytest.mark.parametrize("code", ["import os; os.kill(os.getpid(), 11)", "print('no json')", "raise SystemExit(3)"])
 def test_a_library_that_kills_its_process_is_a_finding(code: str) -> None:
-    found = doctor._torch(doctor._probe(code), [])
-    assert found.status == "fail"
-    assert found.remedy
+    finding = doctor._torch(doctor._probe(code), [])
+    assert finding.status == "fail"
+    assert finding.remedy
 
 
 def test_the_command_prints_only_json(tmp_path: Path) -> None:
@@ -166,4 +166,9 @@ def test_the_command_prints_only_json(tmp_path: Path) -> None:
         command, capture_output=True, text=True, check=False, env={**os.environ, "HOME": str(tmp_path)}
     )
     assert ended.returncode == 0
-    assert {each["name"] for each in json.loads(ended.stdout)["findings"]} >= {"Python", "PyTorch", "Disk", "Terminal"}
+    assert {finding["name"] for finding in json.loads(ended.stdout)["findings"]} >= {
+        "Python",
+        "PyTorch",
+        "Disk",
+        "Terminal",
+    }

@@ -43,10 +43,10 @@ def llama_1b(tmp_path: Path) -> Path:
     ],
 )
 def test_settings_that_spoil_a_run_are_told_before_it(settings: dict[str, Any], says: list[str]) -> None:
-    found = estimate(Recipe.load(DEMO / "demo.yaml", [f"train.{name}={value}" for name, value in settings.items()]))
-    assert len(found.warnings) == len(says), found.warnings
-    assert all(each.startswith(start) for each, start in zip(found.warnings, says, strict=True))
-    assert all(f"! {each}" in found.as_text() for each in found.warnings)
+    estimated = estimate(Recipe.load(DEMO / "demo.yaml", [f"train.{name}={value}" for name, value in settings.items()]))
+    assert len(estimated.warnings) == len(says), estimated.warnings
+    assert all(warning.startswith(start) for warning, start in zip(estimated.warnings, says, strict=True))
+    assert all(f"! {warning}" in estimated.as_text() for warning in estimated.warnings)
 
 
 def test_a_disk_too_small_for_checkpoints_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,16 +80,16 @@ def test_the_adapter_counts_what_a_real_one_has() -> None:
 def test_an_estimate_of_the_demo_needs_no_weights(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(DEMO / "demo_model", model, ignore=shutil.ignore_patterns("*.safetensors"))
-    found = estimate(recipe(model, train={"max_steps": -1, "num_train_epochs": 2}))
-    assert found.rows and found.tokens and found.trained_tokens
-    assert found.rows > 100
-    assert found.trained_tokens < found.tokens
-    assert found.steps == 2 * -(-found.rows // 8)
-    assert found.verdict == "fits"
-    data = json.loads(json.dumps(found.as_dict()))
+    estimated = estimate(recipe(model, train={"max_steps": -1, "num_train_epochs": 2}))
+    assert estimated.rows and estimated.tokens and estimated.trained_tokens
+    assert estimated.rows > 100
+    assert estimated.trained_tokens < estimated.tokens
+    assert estimated.steps == 2 * -(-estimated.rows // 8)
+    assert estimated.verdict == "fits"
+    data = json.loads(json.dumps(estimated.as_dict()))
     assert data["memory"]["total_bytes"] == sum(v for k, v in data["memory"].items() if k != "total_bytes")
     assert 0 < data["trainable_share"] < 0.2
-    assert "fits in" in found.as_text()
+    assert "fits in" in estimated.as_text()
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_the_longest_batch_is_of_the_longest_rows() -> None:
 
 def test_memory_is_what_a_gpu_really_held() -> None:
     """Never 3% under and at most 10% over, for whole runs too, to which nothing was fitted."""
-    found = memory_estimate.recorded()
-    assert len(found["rows"]) >= 24
-    for row in found["rows"] + found["whole_runs"]:
+    recorded = memory_estimate.recorded()
+    assert len(recorded["rows"]) >= 24
+    for row in recorded["rows"] + recorded["whole_runs"]:
         assert -0.03 < row["error"] < 0.10, row
-    assert found["mean_error"] <= 0.05
-    assert found == json.loads(memory_estimate.RESULT.read_text()), (
+    assert recorded["mean_error"] <= 0.05
+    assert recorded == json.loads(memory_estimate.RESULT.read_text()), (
         "run python -m benchmarks.memory_estimate --recorded"
     )
 
@@ -145,10 +145,10 @@ def test_more_of_anything_never_takes_less() -> None:
 def test_16_bit_is_offered_with_its_peak_where_it_fits_on_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Gpu(0, "NVIDIA H200", "GPU-a", 140 * GIB, 0, "580", (9, 0))
     monkeypatch.setattr("tuitune.plan.estimate.chosen_gpu", lambda: card)
-    found = estimate(recipe(DEMO / "demo_model"))
-    assert found.bytes_in_16bit is not None
-    assert found.bytes_in_16bit > found.memory.total_bytes - 100 * 2**20
-    assert "model.load_in_4bit: false" in found.as_text()
+    estimated = estimate(recipe(DEMO / "demo_model"))
+    assert estimated.bytes_in_16bit is not None
+    assert estimated.bytes_in_16bit > estimated.memory.total_bytes - 100 * 2**20
+    assert "model.load_in_4bit: false" in estimated.as_text()
     whole = recipe(DEMO / "demo_model")
     in_16bit = whole.model_copy(update={"model": whole.model.model_copy(update={"load_in_4bit": False})})
     assert estimate(in_16bit).bytes_in_16bit is None
@@ -163,9 +163,9 @@ def test_the_verdict_leaves_a_margin(needed: int, word: str) -> None:
 
 def test_a_large_data_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tuitune.plan.estimate._READ_UP_TO_BYTES", 100)
-    found = estimate(recipe(DEMO / "demo_model", train={"max_steps": -1}))
-    assert (found.rows, found.steps, found.longest_batch_tokens) == (None, None, 2 * 2048)
-    assert "known once the data is read" in found.as_text()
+    estimated = estimate(recipe(DEMO / "demo_model", train={"max_steps": -1}))
+    assert (estimated.rows, estimated.steps, estimated.longest_batch_tokens) == (None, None, 2 * 2048)
+    assert "known once the data is read" in estimated.as_text()
 
 
 def test_target_modules_of_another_architecture_are_refused_before_any_weight_is_read(llama_1b: Path) -> None:

@@ -89,10 +89,10 @@ def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ex
     kinds += ["gguf:f16", "gguf:q8_0", "gguf:q4_k_m", "ollama:q8_0", "script"]
     with pytest.MonkeyPatch.context() as patch:
         put_on_path(patch, tmp_path_factory.mktemp("ollama"), "answers")
-        made = export(run, kinds[::-1], None, quiet, yes, never)
-    assert [each.kind for each in made] == kinds
-    assert made[kinds.index("ollama:q8_0")].notices[-1].startswith("Tried in Ollama, which answered 'Hello!' with: ")
-    return {each.kind: each for each in made}
+        exports = export(run, kinds[::-1], None, quiet, yes, never)
+    assert [result.kind for result in exports] == kinds
+    assert exports[kinds.index("ollama:q8_0")].notices[-1].startswith("Tried in Ollama, which answered 'Hello!' with: ")
+    return {result.kind: result for result in exports}
 
 
 def logits(model: Any, tokenizer: Any) -> torch.Tensor:
@@ -134,8 +134,8 @@ def test_the_exported_adapter_holds_nothing_else_that_lay_in_its_folder(run: Run
     (littered.adapter / "letters" / "private.txt").write_text("mine")
     (littered.adapter / ".env").write_text("HF_TOKEN=hf_secret")
     (littered.adapter / "training_args.bin").write_bytes(b"a pickle")
-    (made,) = export(littered, ["adapter"], tmp_path / "out", quiet, yes, never)
-    assert {path.name for path in made.path.iterdir()} == {
+    (exported,) = export(littered, ["adapter"], tmp_path / "out", quiet, yes, never)
+    assert {path.name for path in exported.path.iterdir()} == {
         *("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         *("chat_template.jinja", "README.md", "tuitune_export.json"),
         "SHA256SUMS",
@@ -162,41 +162,43 @@ def test_the_merged_weights_are_the_base_plus_the_scaled_product(run: Run, expor
     assert changed == 3 * 5, "three projections in each of the five layers"
 
 
-def test_every_export_of_a_model_is_compared_with_the_adapter(run: Run, exported: dict[str, Exported]) -> None:
-    for kind, export_ in exported.items():
+def test_every_resultof_a_model_is_compared_with_the_adapter(run: Run, exported: dict[str, Exported]) -> None:
+    for kind, result in exported.items():
         if kind in ("adapter", "script"):
             continue
-        path = export_.path / "parity.json" if export_.path.is_dir() else Path(f"{export_.path}.parity.json")
+        path = result.path / "parity.json" if result.path.is_dir() else Path(f"{result.path}.parity.json")
         parity = json.loads(path.read_text())
         assert parity["same_prompt_ids"] == parity["prompts"] == parity["ended"] == 4
         assert parity["scored_tokens"] > 60 and parity["logprob_difference"] < parity["bound_logprob_difference"]
         assert parity["logprob_difference"] < parity["base_logprob_difference"], "it learnt more than is lost"
-        assert export_.proof == parity["words"]
+        assert result.proof == parity["words"]
     assert "on average" in (exported["merged_16bit"].path / "README.md").read_text()
 
 
-def test_every_export_has_sums_that_sha256sum_agrees_with(exported: dict[str, Exported]) -> None:
-    for made in exported.values():
+def test_every_resulthas_sums_that_sha256sum_agrees_with(exported: dict[str, Exported]) -> None:
+    for result in exported.values():
         folder, sums = (
-            (made.path, "SHA256SUMS") if made.path.is_dir() else (made.path.parent, f"{made.path.name}.sha256")
+            (result.path, "SHA256SUMS") if result.path.is_dir() else (result.path.parent, f"{result.path.name}.sha256")
         )
         checked = subprocess.run(
             ["sha256sum", "-c", sums], check=False, cwd=folder, capture_output=True, text=True, timeout=60
         )
-        files = {path for path in made.path.rglob("*") if path.is_file()} if made.path.is_dir() else {made.path}
+        files = {path for path in result.path.rglob("*") if path.is_file()} if result.path.is_dir() else {result.path}
         assert checked.returncode == 0 and checked.stdout.count(": OK\n") == len(files - {folder / "SHA256SUMS"})
 
 
 def test_a_folder_goes_into_one_tar_that_is_never_older_than_it(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    (made,) = export(run, ["adapter"], out, quiet, yes, never, ExportOptions(tar=True))
+    (exported,) = export(run, ["adapter"], out, quiet, yes, never, ExportOptions(tar=True))
     assert {path.name for path in out.iterdir()} == {"adapter", "adapter.tar", "adapter.tar.sha256"}
-    assert "adapter.tar" in made.commands[0].line and "adapter.tar" in made.commands[1].line
-    check = subprocess.run(["bash", "-c", made.commands[2].line], check=False, cwd=out, capture_output=True, timeout=60)
+    assert "adapter.tar" in exported.commands[0].line and "adapter.tar" in exported.commands[1].line
+    check = subprocess.run(
+        ["bash", "-c", exported.commands[2].line], check=False, cwd=out, capture_output=True, timeout=60
+    )
     assert check.returncode == 0
-    (made,) = export(run, ["adapter"], out, quiet, yes, never)
+    (exported,) = export(run, ["adapter"], out, quiet, yes, never)
     assert {path.name for path in out.iterdir()} == {"adapter"}, "that of the folder before goes with it"
-    assert "adapter.tar" not in made.commands[0].line
+    assert "adapter.tar" not in exported.commands[0].line
     (out / "adapter.tar").write_text("mine")
     with pytest.raises(UnusableInput, match=r"adapter\.tar exists and is not an export"):
         export(run, ["adapter"], out, quiet, yes, never, ExportOptions(tar=True))
@@ -209,8 +211,8 @@ def test_a_tar_that_the_disk_does_not_hold_leaves_the_folder_and_says_so(
     out = tmp_path / "out"
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    (made,) = export(run, ["adapter"], out, quiet, yes, never, ExportOptions(tar=True))
-    assert "no tar of it was written" in made.notices[-1] and "which has 0.0 MB free" in made.notices[-1]
+    (exported,) = export(run, ["adapter"], out, quiet, yes, never, ExportOptions(tar=True))
+    assert "no tar of it was written" in exported.notices[-1] and "which has 0.0 MB free" in exported.notices[-1]
     assert [path.name for path in out.iterdir()] == ["adapter"]
 
 
@@ -222,11 +224,11 @@ def test_a_merge_in_many_shards_gives_the_same_model(
     from tuitune.export import shards
 
     monkeypatch.setattr(shards, "_SHARD_BYTES", 2_000_000)
-    (made,) = export(run, ["merged_16bit"], tmp_path, quiet, yes, never)
-    assert len([*made.path.glob("model-*.safetensors")]) > 3
+    (sharded,) = export(run, ["merged_16bit"], tmp_path, quiet, yes, never)
+    assert len([*sharded.path.glob("model-*.safetensors")]) > 3
     here, there = (
         AutoModelForCausalLM.from_pretrained(path, dtype="auto").state_dict()
-        for path in (made.path, exported["merged_16bit"].path)
+        for path in (sharded.path, exported["merged_16bit"].path)
     )
     assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
 
@@ -324,7 +326,7 @@ def test_llama_cpp_reads_text_as_the_models_own_tokenizer_does(runner: Any) -> N
             assert json.load(response)["tokens"] == tokenizer(text, add_special_tokens=False)["input_ids"], text
 
 
-def test_a_line_to_run_an_export_does(exported: dict[str, Exported]) -> None:
+def test_a_line_to_run_an_resultdoes(exported: dict[str, Exported]) -> None:
     line = exported["adapter"].commands[-1].line.replace("python", sys.executable, 1)
     answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=True)
     assert answer.stdout.strip()
@@ -415,9 +417,9 @@ def test_a_base_stored_in_4_bit_is_dequantised_and_that_is_said(run: Run, tmp_pa
     writer = create_run(recipe, tmp_path / "runs")
     writer.close()
     shutil.copytree(run.adapter, writer.run.adapter)
-    (made,) = export(writer.run, ["merged_16bit"], None, quiet, yes, never)
-    assert "dequantised" in made.notices[0]
-    merged = AutoModelForCausalLM.from_pretrained(made.path, dtype="auto")
+    (exported,) = export(writer.run, ["merged_16bit"], None, quiet, yes, never)
+    assert "dequantised" in exported.notices[0]
+    merged = AutoModelForCausalLM.from_pretrained(exported.path, dtype="auto")
     assert merged.dtype == torch.bfloat16 and not hasattr(merged.config, "quantization_config")
 
 
@@ -432,20 +434,22 @@ def test_a_kind_that_fails_keeps_no_other_from_being_made(run: Run, tmp_path: Pa
     second = next(ended)
     assert isinstance(second, Exported) and second.kind == "adapter"
     assert second.path.is_dir() and "merged_16bit" not in said, "it is told before the next is begun"
-    assert [each.kind for each in ended] == ["merged_16bit"]
+    assert [result.kind for result in ended] == ["merged_16bit"]
 
 
 def test_exports_made_before_are_found_with_whether_the_adapter_is_still_the_same(
     run: Run, exported: dict[str, Exported], tmp_path: Path
 ) -> None:
-    assert engine.exports_of(run) == [replace(each, notices=()) for each in exported.values()]
+    assert engine.exports_of(run) == [replace(result, notices=()) for result in exported.values()]
     changed = Run(tmp_path / run.name)
     shutil.copytree(run.folder, changed.folder)
     weights = changed.adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert all("has changed since" in each.notices[0] for each in engine.exports_of(changed))
+    assert all("has changed since" in result.notices[0] for result in engine.exports_of(changed))
     (changed.exports / "ollama-q8_0" / "tuitune_export.json").unlink()
-    assert [each.kind for each in engine.exports_of(changed)] == [name for name in exported if name != "ollama:q8_0"]
+    assert [result.kind for result in engine.exports_of(changed)] == [
+        name for name in exported if name != "ollama:q8_0"
+    ]
 
 
 def test_a_merge_that_fails_is_not_tried_again_for_what_needs_it(
@@ -469,13 +473,13 @@ def test_a_merge_that_fails_is_not_tried_again_for_what_needs_it(
             never,
         )
     ]
-    assert [(type(each), each.kind) for each in ended] == [
+    assert [(type(result), result.kind) for result in ended] == [
         (Exported, "adapter"),
         (NotExported, "merged_16bit"),
         (NotExported, "gguf:f16"),
     ]
     assert {kind for kind, text in said} == {"adapter", "merged_16bit"}
-    assert [each.name for each in writer.run.exports.iterdir()] == ["adapter"]
+    assert [folder.name for folder in writer.run.exports.iterdir()] == ["adapter"]
 
 
 def test_an_unknown_kind_names_the_kinds_there_are(run: Run) -> None:
@@ -523,8 +527,8 @@ def test_a_file_of_the_users_own_is_not_replaced(run: Run, exported: dict[str, E
     shutil.copytree(exported["merged_16bit"].path, tmp_path / "merged_16bit")
     file.unlink()
     for _ in range(2):
-        (made,) = export(run, ["gguf:q8_0"], tmp_path, quiet, yes, never)
-    assert made.path == file
+        (result,) = export(run, ["gguf:q8_0"], tmp_path, quiet, yes, never)
+    assert result.path == file
 
 
 def test_an_unknown_way_of_splitting_words_is_refused_rather_than_guessed(
@@ -565,8 +569,8 @@ def test_a_context_longer_than_the_models_own_is_exported_as_it_was_trained(tmp_
     loaded = train(recipe, writer.run, Control(), lambda event: None)
     writer.close()
     assert loaded is not None
-    (made,) = export(writer.run, ["merged_16bit"], None, quiet, yes, never)
-    exported = AutoConfig.from_pretrained(made.path)
+    (result,) = export(writer.run, ["merged_16bit"], None, quiet, yes, never)
+    exported = AutoConfig.from_pretrained(result.path)
     assert exported.rope_parameters == training_config(recipe).rope_parameters == loaded.model.config.rope_parameters
     assert exported.rope_parameters["factor"] == 2.0
     assert exported.max_position_embeddings == 4096
@@ -586,9 +590,9 @@ def test_an_adapter_goes_to_the_hub_and_the_lines_to_fetch_it_come_back(
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # which has a server of its own
         monkeypatch.setenv("HF_TOKEN", "hf_good")
         options = engine.ExportOptions(hub_repo="pirate")
-        (made,) = engine.export(run, ["hub:adapter"], tmp_path, quiet, yes, never, options)
-        assert isinstance(made, Exported) and f"{hub.endpoint}/ada/pirate/commit/" in made.notices[0]
-        assert made.commands[0].line == "hf download ada/pirate --local-dir pirate"
+        (result,) = engine.export(run, ["hub:adapter"], tmp_path, quiet, yes, never, options)
+        assert isinstance(result, Exported) and f"{hub.endpoint}/ada/pirate/commit/" in result.notices[0]
+        assert result.commands[0].line == "hf download ada/pirate --local-dir pirate"
         assert {"adapter_model.safetensors", "README.md"} <= hub.files["ada/pirate"].keys() and hub.private[
             "ada/pirate"
         ]

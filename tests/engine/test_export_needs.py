@@ -45,19 +45,19 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_finished_run_is_ready_for_every_kind(run: Run, sources: Path) -> None:
-    found = {each.kind: each for each in preflight(run)}
-    assert all(each.ready and each.missing is None and each.question is None for each in found.values())
+    needs = {need.kind: need for need in preflight(run)}
+    assert all(need.ready and need.missing is None and need.question is None for need in needs.values())
     weights = (DEMO / "model.safetensors").stat().st_size
-    assert found["merged_16bit"].bytes == pytest.approx(weights, rel=0.01)
-    assert found["gguf:q8_0"].bytes == pytest.approx(weights * 17 / 32, rel=0.01)
-    assert found["adapter"].bytes == 1002
+    assert needs["merged_16bit"].bytes == pytest.approx(weights, rel=0.01)
+    assert needs["gguf:q8_0"].bytes == pytest.approx(weights * 17 / 32, rel=0.01)
+    assert needs["adapter"].bytes == 1002
 
 
 def test_a_recipe_is_told_what_its_run_can_become(run: Run, sources: Path) -> None:
-    found = {each.kind: each for each in preflight(run.recipe())}
-    assert all(each.ready for each in found.values())
+    needs = {need.kind: need for need in preflight(run.recipe())}
+    assert all(need.ready for need in needs.values())
     projections = 5 * 16 * (2 * (256 + 256) + 2 * (256 + 128) + 3 * (256 + 768))  # q o, k v, gate up down
-    assert found["adapter"].bytes == 4 * projections
+    assert needs["adapter"].bytes == 4 * projections
 
 
 def test_without_the_converter_a_gguf_is_ready_but_asks_for_the_download(
@@ -65,9 +65,9 @@ def test_without_the_converter_a_gguf_is_ready_but_asks_for_the_download(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(llama_cpp.VARIABLE, raising=False)
-    found = {each.kind: each for each in preflight(run)}
-    assert found["gguf:f16"].ready and "77 MB" in str(found["gguf:f16"].question)
-    assert found["merged_16bit"].question is None
+    needs = {need.kind: need for need in preflight(run)}
+    assert needs["gguf:f16"].ready and "77 MB" in str(needs["gguf:f16"].question)
+    assert needs["merged_16bit"].question is None
     with pytest.raises(TuituneError, match="may not be downloaded"):
         export(run, ["gguf:f16"], None, lambda *_: None, lambda question: False, lambda: False)
     assert not any(run.exports.iterdir()) and not (tmp_path / "cache").exists()
@@ -77,31 +77,31 @@ def test_a_named_folder_without_the_converter_is_said_for_gguf_alone(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(llama_cpp.VARIABLE, str(tmp_path))
-    found = {each.kind: each for each in preflight(run)}
-    assert found["merged_16bit"].ready and not found["gguf:f16"].ready
-    assert "holds no convert_hf_to_gguf.py" in str(found["gguf:f16"].missing)
+    needs = {need.kind: need for need in preflight(run)}
+    assert needs["merged_16bit"].ready and not needs["gguf:f16"].ready
+    assert "holds no convert_hf_to_gguf.py" in str(needs["gguf:f16"].missing)
 
 
 def test_a_base_model_that_is_gone_leaves_the_adapter(run: Run, sources: Path, tmp_path: Path) -> None:
     shutil.copytree(DEMO, tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").unlink()
     run.recipe_file.write_text(run.recipe_file.read_text().replace(str(DEMO), str(tmp_path / "base")))
-    found = {each.kind: each for each in preflight(run)}
-    assert found["adapter"].ready
-    assert "holds no .safetensors weights" in str(found["gguf:q8_0"].missing)
+    needs = {need.kind: need for need in preflight(run)}
+    assert needs["adapter"].ready
+    assert "holds no .safetensors weights" in str(needs["gguf:q8_0"].missing)
 
 
 def test_a_dataset_that_is_gone_is_said_for_script_and_notebook_alone(run: Run, sources: Path) -> None:
     Path(run.recipe().data.path).unlink()
-    found = {each.kind: each for each in preflight(run)}
-    assert [kind for kind, each in found.items() if not each.ready] == ["script", "notebook"]
-    assert "is no longer there" in str(found["script"].missing)
+    needs = {need.kind: need for need in preflight(run)}
+    assert [kind for kind, need in needs.items() if not need.ready] == ["script", "notebook"]
+    assert "is no longer there" in str(needs["script"].missing)
 
 
 def test_a_dataset_of_the_hub_is_no_missing_file(run: Run, sources: Path) -> None:
     text = run.recipe_file.read_text()
     run.recipe_file.write_text(text.replace(run.recipe().data.path, "hub:someone/chats"))
-    assert {each.kind: each for each in preflight(run)}["script"].ready
+    assert {need.kind: need for need in preflight(run)}["script"].ready
 
 
 def test_a_converter_of_which_files_were_cleaned_away_is_fetched_anew(
@@ -123,16 +123,16 @@ def test_a_converter_of_which_files_were_cleaned_away_is_fetched_anew(
 
 def test_a_run_without_an_adapter_is_ready_for_nothing(run: Run, sources: Path) -> None:
     shutil.rmtree(run.adapter)
-    assert not any(each.ready for each in preflight(run))
+    assert not any(need.ready for need in preflight(run))
 
 
 def test_too_little_disk_is_said_with_both_figures(run: Run, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 5 * 10**6, 5 * 10**6))
-    found = {each.kind: each for each in preflight(run)}
-    assert found["adapter"].ready and not found["merged_16bit"].ready
+    needs = {need.kind: need for need in preflight(run)}
+    assert needs["adapter"].ready and not needs["merged_16bit"].ready
     # The q8_0 file would fit, but not beside the merged model that it is made from.
-    assert "14.5 MB" in str(found["gguf:q8_0"].missing) and "5.0 MB free" in str(found["gguf:q8_0"].missing)
+    assert "14.5 MB" in str(needs["gguf:q8_0"].missing) and "5.0 MB free" in str(needs["gguf:q8_0"].missing)
     with pytest.raises(TuituneError, match="make room"):
         export(run, ["adapter", "gguf:q8_0"], None, lambda *_: None, lambda question: True, lambda: False)
     assert not any(run.exports.iterdir())
@@ -143,7 +143,7 @@ def test_too_little_memory_is_said_before_the_system_ends_the_process(
 ) -> None:
     memory = collections.namedtuple("memory", "available")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(1_000_000))
-    assert "of memory" in str({each.kind: each for each in preflight(run)}["merged_16bit"].missing)
+    assert "of memory" in str({need.kind: need for need in preflight(run)}["merged_16bit"].missing)
 
 
 def test_an_archive_that_is_not_the_pinned_one_is_never_unpacked(tmp_path: Path) -> None:

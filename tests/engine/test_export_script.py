@@ -43,14 +43,14 @@ def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, mode
     writer.close()
     train(recipe, writer.run, Control(), lambda event: None)
 
-    made, notebook = export(
+    script, notebook = export(
         writer.run, ["script", "notebook"], None, lambda *_: None, lambda question: True, lambda: False
     )
-    text = (made.path / "train.py").read_text()
+    text = (script.path / "train.py").read_text()
     assert "import tuitune" not in text and "from tuitune" not in text
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run(
-        [sys.executable, "-P", made.path / "train.py"], cwd=tmp_path, env=environment, timeout=300, check=True,
+        [sys.executable, "-P", script.path / "train.py"], cwd=tmp_path, env=environment, timeout=300, check=True,
         capture_output=True,
     )  # fmt: skip
     cells = json.loads((notebook.path / "train.ipynb").read_text())["cells"]
@@ -64,13 +64,13 @@ def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, mode
         assert "<|im_start|>" in ran.stdout
         assert (notebook.path / "adapter" / "adapter_model.safetensors").is_file()
     ours = load_file(writer.run.adapter / "adapter_model.safetensors")
-    theirs = load_file(made.path / "adapter" / "adapter_model.safetensors")
+    theirs = load_file(script.path / "adapter" / "adapter_model.safetensors")
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
         # Adam's first steps are as long as the learning rate whatever the gradient, so rounding may flip tiny ones.
         assert torch.nn.functional.cosine_similarity(weight.flatten(), theirs[name].flatten(), dim=0) > 0.999, name
     template = (writer.run.adapter / "chat_template.jinja").read_text()
-    assert (made.path / "adapter" / "chat_template.jinja").read_text() == template
+    assert (script.path / "adapter" / "chat_template.jinja").read_text() == template
 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo"])
@@ -93,15 +93,15 @@ def test_the_script_of_a_method_of_replies_trains_the_same(tmp_path: Path, metho
         ],
     )
     run, _ = trained(recipe, tmp_path / "runs", method)
-    (made,) = export(run, ["script"], None, lambda *_: None, lambda question: True, lambda: False)
+    (script,) = export(run, ["script"], None, lambda *_: None, lambda question: True, lambda: False)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(
-        [sys.executable, "-P", made.path / "train.py"], cwd=tmp_path, env=environment, timeout=300, check=False,
+        [sys.executable, "-P", script.path / "train.py"], cwd=tmp_path, env=environment, timeout=300, check=False,
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ours = load_file(run.adapter / "adapter_model.safetensors")
-    theirs = load_file(made.path / "adapter" / "adapter_model.safetensors")
+    theirs = load_file(script.path / "adapter" / "adapter_model.safetensors")
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
         cosine = torch.nn.functional.cosine_similarity(weight.flatten(), theirs[name].flatten(), dim=0)
@@ -132,7 +132,7 @@ def test_values_are_literals_and_never_code(tmp_path: Path) -> None:
     text = script(recipe, name)
     tree = compile(text, "train.py", "exec", dont_inherit=True)
     assert f"MODEL, REVISION = {str(folder)!r}, 'main'" in text
-    assert "system" not in {each for each in tree.co_names} and "__import__" not in tree.co_names
+    assert "system" not in {name for name in tree.co_names} and "__import__" not in tree.co_names
 
 
 def test_requirements_are_those_of_the_run(tmp_path: Path) -> None:

@@ -46,29 +46,29 @@ def test_a_step_is_timed_again_unless_it_was_long(
     assert len(taken) == runs
 
 
-def splits(found: list[Candidate]) -> list[tuple[int, int, bool]]:
-    return [(each.batch, each.accumulation, each.checkpointing) for each in found]
+def splits(tried: list[Candidate]) -> list[tuple[int, int, bool]]:
+    return [(candidate.batch, candidate.accumulation, candidate.checkpointing) for candidate in tried]
 
 
 def test_every_candidate_trains_on_the_same_rows_a_step() -> None:
-    found = candidates(recipe(per_device_train_batch_size=6, gradient_accumulation_steps=4), lambda each: True)
-    assert {each.batch * each.accumulation for each in found} == {24}
-    assert splits(found) == [(24, 1, False), (12, 2, False), (8, 3, False), (24, 1, True), (12, 2, True)]
+    tried = candidates(recipe(per_device_train_batch_size=6, gradient_accumulation_steps=4), lambda candidate: True)
+    assert {candidate.batch * candidate.accumulation for candidate in tried} == {24}
+    assert splits(tried) == [(24, 1, False), (12, 2, False), (8, 3, False), (24, 1, True), (12, 2, True)]
 
 
 def test_what_the_estimate_rules_out_is_not_tried() -> None:
-    found = candidates(recipe(), lambda each: each.checkpointing and each.batch <= 4)
-    assert splits(found) == [(4, 2, True), (2, 4, True)]
+    tried = candidates(recipe(), lambda candidate: candidate.checkpointing and candidate.batch <= 4)
+    assert splits(tried) == [(4, 2, True), (2, 4, True)]
 
 
 def test_one_candidate_is_left_for_the_card_to_refuse() -> None:
-    assert splits(candidates(recipe(), lambda each: False)) == [(1, 8, True)]
+    assert splits(candidates(recipe(), lambda candidate: False)) == [(1, 8, True)]
 
 
 @pytest.mark.parametrize(("fixed", "kinds"), [(True, {True}), (False, {False}), ("auto", {True, False})])
 def test_checkpointing_that_the_recipe_fixes_stays(fixed: bool | str, kinds: set[bool]) -> None:
-    found = candidates(recipe(gradient_checkpointing=fixed), lambda each: True)
-    assert {each.checkpointing for each in found} == kinds
+    tried = candidates(recipe(gradient_checkpointing=fixed), lambda candidate: True)
+    assert {candidate.checkpointing for candidate in tried} == kinds
 
 
 def test_the_fastest_that_leaves_a_margin_is_taken() -> None:
@@ -168,7 +168,7 @@ def test_a_run_goes_on_in_smaller_passes_after_memory_ran_out(
     monkeypatch.setattr(LlamaModel, "forward", on_a_small_card)
     folder, large = run("large", per_device_train_batch_size=4)
     came_from = "checkpoint-2" if save_steps == 2 else "the start"
-    assert [each.text for each in large.notices if "Memory" in each.text] == [
+    assert [notice.text for notice in large.notices if "Memory" in notice.text] == [
         f"Memory ran out at step 3: going on from {came_from} with 2 × 2 rows a step."
     ]
     assert [step.loss for step in large.steps] == pytest.approx([step.loss for step in small.steps], rel=1e-3)

@@ -255,11 +255,11 @@ def trl_loss(
 def test_the_estimate_counts_the_cache_of_the_answers_and_steps_of_prompts(tmp_path: Path) -> None:
     from tuitune.plan.estimate import estimate
 
-    found = estimate(recipe_of(tmp_path, "max_steps=-1", "num_train_epochs=2"))
-    assert found.steps == 2 * (len(PROMPTS) // 2)
-    columns = found.longest_batch_tokens // 4  # of one answer with its prompt
+    estimated = estimate(recipe_of(tmp_path, "max_steps=-1", "num_train_epochs=2"))
+    assert estimated.steps == 2 * (len(PROMPTS) // 2)
+    columns = estimated.longest_batch_tokens // 4  # of one answer with its prompt
     layers, key_value, fp32 = 5, 4 * 32, 4
-    assert columns > 12 and found.memory.rollouts_bytes == 2 * layers * key_value * fp32 * columns * 8
+    assert columns > 12 and estimated.memory.rollouts_bytes == 2 * layers * key_value * fp32 * columns * 8
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
@@ -293,8 +293,8 @@ def test_the_audit_asks_for_what_rewards_compare_with_and_for_no_replies(tmp_pat
     recipe = recipe_of(tmp_path, rewards=[{"name": "exact_match", "column": "right"}])
     rows = [{"prompt": "Name an animal.", "right": "cow"}, {"prompt": "Say an animal.", "right": ""}]
     Path(recipe.data.path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = audit(recipe)
-    texts = {finding.text: [example.row for example in finding.examples] for finding in found.findings}
+    report = audit(recipe)
+    texts = {finding.text: [example.row for example in finding.examples] for finding in report.findings}
     assert texts == {
         "the column right, which the reward exact_match compares with, is empty or missing: fill it in": [2]
     }

@@ -109,7 +109,7 @@ def tuitune(tmp_path: Path, hub: Hub) -> Tuitune:
         environment |= {"HF_TOKEN": token} if token else {}
         whole = [sys.executable, "-c", COMMANDS, json.dumps(lines)]
         done = subprocess.run(whole, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return [Done(*json.loads(each)) for each in done.stdout.splitlines()]
+        return [Done(*json.loads(line)) for line in done.stdout.splitlines()]
 
     return run
 
@@ -124,15 +124,15 @@ def test_a_split_of_a_configuration_is_read_and_audited(tuitune: Tuitune, hub: H
         ("inspect FILE --json", {"split": "train[8:15]"}),
         ("inspect FILE --json --rows 1:1", {"config": "table", "split": "train[-1:]"}),
     )
-    found = summary.answer()
-    assert (found["kind"], found["format"], found["rows"]) == ("Hugging Face Hub", "columns", 21)
+    data = summary.answer()
+    assert (data["kind"], data["format"], data["rows"]) == ("Hugging Face Hub", "columns", 21)
     report = audited.answer()
     assert (report["rows"], report["used"]) == (21, 20)
     (dropped,) = report["dropped"].values()
     assert dropped["examples"] == [[0, 21]] and dropped["first"].startswith("lines/train-1.jsonl: line 9")
     row = shown.answer()
     assert "The second 3." in "".join(token["text"] for token in row["tokens"] if token["trained"])
-    assert [each["rows"] for each in mixed.answer()["sources"]] == [21, 10]
+    assert [source["rows"] for source in mixed.answer()["sources"]] == [21, 10]
     assert (part.answer()["kind"], part.answer()["rows"]) == ("Hugging Face Hub, rows 9 to 15", 7)
     assert "What is 19?" in "".join(token["text"] for token in last.answer()["tokens"])
     first = commit(f"datasets/{DATASET}", "main")
@@ -162,8 +162,8 @@ def test_what_is_not_there_or_may_not_be_read_is_refused_in_one_sentence(tuitune
         ("has no model sea/nothing that you may read", (rows, {"model": "sea/nothing"})),
     ]
     done = tuitune(*(command for _, command in expected))
-    for (sentence, _), each in zip(expected, done, strict=True):
-        assert sentence in each.refusal()
+    for (sentence, _), ended in zip(expected, done, strict=True):
+        assert sentence in ended.refusal()
 
 
 SEARCHES = """
@@ -189,11 +189,11 @@ def test_datasets_are_searched_and_their_splits_listed(hub: Hub, tmp_path: Path)
 
     hub.repositories["datasets/sea/closed"] = hub.repositories[f"datasets/{DATASET}"]
     hub.forbidden = {"datasets/sea/closed"}
-    found, nothing, splits, older, gated, absent, revision, odd = ask(
+    names, nothing, splits, older, gated, absent, revision, odd = ask(
         *(["shanties"], ["xyzzy"], [DATASET, ""], [DATASET, "v2"]),
         *(["sea/secret", ""], ["sea/nothing", ""], [DATASET, "v9"], ["../x", ""]),
     )
-    assert (found, nothing) == ([DATASET], [])
+    assert (names, nothing) == ([DATASET], [])
     assert splits == older == {"lines": ["train", "test"], "table": ["train", "test"]}
     assert gated.startswith("sea/secret is gated: accept its licence")
     assert "has no dataset sea/nothing that you may read" in absent
@@ -227,14 +227,14 @@ def test_a_model_loads_by_its_hub_id_and_without_a_connection_from_its_copy(
     assert kept and not any(TOKEN.encode() in file.read_bytes() for file in kept)
     assert any(path.startswith("sea/secret/") and path.endswith("/model.safetensors") for path in hub.asked)
     hub.endpoint, began = "http://127.0.0.1:9", time.monotonic()
-    again, model, dataset = tuitune(
+    offline, model, dataset = tuitune(
         ("inspect FILE --json --rows 1:1", {"model": "sea/secret"}),
         ("inspect FILE --rows 1:1", {"model": "sea/other"}),
         ("inspect FILE", {"path": "hub:sea/other"}),
     )
-    assert again.answer() == shown.answer()
-    for each in (model, dataset):
-        assert "the Hugging Face Hub (http://127.0.0.1:9) cannot be reached: check the connection" in each.refusal()
+    assert offline.answer() == shown.answer()
+    for refused in (model, dataset):
+        assert "the Hugging Face Hub (http://127.0.0.1:9) cannot be reached: check the connection" in refused.refusal()
     assert time.monotonic() - began < 45  # the libraries alone would try for two minutes
 
 
@@ -270,9 +270,9 @@ def test_a_run_records_the_commits_and_repeats_them_when_the_hub_has_moved_on(
     hub.repositories[f"datasets/{DATASET}"] = {"main": second, "before": main}
     hub.repositories["datasets/sea/measured"] = {"main": main, "before": second}
     recipe = tmp_path / "runs" / "one" / "resolved.yaml"
-    shown, again = tuitune(("inspect FILE --json --rows 4:4", {}), (f"run {recipe} --name two", {}))
+    shown, repeated = tuitune(("inspect FILE --json --rows 4:4", {}), (f"run {recipe} --name two", {}))
     assert "The second 3." in "".join(token["text"] for token in shown.answer()["tokens"])
-    assert again.status == 0, again.err
+    assert repeated.status == 0, repeated.err
     assert yaml.safe_load((tmp_path / "runs" / "two" / "resolved.yaml").read_text()) == trained
     one, two = (tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
@@ -289,8 +289,8 @@ def test_a_large_dataset_is_not_downloaded_to_be_counted(tuitune: Tuitune, hub: 
     hub.repositories["datasets/sea/large"] = {"main": folder}
     hub.asked.clear()
     (shown,) = tuitune(("inspect FILE --json", {"path": "hub:sea/large", "config": None}))
-    found = shown.answer()
-    assert (found["rows"], found["rows_estimated"]) == (6000, True)
+    data = shown.answer()
+    assert (data["rows"], data["rows_estimated"]) == (6000, True)
     assert {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path and "train" in path} == {
         "train-0.jsonl"
     }

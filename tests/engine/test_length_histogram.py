@@ -13,19 +13,19 @@ from tuitune.recipe import Recipe
 
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=300), st.integers(8, 8192))
 def test_every_row_is_in_one_bucket_and_max_length_is_an_edge(lengths: list[int], max_length: int) -> None:
-    found = histogram(numpy.sort(lengths), max_length)
-    edges = [longest for longest, _ in found]
+    buckets = histogram(numpy.sort(lengths), max_length)
+    edges = [longest for longest, _ in buckets]
     assert len(edges) <= 8 and edges == sorted(set(edges)) and edges[-1] == max(lengths)
-    assert [sum(lower < each <= upper for each in lengths) for lower, upper in pairwise([0, *edges])] == [
-        count for _, count in found
+    assert [sum(lower < length <= upper for length in lengths) for lower, upper in pairwise([0, *edges])] == [
+        count for _, count in buckets
     ]
     assert max_length in edges or max_length >= max(lengths)
 
 
 def test_a_few_long_rows_do_not_flatten_the_rest() -> None:
-    found = histogram(numpy.array([*range(1, 701), 30_000]), 2048 * 16)
-    assert found[-1] == (30_000, 7)
-    assert all(90 <= count <= 110 for _, count in found[:-1]) and len(found) == 8
+    buckets = histogram(numpy.array([*range(1, 701), 30_000]), 2048 * 16)
+    assert buckets[-1] == (30_000, 7)
+    assert all(90 <= count <= 110 for _, count in buckets[:-1]) and len(buckets) == 8
 
 
 def test_of_the_demo_data_by_the_real_tokenizer() -> None:

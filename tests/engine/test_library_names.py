@@ -12,10 +12,10 @@ import pytest
 def _attribute(path: str) -> Any:
     """What a dotted path names: `package.module:Class.attribute`."""
     module, _, names = path.partition(":")
-    found = importlib.import_module(module)
+    member = importlib.import_module(module)
     for name in names.split("."):
-        found = getattr(found, name)
-    return found
+        member = getattr(member, name)
+    return member
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_logprobs_entropies_and_gradients_are_those_of_whole_logits(
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randint(5, 3000, (length,), generator=generator).tolist() for length in (9, 40, 23)]
     batch = Padded(3)([{"input_ids": ids, "labels": [-100] * 4 + ids[4:]} for ids in rows])
-    found, entropies = logprobs.label_logprobs(loaded, batch, temperature=0.7, entropy=True)
+    logps, entropies = logprobs.label_logprobs(loaded, batch, temperature=0.7, entropy=True)
     expected, entropies_expected = [], []
     for ids in rows:
         line = torch.tensor([ids])
@@ -31,9 +31,9 @@ def test_logprobs_entropies_and_gradients_are_those_of_whole_logits(
         expected.append(whole.gather(-1, line[0, 4:, None])[:, 0])
         entropies_expected.append(-(whole.exp() * whole).sum(-1))
     assert entropies is not None
-    assert torch.allclose(found, torch.cat(expected), atol=1e-4)
+    assert torch.allclose(logps, torch.cat(expected), atol=1e-4)
     assert torch.allclose(entropies, torch.cat(entropies_expected), atol=1e-4)
-    ours, theirs = (gradients(loaded.model, logprobs_.sum()) for logprobs_ in (found, torch.cat(expected)))
+    ours, theirs = (gradients(loaded.model, logprobs_.sum()) for logprobs_ in (logps, torch.cat(expected)))
     assert ours.keys() == theirs.keys() and len(ours) > 10
     assert all(
         torch.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-4 * float(theirs[key].abs().max())) for key in ours

@@ -32,7 +32,7 @@ def test_a_name_that_cannot_be_a_folders_is_refused(name: str, mine: Run) -> Non
     run(mine.folder.parent, "taken", "m", 1_000)
     with pytest.raises(UnusableInput):
         rename(mine, name)
-    assert sorted(each.name for each in all_runs(mine.folder.parent)) == ["mine", "taken"]
+    assert sorted(run.name for run in all_runs(mine.folder.parent)) == ["mine", "taken"]
 
 
 def test_a_note_is_kept_shown_in_lists_and_removed(mine: Run) -> None:
@@ -121,12 +121,12 @@ def test_recipes_are_compared_field_by_field(mine: Run, tmp_path: Path) -> None:
         }
     )
     other.keep_resolved(changed)  # what was trained counts, not what was asked for
-    found = differences([mine, other])
-    assert found == [
+    fields = differences([mine, other])
+    assert fields == [
         Difference("lora.target_modules", ("auto", '["q_proj"]')),
         Difference("train.learning_rate", ("0.0002", "0.0001")),
     ]
-    assert why_not_comparable(found) is None
+    assert why_not_comparable(fields) is None
     other.recipe_file.write_text("model: [")
     other.resolved_file.unlink()
     with pytest.raises(UnusableInput, match="not valid YAML"):

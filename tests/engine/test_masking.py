@@ -116,12 +116,12 @@ FAMILIES = {
 
 @pytest.fixture(scope="module")
 def maskers() -> dict[str, Masker]:
-    made = {}
+    by_family = {}
     for name, template in FAMILIES.items():
         backend = tokenizer(name)
         backend.chat_template = templates()[template]
-        made[name] = Masker(backend, "assistant", 10**6)
-    return made
+        by_family[name] = Masker(backend, "assistant", 10**6)
+    return by_family
 
 
 @pytest.mark.parametrize("name", FAMILIES)

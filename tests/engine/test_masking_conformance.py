@@ -88,9 +88,9 @@ def test_each_turn_is_its_content_and_end_marker(name: str) -> None:
                 refused.add(template)
                 continue
             replies = [turn["content"] or "" for turn in messages if turn["role"] == "assistant"]
-            found = trained_texts(backend, masked)
-            assert len(found) == len(replies), template
-            for text, reply in zip(found, replies, strict=True):
+            texts = trained_texts(backend, masked)
+            assert len(texts) == len(replies), template
+            for text, reply in zip(texts, replies, strict=True):
                 assert text.lstrip(" ").startswith(reply), template
                 marker = text.lstrip(" ").removeprefix(reply)
                 assert marker.strip() or template in NEVER_ENDED, template

@@ -173,8 +173,8 @@ def test_a_document_longer_than_a_row_loses_nothing(tmp_path: Path, tokenizer: A
     ],
 )
 def test_the_method_is_proposed_from_the_rows(tmp_path: Path, rows: list[Any], method: str) -> None:
-    found = proposal(open_dataset(recipe_of(written(tmp_path / "rows.jsonl", rows), "sft").data))
-    assert found["method"] == method and found["method_reason"]
+    proposed = proposal(open_dataset(recipe_of(written(tmp_path / "rows.jsonl", rows), "sft").data))
+    assert proposed["method"] == method and proposed["method_reason"]
 
 
 def test_the_audit_tells_of_length_bias_and_empty_replies(tmp_path: Path, tokenizer: Any) -> None:
@@ -182,16 +182,16 @@ def test_the_audit_tells_of_length_bias_and_empty_replies(tmp_path: Path, tokeni
         {"prompt": f"Question {n}?", "chosen": f"A long and thorough answer {n}.", "rejected": "No."} for n in range(30)
     ]
     rows[3]["rejected"] = ""
-    found = audit(recipe_of(written(tmp_path / "rows.jsonl", rows), "dpo"), tokenizer)
-    told = {finding.name: finding for finding in found.findings}
+    report = audit(recipe_of(written(tmp_path / "rows.jsonl", rows), "dpo"), tokenizer)
+    told = {finding.name: finding for finding in report.findings}
     assert told["length bias"].text.startswith("the chosen reply is the longer one in 100% of pairs (mean length 30")
     assert told["empty rejected"].examples == [(0, 4)]
 
 
 def test_the_audit_tells_which_weight_mends_an_imbalance(tmp_path: Path, tokenizer: Any) -> None:
     rows = [{"prompt": f"{n}?", "completion": f"Answer {n}.", "label": n % 4 == 0} for n in range(40)]
-    found = audit(recipe_of(written(tmp_path / "rows.jsonl", rows), "kto"), tokenizer)
-    text = next(finding.text for finding in found.findings if finding.name == "imbalance")
+    report = audit(recipe_of(written(tmp_path / "rows.jsonl", rows), "kto"), tokenizer)
+    text = next(finding.text for finding in report.findings if finding.name == "imbalance")
     assert text == "10 replies are good and 30 bad, which weighs them 0.33 to 1: set method.desirable_weight: 3"
 
 

@@ -102,7 +102,7 @@ def test_a_stopped_run_goes_on_bitwise_as_if_it_had_not_been(
     writer.append(Started(run=method, attempt=resumed.attempt, pid=os.getpid()))
     train(run.resolved(), run, Control(), writer.append, resumed=resumed)
     writer.close()
-    losses = [{step.step: step.loss for step in each.history().steps} for each in (run, whole[method])]
+    losses = [{step.step: step.loss for step in trained_run.history().steps} for trained_run in (run, whole[method])]
     assert losses[0] == losses[1] and len(losses[0]) == STEPS
     ours, theirs = weights_of(run), weights_of(whole[method])
     assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in theirs)

@@ -77,8 +77,8 @@ def test_filled_up_rows_have_the_same_loss_and_so_have_their_trained_places_alon
     assert filled_up["packed_seq_lengths"].tolist() == [30, 17, 81]
     with torch.no_grad():
         expected, whole = (
-            model(**{k: v for k, v in each.items() if k != "packed_seq_lengths"}, use_cache=False)
-            for each in (batch, filled_up)
+            model(**{k: v for k, v in inputs.items() if k != "packed_seq_lengths"}, use_cache=False)
+            for inputs in (batch, filled_up)
         )
     chosen = torch.nn.functional.cross_entropy(whole.logits[0, places], filled_up["labels"][0, places + 1])
     assert float(whole.loss) == pytest.approx(float(expected.loss), rel=1e-6)

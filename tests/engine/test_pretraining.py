@@ -65,5 +65,5 @@ def test_it_goes_on_with_its_groups_as_if_it_had_not_been_stopped(whole: Run, tm
     writer.append(Started(run=run.name, attempt=resumed.attempt, pid=os.getpid()))
     train(run.resolved(), run, Control(), writer.append, resumed=resumed)
     writer.close()
-    ours, theirs = (load_file(each.adapter / "adapter_model.safetensors") for each in (run, whole))
+    ours, theirs = (load_file(trained_run.adapter / "adapter_model.safetensors") for trained_run in (run, whole))
     assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in theirs)

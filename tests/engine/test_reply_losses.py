@@ -124,7 +124,7 @@ def test_the_reference_asked_of_several_batches_at_once_is_that_of_each(
     batches = [
         collate([sequence for row in part for sequence in learner.sequences(row)]) for part in (rows[:1], rows[1:])
     ]
-    each = [base_logps(loaded, batch) for batch in batches]
+    references = [base_logps(loaded, batch) for batch in batches]
     ask_base(loaded, batches)
-    for batch, alone in zip(batches, each, strict=True):
+    for batch, alone in zip(batches, references, strict=True):
         assert batch["reference"].tolist() == pytest.approx(alone.tolist(), abs=1e-3)

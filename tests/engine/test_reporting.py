@@ -19,7 +19,7 @@ def test_losses_are_in_tensorboards_files(demo_recipe: Recipe, tmp_path: Path) -
 
     run, history = trained(reporting(demo_recipe, "tensorboard"), tmp_path, "reported")
     scalars = EventAccumulator(str(run.folder / "tensorboard")).Reload()
-    losses = {each.step: each.value for each in scalars.Scalars("train/loss")}
+    losses = {scalar.step: scalar.value for scalar in scalars.Scalars("train/loss")}
     assert losses == {step.step: pytest.approx(step.loss, rel=1e-6) for step in history.steps}
     assert scalars.Scalars("eval/loss")
 

@@ -223,8 +223,8 @@ def test_a_run_without_its_recipe_is_listed_while_its_name_is_taken(tmp_path: Pa
 def test_two_readers_do_not_make_a_dead_run_look_live(tmp_path: Path) -> None:
     writer = create_run(RECIPE, tmp_path)
     writer.close()
-    with writer.run.without_session() as free:
-        assert free and writer.run.status() == "interrupted"
+    with writer.run.without_session() as unlocked:
+        assert unlocked and writer.run.status() == "interrupted"
     handle = os.open(writer.run.folder / ".lock", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_SH)
     assert not writer.run.is_live()
@@ -270,7 +270,7 @@ def test_a_folder_of_another_user_hides_no_run(tmp_path: Path, monkeypatch: pyte
 
 def test_a_resumed_attempt_replaces_the_steps_it_ran_again() -> None:
     history = History.of([*steps(5, 4, 3), *steps(3.5, 2, attempt=2, first=3)])
-    assert [(each.step, each.loss) for each in history.steps] == [(1, 5), (2, 4), (3, 3.5), (4, 2)]
+    assert [(step.step, step.loss) for step in history.steps] == [(1, 5), (2, 4), (3, 3.5), (4, 2)]
 
 
 def test_a_history_tells_before_and_after() -> None:

@@ -170,7 +170,7 @@ def test_a_record_that_is_no_file_hides_nothing_and_holds_nobody_up(tmp_path: Pa
     run(tmp_path, "good", "some/model", 1_000, plan(), *steps(90))
     pipe.events_file.unlink()
     os.mkfifo(pipe.events_file)
-    told = {each.name: (each.status, each.problem[:25], each.step) for each in summaries(tmp_path)}
+    told = {summary.name: (summary.status, summary.problem[:25], summary.step) for summary in summaries(tmp_path)}
     assert told == {"pipe": ("unreadable", "The record cannot be read", 0), "good": ("interrupted", "", 1)}
 
 
@@ -214,7 +214,7 @@ def test_a_run_costs_the_time_of_its_attempts_at_their_price(tmp_path: Path) -> 
         at(7_090, Finished(status="done", step=1, seconds=90, adapter="adapter")),
     )  # fmt: skip
     trained(tmp_path)
-    told = {each.name: each for each in summaries(tmp_path)}
+    told = {summary.name: summary for summary in summaries(tmp_path)}
     assert told["paid"].cost == pytest.approx(1.0) and cost_text(told["paid"]) == "€1.00"
     assert (told["mine"].cost, cost_text(told["mine"])) == (None, "")
     assert summarize(Run(tmp_path / "paid")) == told["paid"]

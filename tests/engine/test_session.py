@@ -82,11 +82,11 @@ async def begun(run: Run) -> None:
 
 async def seen(session: Session, kind: type[Event]) -> Event:
     """Follow the session's run until an event of this kind."""
-    found: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+    arrived: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
     await session.follow(
-        lambda event: found.set_result(event) if isinstance(event, kind) and not found.done() else None
+        lambda event: arrived.set_result(event) if isinstance(event, kind) and not arrived.done() else None
     )
-    return await asyncio.wait_for(found, 120)
+    return await asyncio.wait_for(arrived, 120)
 
 
 @pytest.mark.cold

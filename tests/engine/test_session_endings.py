@@ -105,9 +105,9 @@ async def test_it_is_named_and_cancelled_while_the_run_goes_and_while_it_is_coun
     assert "is not run: it was cancelled" in notices(run)[-1]
     assert str(cost(run.history())).endswith(" credits")
 
-    again = Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs"), then=["touch", str(tmp_path / "ran")])
+    request = Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs"), then=["touch", str(tmp_path / "ran")])
     folders: list[str] = []
-    await session.call(again, lambda part: folders.append(part["run"]))
+    await session.call(request, lambda part: folders.append(part["run"]))
     await counted(session)
     await session.call(Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs")))
     assert "is not run: another run begins" in notices(Run(Path(folders[0])))[-1]

@@ -40,4 +40,6 @@ def test_a_run_whose_steps_are_queued_is_the_run_of_the_trainer_alone(
     _, queued = trained(recipe, tmp_path, "queued")
     assert len(alone.steps) == 8
     assert [(step.loss, step.tokens) for step in queued.steps] == [(step.loss, step.tokens) for step in alone.steps]
-    assert [each.loss for each in queued.evaluations] == [each.loss for each in alone.evaluations]
+    assert [evaluation.loss for evaluation in queued.evaluations] == [
+        evaluation.loss for evaluation in alone.evaluations
+    ]

@@ -44,7 +44,7 @@ def test_a_reply_ends_at_the_last_token_that_is_trained(name: str, model: Any) -
     assert end_of_turn_id(model) == trained[-1]
     assert end_of_turn(model) == model.decode(trained[-1:])
     try:
-        made = modelfile(model, prompts_of(model, thinks=False))
+        text = modelfile(model, prompts_of(model, thinks=False))
     except TuituneError:  # many templates are more than text around messages
         return
-    assert f'PARAMETER stop "{end_of_turn(model)}"' in made
+    assert f'PARAMETER stop "{end_of_turn(model)}"' in text

@@ -195,7 +195,7 @@ def _steps_lost(run: Run) -> int:
 
 
 def same(run: Run, whole: Run) -> bool:
-    ours, theirs = (load_file(each.adapter / "adapter_model.safetensors") for each in (run, whole))
+    ours, theirs = (load_file(trained_run.adapter / "adapter_model.safetensors") for trained_run in (run, whole))
     equal = ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in theirs)
     return run.status() == "done" and losses(run) == losses(whole) and equal and not problems_of(run, adapter=True)
 
@@ -247,7 +247,8 @@ def clocks(disturbed: Disturbed) -> Iterator[Record]:
                 run = Training(disturbed.work, set_clock).train(disturbed.recipe, disturbed.work / "runs", name)
                 assert same(run, disturbed.run), _UNLIKE
                 kept, usual = (
-                    [path.name for path in checkpoints.checkpoints_of(each)] for each in (run, disturbed.run)
+                    [path.name for path in checkpoints.checkpoints_of(trained_run)]
+                    for trained_run in (run, disturbed.run)
                 )
                 assert kept == usual, f"{kept} were kept instead of {usual}"
                 ended = run.history().ended
@@ -357,9 +358,9 @@ def exports(disturbed: Disturbed) -> Iterator[Record]:
         out = disturbed.work / f"exported-{kind}"
 
         def make(kind: str = kind, out: Path = out) -> None:
-            for made in export(disturbed.run, [kind], out, lambda *_: None, lambda _: False, lambda: False):
-                if not isinstance(made, Exported):
-                    raise made.error
+            for result in export(disturbed.run, [kind], out, lambda *_: None, lambda _: False, lambda: False):
+                if not isinstance(result, Exported):
+                    raise result.error
 
         make()
         names = sorted(path.name for path in (out / kind).iterdir())

@@ -20,5 +20,5 @@ def test_an_architecture_trains_as_plain_transformers_would(architecture: str, t
     """Kept apart, loss falling, adapter and merged model as trained, gradients as exact as those of rows alone."""
     from benchmarks.gpu_architectures import problems, prove
 
-    found = prove(architecture, tmp_path, tmp_path / "caches")
-    assert problems(found) == []
+    figures = prove(architecture, tmp_path, tmp_path / "caches")
+    assert problems(figures) == []

@@ -78,7 +78,7 @@ def test_a_method_trains_and_goes_on_from_a_checkpoint(method: str, tmp_path: Pa
     writer.append(Started(run=method, attempt=resumed.attempt, pid=os.getpid()))
     train(run.resolved(), run, Control(), writer.append, resumed=resumed)
     writer.close()
-    losses = [[step.loss for step in each.history().steps] for each in (run, whole)]
+    losses = [[step.loss for step in trained_run.history().steps] for trained_run in (run, whole)]
     print(method, losses)
     assert losses[0] == pytest.approx(losses[1], abs=2e-2)
 

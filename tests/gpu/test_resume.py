@@ -38,13 +38,13 @@ def test_a_killed_run_goes_on_as_near_as_the_same_run_comes_again(
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
         (folder / "data.jsonl").write_text("".join(sample_rows()))
         asyncio.run(train_both(folder))
-    whole, again, killed = (
+    whole, repeated, killed = (
         Run(folders[place] / "runs" / name) for place, name in ((0, "whole"), (1, "whole"), (0, "killed"))
     )
     assert killed.status() == "interrupted"
     asyncio.run(resume(killed))
     assert list(losses(killed)) == list(losses(whole)) == list(range(1, STEPS + 1))
     assert [step.attempt for step in killed.history().steps] == [1] * SAVED + [2] * (STEPS - SAVED)
-    floor, difference = apart(again, whole), apart(killed, whole)
+    floor, difference = apart(repeated, whole), apart(killed, whole)
     print(f"loss and weight: the same run again {floor}, resumed {difference}")
     assert difference[0] <= max(1e-5, 2 * floor[0]) and difference[1] <= max(1e-5, 2 * floor[1])

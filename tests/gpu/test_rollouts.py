@@ -52,8 +52,8 @@ def test_captured_steps_have_the_probabilities_of_the_training(in_4bit: bool) ->
     )
     assert decoder.captured and not decoder.capture_failure
     assert differences.abs().mean() < 0.05 and differences.mean().abs() < 0.02
-    again = decoder.decode(prompts, Choice(), seeds=range(5), max_new_tokens=64, ends=set(range(0, 3000, 40)))
-    assert [result.ids for result in again] == [result.ids for result in decoded]
+    repeated = decoder.decode(prompts, Choice(), seeds=range(5), max_new_tokens=64, ends=set(range(0, 3000, 40)))
+    assert [result.ids for result in repeated] == [result.ids for result in decoded]
 
 
 def test_rewards_rise_in_a_whole_run(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def test_the_varlen_kernel_computes_attention(heads: tuple[int, int], window: tu
         rows.append(attended[0].transpose(0, 1))
     expected = torch.cat(rows)
     torch.testing.assert_close(out.float(), expected, atol=2e-2, rtol=2e-2)
-    for found, wanted in zip(grads, torch.autograd.grad(expected, exact, direction.float()), strict=True):
-        torch.testing.assert_close(found.float(), wanted, atol=6e-2, rtol=6e-2)
+    for gradient, wanted in zip(grads, torch.autograd.grad(expected, exact, direction.float()), strict=True):
+        torch.testing.assert_close(gradient.float(), wanted, atol=6e-2, rtol=6e-2)
 
 
 def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_a_whole_run_trains_and_chats_through_unsloth(tmp_path: Path) -> None:
     assert replies[0] != replies[max(replies)]
     run = find_run("gpu", tmp_path / "runs")
     assert run.recipe().train.fit and not run.resolved().train.fit
-    again = backends.load(run.resolved(), tell=pytest.fail)
-    again.backend.attach_saved(again, str(run.adapter))
+    reloaded = backends.load(run.resolved(), tell=pytest.fail)
+    reloaded.backend.attach_saved(reloaded, str(run.adapter))
     question: Conversation = [{"role": "user", "content": "What is the capital of France?"}]
-    assert reply(again, question, Sampling(max_new_tokens=24)).text == replies[max(replies)]
-    assert reply(again, question, Sampling(max_new_tokens=24), adapter=False).text == replies[0]
+    assert reply(reloaded, question, Sampling(max_new_tokens=24)).text == replies[max(replies)]
+    assert reply(reloaded, question, Sampling(max_new_tokens=24), adapter=False).text == replies[0]
 
 
 def recipe_of(**changes: Any) -> Recipe:
@@ -196,7 +196,7 @@ def test_memory_that_runs_out_halves_the_pass_and_the_run_goes_on(tmp_path: Path
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert any("Memory ran out at step 1" in event.text for event in cut if event.kind == "notice")
-    losses, expected = ([event.loss for event in each if event.kind == "step"] for each in (cut, told))
+    losses, expected = ([event.loss for event in events if event.kind == "step"] for events in (cut, told))
     assert losses == pytest.approx(expected, rel=0.02)
 
 
@@ -228,6 +228,6 @@ def test_positions_beyond_the_models_context_are_those_of_an_export(tmp_path: Pa
     expected = torch.load(tmp_path / "logits.pt").log_softmax(-1)
     loaded = UnslothBackend().load(recipe)
     with torch.inference_mode():
-        found = loaded.model(ids.cuda()).logits[0, -64:].float().cpu().log_softmax(-1)
-    assert (found - expected).abs().mean() < 0.05
-    assert (found.argmax(-1) == expected.argmax(-1)).float().mean() > 0.9
+        measured = loaded.model(ids.cuda()).logits[0, -64:].float().cpu().log_softmax(-1)
+    assert (measured - expected).abs().mean() < 0.05
+    assert (measured.argmax(-1) == expected.argmax(-1)).float().mean() > 0.9

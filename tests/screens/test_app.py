@@ -61,7 +61,7 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
 
         def said() -> bool:
             shown = " ".join(screen_text(pilot).split())
-            return all(each in shown for each in told)
+            return all(sentence in shown for sentence in told)
 
         await until(pilot, said, what="what has happened and what to do")
         await until(pilot, lambda: app.link.state == "ready", what="a new session")
@@ -219,10 +219,10 @@ async def test_a_run_is_stopped_by_its_key_and_by_nothing_else(recipe: Recipe, r
         await until(pilot, lambda: "✔ Stopped after" in screen_text(pilot), what="the run has stopped")
         assert "Enter: chat with it" in screen_text(pilot) and "Messages" in screen_text(pilot)
         assert app.link.run is not None
-        again = TuituneApp(None, runs_folder=runs_folder, attach=app.link.run)
-    async with again.run_test(size=SIZE) as pilot:
+        later = TuituneApp(None, runs_folder=runs_folder, attach=app.link.run)
+    async with later.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: "✔ Stopped after" in screen_text(pilot), what="the record")
-        assert again.link.draft.recipe().train.max_steps == 500, "what was trained can be changed and trained again"
+        assert later.link.draft.recipe().train.max_steps == 500, "what was trained can be changed and trained again"
 
 
 async def test_a_small_terminal_is_told_the_size_and_nothing_is_lost(

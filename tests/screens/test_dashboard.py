@@ -23,10 +23,12 @@ MIB = 2**20
 
 
 @pytest.mark.parametrize(
-    ("free", "line"), [(412 * 1024 * MIB, "Disk 412.0 GiB free"), (300 * MIB, "Disk ! only 300.0 MiB free")]
+    ("free_bytes", "line"), [(412 * 1024 * MIB, "Disk 412.0 GiB free"), (300 * MIB, "Disk ! only 300.0 MiB free")]
 )
-def test_a_disk_that_fills_is_told_by_a_glyph(free: int, line: str) -> None:
-    history = histories.of(iter([Sample(process_bytes=1, host_used_bytes=1, host_total_bytes=2, disk_free_bytes=free)]))
+def test_a_disk_that_fills_is_told_by_a_glyph(free_bytes: int, line: str) -> None:
+    history = histories.of(
+        iter([Sample(process_bytes=1, host_used_bytes=1, host_total_bytes=2, disk_free_bytes=free_bytes)])
+    )
     assert numbers(history).plain.splitlines()[-1] == line
 
 

@@ -223,16 +223,16 @@ async def test_the_audit_offers_a_max_length_and_enter_takes_it(app: TuituneApp)
 
 
 def test_the_cut_stands_where_max_length_is() -> None:
-    found = {
+    audit = {
         **{"rows": 10, "used": 10, "tokens": 1000, "trained_tokens": 500, "trained_share": 0.5, "truncated": 4},
         "token_percentiles": {"50": 50, "95": 200},
         "length_histogram": [[50, 5], [100, 1], [150, 0], [200, 4]],
     }
-    lines = lengths(found, 100).plain.splitlines()[-5:]
+    lines = lengths(audit, 100).plain.splitlines()[-5:]
     assert [line.split()[0] for line in lines] == ["1–50", "51–100", "✂", "101–150", "151–200"]
     assert [line.count("█") for line in lines] == [36, 7, 0, 0, 29]
-    assert "✂" not in lengths({**found, "truncated": 0}, 200).plain
-    assert "Rows by their tokens" in lengths({**found, "token_percentiles": {}, "length_histogram": []}, 100).plain
+    assert "✂" not in lengths({**audit, "truncated": 0}, 200).plain
+    assert "Rows by their tokens" in lengths({**audit, "token_percentiles": {}, "length_histogram": []}, 100).plain
 
 
 async def test_a_base_model_without_a_chat_template_gets_one_by_a_key(

@@ -37,7 +37,7 @@ async def test_several_kinds_at_once_and_the_lines_to_take_them_home(attached: T
         await settled(pilot)
         shown = screen_text(pilot)
         assert "✔ adapter" in shown and "scp -r" in shown and "Made · Enter copies a line" in shown
-        assert {each.name for each in (tmp_path / "out").iterdir()} == {"adapter", "script"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter", "script"}
 
 
 async def test_a_folder_is_seen_from_where_the_app_was_started(
@@ -114,8 +114,8 @@ async def test_what_was_made_earlier_is_there_when_the_screen_opens_and_says_whe
 ) -> None:
     run = Run(tmp_path / "runs" / trained.name)
     shutil.copytree(trained.folder, run.folder)
-    made = [*export(run, ["adapter", "script"], None, lambda *_: None, lambda question: False, lambda: False)]
-    assert len(made) == 2
+    exports = [*export(run, ["adapter", "script"], None, lambda *_: None, lambda question: False, lambda: False)]
+    assert len(exports) == 2
     config = run.adapter / "adapter_config.json"
     config.write_text(config.read_text() + "\n")
     (run.adapter / "manifest.json").unlink()  # as one is told to who changed it

@@ -115,8 +115,8 @@ def walk_through(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 def test_nothing_hostile_reaches_the_terminal(kinds: dict[str, str], walk_through: Walker) -> None:
     written = walk_through(kinds)
     assert b"Traceback" not in written
-    found = OBEYED.search(written)
-    assert found is None, written[max(0, found.start() - 80) : found.end() + 80]
+    obeyed = OBEYED.search(written)
+    assert obeyed is None, written[max(0, obeyed.start() - 80) : obeyed.end() + 80]
 
 
 def test_ascii_is_ascii(walk_through: Walker) -> None:

@@ -48,16 +48,16 @@ async def test_the_time_is_that_of_an_earlier_run_or_not_told(recipe: Recipe, ru
         await until(pilot, lambda: "measured from the first steps" in screen_text(pilot), what="no time")
 
         measured_run(recipe, runs_folder, 1_400.0)
-        found = await app.link.call(Estimate(app.link.draft.as_data()))
+        estimate = await app.link.call(Estimate(app.link.draft.as_data()))
         await app.show_step("data")
         await app.show_step("lora")
-        told = f"{about(3 * found['tokens'] / 1_400)} (F3: its cost) at the 1,400 tokens/s of pirate-1"
+        told = f"{about(3 * estimate['tokens'] / 1_400)} (F3: its cost) at the 1,400 tokens/s of pirate-1"
         await until(pilot, lambda: told in screen_text(pilot), what=told)
 
         app.settings.price = "36 credits"
         await app.show_step("data")
         await app.show_step("lora")
-        cost = f"(about {3 * found['tokens'] / 1_400 / 100:.2f} credits) at the 1,400 tokens/s"
+        cost = f"(about {3 * estimate['tokens'] / 1_400 / 100:.2f} credits) at the 1,400 tokens/s"
         await until(pilot, lambda: cost in screen_text(pilot), what=cost)
 
 

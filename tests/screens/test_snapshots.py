@@ -179,7 +179,7 @@ def app_on(run: str, runs: str = "runs") -> TuituneApp:
 async def seen(pilot: Pilot[int], *shown: str) -> None:
     """Wait until the screen shows all of these words. Raises AssertionError, at which Textual ends the app."""
     try:
-        await until(pilot, lambda: all(each in words(pilot) for each in shown), seconds=60, what=" and ".join(shown))
+        await until(pilot, lambda: all(word in words(pilot) for word in shown), seconds=60, what=" and ".join(shown))
     except pytest.fail.Exception as failure:
         raise AssertionError(str(failure)) from None
 

@@ -33,7 +33,7 @@ class Seen:
         for process in (session, *session.children(recursive=True)):
             try:
                 self.arguments |= set(process.cmdline())
-                self.connections |= {str(each) for each in process.net_connections(kind="inet")}
+                self.connections |= {str(connection) for connection in process.net_connections(kind="inet")}
             except psutil.NoSuchProcess:
                 continue
         self.looks += 1

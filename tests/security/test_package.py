@@ -41,7 +41,7 @@ def named(call: ast.Call) -> str:
 
 
 def keyword(call: ast.Call, name: str) -> str | None:
-    return next((ast.unparse(each.value) for each in call.keywords if each.arg == name), None)
+    return next((ast.unparse(argument.value) for argument in call.keywords if argument.arg == name), None)
 
 
 @pytest.mark.parametrize("forbidden", [SHELLS, CODE, LISTENERS], ids=["shell", "code", "listener"])

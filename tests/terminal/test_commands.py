@@ -59,8 +59,8 @@ def test_a_run_is_one_event_a_line_then_chats_and_exports(tmp_path: Path, recipe
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 2]
     assert events[-1]["event"] == "finished" and events[-1]["status"] == "done"
 
-    again = tuitune("run", recipe_file, "--name", "one")
-    assert again.returncode == 2 and "A run named one exists" in again.stderr
+    repeated = tuitune("run", recipe_file, "--name", "one")
+    assert repeated.returncode == 2 and "A run named one exists" in repeated.stderr
 
     reply = tuitune("chat", "one", "--prompt", "What is the capital of France?", "--base", "--json")
     (answer,) = json_lines(reply.stdout)
@@ -69,10 +69,10 @@ def test_a_run_is_one_event_a_line_then_chats_and_exports(tmp_path: Path, recipe
     assert piped.returncode == 0 and piped.stdout.strip()
 
     export = tuitune("export", "one", "--to", "adapter", "--to", "merged_16bit", "--json", "--out", tmp_path / "out")
-    (made,) = json_lines(export.stdout)
-    assert [each["kind"] for each in made["exports"]] == ["adapter", "merged_16bit"]
-    assert all(Path(each["path"]).exists() for each in made["exports"])
-    assert made["failed"] == [] and export.returncode == 0
+    (exported,) = json_lines(export.stdout)
+    assert [item["kind"] for item in exported["exports"]] == ["adapter", "merged_16bit"]
+    assert all(Path(item["path"]).exists() for item in exported["exports"])
+    assert exported["failed"] == [] and export.returncode == 0
 
     (tmp_path / "mine" / "script").mkdir(parents=True)
     for form in ([], ["--json"]):
@@ -80,8 +80,8 @@ def test_a_run_is_one_event_a_line_then_chats_and_exports(tmp_path: Path, recipe
         assert half.returncode == 1 and half.stderr.startswith("tuitune: script: ")
         assert "is not an export of tuitune's" in half.stderr and str(tmp_path / "mine" / "adapter") in half.stdout
     (told,) = json_lines(half.stdout)
-    assert [each["kind"] for each in told["exports"]] == ["adapter"]
-    assert [each["kind"] for each in told["failed"]] == ["script"]
+    assert [item["kind"] for item in told["exports"]] == ["adapter"]
+    assert [item["kind"] for item in told["failed"]] == ["script"]
 
     (listed,) = json_lines(tuitune("runs", "--json").stdout)
     assert (listed["run"], listed["status"], listed["step"]) == ("one", "done", 2)
@@ -292,8 +292,8 @@ def test_a_run_that_is_left_to_itself_is_asked_for_a_checkpoint_stopped_and_gone
     nothing = tuitune("stop", "far")
     assert nothing.returncode == 1 and nothing.stderr == "tuitune: Run far has no live session.\n"
     at = run.history().step
-    again = tuitune("resume", "far", "--detach")
-    assert again.returncode == 0, again.stderr
+    resumed = tuitune("resume", "far", "--detach")
+    assert resumed.returncode == 0, resumed.stderr
     while run.history().step <= at:
         assert run.is_live() and time.monotonic() < end
         time.sleep(0.1)

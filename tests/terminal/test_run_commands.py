@@ -71,7 +71,7 @@ def test_a_run_is_renamed_noted_and_compared(runs: Path) -> None:
     assert "train.learning_rate  0.0002" in shown and "0.0001" in shown and "3.100 → 0.900" in shown
     (told,) = json_lines(tuitune("compare", "baseline", "newer", "--json").stdout)
     assert told["differences"] == {"train.learning_rate": ["0.0002", "0.0001"]} and told["not_comparable"] is None
-    assert [each["run"] for each in told["runs"]] == ["baseline", "newer"]
+    assert [run["run"] for run in told["runs"]] == ["baseline", "newer"]
     alone = tuitune("compare", "newer", runs / "newer")
     assert alone.returncode == 2 and "two runs or more" in alone.stderr
 

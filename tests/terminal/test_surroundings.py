@@ -93,10 +93,10 @@ def test_without_a_home_it_is_said_what_to_set(tmp_path: Path) -> None:
 def test_where_everybody_may_write_only_the_owner_does(tmp_path: Path, recipe_file: str) -> None:
     before = os.umask(0)
     try:
-        made = tuitune("estimate", recipe_file, XDG_CACHE_HOME=str(tmp_path / "made" / "cache"))
+        ended = tuitune("estimate", recipe_file, XDG_CACHE_HOME=str(tmp_path / "made" / "cache"))
     finally:
         os.umask(before)
-    assert made.returncode == 0, made.stderr
+    assert ended.returncode == 0, ended.stderr
     files = [tmp_path / "made", *(tmp_path / "made").rglob("*")]
     assert len(files) > 3 and not [file for file in files if file.stat().st_mode & 0o022]
 

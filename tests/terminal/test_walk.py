@@ -128,12 +128,12 @@ def test_the_run_finishes_without_its_app_and_a_new_app_shows_it(
     terminal.exit_status()
     assert run.is_live()
 
-    again = started(terminals, "attach", run.name)
-    again.until("step 2", 60)
-    again.until("Done after 30 steps", 120)
+    attached = started(terminals, "attach", run.name)
+    attached.until("step 2", 60)
+    attached.until("Done after 30 steps", 120)
     assert until_ended(run) == "done"
-    again.press(CTRL_Q)
-    assert again.exit_status() == 0
+    attached.press(CTRL_Q)
+    assert attached.exit_status() == 0
 
 
 def test_the_app_goes_straight_back_to_a_live_run(
@@ -145,16 +145,16 @@ def test_the_app_goes_straight_back_to_a_live_run(
     terminal.exit_status()
     assert not has_ended(session)
 
-    again = started(terminals)
-    again.until(run.name)
-    again.until("of 300", 60)
-    again.press("s")
-    again.until("Stop the run after this step?")
-    again.press("y")
+    attached = started(terminals)
+    attached.until(run.name)
+    attached.until("of 300", 60)
+    attached.press("s")
+    attached.until("Stop the run after this step?")
+    attached.press("y")
     until_ended(run)
-    again.until("topped", 60)
-    again.press(CTRL_Q)
-    assert again.exit_status() == 0
+    attached.until("topped", 60)
+    attached.press(CTRL_Q)
+    assert attached.exit_status() == 0
     end = time.monotonic() + 120
     while not has_ended(session):
         assert time.monotonic() < end, "the session does not end"
