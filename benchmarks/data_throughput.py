@@ -82,7 +82,7 @@ def large_file(gigabytes: float) -> dict[str, Any]:
 def huge_file(gigabytes: float) -> dict[str, Any]:
     """Open a JSONL file of this size, show a row of its middle, and count its rows."""
     from tuitune.data import open_dataset
-    from tuitune.recipe import DataSection
+    from tuitune.recipe_sections import DataSection
 
     row = {"question": "Why is the sky blue on a clear day? " * 9, "answer": "Light scatters. " * 40}
     block = (json.dumps(row).encode() + b"\n") * 20_000
@@ -151,7 +151,7 @@ def main() -> None:
         return
     from tests.engine.llama_cpp_models import templates, tokenizer
     from tuitune.data import open_dataset
-    from tuitune.recipe import DataSection
+    from tuitune.recipe_sections import DataSection
 
     samples = [row.sample for row in open_dataset(DataSection(path=str(arguments.rows))) if row.sample]
     result: dict[str, Any] = {"rows": str(arguments.rows.name), "cpu_count": os.cpu_count(), "speed": {}}

@@ -21,7 +21,7 @@ from screens.widgets.paths import PathSuggester, PickPath, has_suffix
 from screens.widgets.tokens import parts_content
 from tuitune.errors import TuituneError
 from tuitune.methods import METHODS
-from tuitune.recipe import HUB
+from tuitune.recipe_sections import HUB
 from tuitune.session.messages import Audit, Columns, DataSummary, Rows, SourceSummary, Summary, Unusable
 from tuitune.text import one_line, safe_text
 from tuitune.units import size

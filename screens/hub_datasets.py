@@ -12,7 +12,7 @@ from textual.widgets import ContentSwitcher, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from tuitune.errors import TuituneError
-from tuitune.recipe import HUB
+from tuitune.recipe_sections import HUB
 from tuitune.session.messages import DatasetSplits, ReplyT, Request, SearchDatasets
 from tuitune.text import one_line, safe_text
 

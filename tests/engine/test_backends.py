@@ -11,7 +11,8 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.environment import prepare_environment
 from tuitune.model.config import load_tokenizer, training_config
-from tuitune.recipe import ModelSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import ModelSection
 
 LINEARS = 7 * 5  # seven projections in five layers
 

@@ -20,7 +20,8 @@ from tuitune.data.lines import MAX_ROW_BYTES
 from tuitune.data.prepare import prepare
 from tuitune.errors import UnusableInput
 from tuitune.model.config import load_tokenizer
-from tuitune.recipe import DataSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import DataSection
 
 ASKED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]
 PAIR = {"question": "Hi", "answer": "Ahoy"}

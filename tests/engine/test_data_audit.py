@@ -31,7 +31,8 @@ from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.masking import IGNORED, Masker, Message, Sample
 from tuitune.model.config import load_tokenizer
-from tuitune.recipe import ModelSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import ModelSection
 
 
 def chat(*contents: str) -> dict[str, Any]:

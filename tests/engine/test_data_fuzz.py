@@ -14,7 +14,7 @@ from tuitune.data import open_dataset
 from tuitune.data.formats import Format, read
 from tuitune.data.lines import parse
 from tuitune.errors import UnusableInput
-from tuitune.recipe import DataSection
+from tuitune.recipe_sections import DataSection
 
 INPUTS = int(os.environ.get("TUITUNE_FUZZ_INPUTS", "25000"))
 """Files read by the test; four times as many rows are read beside them."""

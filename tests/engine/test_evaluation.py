@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from tests.conftest import DEMO
 from tests.engine.training import trained
-from tuitune.recipe import Recipe, TrainSection
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import TrainSection
 from tuitune.runs.events import Event, Finished, Phase
 from tuitune.train.checkpoints import checkpoints_of, step_of
 from tuitune.train.control import Control

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tests.engine.training import trained
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.cards import STAND_INS, cards_of
-from tuitune.recipe import Recipe, TrainSection
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import TrainSection
 from tuitune.runs.events import Event, Failed, Started, Step
 from tuitune.runs.folder import Run, RunWriter
 from tuitune.session.client import Session

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import DEMO
 from tuitune.model.read_ahead import read_ahead
-from tuitune.recipe import ModelSection
+from tuitune.recipe_sections import ModelSection
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is in its page cache")
 

@@ -14,7 +14,7 @@ from tuitune.chat_template.sandbox import sandboxed
 from tuitune.errors import UnusableInput
 from tuitune.masking import Masker
 from tuitune.model.config import load_tokenizer
-from tuitune.recipe import ModelSection
+from tuitune.recipe_sections import ModelSection
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 

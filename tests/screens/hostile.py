@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tests.engine.hub_server import Hub
-from tuitune.recipe import Recipe, SourceSection
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import SourceSection
 from tuitune.runs.events import Checkpoint, Event, Failed, Notice, Output, Phase, Reply, Started
 from tuitune.runs.folder import create_run
 

@@ -14,7 +14,8 @@ from screens.data import DataScreen
 from tests.conftest import DEMO
 from tests.engine.hub_server import hub_server
 from tests.screens.conftest import SIZE, screen_text, until, words
-from tuitune.recipe import Recipe, SourceSection
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import SourceSection
 
 
 @pytest.fixture

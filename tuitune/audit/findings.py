@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from tuitune.data import content
 from tuitune.data.dataset import Dataset, Row
 from tuitune.data.digest import BANDS, among, bands, digest, prompt_digest, repeats
-from tuitune.data.formats import TURN_FIELDS, TURN_ROLES
+from tuitune.data.formats import TURN_ROLES
 from tuitune.data.prepare import Prepared, first_parts
+from tuitune.data.turns import TURN_FIELDS
 from tuitune.masking import Masker
 from tuitune.methods.advice import Advice
 from tuitune.text import one_line

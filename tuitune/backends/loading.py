@@ -8,7 +8,8 @@ from typing import Any
 from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.model.config import is_folder
-from tuitune.recipe import ModelSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import ModelSection
 from tuitune.text import one_line
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tuitune.hub.reach import refusal
 from tuitune.model.config import is_folder
-from tuitune.recipe import ModelSection
+from tuitune.recipe_sections import ModelSection
 
 Progress = Callable[[str, int, int], None]
 """Called with what is happening in words, how much is done, and of how much."""

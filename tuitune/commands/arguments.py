@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tuitune.paths import expanded
 from tuitune.text import one_line
 
 
@@ -289,3 +290,10 @@ def attach_arguments(parser: argparse.ArgumentParser) -> None:
 
 def completion_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell to complete in")
+
+
+def chosen_runs_folder(arguments: argparse.Namespace) -> Path:
+    """The folder of runs that --runs names, or the usual one."""
+    from tuitune.runs.folder import default_runs_folder
+
+    return expanded(arguments.runs or default_runs_folder()).resolve()

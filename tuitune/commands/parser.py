@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from tuitune import __version__
+from tuitune.commands import keeping, preparing
 from tuitune.commands.arguments import (
     APP_OPTIONS,
     app_options,
     attach_arguments,
     change_arguments,
     chat_arguments,
+    chosen_runs_folder,
     compare_arguments,
     completion_arguments,
     delete_arguments,
@@ -36,7 +38,7 @@ from tuitune.commands.arguments import (
     then_arguments,
 )
 from tuitune.commands.examples import epilog
-from tuitune.commands.output import print_json, print_table, quiet_stdout
+from tuitune.commands.output import print_json, quiet_stdout
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.paths import expanded, require_home
@@ -130,17 +132,17 @@ def _commands() -> _Commands:
             "change": (change_arguments, _change),
             "checkpoint": (live_arguments, _checkpoint),
             "then": (then_arguments, _then),
-            "inspect": (inspect_arguments, _inspect),
-            "audit": (recipe_arguments, _audit),
-            "rewards": (rewards_arguments, _rewards),
-            "estimate": (estimate_arguments, _estimate),
+            "inspect": (inspect_arguments, preparing.inspect),
+            "audit": (recipe_arguments, preparing.audit),
+            "rewards": (rewards_arguments, preparing.rewards),
+            "estimate": (estimate_arguments, preparing.estimate),
             "chat": (chat_arguments, _chat),
             "export": (export_arguments, _export),
-            "runs": (runs_arguments, _runs),
-            "compare": (compare_arguments, _compare),
-            "rename": (rename_arguments, _rename),
-            "note": (note_arguments, _note),
-            "delete": (delete_arguments, _delete),
+            "runs": (runs_arguments, keeping.runs),
+            "compare": (compare_arguments, keeping.compare),
+            "rename": (rename_arguments, keeping.rename),
+            "note": (note_arguments, keeping.note),
+            "delete": (delete_arguments, keeping.delete),
             "attach": (attach_arguments, _attach),
             "doctor": (json_option, _doctor),
             "completion": (completion_arguments, _completion),
@@ -201,7 +203,7 @@ def _app(arguments: argparse.Namespace) -> int:
 
     return run_app(
         recipe=recipe,
-        runs_folder=_runs_folder(arguments),
+        runs_folder=chosen_runs_folder(arguments),
         attach=None,
         ascii_only=arguments.ascii,
         reduced_motion=arguments.reduced_motion,
@@ -228,7 +230,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     then = words_of(arguments.then)
     if arguments.begin is not None:
-        run = find_run(arguments.begin, _runs_folder(arguments))
+        run = find_run(arguments.begin, chosen_runs_folder(arguments))
         recipe = recipe_beginning_with(run, arguments.checkpoint, arguments.recipe, arguments.changes)
     elif arguments.recipe is None:
         raise UnusableInput("Give the path of a recipe, or a run to begin with: --from RUN.")
@@ -238,7 +240,7 @@ def _run(arguments: argparse.Namespace) -> int:
         recipe = Recipe.load(arguments.recipe, arguments.changes)
     return run_recipe(
         recipe,
-        _runs_folder(arguments),
+        chosen_runs_folder(arguments),
         name=arguments.name,
         as_json=arguments.json,
         detach=arguments.detach,
@@ -253,7 +255,7 @@ def _resume(arguments: argparse.Namespace) -> int:
     from tuitune.endings.command import words_of
     from tuitune.runs.folder import find_run
 
-    run, then = find_run(arguments.run, _runs_folder(arguments)), words_of(arguments.then)
+    run, then = find_run(arguments.run, chosen_runs_folder(arguments)), words_of(arguments.then)
     return resume_run(
         run,
         arguments.changes,
@@ -277,7 +279,7 @@ def _stop(arguments: argparse.Namespace) -> int:
     from tuitune.commands.run import stop_run
     from tuitune.runs.folder import find_run
 
-    return stop_run(find_run(arguments.run, _runs_folder(arguments)), now=arguments.now)
+    return stop_run(find_run(arguments.run, chosen_runs_folder(arguments)), now=arguments.now)
 
 
 def _pause(arguments: argparse.Namespace) -> int:
@@ -285,7 +287,7 @@ def _pause(arguments: argparse.Namespace) -> int:
     from tuitune.commands.run import pause_run
     from tuitune.runs.folder import find_run
 
-    return pause_run(find_run(arguments.run, _runs_folder(arguments)))
+    return pause_run(find_run(arguments.run, chosen_runs_folder(arguments)))
 
 
 def _change(arguments: argparse.Namespace) -> int:
@@ -293,7 +295,7 @@ def _change(arguments: argparse.Namespace) -> int:
     from tuitune.commands.run import change_run
     from tuitune.runs.folder import find_run
 
-    return change_run(find_run(arguments.run, _runs_folder(arguments)), arguments.changes)
+    return change_run(find_run(arguments.run, chosen_runs_folder(arguments)), arguments.changes)
 
 
 def _checkpoint(arguments: argparse.Namespace) -> int:
@@ -301,7 +303,7 @@ def _checkpoint(arguments: argparse.Namespace) -> int:
     from tuitune.commands.run import save_checkpoint
     from tuitune.runs.folder import find_run
 
-    return save_checkpoint(find_run(arguments.run, _runs_folder(arguments)))
+    return save_checkpoint(find_run(arguments.run, chosen_runs_folder(arguments)))
 
 
 def _then(arguments: argparse.Namespace) -> int:
@@ -313,66 +315,7 @@ def _then(arguments: argparse.Namespace) -> int:
     words = words_of(arguments.then)
     if bool(words) == arguments.cancel:
         raise UnusableInput("Give a command, as in `tuitune then RUN 'sudo poweroff'`, or --cancel.")
-    return set_then(find_run(arguments.run, _runs_folder(arguments)), words)
-
-
-def _inspect(arguments: argparse.Namespace) -> int:
-    """Show what is in the data and which tokens are trained; needs no model weights."""
-    from tuitune.recipe import Recipe
-
-    recipe = Recipe.load(arguments.recipe, arguments.changes)
-    with quiet_stdout():
-        from tuitune.data.inspect import inspect_rows, summary
-
-    if arguments.rows is None:
-        with quiet_stdout():
-            found = summary(recipe)
-        print_json(found) if arguments.json else print_table(found)
-        return DONE
-    rows = inspect_rows(recipe, arguments.rows[0] - 1, arguments.rows[1])
-    if arguments.json:
-        for row in rows:
-            print_json(row)
-    else:
-        from tuitune.commands.show import print_masks
-
-        print_masks(rows)
-    return DONE
-
-
-def _audit(arguments: argparse.Namespace) -> int:
-    """Look for problems in every row of the data: duplicates, cut or empty replies, secrets, and more."""
-    from tuitune.recipe import Recipe
-
-    recipe = Recipe.load(arguments.recipe, arguments.changes)
-    with quiet_stdout():
-        from tuitune.audit.scan import audit
-
-        found = audit(recipe)
-    print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
-    return DONE
-
-
-def _rewards(arguments: argparse.Namespace) -> int:
-    """Have the model answer a few prompts as it is, and show what each of the recipe's rewards says of the answers."""
-    from tuitune.commands.rewards import rewards
-    from tuitune.recipe import Recipe
-
-    recipe = Recipe.load(arguments.recipe, arguments.changes)
-    return rewards(recipe, arguments.prompts, asks=arguments.confirm, as_json=arguments.json)
-
-
-def _estimate(arguments: argparse.Namespace) -> int:
-    """Say what a recipe will train, in how many steps and how much memory; needs no model weights."""
-    from tuitune.recipe import Recipe
-
-    recipe = Recipe.load(arguments.recipe, arguments.changes)
-    with quiet_stdout():
-        from tuitune.plan.estimate import estimate
-
-        found = estimate(recipe, gpus=arguments.gpus, hosts=arguments.hosts)
-    print_json(found.as_dict()) if arguments.json else print(safe_text(found.as_text()))
-    return DONE
+    return set_then(find_run(arguments.run, chosen_runs_folder(arguments)), words)
 
 
 def _chat(arguments: argparse.Namespace) -> int:
@@ -383,7 +326,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     from tuitune.commands.chat import chat
     from tuitune.runs.folder import find_run
 
-    runs_folder = _runs_folder(arguments)
+    runs_folder = chosen_runs_folder(arguments)
     run = find_run(arguments.run, runs_folder)
     engine = arguments.engine
     if engine not in ("", "transformers") and engine.partition(":")[0] != "gguf":
@@ -409,7 +352,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from tuitune.commands.export import export_run
     from tuitune.runs.folder import find_run
 
-    run = find_run(arguments.run, _runs_folder(arguments))
+    run = find_run(arguments.run, chosen_runs_folder(arguments))
     out = expanded(arguments.out).resolve() if arguments.out else None
     return export_run(
         run,
@@ -424,54 +367,12 @@ def _export(arguments: argparse.Namespace) -> int:
     )
 
 
-def _runs(arguments: argparse.Namespace) -> int:
-    """List every run, the newest first, or those in which all of the words stand."""
-    from tuitune.commands.runs import print_runs
-    from tuitune.runs.summary import summaries
-
-    folder = _runs_folder(arguments)
-    return print_runs(summaries(folder), folder, arguments.words, as_json=arguments.json, as_csv=arguments.csv)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    """Show runs side by side: how they ended, and every recipe field in which they differ."""
-    from tuitune.commands.runs import compare_runs
-    from tuitune.runs.folder import find_run
-
-    runs = [find_run(name, _runs_folder(arguments)) for name in arguments.names]
-    return compare_runs(runs, as_json=arguments.json)
-
-
-def _rename(arguments: argparse.Namespace) -> int:
-    """Give a run another name; its folder is renamed."""
-    from tuitune.commands.runs import rename_run
-    from tuitune.runs.manage import find_own_run
-
-    return rename_run(find_own_run(arguments.run, _runs_folder(arguments)), arguments.name)
-
-
-def _note(arguments: argparse.Namespace) -> int:
-    """Keep a note with a run, or print the one that is there."""
-    from tuitune.commands.runs import note_run
-    from tuitune.runs.folder import find_run
-
-    return note_run(find_run(arguments.run, _runs_folder(arguments)), arguments.text)
-
-
-def _delete(arguments: argparse.Namespace) -> int:
-    """Delete a run: its folder with record, checkpoints, adapter and exports. Asks first; a live run is refused."""
-    from tuitune.commands.runs import delete_run
-    from tuitune.runs.manage import find_own_run
-
-    return delete_run(find_own_run(arguments.run, _runs_folder(arguments)), yes=arguments.yes)
-
-
 def _attach(arguments: argparse.Namespace) -> int:
     """Go back to a run: live with its whole history, or the record of one that has ended."""
     from tuitune.commands.run import follow_run
     from tuitune.runs.folder import all_runs, find_run
 
-    folder = _runs_folder(arguments)
+    folder = chosen_runs_folder(arguments)
     if arguments.run:
         run = find_run(arguments.run, folder)
     else:
@@ -506,10 +407,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
     with quiet_stdout():
         findings = examine()
     if arguments.json:
-        print_json({"findings": [each.as_dict() for each in findings]})
+        print_json({"findings": [finding.as_dict() for finding in findings]})
     else:
         print_findings(findings)
-    return FAILED if any(each.status == "fail" for each in findings) else DONE
+    return FAILED if any(finding.status == "fail" for finding in findings) else DONE
 
 
 def _completion(arguments: argparse.Namespace) -> int:
@@ -519,9 +420,3 @@ def _completion(arguments: argparse.Namespace) -> int:
     commands = _commands()
     print(script(arguments.shell, app_options, [(name, commands.parser(name)) for name in commands]))
     return DONE
-
-
-def _runs_folder(arguments: argparse.Namespace) -> Path:
-    from tuitune.runs.folder import default_runs_folder
-
-    return expanded(arguments.runs or default_runs_folder()).resolve()

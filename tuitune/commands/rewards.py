@@ -18,7 +18,7 @@ from tuitune.session.messages import PreviewRewards
 from tuitune.text import one_line, safe_text
 
 
-def rewards(recipe: Recipe, prompts: int, *, asks: bool, as_json: bool) -> int:
+def preview_rewards(recipe: Recipe, prompts: int, *, asks: bool, as_json: bool) -> int:
     """Each prompt with its answers and their values; where it `asks`, files of the user's own are confirmed first."""
     if asks:
         for reward in unconfirmed(recipe.method.judges()):

@@ -16,7 +16,7 @@ from tuitune.data.lines import SHOWN_CHARACTERS, Record
 from tuitune.errors import UnusableInput
 from tuitune.hub.datasets import HubFiles, hub_files
 from tuitune.hub.split import split_name, split_rows
-from tuitune.recipe import HUB, DataSection
+from tuitune.recipe_sections import HUB, DataSection
 from tuitune.text import one_line
 
 LOOKED_AT = 100

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tuitune.conversation import REASONING_FIELDS, Conversation, Message, Sample, UnusableRow
+from tuitune.conversation import Conversation, Sample, UnusableRow
+from tuitune.data.turns import as_turns, continued, kind_of, tools_of, turn_of, turns_of
 from tuitune.errors import UnusableInput
 from tuitune.text import one_line
 
@@ -16,7 +17,6 @@ FormatName = Literal[
 ]
 Raw = Mapping[str, Any]
 
-ROLES = ("system", "user", "assistant", "tool")
 MAPPABLE = (
     *("user", "assistant", "system"),
     *("messages", "tools", "instruction", "input", "output", "prompt", "completion", "chosen", "rejected", "label"),
@@ -24,14 +24,6 @@ MAPPABLE = (
 )
 """What `data.columns` may map to a column."""
 
-# The role names in use (ShareGPT, FastChat, Axolotl, LLaMA-Factory, Gemini exports), each as a chat template's role.
-_ROLE_OF = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "prompter", "question", "customer"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "bing", "bard", "ai", "answer"), "assistant"),
-    **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response", "ipython"), "tool"),
-    **dict.fromkeys(("function_call", "tool_call"), "call"),
-}
 _PAIRS = (
     *(("question", "answer"), ("query", "response"), ("query", "answer"), ("question", "response")),
     *(("prompt", "response"), ("instruction", "response"), ("input", "output"), ("user", "assistant")),
@@ -59,14 +51,6 @@ _LABELLED: tuple[set[str], ...] = (
 )
 """Roles that a mark may stand beside."""
 
-TURN_FIELDS = frozenset(
-    (
-        *("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name"),
-        *("weight", "train", "training"),
-        *REASONING_FIELDS,
-    )
-)
-"""What is read of a turn."""
 TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected")
 """Roles of the columns that may hold turns."""
 
@@ -90,9 +74,9 @@ def recognise(rows: Sequence[Raw], mapping: dict[str, str] | None, where: str) -
         return _mapped(mapping, names, where)
     votes: Counter[tuple[FormatName, tuple[tuple[str, str], ...]]] = Counter()
     for row in rows:
-        found = _format_of(row)
-        if found:
-            votes[(found[0], tuple(found[1].items()))] += 1
+        if form := _format_of(row):
+            name, columns = form
+            votes[name, tuple(columns.items())] += 1
     if not votes:
         if listed := next((name for name in names for row in rows if _is_python_list(row.get(name))), None):
             raise UnusableInput(
@@ -104,10 +88,10 @@ def recognise(rows: Sequence[Raw], mapping: dict[str, str] | None, where: str) -
             f"The rows of {where} are in no known format (columns: {shown}): say which column is which in the recipe, "
             "for example data.columns: {user: question, assistant: answer}."
         )
-    (name, columns), count = votes.most_common(1)[0]
-    listed = ", ".join(dict.fromkeys(one_line(column, max_length=40) for _, column in columns))
+    (name, pairs), count = votes.most_common(1)[0]
+    listed = ", ".join(dict.fromkeys(one_line(column, max_length=40) for _, column in pairs))
     share = f"{count} of the first {len(rows)} rows have" if len(rows) > 1 else "the only row has"
-    return Format(name, f"{share} {_EVIDENCE[name].format(columns=listed)}", dict(columns))
+    return Format(name, f"{share} {_EVIDENCE[name].format(columns=listed)}", dict(pairs))
 
 
 _EVIDENCE: dict[FormatName, str] = {
@@ -184,8 +168,8 @@ def _format_of(row: Raw) -> tuple[FormatName, dict[str, str]] | None:
     plain = {name.lower(): name for name in row}
     for user, assistant in _PAIRS:
         if user in plain and assistant in plain:
-            found = {"user": plain[user], "assistant": plain[assistant]}
-            return "columns", found | ({"system": plain["system"]} if "system" in plain else {})
+            columns = {"user": plain[user], "assistant": plain[assistant]}
+            return "columns", columns | ({"system": plain["system"]} if "system" in plain else {})
     if isinstance(row.get("text"), str):
         return "text", {"text": "text"}
     prompt = next((plain[name] for name in _PROMPTS if name in plain), None)
@@ -244,8 +228,8 @@ def read(row: Raw, form: Format) -> Sample:
 
 
 def _messages(row: Raw, columns: dict[str, str]) -> Sample:
-    turns = _turns(_value(row, columns["messages"]), columns["messages"])
-    return Sample(_with_system(turns, row, columns), _tools(row.get(columns.get("tools", ""))))
+    turns = turns_of(_value(row, columns["messages"]), columns["messages"])
+    return Sample(_with_system(turns, row, columns), tools_of(row.get(columns.get("tools", ""))))
 
 
 def _alpaca(row: Raw, columns: dict[str, str]) -> Sample:
@@ -259,20 +243,20 @@ def _pair(row: Raw, columns: dict[str, str]) -> Sample:
 
 
 def _prompt_completion(row: Raw, columns: dict[str, str]) -> Sample:
-    prompt = _as_turns(_value(row, columns["prompt"]), "user", columns["prompt"])
-    completion = _as_turns(_value(row, columns["completion"]), "assistant", columns["completion"])
-    return Sample(_with_system(_continued(prompt, completion), row, columns))
+    prompt = as_turns(_value(row, columns["prompt"]), "user", columns["prompt"])
+    completion = as_turns(_value(row, columns["completion"]), "assistant", columns["completion"])
+    return Sample(_with_system(continued(prompt, completion), row, columns))
 
 
 def _preference(row: Raw, columns: dict[str, str]) -> Sample:
-    prompt = _as_turns(_value(row, columns["prompt"]), "user", columns["prompt"]) if "prompt" in columns else []
+    prompt = as_turns(_value(row, columns["prompt"]), "user", columns["prompt"]) if "prompt" in columns else []
     chosen, rejected = (_reply(row, columns[side], prompt) for side in ("chosen", "rejected"))
     if not prompt and all(turn["role"] == "assistant" for turn in chosen):
         raise UnusableRow("it has a chosen and a rejected reply but no prompt", "add it as a column prompt")
     return Sample(
-        _with_system(_continued(prompt, chosen), row, columns),
-        _tools(row.get(columns.get("tools", ""))),
-        rejected=_with_system(_continued(prompt, rejected), row, columns),
+        _with_system(continued(prompt, chosen), row, columns),
+        tools_of(row.get(columns.get("tools", ""))),
+        rejected=_with_system(continued(prompt, rejected), row, columns),
     )
 
 
@@ -280,14 +264,14 @@ def _reply(row: Raw, column: str, prompt: Conversation) -> Conversation:
     """One side of a pair: a reply, a turn, or all turns; without a prompt also a transcript (Bai et al. 2022)."""
     value = _value(row, column)
     if isinstance(value, dict):
-        return [_turn(value, 1)]
+        return [turn_of(value, 1)]
     if isinstance(value, str) and not prompt and _SPEAKER.match(value):
         parts = _SPEAKER.split(value)[1:]
         return [
             {"role": "user" if speaker == "Human" else "assistant", "content": text.strip()}
             for speaker, text in zip(parts[::2], parts[1::2], strict=True)
         ]
-    return _as_turns(value, "assistant", column)
+    return as_turns(value, "assistant", column)
 
 
 _SPEAKER = re.compile(r"(?:\A|\n)\s*\n?(Human|Assistant): ?")
@@ -307,8 +291,8 @@ def _labelled(row: Raw, columns: dict[str, str]) -> Sample:
 
 def _prompt(row: Raw, columns: dict[str, str]) -> Sample:
     column = columns.get("prompt") or columns["user"]
-    turns = _as_turns(_value(row, column), "user", column)
-    return Sample(_with_system(turns, row, columns), _tools(row.get(columns.get("tools", ""))))
+    turns = as_turns(_value(row, column), "user", column)
+    return Sample(_with_system(turns, row, columns), tools_of(row.get(columns.get("tools", ""))))
 
 
 def _plain_text(row: Raw, columns: dict[str, str]) -> Sample:
@@ -344,139 +328,6 @@ def _with_system(turns: Conversation, row: Raw, columns: dict[str, str]) -> Conv
     return [{"role": "system", "content": system}, *turns]
 
 
-def _continued(prompt: Conversation, reply: Conversation) -> Conversation:
-    """`reply` behind `prompt`; some datasets begin the reply with the turns of the prompt, which are kept once."""
-    if reply[0]["role"] == "system" and prompt and prompt[0]["role"] != "system":
-        prompt = [reply[0], *prompt]
-    for kept in range(len(prompt)):
-        again = prompt[kept:]
-        if list(map(_said, reply[: len(again)])) == list(map(_said, again)):
-            return prompt[:kept] + reply
-    return prompt + reply
-
-
-def _said(turn: Message) -> tuple[str, str]:
-    return turn["role"], (turn["content"] or "").strip()
-
-
-def _as_turns(value: Any, role: str, column: str) -> Conversation:
-    return [{"role": role, "content": value}] if isinstance(value, str) else _turns(value, column)
-
-
-_AS_TURNS = 'write it as JSON: [{"role": …, "content": …}, …]'
-
-
-def _turns(value: Any, column: str) -> Conversation:
-    shown = one_line(column, max_length=40)
-    value = _decoded(value, f"its {shown} is text, not a list of turns", _AS_TURNS)
-    if not isinstance(value, list):
-        raise UnusableRow(f"its {shown} is {_kind(value)}, not a list of turns", _AS_TURNS)
-    if not value:
-        raise UnusableRow(f"its {shown} is an empty list", "add its turns, or take the row out")
-    return [_turn(turn, place) for place, turn in enumerate(value, 1)]
-
-
-def _turn(turn: Any, place: int) -> Message:
-    if not isinstance(turn, dict):
-        raise UnusableRow(f"turn {place} is {_kind(turn)}, not an object", 'write it as {"role": …, "content": …}')
-    role = _role(_first(turn, "role", "from"), place)
-    value = _first(turn, "content", "value")
-    if role == "call" and value is not None:
-        return {"role": "assistant", "content": "", "tool_calls": _calls(value, place)}
-    calls = _calls(_first(turn, "tool_calls", "function_call") or [], place)
-    content = _content(value, place)
-    if content is None and not calls:
-        raise UnusableRow(f"turn {place} ({role}) has no content", "write it, or take the turn out")
-    message: Message = {"role": "assistant" if role == "call" else role, "content": content or ""}
-    if calls:
-        message["tool_calls"] = calls
-    if message["role"] == "assistant" and any(turn.get(name) in (0, False) for name in ("weight", "train", "training")):
-        message["weight"] = 0
-    reasoning = next((turn[name] for name in REASONING_FIELDS if isinstance(turn.get(name), str)), "")
-    if reasoning and message["role"] == "assistant":
-        message["reasoning_content"] = reasoning
-    if isinstance(turn.get("tool_call_id"), str):
-        message["tool_call_id"] = turn["tool_call_id"]
-    if isinstance(turn.get("name"), str) and turn["name"]:
-        message["name"] = turn["name"]
-    return message
-
-
-def _first(turn: Raw, *names: str) -> Any:
-    """The first of these fields that holds something: a table gives every turn the fields of all, filled with null."""
-    return next((turn[name] for name in names if turn.get(name) is not None), None)
-
-
-def _role(named: Any, place: int) -> str:
-    if not isinstance(named, str):
-        raise UnusableRow(f"turn {place} has no role", f"give it one of {', '.join(ROLES)}")
-    role = _ROLE_OF.get(re.sub(r"[\s-]+", "_", named.strip().lower()))
-    if role is None:
-        shown = one_line(named, max_length=40)
-        raise UnusableRow(f"turn {place} has the unknown role {shown!r}", f"name it one of {', '.join(ROLES)}")
-    return role
-
-
-def _content(value: Any, place: int) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        texts = []
-        for part in value:
-            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-                kind = one_line(part.get("type"), max_length=40) if isinstance(part, dict) else _kind(part)
-                raise UnusableRow(
-                    f"turn {place} has content of type {kind}", "take it out, for only text can be trained"
-                )
-            texts.append(part["text"])
-        return "".join(texts)
-    raise UnusableRow(f"turn {place} has content that is {_kind(value)}, not text", "write it as text")
-
-
-_AS_CALL = 'write it as {"name": …, "arguments": {…}}'
-
-
-def _calls(value: Any, place: int) -> list[dict[str, Any]]:
-    """Tool calls, one or a list of them, as objects or as JSON text."""
-    value = _decoded(value, f"turn {place} has a tool call that is not JSON", _AS_CALL)
-    return [_call(call, place) for call in (value if isinstance(value, list) else [value])]
-
-
-def _call(call: Any, place: int) -> dict[str, Any]:
-    call = _decoded(call, f"turn {place} has a tool call that is not JSON", _AS_CALL)
-    function = _first(call, "function") or call if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise UnusableRow(f"turn {place} has a tool call without a function name", _AS_CALL)
-    # The OpenAI wire format writes arguments as JSON text; templates expect the object.
-    arguments = _decoded(
-        function.get("arguments", {}) or {},
-        f"turn {place} has tool call arguments that are not JSON",
-        "write them as a JSON object",
-    )
-    made = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    return made | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
-
-
-def _tools(value: Any) -> list[Any] | None:
-    remedy = "write them as a JSON list of function descriptions"
-    value = _decoded(value or None, "its tools are not JSON", remedy)
-    if not value:
-        return None
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise UnusableRow(f"its tools are {_kind(value)}, not a list of objects", remedy)
-    return value
-
-
-def _decoded(value: Any, reason: str, remedy: str) -> Any:
-    """The value, read from JSON where it is text. Raises UnusableRow."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise UnusableRow(reason, remedy) from None
-
-
 def _value(row: Raw, column: str) -> Any:
     value = row.get(column)
     if value is None:
@@ -501,9 +352,4 @@ def _optional(row: Raw, column: str | None) -> str:
 
 
 def _not_text(value: Any, column: str | None) -> UnusableRow:
-    return UnusableRow(f"its {one_line(column, max_length=40)} is {_kind(value)}, not text", "write it as text")
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
+    return UnusableRow(f"its {one_line(column, max_length=40)} is {kind_of(value)}, not text", "write it as text")

@@ -13,7 +13,8 @@ from tuitune.data.proposal import proposal
 from tuitune.masking import IGNORED, Masker, token_texts
 from tuitune.methods import Part, method_of
 from tuitune.model.config import load_tokenizer
-from tuitune.recipe import DataSection, ModelSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import DataSection, ModelSection
 from tuitune.text import one_line
 
 

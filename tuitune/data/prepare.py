@@ -17,7 +17,8 @@ from tuitune.masking import Conversation, Masked, Masker, Sample, UnusableRow
 from tuitune.methods import Encoded, Method, method_of
 from tuitune.methods.method import OverLength
 from tuitune.paths import key_of
-from tuitune.recipe import HUB, DataSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import HUB, DataSection
 
 BATCH = 256
 EXAMPLES = 5

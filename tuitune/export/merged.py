@@ -16,7 +16,8 @@ from tuitune.export import shards
 from tuitune.export.card import mark, model_card
 from tuitune.export.kinds import Cancelled
 from tuitune.model.config import auto_class, require_weights, training_config
-from tuitune.recipe import ModelSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import ModelSection
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 

@@ -12,7 +12,8 @@ from tuitune.export.card import fingerprint, marked
 from tuitune.export.kinds import KINDS, Kind
 from tuitune.export.script import require_repeatable
 from tuitune.model.config import require_weights, training_config
-from tuitune.recipe import HUB, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import HUB
 from tuitune.runs.folder import Run, default_runs_folder
 from tuitune.text import one_line
 

@@ -14,7 +14,7 @@ from tuitune.errors import TuituneError, UnusableInput
 from tuitune.hub.reach import explained, refusal, search_explained, unreached
 from tuitune.hub.split import split_name
 from tuitune.paths import cache_folder, key_of
-from tuitune.recipe import HUB, DataSection
+from tuitune.recipe_sections import HUB, DataSection
 from tuitune.text import one_line
 
 _ID = re.compile(r"(?!.*(--|\.\.))[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?", re.ASCII)

@@ -7,7 +7,8 @@ from typing import Any
 from tuitune.chat_template.named import give_template
 from tuitune.errors import UnusableInput
 from tuitune.hub.reach import explained, refusal
-from tuitune.recipe import ModelSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import ModelSection
 from tuitune.text import one_line
 
 _TOWER = re.compile(r"vision|visual|audio|image|speech|multi_modal|projector")

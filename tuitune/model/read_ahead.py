@@ -7,7 +7,7 @@ import psutil
 
 from tuitune.hub.reach import hub_cache
 from tuitune.model.config import is_folder
-from tuitune.recipe import ModelSection
+from tuitune.recipe_sections import ModelSection
 
 _BLOCK_BYTES = 8 * 2**20
 

@@ -11,7 +11,8 @@ from tuitune.plan.advice import offer_of_16bit, warnings
 from tuitune.plan.optimizer import optimizer_name
 from tuitune.plan.proven import proof
 from tuitune.plan.scaling import ETHERNET, Scaled, Step, scaled
-from tuitune.recipe import HUB, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import HUB
 from tuitune.runs.folder import default_runs_folder
 from tuitune.runs.machine_warnings import CHECKPOINT_BYTES_A_PARAMETER, CHECKPOINTS_AT_ONCE
 from tuitune.units import size

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tuitune.recipe import TrainSection
+from tuitune.recipe_sections import TrainSection
 
 
 def rows_a_step(train: TrainSection) -> int:

@@ -15,7 +15,8 @@ from tuitune.chat.sampling import Sampling
 from tuitune.data.prepare import Prepared
 from tuitune.errors import TuituneError, explain
 from tuitune.methods import Method, method_of
-from tuitune.recipe import Recipe, TrainSection
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import TrainSection
 from tuitune.runs.events import Evaluation, Notice, Reply
 from tuitune.runs.pace import MEASUREMENTS_A_RUN, SHARE_OF_TIME
 from tuitune.text import one_line

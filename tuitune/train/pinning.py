@@ -3,7 +3,8 @@
 from tuitune.data.dataset import eval_section, sections
 from tuitune.hub.datasets import hub_files
 from tuitune.model.config import is_folder, load_config
-from tuitune.recipe import HUB, DataSection, ModelSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import HUB, DataSection, ModelSection
 from tuitune.reward_sections import PythonFile, Reward
 from tuitune.rewards.confirmed import digest_of, source_of
 

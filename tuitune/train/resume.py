@@ -8,7 +8,8 @@ from tuitune.data.prepare import Prepared
 from tuitune.errors import UnusableInput
 from tuitune.model.config import is_folder
 from tuitune.paths import key_of
-from tuitune.recipe import ModelSection, Recipe
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import ModelSection
 from tuitune.runs.events import Evaluation, Notice, Plan, Started
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
