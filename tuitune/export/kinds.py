@@ -57,14 +57,14 @@ _GGUF_NEEDS = f"What merged_16bit needs, and {_CONVERTER}."
 
 
 def _gguf_kind(type_: str) -> Kind:
-    about = _GGUF_FOR.get(type_, f"about {GGUF_BITS[type_]:g} bits a weight")
-    text = f"One GGUF file, {about}: for llama.cpp, LM Studio and GPT4All."
+    purpose = _GGUF_FOR.get(type_, f"about {GGUF_BITS[type_]:g} bits a weight")
+    text = f"One GGUF file, {purpose}: for llama.cpp, LM Studio and GPT4All."
     return Kind(f"gguf:{type_}", text, _GGUF_NEEDS, GGUF_BITS[type_] / 8, type_)
 
 
 def _ollama_kind(type_: str) -> Kind:
-    about = _GGUF_FOR.get(type_, f"about {GGUF_BITS[type_]:g} bits a weight")
-    text = f"A folder with such a GGUF ({about}) and the Modelfile with this model's own template and stop tokens."
+    purpose = _GGUF_FOR.get(type_, f"about {GGUF_BITS[type_]:g} bits a weight")
+    text = f"A folder with such a GGUF ({purpose}) and the Modelfile with this model's own template and stop tokens."
     return Kind(f"ollama:{type_}", text, _GGUF_NEEDS, GGUF_BITS[type_] / 8, type_)
 
 

@@ -67,13 +67,13 @@ class Making:
         refused: dict[str, NotExported] = {}
 
         @contextlib.contextmanager
-        def needed_by(those: list[Kind]) -> Iterator[None]:
+        def needed_by(kinds_in_need: list[Kind]) -> Iterator[None]:
             try:
                 yield
             except Cancelled:
                 raise
             except TuituneError as error:
-                refused.update((kind.name, NotExported(kind.name, error)) for kind in those)
+                refused.update((kind.name, NotExported(kind.name, error)) for kind in kinds_in_need)
 
         for kind in kinds:
             if kind.of is not None:
@@ -112,26 +112,26 @@ class Making:
         if kind.of is not None:
             return self._upload(kind, kind.of)
         name = file_name(self._run, kind)
-        final, made = self._out / name, self._staging / name
+        final, staged = self._out / name, self._staging / name
         try:
-            notices = self._make(kind, made)
-            parity, unasked = self._prove(kind, made)
+            notices = self._make(kind, staged)
+            parity, later_notices = self._prove(kind, staged)
             proof = parity.words() if parity else ""
-            beside = made.with_name(f"{made.name}.{PARITY}") if made.suffix == ".gguf" else made / PARITY
+            figures_file = staged.with_name(f"{staged.name}.{PARITY}") if staged.suffix == ".gguf" else staged / PARITY
             if parity:
-                write_parity(parity, beside)
-            if made.is_dir():
-                mark(made, self._run, kind.name, proof)
-                say_in_card(made, proof)
+                write_parity(parity, figures_file)
+            if staged.is_dir():
+                mark(staged, self._run, kind.name, proof)
+                say_in_card(staged, proof)
             self._progress(kind.name, "Writing its SHA-256 sums", None, None)
-            sums = write_sums(made, self._cancelled)
+            sums = write_sums(staged, self._cancelled)
             if final.suffix == ".gguf":
                 sum_file(final).unlink(missing_ok=True)  # none for a moment, rather than that of another file
-            publish(made, final)
+            publish(staged, final)
             if final.suffix == ".gguf":
                 publish(sums, sum_file(final))
                 if parity:
-                    publish(beside, final.with_name(beside.name))
+                    publish(figures_file, final.with_name(figures_file.name))
                 mark(final, self._run, kind.name, proof)
         except Exception:
             self._make_room()
@@ -141,11 +141,13 @@ class Making:
         elif kind.gguf and final.is_file():
             self._ggufs[kind.gguf] = final
         if final.is_dir():
-            unasked = (*unasked, *self._write_tar(kind, final))
+            later_notices = (*later_notices, *self._write_tar(kind, final))
         if kind.form == "ollama":
-            unasked = (*unasked, *self._try_in_ollama(kind, final))
+            later_notices = (*later_notices, *self._try_in_ollama(kind, final))
         commands = commands_for(kind.name, final, self._run.name, base=self._run.resolved().model.name)
-        self._done[kind.name] = Exported(kind.name, final, place.size(final), commands, (*notices, *unasked), proof)
+        self._done[kind.name] = Exported(
+            kind.name, final, place.size(final), commands, (*notices, *later_notices), proof
+        )
         return self._done[kind.name]
 
     def _write_tar(self, kind: Kind, final: Path) -> tuple[str, ...]:
@@ -155,17 +157,17 @@ class Making:
         """
         tar = tar_file(final)
         if is_our_tar(tar):
-            for old in (sum_file(tar), tar):
-                old.unlink(missing_ok=True)
+            for path in (sum_file(tar), tar):
+                path.unlink(missing_ok=True)
         if not self._options.tar:
             return ()
-        made = self._staging / tar.name
+        staged = self._staging / tar.name
         self._progress(kind.name, "Writing it as one tar", None, None)
         try:
             place.require_space(self._out, place.size(final), "The tar")
-            write_tar(final, made, self._cancelled)
-            sums = write_sums(made, self._cancelled)
-            publish(made, tar)
+            write_tar(final, staged, self._cancelled)
+            sums = write_sums(staged, self._cancelled)
+            publish(staged, tar)
             publish(sums, sum_file(tar))
         except Cancelled:
             raise
@@ -178,12 +180,12 @@ class Making:
         """Upload what another kind makes; it is made here first, unless it was made now or before from this adapter."""
         name = file_name(self._run, of)
         earlier = marked(self._out / name)
-        made = self._done.get(of.name)
-        if made is None and earlier is not None and earlier.get("adapter_sha256") == fingerprint(self._run):
+        exported = self._done.get(of.name)
+        if exported is None and earlier is not None and earlier.get("adapter_sha256") == fingerprint(self._run):
             path, proof = self._out / name, str(earlier.get("proof", ""))
         else:
-            made = made or self.make(of)
-            path, proof = made.path, made.proof
+            exported = exported or self.make(of)
+            path, proof = exported.path, exported.proof
         files = sorted(path.iterdir()) if path.is_dir() else [path, *beside_gguf(path)]
         if path.is_file():
             card = self._staging / "README.md"
@@ -201,7 +203,7 @@ class Making:
         notices = (f"Uploaded: {uploaded.commit_url}",)
         return Exported(kind.name, path, place.size(path), commands, notices, proof)
 
-    def _make(self, kind: Kind, made: Path) -> tuple[str, ...]:
+    def _make(self, kind: Kind, path: Path) -> tuple[str, ...]:
         makers = {
             "adapter": self._make_adapter,
             "adapter_gguf": self._make_adapter_gguf,
@@ -212,7 +214,7 @@ class Making:
             "script": self._make_script,
             "notebook": self._make_script,
         }
-        return makers[kind.form](kind, made)
+        return makers[kind.form](kind, path)
 
     @property
     def _run_tokenizer(self) -> Any:
@@ -234,14 +236,14 @@ class Making:
 
     def _make_room(self) -> None:
         """Remove what a kind that failed left half made, for those that are still to come."""
-        kept = (self._merged, self._source, self._staging / "base-bf16.gguf")
-        for left in self._staging.iterdir():
-            if left in kept:
+        paths_to_keep = (self._merged, self._source, self._staging / "base-bf16.gguf")
+        for path in self._staging.iterdir():
+            if path in paths_to_keep:
                 continue
-            if left.is_file():
-                left.unlink()
+            if path.is_file():
+                path.unlink()
             else:
-                shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=True)
 
     def _counted(self, kind: Kind, text: str) -> Callable[[int, int], None]:
         self._progress(kind.name, text, None, None)
@@ -265,7 +267,7 @@ class Making:
         except TuituneError as error:
             return error
 
-    def _prove(self, kind: Kind, made: Path) -> tuple["Parity | None", tuple[str, ...]]:
+    def _prove(self, kind: Kind, path: Path) -> tuple["Parity | None", tuple[str, ...]]:
         """How what was made compares with the adapter, or why it was not asked anything. Raises TuituneError."""
         from tuitune.export import parity
 
@@ -278,7 +280,7 @@ class Making:
         recipe = self._run.resolved()
         if kind.form in ("merged_16bit", "merged_4bit"):
             try:
-                answers = parity.transformers_answers(made, recipe, expected.asked, self._cancelled)
+                answers = parity.transformers_answers(path, recipe, expected.asked, self._cancelled)
             except Cancelled:
                 raise
             except TuituneError as error:
@@ -288,11 +290,11 @@ class Making:
         elif kind.form == "adapter_gguf":
             prompt_ids = expected.adapter.prompt_ids
             base = self._base_gguf(kind)
-            answers = parity.llama_cpp_answers(base, expected.asked, self._cancelled, lora=made, prompt_ids=prompt_ids)
+            answers = parity.llama_cpp_answers(base, expected.asked, self._cancelled, lora=path, prompt_ids=prompt_ids)
         else:
             assert kind.gguf is not None
             if kind.gguf not in self._answers:  # an Ollama folder has the same file
-                file = made / GGUF_NAME if made.is_dir() else made
+                file = path / GGUF_NAME if path.is_dir() else path
                 self._answers[kind.gguf] = parity.llama_cpp_answers(file, expected.asked, self._cancelled)
             answers = self._answers[kind.gguf]
         told = bool(self._exported_tokenizer[1])
@@ -311,14 +313,14 @@ class Making:
 
     # --- adapters and scripts ---------------------------------------------------------------------------------
 
-    def _make_adapter(self, kind: Kind, made: Path) -> tuple[str, ...]:
+    def _make_adapter(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.adapter import copy_adapter
 
         self._progress(kind.name, "Copying the adapter", None, None)
-        copy_adapter(self._run, self._exported_tokenizer[0], made)
+        copy_adapter(self._run, self._exported_tokenizer[0], path)
         return self._exported_tokenizer[1]
 
-    def _make_adapter_gguf(self, kind: Kind, made: Path) -> tuple[str, ...]:
+    def _make_adapter_gguf(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.gguf import convert_adapter
 
         assert self._llama_cpp is not None
@@ -327,7 +329,7 @@ class Making:
         convert_adapter(
             self._run.adapter,
             base,
-            made,
+            path,
             llama_cpp=self._llama_cpp,
             log=self._staging / "convert.log",
             progress=self._counted(kind, "Converting the adapter to GGUF"),
@@ -335,17 +337,17 @@ class Making:
         )
         return ()
 
-    def _make_script(self, kind: Kind, made: Path) -> tuple[str, ...]:
+    def _make_script(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.script import write_script
 
         self._progress(kind.name, f"Writing the {kind.form} and its rows", None, None)
-        write_script(self._run, made, as_notebook=kind.form == "notebook")
-        mark(made, self._run, kind.name)
+        write_script(self._run, path, as_notebook=kind.form == "notebook")
+        mark(path, self._run, kind.name)
         return ()
 
     # --- whole models -----------------------------------------------------------------------------------------
 
-    def _make_merged(self, kind: Kind, made: Path) -> tuple[str, ...]:
+    def _make_merged(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.merged import merge
 
         if self._merge_failure is not None:  # it takes minutes, and would fail again
@@ -354,7 +356,7 @@ class Making:
             self._merge_notices = merge(
                 self._run,
                 self._exported_tokenizer[0],
-                made,
+                path,
                 lambda text, done=None, total=None: self._progress(kind.name, text, done, total),
                 self._cancelled,
             )
@@ -363,12 +365,12 @@ class Making:
             raise
         return (*self._merge_notices, *self._exported_tokenizer[1])
 
-    def _make_merged_4bit(self, kind: Kind, made: Path) -> tuple[str, ...]:
+    def _make_merged_4bit(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.merged_4bit import quantise
 
         merged = self._merged_model(kind)
         self._progress(kind.name, "Quantising to 4-bit", None, None)
-        quantise(self._run, merged, made)
+        quantise(self._run, merged, path)
         return (*self._merge_notices, *self._exported_tokenizer[1])
 
     def _merged_model(self, kind: Kind) -> Path:
@@ -376,32 +378,32 @@ class Making:
         if self._merged is None:
             self._merged = earlier_merged(self._run, self._out)
         if self._merged is None:
-            made = self._staging / "merged"
-            self._make_merged(kind, made)
-            self._merged = made
+            folder = self._staging / "merged"
+            self._make_merged(kind, folder)
+            self._merged = folder
         return self._merged
 
     # --- GGUF -------------------------------------------------------------------------------------------------
 
-    def _make_gguf(self, kind: Kind, made: Path) -> tuple[str, ...]:
+    def _make_gguf(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.gguf import left_out, quantise
 
         assert kind.gguf is not None
         merged = self._merged_model(kind)
         notices = (*self._merge_notices, *left_out(merged), *self._exported_tokenizer[1])
         if kind.gguf in self._ggufs:
-            _link(self._ggufs[kind.gguf], made)
+            _link(self._ggufs[kind.gguf], path)
             return notices
         if len(self._types) == 1 and kind.gguf in _CONVERTED:
-            self._convert(kind, made, kind.gguf)
+            self._convert(kind, path, kind.gguf)
             return notices
         source, source_type = self._source_gguf(kind)
         if kind.gguf == source_type:
-            _link(source, made)
+            _link(source, path)
             return notices
         quantise(
             source,
-            made,
+            path,
             kind.gguf,
             merged,
             log=self._staging / "quantise.log",
@@ -424,13 +426,13 @@ class Making:
             self._source = source
         return self._source, type_
 
-    def _convert(self, kind: Kind, made: Path, type_: str, model: Path | None = None) -> None:
+    def _convert(self, kind: Kind, path: Path, type_: str, model: Path | None = None) -> None:
         from tuitune.export.gguf import convert
 
         assert self._llama_cpp is not None
         convert(
             model or self._merged_model(kind),
-            made,
+            path,
             type_,
             llama_cpp=self._llama_cpp,
             name=self._run.name,
@@ -446,14 +448,14 @@ class Making:
         prompt = next(iter(self._run.resolved().samples.prompts), "Hello!")
         return tried(final, prompt, self._staging, self._cancelled)
 
-    def _make_ollama(self, kind: Kind, made: Path) -> tuple[str, ...]:
+    def _make_ollama(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.ollama import write_modelfile
 
-        made.mkdir()
+        path.mkdir()
         # The Modelfile first: a template that cannot be written as one is known before the long work.
-        template_notices = write_modelfile(made, self._run)
-        mark(made, self._run, kind.name)
-        return (*self._make_gguf(kind, made / GGUF_NAME), *template_notices)
+        template_notices = write_modelfile(path, self._run)
+        mark(path, self._run, kind.name)
+        return (*self._make_gguf(kind, path / GGUF_NAME), *template_notices)
 
 
 def file_name(run: Run, kind: Kind) -> str:
@@ -469,11 +471,11 @@ def _needs_converter(kind: Kind) -> bool:
     return kind.gguf is not None or kind.form == "adapter_gguf"
 
 
-def _link(source: Path, made: Path) -> None:
+def _link(source: Path, path: Path) -> None:
     try:
-        os.link(source, made)
+        os.link(source, path)
     except OSError:  # a file system without hard links
-        shutil.copyfile(source, made)
+        shutil.copyfile(source, path)
 
 
 def _require_ours(final: Path) -> None:

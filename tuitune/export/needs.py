@@ -52,22 +52,23 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
     except TuituneError as error:
         unreadable = str(error)
     by_shard = unreadable is None and merges_by_shard(recipe, run)
-    found = [_looked_at(kind, run, out, sizes, unreadable, by_shard=by_shard) for kind in KINDS]
+    readiness = [_looked_at(kind, run, out, sizes, unreadable, by_shard=by_shard) for kind in KINDS]
     paths = [recipe.data.path, *(source.path for source in recipe.data.also)]
     missing = [path for path in paths if not path.startswith(HUB) and not Path(path).is_file()]
     if missing:
-        gone = f"The dataset {one_line(missing[0])} is no longer there: put it back."
-        found = [
-            replace(each, ready=False, missing=gone) if each.kind in ("script", "notebook") else each for each in found
+        problem = f"The dataset {one_line(missing[0])} is no longer there: put it back."
+        readiness = [
+            replace(entry, ready=False, missing=problem) if entry.kind in ("script", "notebook") else entry
+            for entry in readiness
         ]
     try:
         require_repeatable(recipe)
     except TuituneError as error:
-        found = [
-            replace(each, ready=False, missing=str(error)) if each.kind in ("script", "notebook") else each
-            for each in found
+        readiness = [
+            replace(entry, ready=False, missing=str(error)) if entry.kind in ("script", "notebook") else entry
+            for entry in readiness
         ]
-    return found
+    return readiness
 
 
 def _looked_at(
@@ -98,14 +99,14 @@ def bytes_of(recipe: Recipe, run: Run | None, kinds: Sequence[Kind] = KINDS) -> 
     adapter = place.size(run.adapter) if run and run.adapter.is_dir() else 4 * shape.adapter_parameters
     data = Path(recipe.data.path)
     script = data.stat().st_size if data.is_file() else 0
-    others = {
+    bytes_without_model = {
         "adapter": adapter,
         "hub:adapter": adapter,
         "adapter_gguf": adapter // 2,
         "script": script,
         "notebook": script,
     }
-    return {**models, **{name: size for name, size in others.items() if name in models}}
+    return {**models, **{name: size for name, size in bytes_without_model.items() if name in models}}
 
 
 def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path, *, by_shard: bool) -> None:
@@ -157,8 +158,8 @@ def require_quantiser(type_: str) -> None:
 def earlier_merged(run: Run, out: Path) -> Path | None:
     """The merged model in `out`, if it was made from this very adapter."""
     folder = out / "merged_16bit"
-    about = marked(folder)
-    return folder if about and about.get("adapter_sha256") == fingerprint(run) else None
+    fields = marked(folder)
+    return folder if fields and fields.get("adapter_sha256") == fingerprint(run) else None
 
 
 def _download_question() -> str | None:

@@ -162,11 +162,11 @@ class Kernels:
         """`rows` (rows, weights) as the bytes of `type_` (rows, bytes)."""
         count, weights = rows.shape
         block, block_bytes = GGML_QUANT_SIZES[type_]
-        made = np.empty((count, weights // block * block_bytes), dtype=np.uint8)
-        written = self._quantise(type_.value, rows.ctypes.data, made.ctypes.data, 0, count, weights, None)
-        if written != made.nbytes:
-            raise ValueError(f"{type_.name} gave {written} bytes, not {made.nbytes}")
-        return made
+        encoded = np.empty((count, weights // block * block_bytes), dtype=np.uint8)
+        written = self._quantise(type_.value, rows.ctypes.data, encoded.ctypes.data, 0, count, weights, None)
+        if written != encoded.nbytes:
+            raise ValueError(f"{type_.name} gave {written} bytes, not {encoded.nbytes}")
+        return encoded
 
 
 def quantise(library: str, source: str, outfile: str, kind: str) -> None:
