@@ -162,7 +162,7 @@ def test_the_merged_weights_are_the_base_plus_the_scaled_product(run: Run, expor
     assert changed == 3 * 5, "three projections in each of the five layers"
 
 
-def test_every_resultof_a_model_is_compared_with_the_adapter(run: Run, exported: dict[str, Exported]) -> None:
+def test_every_export_of_a_model_is_compared_with_the_adapter(run: Run, exported: dict[str, Exported]) -> None:
     for kind, result in exported.items():
         if kind in ("adapter", "script"):
             continue
@@ -175,7 +175,7 @@ def test_every_resultof_a_model_is_compared_with_the_adapter(run: Run, exported:
     assert "on average" in (exported["merged_16bit"].path / "README.md").read_text()
 
 
-def test_every_resulthas_sums_that_sha256sum_agrees_with(exported: dict[str, Exported]) -> None:
+def test_every_export_has_sums_that_sha256sum_agrees_with(exported: dict[str, Exported]) -> None:
     for result in exported.values():
         folder, sums = (
             (result.path, "SHA256SUMS") if result.path.is_dir() else (result.path.parent, f"{result.path.name}.sha256")
@@ -326,7 +326,7 @@ def test_llama_cpp_reads_text_as_the_models_own_tokenizer_does(runner: Any) -> N
             assert json.load(response)["tokens"] == tokenizer(text, add_special_tokens=False)["input_ids"], text
 
 
-def test_a_line_to_run_an_resultdoes(exported: dict[str, Exported]) -> None:
+def test_a_line_to_run_an_export_does(exported: dict[str, Exported]) -> None:
     line = exported["adapter"].commands[-1].line.replace("python", sys.executable, 1)
     answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=True)
     assert answer.stdout.strip()
