@@ -150,7 +150,7 @@ def test_what_one_process_is_asked_all_agree_on(
     asked.save.set()
 
     def work(rank: int) -> tuple[bool, bool, bool, bool, bool, Recipe | None, Any, tuple[float, ...]]:
-        ranks = join(rank, 2, tmp_path / "meeting", has_own_card=False)
+        ranks = join(rank, 2, str(tmp_path / "meeting"), has_own_card=False)
         control = SharedControl(ranks=ranks, requests=asked if rank == 0 else Control())
         control.agree()
         first = control.save.is_set(), control.stop.is_set()

@@ -21,6 +21,18 @@ def gpus_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def hosts_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--nnodes", type=_count, default=1, metavar="N", help="hosts that train together, this one the first; see join"
+    )
+    parser.add_argument(
+        "--rdzv",
+        default="",
+        metavar="HOST:PORT",
+        help="this host's address in a private network (nobody is authenticated), where the others join",
+    )
+
+
 APP_OPTIONS = ("--runs", "--gpu", "--ascii", "--reduced-motion")
 
 
@@ -107,7 +119,15 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     ending_options(parser)
     gpu_option(parser)
     gpus_option(parser)
+    hosts_options(parser)
     runs_option(parser)
+
+
+def join_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="HOST:PORT", help="what the first host gave as --rdzv")
+    parser.add_argument(
+        "--gpus", metavar="WHICH", default="all", help="this host's GPUs that train: all (default), or such as 0,2"
+    )
 
 
 def detach_option(parser: argparse.ArgumentParser) -> None:
@@ -152,6 +172,7 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
     ending_options(parser)
     gpu_option(parser)
     gpus_option(parser)
+    hosts_options(parser)
     json_option(parser)
 
 

@@ -6,12 +6,14 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
         ("tuitune run recipe.yaml", "train, and follow it here"),
         ("tuitune run recipe.yaml --set train.max_steps=200 --name second", "with a field changed"),
         ("tuitune run recipe.yaml --detach --then 'sudo poweroff'", "leave it to itself"),
+        ("tuitune run recipe.yaml --nnodes 2 --rdzv 10.0.0.1:29500", "with a second host, which joins"),
         ("tuitune run --from first --set data.path=more.jsonl", "go on from another run's adapter"),
     ],
     "resume": [
         ("tuitune resume first", "from its newest whole checkpoint"),
         ("tuitune resume first --set train.max_steps=500", "train a finished run further"),
     ],
+    "join": [("tuitune join 10.0.0.1:29500", "after `tuitune run … --nnodes 2 --rdzv 10.0.0.1:29500` there")],
     "stop": [
         ("tuitune stop first", "after the step, with checkpoint and adapter"),
         ("tuitune stop first --now", "at once, without them"),

@@ -25,6 +25,7 @@ from tuitune.commands.arguments import (
     estimate_arguments,
     export_arguments,
     inspect_arguments,
+    join_arguments,
     json_option,
     live_arguments,
     note_arguments,
@@ -52,6 +53,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
   tuitune demo                  the app on the demo that comes with tuitune
   tuitune run RECIPE            the same run without the app
   tuitune resume RUN            go on with a run that ended early
+  tuitune join HOST:PORT        train along with a run on another host
   tuitune stop RUN              have a live run stop; `checkpoint RUN` has it save
   tuitune pause RUN             give the GPU back for a while; `resume RUN` goes on
   tuitune change RUN --set …    steps, epochs or learning rate of a live run
@@ -127,6 +129,7 @@ def _commands() -> _Commands:
             "demo": (demo_arguments, _demo),
             "run": (run_arguments, _run),
             "resume": (resume_arguments, _resume),
+            "join": (join_arguments, _join),
             "stop": (stop_arguments, _stop),
             "pause": (live_arguments, _pause),
             "change": (change_arguments, _change),
@@ -217,7 +220,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         return _app(arguments)
     arguments.changes, arguments.name, arguments.json, arguments.detach = [], None, False, False
     arguments.begin = arguments.checkpoint = None
-    arguments.price = arguments.then = ""
+    arguments.price = arguments.then = arguments.rdzv = ""
+    arguments.nnodes = 1
     return _run(arguments)
 
 
@@ -229,6 +233,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from tuitune.runs.folder import find_run
 
     then = words_of(arguments.then)
+    _require_rendezvous(arguments)
     if arguments.begin is not None:
         run = find_run(arguments.begin, chosen_runs_folder(arguments))
         recipe = recipe_beginning_with(run, arguments.checkpoint, arguments.recipe, arguments.changes)
@@ -246,6 +251,8 @@ def _run(arguments: argparse.Namespace) -> int:
         detach=arguments.detach,
         price=_price(arguments),
         then=then,
+        hosts=arguments.nnodes,
+        rendezvous=arguments.rdzv,
     )
 
 
@@ -256,6 +263,7 @@ def _resume(arguments: argparse.Namespace) -> int:
     from tuitune.runs.folder import find_run
 
     run, then = find_run(arguments.run, chosen_runs_folder(arguments)), words_of(arguments.then)
+    _require_rendezvous(arguments)
     return resume_run(
         run,
         arguments.changes,
@@ -263,7 +271,26 @@ def _resume(arguments: argparse.Namespace) -> int:
         detach=arguments.detach,
         price=_price(arguments),
         then=then,
+        hosts=arguments.nnodes,
+        rendezvous=arguments.rdzv,
     )
+
+
+def _require_rendezvous(arguments: argparse.Namespace) -> None:
+    """Raises UnusableInput where only one of the two options of several hosts is given."""
+    if (arguments.nnodes > 1) != bool(arguments.rdzv):
+        raise UnusableInput("Several hosts take both: --nnodes N and --rdzv HOST:PORT, this host's own address.")
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    """Train along with a run on another host, until it is over; model and data must be on this one, at the same paths.
+
+    The first host has the dashboard and keeps the run. What it says is done here, so join only hosts that you trust, in
+    a private network: nobody is authenticated.
+    """
+    from tuitune.commands.join import join
+
+    return join(arguments.address, arguments.gpus)
 
 
 def _price(arguments: argparse.Namespace) -> str:

@@ -44,12 +44,15 @@ def run_recipe(
     detach: bool = False,
     price: str = "",
     then: Sequence[str] = (),
+    hosts: int = 1,
+    rendezvous: str = "",
 ) -> int:
     """Train a recipe in a session of its own, show it as it goes, and end with a report; or leave it to itself.
 
-    `price` is what an hour of the machine costs, `then` the words of the command that follows the run.
+    `price` is what an hour of the machine costs, `then` the words of the command that follows the run; `hosts` and
+    `rendezvous` are as in `Train`.
     """
-    request = Train(recipe.model_dump(mode="json"), str(runs_folder), name, price, list(then))
+    request = Train(recipe.model_dump(mode="json"), str(runs_folder), name, price, list(then), hosts, rendezvous)
     if detach:
         return start_detached(request)
     return asyncio.run(_show_training(request, viewer_for(as_json)))
@@ -74,10 +77,18 @@ def recipe_beginning_with(run: Run, checkpoint: str | None, recipe: Path | None,
 
 
 def resume_run(
-    run: Run, changes: list[str], *, as_json: bool, detach: bool, price: str = "", then: Sequence[str] = ()
+    run: Run,
+    changes: list[str],
+    *,
+    as_json: bool,
+    detach: bool,
+    price: str = "",
+    then: Sequence[str] = (),
+    hosts: int = 1,
+    rendezvous: str = "",
 ) -> int:
     """Go on with a run that ended early, show what comes, and end with a report. Raises UnusableInput."""
-    request = Resume(str(run.folder), tuple(changes), price, list(then))
+    request = Resume(str(run.folder), tuple(changes), price, list(then), hosts, rendezvous)
     if detach:
         return start_detached(request)
     started = run.history().started

@@ -16,7 +16,7 @@ from tuitune.data import cache
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.cards import cards_of
 from tuitune.machine.environment import warm_up
-from tuitune.machine.hardware import Gpu, sample
+from tuitune.machine.hardware import Gpu, chosen_gpu, sample
 from tuitune.model.read_ahead import read_ahead
 from tuitune.paths import open_own
 from tuitune.recipe import Recipe
@@ -27,6 +27,7 @@ from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
 from tuitune.runs.summary import summarize
 from tuitune.session import messages
 from tuitune.session.failure import failure_of
+from tuitune.session.hosts import Meeting, listen
 from tuitune.session.messages import Request
 from tuitune.session.models import Models
 from tuitune.session.output import printed
@@ -169,7 +170,14 @@ class Jobs:
         return preview.as_dict()
 
     def train(
-        self, job: Job, recipe: Recipe, runs: str | None = None, name: str | None = None, price: str = ""
+        self,
+        job: Job,
+        recipe: Recipe,
+        runs: str | None = None,
+        name: str | None = None,
+        price: str = "",
+        hosts: int = 1,
+        rendezvous: str = "",
     ) -> Result:
         """Train in a new run folder, which is sent as a part as soon as it exists."""
         from tuitune.machine.hardware import machine
@@ -177,16 +185,26 @@ class Jobs:
         from tuitune.train.run import check
 
         per_hour = price_of(price)
-        check(recipe)
+        check(recipe, hosts)
         cards_of(recipe.train.gpus)
+        if hosts > 1:
+            listen(rendezvous).close()
         resolved = pinned(recipe)
         self._models.free()
         runs_folder = Path(runs) if runs else default_runs_folder()
         sweep(runs_folder)
         writer = create_run(recipe, runs_folder, name, machine().as_dict(), resolved)
-        return self._train(job, writer, recipe, resolved, per_hour)
+        return self._train(job, writer, recipe, resolved, per_hour, hosts=hosts, rendezvous=rendezvous)
 
-    def resume(self, job: Job, run: Run, changes: tuple[str, ...] = (), price: str = "") -> Result:
+    def resume(
+        self,
+        job: Job,
+        run: Run,
+        changes: tuple[str, ...] = (),
+        price: str = "",
+        hosts: int = 1,
+        rendezvous: str = "",
+    ) -> Result:
         """Go on with a run in its own folder."""
         from tuitune.train.resume import changed, require_unfinished
         from tuitune.train.run import check
@@ -195,13 +213,17 @@ class Jobs:
         recipe = run.recipe()
         resolved = changed(run.resolved(), list(changes))
         require_unfinished(run, resolved)
-        check(resolved)
+        check(resolved, hosts)
         cards_of(resolved.train.gpus)
+        if hosts > 1:
+            listen(rendezvous).close()
         self._models.free()
         writer = RunWriter(run)
         if changes:
             run.keep_resolved(resolved)
-        return self._train(job, writer, recipe, resolved, per_hour, going_on=True, changes=changes)
+        return self._train(
+            job, writer, recipe, resolved, per_hour, hosts=hosts, rendezvous=rendezvous, going_on=True, changes=changes
+        )
 
     def change(self, job: Job, changes: tuple[str, ...]) -> messages.Changed:
         """Have the run that is going be trained by other settings from its next step on. Raises UnusableInput."""
@@ -230,6 +252,8 @@ class Jobs:
         resolved: Recipe,
         per_hour: Price | None,
         *,
+        hosts: int = 1,
+        rendezvous: str = "",
         going_on: bool = False,
         changes: tuple[str, ...] = (),
     ) -> Result:
@@ -239,6 +263,7 @@ class Jobs:
 
         job.run = run = writer.run
         self.run, self._writer, self._recipe, self._resolved = run, writer, recipe, resolved
+        meeting: Meeting | None = None
         try:
             writer.announce(self._socket_path)
             _log_to(run.log_file)
@@ -250,10 +275,11 @@ class Jobs:
                 self._tell_changed_libraries(run)
             if changes:
                 self.emit(Notice(text=_told(changes)))
-            cards = cards_of(resolved.train.gpus)
+            meeting = Meeting(rendezvous, hosts) if hosts > 1 else None
+            cards = cards_of(resolved.train.gpus) or ([chosen_gpu()] if meeting else [])
             if cards:
                 loaded = None  # which the processes had; a chat loads it anew
-                self._train_on(cards, job, resolved, run, resumed)
+                self._train_on(cards, meeting, job, resolved, run, resumed)
             else:
                 with printed(lambda line: self.emit(Output(text=line))):
                     loaded = train(resolved, run, job.control, self.emit, resumed=resumed)
@@ -264,6 +290,8 @@ class Jobs:
                 self.emit(Failed(message=failure_of(error, run)))
             raise TuituneError(failure_of(error, run)) if not isinstance(error, TuituneError) else error from None
         finally:
+            if meeting is not None:
+                meeting.close(_how_it_ended(run))
             self._close_run()
             _log_to(self._socket_path.with_suffix(".log"))  # what comes later is no matter of this run
         if job.control.pause.is_set():
@@ -274,16 +302,22 @@ class Jobs:
         return {"status": run.status()}
 
     def _train_on(
-        self, cards: list[Gpu | None], job: Job, recipe: Recipe, run: Run, resumed: "Resumption | None"
+        self,
+        cards: list[Gpu | None],
+        meeting: Meeting | None,
+        job: Job,
+        recipe: Recipe,
+        run: Run,
+        resumed: "Resumption | None",
     ) -> None:
-        """Train in a process for each card."""
+        """Train in a process for each card, with those of the hosts of `meeting`."""
         from tuitune.session.ranks import train_on_ranks
 
         def watch(pids: list[int]) -> None:
             self._watched = list(zip(pids, cards, strict=True))
 
         try:
-            train_on_ranks(recipe, run, job.control, self.emit, cards, resumed=resumed, on_start=watch)
+            train_on_ranks(recipe, run, job.control, self.emit, cards, resumed=resumed, meeting=meeting, on_start=watch)
         finally:
             self._watched = []
 
@@ -462,6 +496,12 @@ class Jobs:
             if writer is not None:
                 writer.close()
                 summarize(writer.run)  # which lists then need not read its record for
+
+
+def _how_it_ended(run: Run) -> str:
+    """For the hosts that have joined the run."""
+    ended = run.history().ended
+    return ended.message if isinstance(ended, Failed) else f"{one_line(run.name)} is {run.status()}."
 
 
 def _told(changes: tuple[str, ...]) -> str:

@@ -308,7 +308,8 @@ class Train(Request[Trained]):
     """Train in a new run folder, which is sent as the part `run` as soon as it exists; goes on without its client.
 
     `price` is what an hour of this machine costs (empty: as in the user's settings); `then` are the words of the
-    command that follows a run that is done or has failed.
+    command that follows a run that is done or has failed. Of several `hosts` this one is the first, which the others
+    find at `rendezvous` (HOST:PORT).
     """
 
     command: ClassVar[str] = "train"
@@ -317,6 +318,8 @@ class Train(Request[Trained]):
     name: str | None = None
     price: str = ""
     then: list[str] = field(default_factory=list)
+    hosts: int = 1
+    rendezvous: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +327,7 @@ class Resume(Request[Trained]):
     """Go on with a run that was interrupted, stopped or has failed, from its newest checkpoint that is whole.
 
     Its folder is sent as the part `run` as soon as it is held; goes on without its client. `changes` are as in Change;
-    with them a run that is done can be trained further. `price` and `then` are as in Train.
+    with them a run that is done can be trained further. All else is as in Train.
     """
 
     command: ClassVar[str] = "resume"
@@ -332,6 +335,8 @@ class Resume(Request[Trained]):
     changes: tuple[str, ...] = ()
     price: str = ""
     then: list[str] = field(default_factory=list)
+    hosts: int = 1
+    rendezvous: str = ""
 
 
 class Answer(TypedDict):

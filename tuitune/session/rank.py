@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import threading
-from pathlib import Path
 from typing import BinaryIO
 
 from tuitune.errors import TuituneError, UnusableInput
@@ -70,7 +69,9 @@ def _work(start: Start, requests: Control, emit: "object") -> Ended:
     try:
         warm_up()
         recipe = Recipe.from_data(start.recipe)
-        ranks = join(start.rank, start.world, Path(start.meeting), has_own_card=start.has_own_card)
+        ranks = join(
+            start.rank, start.world, start.meeting, has_own_card=start.has_own_card, places=tuple(start.places)
+        )
         control = SharedControl(ranks=ranks, requests=requests)
         with printed(lambda line: tell(Output(text=line))):
             train(recipe, run, control, tell, resumed=resumption_from_data(start.resumed), ranks=ranks)

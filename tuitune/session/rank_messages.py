@@ -1,7 +1,7 @@
 """What the session and the processes that train a run together tell each other: lines of JSON, through pipes."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,17 +22,24 @@ class Start:
     has_own_card: bool
     """Whether each of them has a card of its own, by which the cards can be joined."""
     meeting: str
-    """The file by which the processes find each other."""
+    """Where the processes find each other: a file, or HOST:PORT/NAME."""
     run: str
     recipe: dict[str, Any]
     resumed: dict[str, Any] | None
+    places: list[str] = field(default_factory=list)
+    """The host of each process by rank; empty where there is one host."""
 
     def to_line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: str) -> "Start":
-        return cls(**json.loads(line))
+        return cls.from_data(json.loads(line))
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> "Start":
+        """Raises KeyError, TypeError, ValueError, OverflowError for what is no such line."""
+        return cls(**{name: checked(data[name], hint) for name, hint in field_types(cls).items()})
 
 
 def resumption_to_data(resumed: Resumption | None) -> dict[str, Any] | None:
@@ -87,18 +94,26 @@ class Orders:
             control.stop.set()
 
 
-End = Literal["done", "out of memory", "unusable", "failed"]
+End = Literal["done", "out of memory", "unusable", "failed", "dead"]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The last line of a process: how its work has ended; `text` is the sentence for the user where it failed."""
+    """The last line of a process: how its work has ended; `text` is the sentence for the user where it failed.
+
+    `dead` is what the session says of one that sent none.
+    """
 
     how: End
     text: str = ""
     step: int = 0
     is_own_fault: bool = True
     """False where it was cut off from another process, which is the one to look at."""
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> "Ended":
+        """Raises KeyError, TypeError, ValueError, OverflowError for what is none."""
+        return cls(**{name: checked(data[name], hint) for name, hint in field_types(cls).items()})
 
 
 def line_of(message: Event | Ended) -> bytes:
@@ -114,7 +129,7 @@ def message_of(line: bytes) -> Event | Ended | None:
         ended = data.get("ended")
         if ended is None:
             return from_data(data)
-        return Ended(**{name: checked(ended[name], hint) for name, hint in field_types(Ended).items()})
+        return Ended.from_data(ended)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 

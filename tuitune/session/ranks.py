@@ -1,28 +1,28 @@
-"""A run on several cards: the session starts a process for each, and is told by them, stops them and outlives them."""
+"""A run on several cards: the session starts a process for each, and is told by them, stops them and outlives them.
+
+With several hosts it does so for the cards of its own, and other hosts for theirs, each round anew.
+"""
 
 import contextlib
-import os
 import queue
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import Literal
 
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.machine.hardware import Gpu, usable_cores
+from tuitune.machine.hardware import Gpu
 from tuitune.paths import own_folder, temporary_folder
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Finished
+from tuitune.runs.events import Finished, Notice
 from tuitune.runs.folder import Run
+from tuitune.session.hosts import LOST_SECONDS, PRIVATE, Meeting, Member
 from tuitune.session.rank_messages import Ended, Orders, Start, message_of, resumption_to_data
-from tuitune.text import one_line, safe_text
+from tuitune.session.rank_processes import Messages, RankProcess, end_processes, first_failure, start_processes
+from tuitune.text import one_line
 from tuitune.train import checkpoints
 from tuitune.train.autotune import with_less_memory
 from tuitune.train.control import Control, Emit
@@ -33,31 +33,38 @@ from tuitune.train.run import tell_less_memory
 _POLL_SECONDS = 0.1
 _GATHERING_SECONDS = 1.0
 """For so long the ends of all processes are gathered once one has ended: the first to be noticed may be a victim."""
-_LAST_LINES = 20
-_OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables by which libraries would take a process for one of several."""
-
-
-@dataclass(eq=False)
-class _Process:
-    """One of the processes."""
-
-    rank: int
-    place: str
-    """The card it works on, in words."""
-    process: subprocess.Popen[bytes]
-    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
-    ended: Ended | None = None
-
-    @property
-    def has_failed(self) -> bool:
-        if self.ended is not None:
-            return self.ended.how != "done"
-        return self.process.poll() is not None
+_GATHERING_OVER_HOSTS_SECONDS = LOST_SECONDS + 3.0
+"""And for so long where all that is known is that they are cut off from another host."""
 
 
 class RanksEnded(TuituneError):
     """A process that trains a run has died."""
+
+
+class _HostLost(Exception):
+    def __init__(self, member: Member) -> None:
+        self.member = member
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is trained, and by what."""
+
+    run: Run
+    control: Control
+    emit: Emit
+    cards: Sequence[Gpu | None]
+    meeting: Meeting | None
+    on_start: Callable[[list[int]], None]
+
+    @property
+    def have_cards(self) -> bool:
+        """Whether each process of this host has a card of its own."""
+        return have_cards(self.cards)
+
+
+def have_cards(cards: Sequence[Gpu | None]) -> bool:
+    return len({card.uuid for card in cards if card is not None}) == len(cards)
 
 
 def train_on_ranks(
@@ -68,134 +75,145 @@ def train_on_ranks(
     cards: Sequence[Gpu | None],
     *,
     resumed: Resumption | None = None,
+    meeting: Meeting | None = None,
     on_start: Callable[[list[int]], None] = lambda pids: None,
 ) -> None:
-    """Train as `tuitune.train.run.train` does, each of `cards` (None: the CPU) its share.
+    """Train as `tuitune.train.run.train` does, each of `cards` (None: the CPU) its share, with the hosts of `meeting`.
 
-    `on_start` is given the ids of the processes, by rank. Raises TuituneError where one of them fails or dies; the
-    others are ended then. Where memory runs out on one, all go on from the newest checkpoint with less of it.
+    `on_start` is given the ids of the processes of this host, by rank. Raises TuituneError where one of them fails or
+    dies; the others are ended then. Where memory runs out on one, all go on from the newest checkpoint with less of it;
+    where a host is lost, once it has come back.
     """
+    work = _Work(run, control, emit, cards, meeting, on_start)
     while True:
-        ending = _train_once(recipe, run, control, emit, cards, resumed, on_start)
+        try:
+            ending = _train_once(work, recipe, resumed)
+        except _HostLost as lost:
+            resumed = _resumed_anew(work, resumed)
+            emit(Notice(text=_loss_of(lost.member, work, resumed)))
+            continue
         if ending is None:
             return
         hungry = run.resolved()
         recipe = with_less_memory(hungry)
         run.keep_resolved(recipe)
-        step, attempt = run.history().step, resumed.attempt if resumed else 1
-        resumed = replace(resumption_of(run, emit), attempt=attempt)
+        step = run.history().step
+        resumed = _resumed_anew(work, resumed)
         tell_less_memory(hungry, recipe, step, resumed.checkpoint, emit)
 
 
-def _train_once(
-    recipe: Recipe,
-    run: Run,
-    control: Control,
-    emit: Emit,
-    cards: Sequence[Gpu | None],
-    resumed: Resumption | None,
-    on_start: Callable[[list[int]], None],
-) -> Ended | None:
-    """Train to the end; how a process has ended where memory ran out. Raises TuituneError."""
-    world = len(cards)
-    are_cards = len({card.uuid for card in cards if card is not None}) == world
-    folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=own_folder(temporary_folder() / "ranks")))  # 0700
-    messages: queue.SimpleQueue[tuple[_Process, bytes]] = queue.SimpleQueue()
-    processes: list[_Process] = []
-    try:
-        for rank in range(world):
-            process = _spawn(rank, world, cards[rank], messages)
-            processes.append(process)
-            start = Start(
-                rank,
-                world,
-                are_cards,
-                str(folder / "meeting"),
-                str(run.folder),
-                recipe.model_dump(mode="json"),
-                resumption_to_data(resumed),
-            )
-            _tell(process, start.to_line())
-        on_start([process.process.pid for process in processes])
-        return _watch(processes, run, control, emit, messages)
-    finally:
-        for process in processes:
-            process.process.kill()
-        for process in processes:
-            process.process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-        checkpoints.tidy(run)
+def _resumed_anew(work: _Work, resumed: Resumption | None) -> Resumption:
+    """How the same attempt goes on from the newest checkpoint."""
+    return replace(resumption_of(work.run, work.emit), attempt=resumed.attempt if resumed else 1)
 
 
-def _watch(
-    processes: list[_Process],
-    run: Run,
-    control: Control,
-    emit: Emit,
-    messages: "queue.SimpleQueue[tuple[_Process, bytes]]",
-) -> Ended | None:
-    """Pass on what the processes tell, and what the run is asked, until all have ended or one has failed."""
-    first, orders = processes[0], Orders()
+def _loss_of(member: Member, work: _Work, resumed: Resumption) -> str:
+    assert work.meeting is not None
+    where = resumed.checkpoint.name if resumed.checkpoint else "the start, as nothing was saved yet"
+    return (
+        f"Host {member.place} has left or does not answer: the run waits for it, and goes on from {where} when it is "
+        f"back (there: `tuitune join {work.meeting.address}`)."
+    )
+
+
+def _train_once(work: _Work, recipe: Recipe, resumed: Resumption | None) -> Ended | None:
+    """Train to the end; how a process has ended where memory ran out. Raises TuituneError, _HostLost."""
     began = time.monotonic()
-    deadline: float | None = None
+    meeting, own = work.meeting, len(work.cards)
+    if meeting is not None and not _gather(work, meeting):
+        _stopped(work, time.monotonic() - began)
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=own_folder(temporary_folder() / "ranks")))  # 0700
+    start = Start(
+        rank=0,
+        world=meeting.world if meeting else own,
+        has_own_card=work.have_cards,
+        meeting=f"{meeting.address}/{meeting.round}" if meeting else str(folder / "meeting"),
+        run=str(work.run.folder),
+        recipe=recipe.model_dump(mode="json"),
+        resumed=resumption_to_data(resumed),
+        places=meeting.places(own) if meeting else [],
+    )
+    messages: Messages = queue.SimpleQueue()
+    processes: list[RankProcess] = []
+    try:
+        starts = [replace(start, rank=rank) for rank in range(own)]
+        processes = start_processes(starts, work.cards, meeting.sockets if meeting else SOCKETS, messages)
+        if meeting is not None:
+            meeting.begin(asdict(start))
+        work.on_start([process.process.pid for process in processes])
+        return _watch(processes, work, messages)
+    finally:
+        if meeting is not None:
+            meeting.end_round()
+        end_processes(processes)
+        shutil.rmtree(folder, ignore_errors=True)
+        checkpoints.tidy(work.run)
+
+
+def _gather(work: _Work, meeting: Meeting) -> bool:
+    """Wait for the other hosts; False where the run is asked to stop."""
+    work.emit(Notice(text=f"Waiting for other hosts: `tuitune join {meeting.address}` on each. {PRIVATE}"))
+    if not meeting.gather(len(work.cards), work.have_cards, work.control):
+        return False
+    there = ", ".join(member.place for member in meeting.members)
+    work.emit(Notice(text=f"{len(meeting.members) + 1} hosts train with {meeting.world} processes; joined: {there}."))
+    return True
+
+
+def _watch(processes: list[RankProcess], work: _Work, messages: Messages) -> Ended | None:
+    """Pass on what the processes tell, and what the run is asked, until all have ended or one has failed."""
+    first, orders, meeting, control = processes[0], Orders(), work.meeting, work.control
+    began = time.monotonic()
+    failing_since: float | None = None
     while True:
         if control.now.is_set():
-            _stopped_now(run, emit, time.monotonic() - began)
+            _stopped(work, time.monotonic() - began)
             return None
         orders = _pass_on(first, control, orders)
         with contextlib.suppress(queue.Empty):
             process, line = messages.get(timeout=_POLL_SECONDS)
             message = message_of(line)
             if isinstance(message, Ended):
-                process.ended = message
+                process.told_end = message
             elif message is not None and process is first:
-                emit(message)
+                work.emit(message)
             continue  # whatever has arrived comes before what is concluded from it
-        if first.ended is not None and first.ended.how == "done":  # which it is once all have come to the end
+        if first.told_end is not None and first.told_end.how == "done":  # which it is once all have come to the end
             return None
-        if any(process.has_failed for process in processes):
-            deadline = deadline or time.monotonic() + _GATHERING_SECONDS
-            if time.monotonic() > deadline or all(process.ended is not None for process in processes):
-                return _judged(processes, run)
+        if meeting is not None and (member := meeting.lost()) is not None:
+            raise _HostLost(member)
+        ends = [process.end for process in processes] + (list(meeting.ends()) if meeting else [])
+        failures = [end for end in ends if end is not None and end.how != "done"]
+        if failures:
+            failing_since = failing_since or time.monotonic()
+            cut_off = meeting is not None and not any(end.is_own_fault for end in failures)
+            patience = _GATHERING_OVER_HOSTS_SECONDS if cut_off else _GATHERING_SECONDS
+            if time.monotonic() - failing_since > patience or (meeting is None and None not in ends):
+                return _judged(first_failure(failures), work.run)
 
 
-def _judged(processes: list[_Process], run: Run) -> Ended | None:
-    """The failure to report, of those that came together. Raises TuituneError for all but lack of memory."""
-    ends = [process.ended for process in processes if process.ended is not None and process.ended.how != "done"]
-    for kind in ("out of memory", "unusable"):
-        for ending in ends:
-            if ending.how == kind:
-                if kind == "unusable":
-                    raise UnusableInput(ending.text)
-                return ending
-    dead = [process for process in processes if process.ended is None and process.process.poll() is not None]
-    if dead:
-        raise RanksEnded(_death_of(dead[0], len(processes), run))
-    at_fault = next((ending for ending in ends if ending.is_own_fault), ends[0])
-    raise TuituneError(at_fault.text)
+def _judged(failure: Ended, run: Run) -> Ended:
+    """The failure where memory ran out. Raises TuituneError for any other."""
+    if failure.how == "out of memory":
+        return failure
+    if failure.how == "unusable":
+        raise UnusableInput(failure.text)
+    if failure.how == "dead":
+        saved = checkpoints.checkpoints_of(run)
+        where = saved[-1].name if saved else "the start, as nothing was saved yet"
+        raise RanksEnded(f"{failure.text} `tuitune resume {one_line(run.name)}` goes on from {where}.")
+    raise TuituneError(failure.text)
 
 
-def _death_of(process: _Process, world: int, run: Run) -> str:
-    code = process.process.returncode
-    ending = f"was ended by signal {-code}" if code < 0 else f"has ended with status {code}"
-    if code == -9:
-        ending = "was killed by signal 9 (often: memory ran out)"
-    words = " / ".join(line for line in process.last_lines if line.strip()) or "none"
-    saved = checkpoints.checkpoints_of(run)
-    where = saved[-1].name if saved else "the start, as nothing was saved yet"
-    return (
-        f"The process on {process.place} ({process.rank + 1} of {world}) {ending}; the others were ended. Its last "
-        f"words: {one_line(words[-300:], max_length=300)}. `tuitune resume {one_line(run.name)}` goes on from {where}."
-    )
+def _stopped(work: _Work, seconds: float) -> None:
+    """Emit the event that a run in one process emits when it is stopped in the middle of a step, or before one."""
+    saved = "adapter" if work.run.adapter.is_dir() else None
+    status: Literal["paused", "stopped"] = "paused" if work.control.pause.is_set() else "stopped"
+    work.emit(Finished(status=status, step=work.run.history().step, seconds=seconds, adapter=saved))
 
 
-def _stopped_now(run: Run, emit: Emit, seconds: float) -> None:
-    """Emit the event that a run in one process emits when it is stopped in the middle of a step."""
-    saved = "adapter" if run.adapter.is_dir() else None
-    emit(Finished(status="stopped", step=run.history().step, seconds=seconds, adapter=saved))
-
-
-def _pass_on(first: _Process, control: Control, last_orders: Orders) -> Orders:
+def _pass_on(first: RankProcess, control: Control, last_orders: Orders) -> Orders:
     """Tell the first process what is new in what the run is asked; returns all that it was told."""
     recipe = control.recipe.model_dump(mode="json") if control.recipe is not None else None
     save = control.save.is_set()
@@ -203,53 +221,5 @@ def _pass_on(first: _Process, control: Control, last_orders: Orders) -> Orders:
     orders = Orders(control.stop.is_set(), control.pause.is_set(), False, recipe)
     if orders != last_orders or save:
         new_orders = replace(orders, save=save, recipe=recipe if recipe != last_orders.recipe else None)
-        _tell(first, new_orders.to_line())
+        first.tell(new_orders.to_line())
     return orders
-
-
-def _tell(process: _Process, line: bytes) -> None:
-    assert process.process.stdin is not None
-    with contextlib.suppress(OSError):  # it is dead, which is noticed in its own place
-        process.process.stdin.write(line)
-        process.process.stdin.flush()
-
-
-def _spawn(rank: int, world: int, card: Gpu | None, messages: "queue.SimpleQueue[tuple[_Process, bytes]]") -> _Process:
-    """A fresh process that sees one card alone: Unsloth settles at its import for how many cards it is."""
-    environment = {**os.environ, **SOCKETS, "CUDA_VISIBLE_DEVICES": card.uuid if card else ""}
-    for name in _OF_LAUNCHERS:
-        environment.pop(name, None)
-    if card is None:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // world)))
-    process = _Process(
-        rank,
-        f"GPU {card.index}" if card else "the CPU",
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "tuitune.session.rank"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-        ),
-    )
-    for work in (_read_messages, _read_output):
-        threading.Thread(target=work, args=(process, messages), daemon=True).start()
-    return process
-
-
-def _read_messages(process: _Process, messages: "queue.SimpleQueue[tuple[_Process, bytes]]") -> None:
-    for line in _lines(process.process.stdout):
-        messages.put((process, line))
-
-
-def _read_output(process: _Process, messages: "queue.SimpleQueue[tuple[_Process, bytes]]") -> None:
-    """Pass on to the log what the process prints, and keep its last words."""
-    for line in _lines(process.process.stderr):
-        text = safe_text(line.decode(errors="replace")).rstrip()
-        process.last_lines.append(text)
-        print(f"[{process.rank}] {text}", file=sys.__stderr__, flush=True)
-
-
-def _lines(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None
-    return pipe

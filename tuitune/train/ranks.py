@@ -1,14 +1,14 @@
 """The processes that train one run together, one for each card, and what they agree on.
 
 Each of them is a run on one card to every library: none sees the others. They are joined here alone, by process groups
-that are this module's own, over the loopback interface and found through a file.
+that are this module's own. On one host they find each other through a file and talk over the loopback interface; those
+of several hosts meet at a store on the first one.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from tuitune.recipe import Recipe
@@ -16,10 +16,11 @@ from tuitune.train.control import Control
 
 _LOOPBACK = "lo"
 SOCKETS = {"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK}
-"""What must stand in a rank's environment, so that it listens on no network."""
+"""What must stand in the environment of a rank whose run is on one host, so that it listens on no network."""
 
 # One rank replies to sample prompts or writes a checkpoint while the others wait; one that dies is noticed at once.
 _PATIENCE = timedelta(days=30)
+_STORE_PATIENCE = timedelta(minutes=5)
 
 
 class Ranks:
@@ -29,10 +30,13 @@ class Ranks:
     died, it raises RuntimeError.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, gloo: Any = None, nccl: Any = None) -> None:
-        """`gloo` joins the processes, `nccl` their cards where they have any."""
+    def __init__(
+        self, rank: int = 0, world: int = 1, gloo: Any = None, nccl: Any = None, places: Sequence[str] = ()
+    ) -> None:
+        """`gloo` joins the processes, `nccl` their cards where they have any; `places` as in `Start`."""
         self.rank = rank
         self.world = world
+        self.places = places
         self._gloo = gloo
         self._nccl = nccl
 
@@ -40,6 +44,15 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is the process that tells what happens, and writes."""
         return self.rank == 0
+
+    @property
+    def span_hosts(self) -> bool:
+        return len(set(self.places)) > 1
+
+    @property
+    def writes_here(self) -> bool:
+        """Whether this is the process of its host that writes what all of that host read."""
+        return not self.places or self.places.index(self.places[self.rank]) == self.rank
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether any process has it set."""
@@ -66,15 +79,25 @@ class Ranks:
         """The first process's value, which must be plain JSON data; the values of the others do not matter."""
         if self.world == 1:
             return value
+        return json.loads(self.share_bytes(json.dumps(value).encode()))
+
+    def share_bytes(self, own: bytes) -> bytes:
+        """The bytes of the first process."""
+        if self.world == 1:
+            return own
         import torch
 
-        text = json.dumps(value).encode() if self.is_first else b""
-        (size,) = self.highest(float(len(text)))
+        (size,) = self.highest(float(len(own) if self.is_first else 0))
         data = torch.zeros(int(size), dtype=torch.uint8)
-        if self.is_first:
-            data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+        if self.is_first and own:
+            data.copy_(torch.frombuffer(bytearray(own), dtype=torch.uint8))
         self._gloo.broadcast([data], _broadcast_options()).wait()
-        return json.loads(data.numpy().tobytes())
+        return bytes(data.numpy())
+
+    def unlike_the_first(self, text: str) -> list[int]:
+        """The ranks of the processes whose text is not that of the first one."""
+        differs = text != self.share(text)
+        return [rank for rank, flag in enumerate(self.gathered(differs)) if flag]
 
     def gathered(self, number: int) -> tuple[int, ...]:
         """The number of each process, by rank."""
@@ -99,19 +122,34 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join(rank: int, world: int, meeting: Path, *, has_own_card: bool) -> Ranks:
-    """Wait for the other processes, which are given the same file `meeting`, in a folder that only the user can enter.
+def join(rank: int, world: int, meeting: str, *, has_own_card: bool, places: Sequence[str] = ()) -> Ranks:
+    """Wait for the other processes, which are given the same `meeting`.
 
-    SOCKETS must stand in the environment.
+    That is a file in a folder that only the user can enter, or HOST:PORT/NAME of a store that is there. What names the
+    network to listen on, as SOCKETS do, must stand in the environment.
     """
     import torch.distributed as dist
 
-    store = dist.FileStore(str(meeting), world)
+    if places:
+        address, _, name = meeting.partition("/")
+        host, _, port = address.rpartition(":")
+        store = dist.PrefixStore(name, network_store(host, int(port), _STORE_PATIENCE))
+    else:
+        store = dist.FileStore(meeting, world)
     gloo = dist.ProcessGroupGloo(dist.PrefixStore("processes", store), rank, world, _PATIENCE)
     nccl = None
     if has_own_card:
         nccl = dist.ProcessGroupNCCL(dist.PrefixStore("cards", store), rank, world)
-    return Ranks(rank, world, gloo, nccl)
+    return Ranks(rank, world, gloo, nccl, places)
+
+
+def network_store(host: str, port: int, patience: timedelta, *, listening: int | None = None) -> Any:
+    """The store of a run on several hosts; with the descriptor of a socket that is `listening`, it is begun there."""
+    import torch.distributed as dist
+
+    return dist.TCPStore(
+        host, port, None, listening is not None, patience, wait_for_workers=False, master_listen_fd=listening
+    )
 
 
 def _reduce_options(operation: str) -> Any:

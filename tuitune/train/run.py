@@ -25,6 +25,7 @@ from tuitune.runs.folder import Run
 from tuitune.text import one_line
 from tuitune.train import checkpoints
 from tuitune.train.autotune import fit, keeps_activations, with_less_memory
+from tuitune.train.carry import on_every_host
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
 from tuitune.train.evaluate import Evaluator
 from tuitune.train.isolation import Batches, settle_batches
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 _LONG_WARM_UP_SECONDS = 10.0
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, hosts: int = 1) -> None:
     """Refuse, before a run folder is made, what can be refused at once. Raises UnusableInput."""
     from tuitune.data import open_dataset
     from tuitune.model.config import training_config
@@ -58,9 +59,10 @@ def check(recipe: Recipe) -> None:
     require_rewards(recipe.method.judges())
     require_loftq(recipe)
     require_reporters(recipe)
-    if recipe.train.gpus != "auto" and not learner_of(recipe).shares_steps:
+    if (recipe.train.gpus != "auto" or hosts > 1) and not learner_of(recipe).shares_steps:
         raise UnusableInput(
-            f"The method {recipe.method.name} does not train on several cards yet: leave train.gpus at auto."
+            f"The method {recipe.method.name} does not train on several cards yet: leave train.gpus at auto, on one "
+            "host."
         )
     if recipe.lora.init_adapter is not None:
         require_adapter(recipe.lora.init_adapter)
@@ -89,7 +91,7 @@ def train(
     emit = room.emit
     attempt = resumed.attempt if resumed else 1
     adapter_saved = False
-    checkpoint = resumed.checkpoint if resumed else None
+    checkpoint = on_every_host(resumed.checkpoint, run, ranks) if resumed else None
 
     def phase(name: Any, text: str, done: int | None = None, total: int | None = None) -> None:
         emit(Phase(name=name, text=text, done=done, total=total))
@@ -113,6 +115,7 @@ def train(
     if control.stop.is_set():
         finished("stopped", 0)
         return None
+    _require_the_same_everywhere(recipe, prepared, ranks)
     _tell_about(prepared, emit)
     learner = learner_of(recipe)
     learner.require(recipe, prepared)
@@ -179,7 +182,7 @@ def train(
             backend.for_training(loaded)
             _train_to_the_end(evaluator, loaded, recipe, run, new_trainer, control, emit, checkpoint, ranks)
             if evaluator.stopped_early:
-                adapter_step = _go_back_to_the_best(evaluator, loaded, run, emit)
+                adapter_step = _go_back_to_the_best(evaluator, loaded, run, emit, ranks)
             if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
                 phase("saving", "Saving the adapter")
                 if ranks.is_first:
@@ -212,6 +215,20 @@ def train(
     backend.for_inference(loaded)
     finished(status, callback.steps_done, adapter_step)
     return loaded
+
+
+def _require_the_same_everywhere(recipe: Recipe, prepared: Prepared, ranks: Ranks) -> None:
+    """Refuse hosts whose data or base model is not the first one's. Raises UnusableInput."""
+    if not ranks.span_hosts:
+        return
+    for what, digest in (("data", data_digest(prepared)), ("base model", model_digest(recipe.model))):
+        if other := ranks.unlike_the_first(digest):
+            places = ", ".join(dict.fromkeys(ranks.places[rank] for rank in other))
+            path = recipe.data.path if what == "data" else recipe.model.name
+            raise UnusableInput(
+                f"The {what} in {one_line(path, max_length=200)} is not the same on host {places} as on the first one: "
+                "copy it from there."
+            )
 
 
 def _settle(loaded: LoadedModel, learner: Learner, prepared: Prepared, emit: Emit, ranks: Ranks) -> Batches:
@@ -258,7 +275,7 @@ def _fit(
     return fitted.recipe
 
 
-def _go_back_to_the_best(evaluator: Evaluator, loaded: LoadedModel, run: Run, emit: Emit) -> int | None:
+def _go_back_to_the_best(evaluator: Evaluator, loaded: LoadedModel, run: Run, emit: Emit, ranks: Ranks) -> int | None:
     """Give the model the adapter of the best checkpoint, and tell why the run ended; the step it is of.
 
     None where that checkpoint is not there or not whole: the model stays as it is.
@@ -271,10 +288,11 @@ def _go_back_to_the_best(evaluator: Evaluator, loaded: LoadedModel, run: Run, em
     checkpoint = run.checkpoints / f"checkpoint-{best.step}"
     last = evaluator.measured[-1]
     told = f"Ended early: the held-out {_told_apart(best, last, ') and is ')} now"
-    if checkpoints.damage(checkpoint) is not None:
+    whole = on_every_host(checkpoint if checkpoints.damage(checkpoint) is None else None, run, ranks)
+    if whole is None:
         emit(Notice(text=f"{told}; the adapter is the last one, as that of step {best.step} is not there."))
         return None
-    set_peft_model_state_dict(loaded.model, load_file(checkpoint / "adapter_model.safetensors"))
+    set_peft_model_state_dict(loaded.model, load_file(whole / "adapter_model.safetensors"))
     emit(Notice(text=f"{told}; the adapter is that of step {best.step}."))
     return best.step
 
@@ -346,7 +364,7 @@ def _train_to_the_end(
         trainer.optimizer = trainer.lr_scheduler = None
         gc.collect()
         torch.cuda.empty_cache()
-        checkpoint = newest_whole_checkpoint(run, emit)
+        checkpoint = on_every_host(newest_whole_checkpoint(run, emit), run, ranks)
         if out_of_memory:
             run.keep_resolved(recipe)
             tell_less_memory(hungry, recipe, step, checkpoint, emit)

@@ -1,0 +1,191 @@
+"""Two hosts, as network namespaces joined by a cable, train what one would; a host that is unplugged is waited for."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.engine.test_ranks import recipe_of
+from tests.engine.training import trained
+from tuitune.data.prepare import prepare
+from tuitune.errors import UnusableInput
+from tuitune.model.config import load_tokenizer
+from tuitune.recipe import Recipe
+from tuitune.runs.folder import Run
+from tuitune.session.hosts import HostTold, Joined, Meeting, RunTold, host_and_port, libraries, listen, parsed
+from tuitune.train.control import Control
+from tuitune.train.ranks import SOCKETS, join
+from tuitune.train.run import _require_the_same_everywhere
+
+FIRST, SECOND = "10.77.0.1", "10.77.0.2"
+RENDEZVOUS = f"{FIRST}:29511"
+
+
+@dataclass
+class Cabled:
+    """Two hosts; commands run on either."""
+
+    names: tuple[str, str]
+
+    def start(self, host: int, *arguments: object) -> subprocess.Popen[str]:
+        command = ["ip", "netns", "exec", self.names[host], sys.executable, "-m", "tuitune", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def plug(self, state: str) -> None:
+        _ip("-n", self.names[1], "link", "set", "cable", state)
+
+    def addresses_listened_on(self) -> set[str]:
+        listening = [_ip("netns", "exec", name, "ss", "-Hltn").splitlines() for name in self.names]
+        return {line.split()[3].rpartition(":")[0] for lines in listening for line in lines}
+
+
+def _ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def cabled() -> Iterator[Cabled]:
+    names = (f"tuitune-a{os.getpid()}", f"tuitune-b{os.getpid()}")
+    try:
+        for name in names:
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for name, address in zip(names, (FIRST, SECOND), strict=True):
+            _ip("-n", name, "address", "add", f"{address}/24", "dev", "cable")
+            _ip("-n", name, "link", "set", "cable", "up")
+        yield Cabled(names)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', '') or error}")
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def wait_for(happened: Callable[[], bool], processes: list[subprocess.Popen[str]], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        ended = [process.communicate()[0] for process in processes if process.poll() is not None]
+        assert not ended, ended
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_two_hosts_train_what_one_does_and_wait_for_the_one_that_is_unplugged(
+    demo_recipe: Recipe, tmp_path: Path, cabled: Cabled
+) -> None:
+    recipe = recipe_of(demo_recipe, max_steps=8, save_steps=3, eval_steps=4)
+    alone, expected = trained(recipe, tmp_path, "alone")
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    run = Run(tmp_path / "together")
+    second = cabled.start(1, "join", RENDEZVOUS)
+    options = ("--name", run.name, "--runs", tmp_path, "--nnodes", 2, "--rdzv", RENDEZVOUS)
+    first = cabled.start(0, "run", tmp_path / "recipe.yaml", *options)
+    try:
+        wait_for(lambda: run.folder.is_dir() and run.history().step >= 4, [first, second])
+        assert cabled.addresses_listened_on() == {FIRST, SECOND}
+        cabled.plug("down")
+        wait_for(lambda: any(SECOND in notice.text for notice in run.history().notices[2:]), [first, second], 20)
+        cabled.plug("up")
+        told, second_told = first.communicate(timeout=120)[0], second.communicate(timeout=20)[0]
+    finally:
+        for process in (first, second):
+            process.kill()
+    assert (first.returncode, second.returncode) == (0, 0), told + second_told
+    assert f"Host {SECOND} has left or does not answer: the run waits for it, and goes on from checkpoint-3" in told
+    assert "must be a private one" in told
+    assert "The run is over: together is done." in second_told
+
+    history = run.history()
+    assert [step.loss for step in history.steps] == pytest.approx([step.loss for step in expected.steps], rel=1e-6)
+    assert [step.tokens for step in history.steps] == [step.tokens for step in expected.steps]
+    assert {len(step.card_seconds) for step in history.steps} == {2}
+    measured = {evaluation.step: evaluation.loss for evaluation in history.evaluations}
+    assert measured[8] == pytest.approx(expected.evaluations[-1].loss, rel=1e-6)
+    weights = load_file(alone.adapter / "adapter_model.safetensors")
+    for name, weight in load_file(run.adapter / "adapter_model.safetensors").items():
+        assert (weights[name] - weight).abs().max() < 1e-5
+
+
+def test_other_data_on_a_host_is_named(demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads stand in for the hosts."""
+    for name, interface in SOCKETS.items():
+        monkeypatch.setenv(name, interface)
+    data = Path(demo_recipe.data.path)
+    copy = tmp_path / data.name
+    copy.write_bytes(data.read_bytes() + data.read_bytes().splitlines(keepends=True)[0])
+    port = listen_anywhere()
+    meeting = Meeting(f"127.0.0.1:{port}", 2)
+
+    def train(rank: int) -> str:
+        recipe = demo_recipe
+        if rank == 1:
+            recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(copy)})})
+        prepared = prepare(recipe, load_tokenizer(recipe.model))
+        ranks = join(rank, 2, f"{meeting.address}/0", has_own_card=False, places=(FIRST, SECOND))
+        with pytest.raises(UnusableInput) as refusal:
+            _require_the_same_everywhere(recipe, prepared, ranks)
+        return str(refusal.value)
+
+    with ThreadPoolExecutor(2) as threads:
+        refusals = list(threads.map(train, range(2)))
+    meeting.close("")
+    for refusal, path in zip(refusals, (data, copy), strict=True):
+        assert refusal == (
+            f"The data in {path} is not the same on host {SECOND} as on the first one: copy it from there."
+        )
+
+
+def listen_anywhere() -> int:
+    """A port that nothing listens on."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_host_with_other_libraries_or_without_a_card_is_refused() -> None:
+    meeting = Meeting(f"127.0.0.1:{listen_anywhere()}", 3)
+    own = HostTold(processes=1, libraries=libraries())
+    unlike = [HostTold(processes=1, libraries="tuitune 0"), HostTold(2, "", 2, have_cards=True, libraries=libraries())]
+    hosts = [Joined(meeting.address, told) for told in [*unlike, own]]
+    control = Control()
+    with ThreadPoolExecutor(1) as thread:
+        gathered = thread.submit(meeting.gather, 1, False, control)
+        deadline = time.monotonic() + 10
+        refused: dict[str, str] = {}
+        while len(refused) < 2 and time.monotonic() < deadline:
+            told = hosts[0].run()
+            refused = told.refused if told else {}
+            time.sleep(0.05)
+        control.stop.set()
+        assert not gathered.result(), "one more is missing"
+    assert refused.keys() == {"host-1", "host-2"}
+    assert "this host has tuitune 0, and the first one has tuitune" in refused["host-1"]
+    assert "a GPU of its own" in refused["host-2"]
+    for host in hosts:
+        host.leave()
+    meeting.close("")
+
+
+def test_what_no_host_of_ours_tells_is_passed_over() -> None:
+    assert parsed(RunTold, b'{"beat": 1}') is None
+    assert parsed(HostTold, b"\x80\x04\x95") is None
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "0.0.0.0:29500", ":29500", "host:port", "host:70000"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UnusableInput, match="is not HOST:PORT"):
+        host_and_port(address)
+
+
+def test_an_address_of_another_host_is_refused() -> None:
+    with pytest.raises(UnusableInput, match=r"cannot listen on 192\.0\.2\.1:29500"):
+        listen("192.0.2.1:29500")

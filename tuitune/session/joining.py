@@ -1,0 +1,127 @@
+"""A host that joins a run on another one: it trains with its cards what the first host says, until the run is over."""
+
+import os
+import queue
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.machine.hardware import Gpu
+from tuitune.paths import own_folder, temporary_folder
+from tuitune.session.hosts import HostTold, Joined, RunTold, libraries
+from tuitune.session.rank_messages import Ended, Start, message_of
+from tuitune.session.rank_processes import Messages, RankProcess, end_processes, first_failure, start_processes
+from tuitune.session.ranks import have_cards
+from tuitune.text import one_line, safe_text
+
+_POLL_SECONDS = 0.1
+_GATHERING_SECONDS = 1.0
+_TRY_SECONDS = 1.0
+
+
+def join_run(address: str, cards: Sequence[Gpu | None], tell: Callable[[str], None]) -> None:
+    """Take part in the run that waits at `address` until it is over; `tell` is given a sentence for each change.
+
+    Where the first host is out of reach, it is tried until it answers. Raises TuituneError where this host is refused.
+    """
+    told = HostTold(processes=len(cards), have_cards=have_cards(cards), libraries=libraries())
+    folder = own_folder(own_folder(temporary_folder() / "joined") / str(os.getpid()))
+    waiting = ""
+    while True:
+        try:
+            joined = Joined(address, told)
+        except OSError:
+            if not waiting:
+                tell(waiting := f"No run answers at {one_line(address)}: trying until one does; Ctrl+C ends this.")
+            time.sleep(_TRY_SECONDS)
+            continue
+        waiting = ""
+        tell(f"Joined {one_line(address)} as {joined.place}.")
+        host = _Host(joined, cards, folder, tell)
+        try:
+            if (over := host.work()) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                tell(f"The run is over: {safe_text(one_line(over.text, max_length=1000))}")
+                return
+        finally:
+            host.end_round()
+            joined.leave()
+        tell(f"The first host at {one_line(address)} does not answer any more.")
+
+
+class _Host:
+    """This host, for as long as it reaches the first one."""
+
+    def __init__(self, joined: Joined, cards: Sequence[Gpu | None], folder: Path, tell: Callable[[str], None]) -> None:
+        self._joined = joined
+        self._cards = cards
+        self._folder = folder
+        self._tell = tell
+        self._round = -1
+        self._processes: list[RankProcess] = []
+        self._messages: Messages = queue.SimpleQueue()
+        self._log = (folder / "log").open("a", encoding="utf-8", errors="backslashreplace")
+        self._failing_since: float | None = None
+        self._has_told_end = False
+
+    def work(self) -> RunTold | None:
+        """Train, round after round; what the first host said at the end, None where it is out of reach."""
+        while not self._joined.is_lost:
+            run = self._joined.run()
+            if run is not None:
+                if run.state == "over":
+                    return run
+                if self._joined.name in run.refused:
+                    raise UnusableInput(f"The first host refuses: {run.refused[self._joined.name]}")
+                if self._processes and (run.state != "training" or run.round != self._round):
+                    self.end_round()
+                if not self._processes and run.state == "training" and run.round != self._round:
+                    self._begin(run)
+            self._listen()
+        return None
+
+    def end_round(self) -> None:
+        end_processes(self._processes)
+        self._processes = []
+
+    def _begin(self, run: RunTold) -> None:
+        first_rank = run.first_ranks.get(self._joined.name)
+        self._round = run.round
+        if first_rank is None:  # the run has hosts enough
+            return
+        shutil.rmtree(self._folder / "run", ignore_errors=True)
+        (self._folder / "run").mkdir(mode=0o700)
+        try:
+            start = Start.from_data(run.start)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise TuituneError("The first host tells what this one does not understand: is it tuitune?") from None
+        start = replace(start, run=str(self._folder / "run"))
+        starts = [replace(start, rank=first_rank + number) for number in range(len(self._cards))]
+        self._messages, self._failing_since, self._has_told_end = queue.SimpleQueue(), None, False
+        self._processes = start_processes(starts, self._cards, self._joined.sockets, self._messages, self._log)
+        self._tell(f"Training with {len(starts)} of the run's {start.world} processes; their log is {self._log.name}.")
+
+    def _listen(self) -> None:
+        """Hear what the processes say, and tell the first host where one has failed."""
+        try:
+            process, line = self._messages.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            pass
+        else:
+            message = message_of(line)
+            if isinstance(message, Ended):
+                process.told_end = message
+            return
+        failures = [end for process in self._processes if (end := process.end) is not None and end.how != "done"]
+        if not failures or self._has_told_end:
+            return
+        self._failing_since = self._failing_since or time.monotonic()
+        if time.monotonic() - self._failing_since > _GATHERING_SECONDS:
+            failure = first_failure(failures)
+            self._has_told_end = True
+            self._joined.tell(round=self._round, end=asdict(failure))
+            if failure.is_own_fault:
+                self._tell(safe_text(failure.text))

@@ -1,0 +1,49 @@
+"""Files of the first host that the processes of the others read, too: checkpoints to go on from."""
+
+import shutil
+from pathlib import Path
+
+from tuitune.errors import TuituneError
+from tuitune.runs.folder import Run
+from tuitune.train import checkpoints
+from tuitune.train.ranks import Ranks
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+def on_every_host(checkpoint: Path | None, run: Run, ranks: Ranks) -> Path | None:
+    """The checkpoint of the first process, in each host's folder of the run; all processes call this."""
+    if not ranks.span_hosts:
+        return checkpoint
+    name: str | None = ranks.share(checkpoint.name if checkpoint else None)
+    if name is None:
+        return None
+    files = [file for file in checkpoint.rglob("*") if file.is_file()] if ranks.is_first and checkpoint else []
+    sizes = ranks.share({str(file.relative_to(checkpoint)): file.stat().st_size for file in files if checkpoint})
+    target = run.checkpoints / name
+    writes = ranks.writes_here and not ranks.is_first
+    if writes:
+        shutil.rmtree(target, ignore_errors=True)
+    for relative, size in sizes.items():
+        _copy(checkpoint / relative if ranks.is_first and checkpoint else None, size, target / relative, writes, ranks)
+    ranks.wait()
+    if (problem := checkpoints.damage(target)) is not None:
+        raise TuituneError(f"{name} did not come whole from the first host: {problem}.")
+    return target
+
+
+def _copy(source: Path | None, size: int, target: Path, writes: bool, ranks: Ranks) -> None:
+    """Share a file of `size` bytes, and write it where this process `writes`."""
+    if writes:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.write_bytes(b"")
+    opened = source.open("rb") if source else None
+    try:
+        for _ in range(0, size, _CHUNK_BYTES):
+            data = ranks.share_bytes(opened.read(_CHUNK_BYTES) if opened else b"")
+            if writes:
+                with target.open("ab") as file:
+                    file.write(data)
+    finally:
+        if opened:
+            opened.close()
