@@ -3,6 +3,7 @@
 # make faults every fault instead of a quick subset of them: kills, full disks, limits; counts what was lost
 # make check  linters, types and import contracts
 # make gpu    the tests that need an NVIDIA GPU
+# make messages  the texts of the code into the catalogues of every language, and those compiled
 
 PYTHON ?= python3
 VENV   := .venv
@@ -10,7 +11,7 @@ BIN    := $(VENV)/bin
 # A Python that was named may bring a torch of its own, as rented images do.
 SYSTEM := $(if $(filter file,$(origin PYTHON)),,--system)
 
-.PHONY: demo test faults check gpu
+.PHONY: demo test faults check gpu messages
 demo: $(VENV)/installed
 	@$(BIN)/tuitune demo
 
@@ -23,6 +24,9 @@ faults: $(VENV)/installed-dev
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m gpu
+
+messages: $(VENV)/installed-dev
+	$(BIN)/python messages.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check

@@ -8,6 +8,8 @@ from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
+from tuitune.language import N_
+
 
 @dataclass(frozen=True)
 class Action:
@@ -26,134 +28,192 @@ class Action:
 
 
 _ALL = (
-    Action("go_on", "enter,ctrl+n", "Go on", "Take what is on this screen and go to the next step."),
-    Action("open_start", "enter", "Go on", "Begin a run, or open the one under the cursor."),
-    Action("go_back", "escape", "Back", "Go to the step before; nothing is lost.", footer=False),
-    Action("explain", "f1,question_mark", "Help", "Explain this step, its keys, and whatever has the focus."),
+    Action("go_on", "enter,ctrl+n", N_("Go on"), N_("Take what is on this screen and go to the next step.")),
+    Action("open_start", "enter", N_("Go on"), N_("Begin a run, or open the one under the cursor.")),
+    Action("go_back", "escape", N_("Back"), N_("Go to the step before; nothing is lost."), footer=False),
+    Action("explain", "f1,question_mark", N_("Help"), N_("Explain this step, its keys, and whatever has the focus.")),
     Action(
-        "fold", "f2", "Explanation", "Show or fold away the paragraph on what this step does, for good.", footer=False
+        "fold",
+        "f2",
+        N_("Explanation"),
+        N_("Show or fold away the paragraph on what this step does, for good."),
+        footer=False,
     ),
-    Action("show_home", "", "Home", "Go to this machine and its runs."),
-    Action("show_history", "h", "History", "Every run so far: compare, repeat with changes, rename, note, delete."),
-    Action("show_model", "1", "Step 1: Model", "Go to the choice of the model.", footer=False),
-    Action("show_data", "2", "Step 2: Data", "Go to the data and what of it is trained.", footer=False),
-    Action("show_lora", "3", "Step 3: Settings", "Go to the settings of adapter and training.", footer=False),
-    Action("show_train", "4", "Step 4: Train", "Go to the run's dashboard.", footer=False),
-    Action("show_chat", "5", "Step 5: Chat", "Go to the chat with the trained model.", footer=False),
-    Action("show_export", "6", "Step 6: Export", "Go to the exports of the run.", footer=False),
-    Action("pick_gpu", "g", "GPU", "Choose the GPU to work on; a run that is going stays on its own."),
-    Action("search_hub", "ctrl+f", "Search the Hub", "Search the Hugging Face Hub for the words in the field."),
-    Action("next_view", "ctrl+t", "View", "Set by goal, field by field, or as YAML."),
+    Action("show_home", "", N_("Home"), N_("Go to this machine and its runs.")),
+    Action(
+        "show_history", "h", N_("History"), N_("Every run so far: compare, repeat with changes, rename, note, delete.")
+    ),
+    Action("show_model", "1", N_("Step 1: Model"), N_("Go to the choice of the model."), footer=False),
+    Action("show_data", "2", N_("Step 2: Data"), N_("Go to the data and what of it is trained."), footer=False),
+    Action("show_lora", "3", N_("Step 3: Settings"), N_("Go to the settings of adapter and training."), footer=False),
+    Action("show_train", "4", N_("Step 4: Train"), N_("Go to the run's dashboard."), footer=False),
+    Action("show_chat", "5", N_("Step 5: Chat"), N_("Go to the chat with the trained model."), footer=False),
+    Action("show_export", "6", N_("Step 6: Export"), N_("Go to the exports of the run."), footer=False),
+    Action("change_language", "l", N_("Language"), N_("Show everything in the next language: English, Japanese.")),
+    Action("pick_gpu", "g", N_("GPU"), N_("Choose the GPU to work on; a run that is going stays on its own.")),
+    Action("search_hub", "ctrl+f", N_("Search the Hub"), N_("Search the Hugging Face Hub for the words in the field.")),
+    Action("next_view", "ctrl+t", N_("View"), N_("Set by goal, field by field, or as YAML.")),
     Action(
         "start_stop",
         "s",
-        "Stop",
-        "Stop after this step, and save checkpoint and adapter; once more: stop now. Asks first.",
+        N_("Stop"),
+        N_("Stop after this step, and save checkpoint and adapter; once more: stop now. Asks first."),
     ),
-    Action("resume", "r", "Resume", "Go on with this run from its newest checkpoint that is whole."),
+    Action("resume", "r", N_("Resume"), N_("Go on with this run from its newest checkpoint that is whole.")),
     Action(
         "pause",
         "p",
-        "Pause",
-        "End for a while after this step: a checkpoint is saved and the GPU is given back; r goes on.",
+        N_("Pause"),
+        N_("End for a while after this step: a checkpoint is saved and the GPU is given back; r goes on."),
         footer=False,
     ),
     Action(
-        "change", "e", "Change", "Change steps and learning rate of this run, also to train a finished one further."
+        "change",
+        "e",
+        N_("Change"),
+        N_("Change steps and learning rate of this run, also to train a finished one further."),
     ),
-    Action("replies_before", "comma", "Replies before", "Show the sample replies of an earlier step.", footer=False),
-    Action("replies_after", "full_stop", "Replies after", "Show the sample replies of a later step.", footer=False),
-    Action("save_checkpoint", "c", "Save", "Save a checkpoint after this step and go on training."),
-    Action("next_metric", "m", "Curve", "Show the next curve: loss, learning rate, gradient norm, tokens per second."),
-    Action("next_pane", "l", "Log", "Show the next pane below: messages, sample replies, log."),
-    Action("filter_runs", "slash", "Find", "Show only runs in which the words stand that you type; Esc shows all."),
-    Action("mark_run", "space", "Mark", "Mark this run, to compare it with others, or take its mark away."),
-    Action("compare_runs", "c", "Compare", "Show the marked runs' losses on one plot, and how their recipes differ."),
-    Action("duplicate_run", "d", "Duplicate", "Take this run's recipe to the steps, to change it and train again."),
-    Action("rename_run", "r", "Rename", "Give this run another name.", footer=False),
-    Action("note_run", "n", "Note", "Keep a note with this run.", footer=False),
-    Action("delete_run", "x,delete", "Delete", "Delete this run with all its files. Asks first.", footer=False),
-    Action("next_losses", "m", "Curve", "Show the held-out losses, or the training losses."),
-    Action("previous_row", "ctrl+up", "Row before", "Show the row before this one.", footer=False),
-    Action("next_row", "ctrl+down", "Next", "Show the row after this one.", footer=False),
-    Action("go_to_row", "ctrl+g", "Go to row", "Show the row of a number.", footer=False),
-    Action("pick_file", "ctrl+f", "Files", "Pick the dataset from a tree of files."),
+    Action(
+        "replies_before", "comma", N_("Replies before"), N_("Show the sample replies of an earlier step."), footer=False
+    ),
+    Action(
+        "replies_after", "full_stop", N_("Replies after"), N_("Show the sample replies of a later step."), footer=False
+    ),
+    Action("save_checkpoint", "c", N_("Save"), N_("Save a checkpoint after this step and go on training.")),
+    Action(
+        "next_metric",
+        "m",
+        N_("Curve"),
+        N_("Show the next curve: loss, learning rate, gradient norm, tokens per second."),
+    ),
+    Action("next_pane", "l", N_("Log"), N_("Show the next pane below: messages, sample replies, log.")),
+    Action(
+        "filter_runs", "slash", N_("Find"), N_("Show only runs in which the words stand that you type; Esc shows all.")
+    ),
+    Action("mark_run", "space", N_("Mark"), N_("Mark this run, to compare it with others, or take its mark away.")),
+    Action(
+        "compare_runs",
+        "c",
+        N_("Compare"),
+        N_("Show the marked runs' losses on one plot, and how their recipes differ."),
+    ),
+    Action(
+        "duplicate_run", "d", N_("Duplicate"), N_("Take this run's recipe to the steps, to change it and train again.")
+    ),
+    Action("rename_run", "r", N_("Rename"), N_("Give this run another name."), footer=False),
+    Action("note_run", "n", N_("Note"), N_("Keep a note with this run."), footer=False),
+    Action("delete_run", "x,delete", N_("Delete"), N_("Delete this run with all its files. Asks first."), footer=False),
+    Action("next_losses", "m", N_("Curve"), N_("Show the held-out losses, or the training losses.")),
+    Action("previous_row", "ctrl+up", N_("Row before"), N_("Show the row before this one."), footer=False),
+    Action("next_row", "ctrl+down", N_("Next"), N_("Show the row after this one."), footer=False),
+    Action("go_to_row", "ctrl+g", N_("Go to row"), N_("Show the row of a number."), footer=False),
+    Action("pick_file", "ctrl+f", N_("Files"), N_("Pick the dataset from a tree of files.")),
     Action(
         "search_datasets",
         "ctrl+s",
-        "Hub",
-        "Search the Hugging Face Hub for a dataset, and choose its split.",
+        N_("Hub"),
+        N_("Search the Hugging Face Hub for a dataset, and choose its split."),
         footer=False,
     ),
-    Action("next_source", "ctrl+r", "Source", "Show the rows of the next dataset of the recipe.", footer=False),
-    Action("audit", "ctrl+t", "Audit", "Look at every row: lengths, duplicates, empty replies, secrets and more."),
-    Action("next_method", "ctrl+y", "Method", "Learn from this data by the next method that it lends itself to."),
+    Action("next_source", "ctrl+r", N_("Source"), N_("Show the rows of the next dataset of the recipe."), footer=False),
+    Action(
+        "audit", "ctrl+t", N_("Audit"), N_("Look at every row: lengths, duplicates, empty replies, secrets and more.")
+    ),
+    Action(
+        "next_method", "ctrl+y", N_("Method"), N_("Learn from this data by the next method that it lends itself to.")
+    ),
     Action(
         "preview_rewards",
         "f4",
-        "Rewards",
-        "Have the model answer a few prompts as it is, and show what each reward says of the answers.",
+        N_("Rewards"),
+        N_("Have the model answer a few prompts as it is, and show what each reward says of the answers."),
         footer=False,
     ),
-    Action("map_columns", "ctrl+o", "Columns", "Say which column is the question and which the answer.", footer=False),
-    Action("choose_template", "ctrl+l", "Template", "Choose the chat template of a tokenizer that has none."),
-    Action("choose_sides", "ctrl+b", "Who", "Choose who answers: adapter, base model, checkpoints, other runs."),
-    Action("regenerate", "ctrl+r", "Again", "Ask the same again, with another seed, in a branch of its own."),
+    Action(
+        "map_columns",
+        "ctrl+o",
+        N_("Columns"),
+        N_("Say which column is the question and which the answer."),
+        footer=False,
+    ),
+    Action("choose_template", "ctrl+l", N_("Template"), N_("Choose the chat template of a tokenizer that has none.")),
+    Action(
+        "choose_sides", "ctrl+b", N_("Who"), N_("Choose who answers: adapter, base model, checkpoints, other runs.")
+    ),
+    Action("regenerate", "ctrl+r", N_("Again"), N_("Ask the same again, with another seed, in a branch of its own.")),
     Action(
         "attach_documents",
         "ctrl+d",
-        "Docs",
-        "Attach files and folders that things are looked up in.",
+        N_("Docs"),
+        N_("Attach files and folders that things are looked up in."),
         priority=True,  # the prompt would delete a character
     ),
     Action(
         "next_preset",
         "ctrl+t",
-        "Preset",
-        "Choose tokens by the next preset, from greedy to the notebook's.",
+        N_("Preset"),
+        N_("Choose tokens by the next preset, from greedy to the notebook's."),
         footer=False,
     ),
     Action(
-        "chat_settings", "ctrl+o", "Sampling", "Show or hide the system prompt and the sampling settings.", footer=False
+        "chat_settings",
+        "ctrl+o",
+        N_("Sampling"),
+        N_("Show or hide the system prompt and the sampling settings."),
+        footer=False,
     ),
-    Action("pick_message", "ctrl+up", "Pick", "Go to the messages: edit, go back, keep one as training data."),
-    Action("edit_message", "e", "Edit", "Change what was said and ask it anew; what was said stays as a branch."),
-    Action("back_here", "b", "Back", "Go on from this message; what followed it stays as a branch."),
-    Action("previous_branch", "comma,left", "Branch before", "Show what was said in this place before.", footer=False),
-    Action("next_branch", "full_stop,right", "Branch", "Show what else was said in this place."),
-    Action("good_reply", "g", "Good", "Keep this reply as a row to train on."),
-    Action("correct_reply", "c", "Correct", "Write the reply as it should be, and keep that as a row to train on."),
-    Action("prefer_reply", "p", "Prefer", "Keep this reply as chosen against the others: a preference row."),
+    Action("pick_message", "ctrl+up", N_("Pick"), N_("Go to the messages: edit, go back, keep one as training data.")),
+    Action(
+        "edit_message", "e", N_("Edit"), N_("Change what was said and ask it anew; what was said stays as a branch.")
+    ),
+    Action("back_here", "b", N_("Back"), N_("Go on from this message; what followed it stays as a branch.")),
+    Action(
+        "previous_branch",
+        "comma,left",
+        N_("Branch before"),
+        N_("Show what was said in this place before."),
+        footer=False,
+    ),
+    Action("next_branch", "full_stop,right", N_("Branch"), N_("Show what else was said in this place.")),
+    Action("good_reply", "g", N_("Good"), N_("Keep this reply as a row to train on.")),
+    Action(
+        "correct_reply", "c", N_("Correct"), N_("Write the reply as it should be, and keep that as a row to train on.")
+    ),
+    Action("prefer_reply", "p", N_("Prefer"), N_("Keep this reply as chosen against the others: a preference row.")),
     Action(
         "copy_reply",
         "ctrl+y",
-        "Copy",
-        "Copy the last reply.",
+        N_("Copy"),
+        N_("Copy the last reply."),
         footer=False,
         priority=True,  # the prompt would redo
     ),
     Action(
         "save_transcript",
         "ctrl+s",
-        "Save",
-        "Save the conversation in the run's folder: JSONL to train on, and Markdown.",
+        N_("Save"),
+        N_("Save the conversation in the run's folder: JSONL to train on, and Markdown."),
         footer=False,
     ),
-    Action("clear_chat", "ctrl+l", "New chat", "Forget this conversation and start a new one.", footer=False),
-    Action("export_now", "enter,ctrl+e", "Export", "Make the chosen exports."),
+    Action("clear_chat", "ctrl+l", N_("New chat"), N_("Forget this conversation and start a new one."), footer=False),
+    Action("export_now", "enter,ctrl+e", N_("Export"), N_("Make the chosen exports.")),
     Action(
         "endings",
         "f3",
-        "Costs and endings",
-        "Say what an hour costs, who is told of a run's end, and which command follows it.",
+        N_("Costs and endings"),
+        N_("Say what an hour costs, who is told of a run's end, and which command follows it."),
         footer=False,
     ),
-    Action("change_theme", "", "Theme", "Choose the colours: dark, light, colour-blind-safe and others."),
-    Action("toggle_ascii", "", "ASCII", "Draw with ASCII characters only, or with lines and glyphs again."),
-    Action("toggle_motion", "", "Motion", "Animate nothing, or animate again."),
-    Action("toggle_notifications", "", "Notifications", "Ring and notify when a run has ended, or do not."),
+    Action("change_theme", "", N_("Theme"), N_("Choose the colours: dark, light, colour-blind-safe and others.")),
+    Action("toggle_ascii", "", N_("ASCII"), N_("Draw with ASCII characters only, or with lines and glyphs again.")),
+    Action("toggle_motion", "", N_("Motion"), N_("Animate nothing, or animate again.")),
+    Action("toggle_notifications", "", N_("Notifications"), N_("Ring and notify when a run has ended, or do not.")),
     Action(
-        "leave", "ctrl+q", "Quit", "Leave the app. A run that is going goes on, and can be come back to.", priority=True
+        "leave",
+        "ctrl+q",
+        N_("Quit"),
+        N_("Leave the app. A run that is going goes on, and can be come back to."),
+        priority=True,
     ),
 )
 

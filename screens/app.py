@@ -32,6 +32,7 @@ from screens.step_screen import WalkScreen
 from screens.steps import STEP_NAMES, StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import explain
+from tuitune.language import language
 from tuitune.runs.events import Failed
 from tuitune.runs.folder import Run
 from tuitune.settings import Settings, settings_file
@@ -138,6 +139,12 @@ class TuituneApp(App[int]):
     def _keep_theme(self, theme: Theme) -> None:
         self.settings.theme = theme.name
         self.settings.save()
+
+    async def changed_language(self) -> None:
+        """Keep the language that was chosen, and have what is shown beside home made again in it."""
+        self.settings.language = language()
+        self.settings.save()
+        await self._forget("history", "model", "data", "lora", "train", "export")
 
     def action_toggle_ascii(self) -> None:
         self._toggle("ascii", "ASCII only", "Lines and glyphs")
@@ -262,7 +269,7 @@ class TuituneApp(App[int]):
         """Have the screens that show the draft or the run made again from the new ones."""
         await self._forget("model", "data", "lora", "chat", "export")
 
-    async def _forget(self, *steps: StepName) -> None:
+    async def _forget(self, *steps: ScreenName) -> None:
         for step in steps:
             if self.is_screen_installed(name := f"step-{step}") and not self.get_screen(name).is_current:
                 await self.get_screen(name).remove()

@@ -8,12 +8,13 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Static
 
 from screens.actions import bind
 from screens.run_state import state_of
 from screens.step_screen import WalkScreen
 from screens.widgets.axes import Curve
+from screens.widgets.footer import Footer
 from screens.widgets.metric_plot import Curves
 from screens.widgets.overlay_plot import LETTERS, STYLES, OverlayPlot
 from screens.widgets.step_bar import StepBar

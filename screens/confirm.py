@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
+from tuitune.language import N_, _
 from tuitune.text import safe_text
 
 
@@ -17,8 +18,8 @@ class ConfirmScreen(ModalScreen[bool]):
     """Asks `question`; Esc means no."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,n", "answer(False)", "No"),
-        Binding("y", "answer(True)", "Yes"),
+        Binding("escape,n", "answer(False)", N_("No")),
+        Binding("y", "answer(True)", N_("Yes")),
         Binding("left,right", "app.focus_next", show=False),
     ]
     DEFAULT_CSS = """
@@ -30,7 +31,7 @@ class ConfirmScreen(ModalScreen[bool]):
     ConfirmScreen Button { margin-left: 2; }
     """
 
-    def __init__(self, question: str, yes: str = "Yes", no: str = "No", *, yes_first: bool = True) -> None:
+    def __init__(self, question: str, yes: str = N_("Yes"), no: str = N_("No"), *, yes_first: bool = True) -> None:
         """`yes_first`: Enter means yes; False where it cannot be undone."""
         super().__init__()
         self._question, self._yes, self._no = question, yes, no
@@ -40,8 +41,8 @@ class ConfirmScreen(ModalScreen[bool]):
         with Vertical():
             yield Static(Content(safe_text(self._question, max_length=1000)))
             with Horizontal():
-                yield Button(Content(f"{self._yes} (y)"), variant="primary", id="yes")
-                yield Button(Content(f"{self._no} (n)"), id="no")
+                yield Button(Content(f"{_(self._yes)} (y)"), variant="primary", id="yes")
+                yield Button(Content(f"{_(self._no)} (n)"), id="no")
 
     def on_mount(self) -> None:
         self.query_one("#yes" if self._yes_first else "#no").focus()

@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from tuitune.language import N_, _
 from tuitune.machine.hardware import Gpu
 from tuitune.text import one_line
 from tuitune.units import gib
@@ -18,7 +19,7 @@ from tuitune.units import gib
 class PickGpu(ModalScreen[int | None]):
     """The cards, the emptiest first; gives the index of the chosen one, None where the user gives up."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", N_("Close"))]
     DEFAULT_CSS = """
     PickGpu { align: center middle; }
     PickGpu OptionList { width: 72; max-width: 96%; height: auto; max-height: 80%; border: round $primary; }
@@ -31,7 +32,7 @@ class PickGpu(ModalScreen[int | None]):
 
     def compose(self) -> ComposeResult:
         cards = OptionList(*(Option(card_line(card, card.index == self._chosen)) for card in self._cards), markup=False)
-        cards.border_title = "Which GPU? Enter loads the libraries anew for it"
+        cards.border_title = _("Which GPU? Enter loads the libraries anew for it")
         yield cards
 
     @on(OptionList.OptionSelected)
@@ -43,6 +44,11 @@ def card_line(card: Gpu, chosen: bool) -> Content:
     """One card on one line; `chosen` marks the one that the session works on."""
     return Content.assemble(
         (f"GPU {card.index}  ", "bold" if chosen else "$foreground 60%"),
-        f"{one_line(card.name, max_length=40)} · {gib(card.free_bytes)} of {gib(card.total_bytes)} free",
-        (" · in use here", "$text-success") if chosen else "",
+        _(
+            "{card} · {available} of {total} free",
+            card=one_line(card.name, max_length=40),
+            available=gib(card.free_bytes),
+            total=gib(card.total_bytes),
+        ),
+        (f" · {_('in use here')}", "$text-success") if chosen else "",
     )

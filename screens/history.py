@@ -10,7 +10,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from screens.actions import bind
 from screens.ask import AskScreen
@@ -18,6 +18,7 @@ from screens.compare import MOST_RUNS, CompareScreen
 from screens.confirm import ConfirmScreen
 from screens.run_state import ago, state_style, state_text
 from screens.step_screen import WalkScreen
+from screens.widgets.footer import Footer
 from screens.widgets.step_bar import StepBar
 from tuitune.errors import TuituneError
 from tuitune.runs.folder import Run

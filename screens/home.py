@@ -26,6 +26,7 @@ from screens.widgets.paths import PickPath, has_suffix
 from screens.widgets.step_bar import StepBar
 from screens.widgets.tick import ChoiceList
 from tuitune.errors import TuituneError
+from tuitune.language import N_, _, language, languages, use
 from tuitune.machine.hardware import Gpu, choose_gpu, chosen_gpu, gpus
 from tuitune.runs.folder import Run, all_runs
 from tuitune.runs.manage import delete, deletion_question
@@ -34,7 +35,7 @@ from tuitune.text import one_line
 from tuitune.units import gib
 
 _SHOWN_RUNS = 30
-_HEAD = "Fine-tune a language model, from your data to a chat with the result, in six steps."
+_HEAD = N_("Fine-tune a language model, from your data to a chat with the result, in six steps.")
 
 
 class HomeScreen(WalkScreen):
@@ -42,9 +43,17 @@ class HomeScreen(WalkScreen):
 
     CSS_PATH = "home.tcss"
     BINDINGS = bind(
-        "open_start", "show_history", "filter_runs", "resume", "delete_run", "explain", "pick_gpu", "go_back"
+        "open_start",
+        "show_history",
+        "filter_runs",
+        "resume",
+        "delete_run",
+        "explain",
+        "pick_gpu",
+        "change_language",
+        "go_back",
     )
-    ABOUT = (
+    ABOUT = N_(
         "A run is one fine-tuning of one model on some data. Start a new one, go on with one that ended early, or open "
         "one to chat with its result and to export it."
     )
@@ -67,25 +76,25 @@ class HomeScreen(WalkScreen):
 
     def compose(self) -> ComposeResult:
         yield StepBar(None)
-        yield Static(Content.assemble((f"tuitune {tuitune.__version__}", "bold"), f"  {_HEAD}"), id="welcome")
+        yield Static(Content.assemble((f"tuitune {tuitune.__version__}", "bold"), f"  {_(_HEAD)}"), id="welcome")
         with Vertical(id="machine") as machine:
-            machine.border_title = "This machine"
-            yield Static("Looking…", id="hardware")
-            yield Static(Content.styled("Checked once the libraries are loaded.", "$foreground 60%"), id="problems")
+            machine.border_title = _("This machine")
+            yield Static(_("Looking…"), id="hardware")
+            yield Static(Content.styled(_("Checked once the libraries are loaded."), "$foreground 60%"), id="problems")
         entry = Entry(
-            placeholder="Words that stand in a run's name, state, model, data or note", id="filter", compact=True
+            placeholder=_("Words that stand in a run's name, state, model, data or note"), id="filter", compact=True
         )
         entry.display = False
         yield entry
         starts = ChoiceList(id="starts", markup=False)
-        starts.tooltip = "Enter starts a new run, opens a recipe, or goes to the run under the cursor."
+        starts.tooltip = _("Enter starts a new run, opens a recipe, or goes to the run under the cursor.")
         yield starts
         yield Static(id="about-run")
         yield Static(id="problem")
         yield Footer()
 
     def on_mount(self) -> None:
-        self._list_starts([])
+        self._list_starts(self._runs)
         self.query_one("#starts").focus()
 
     def on_screen_resume(self) -> None:
@@ -133,6 +142,17 @@ class HomeScreen(WalkScreen):
             self.show_problem(error)
         else:
             self.tuitune.link.resume_run()
+
+    async def action_change_language(self) -> None:
+        """Show everything in the next language there is."""
+        names = languages()
+        use(names[(names.index(language()) + 1) % len(names)])
+        await self.tuitune.changed_language()
+        await self.recompose()
+        self._examined = False
+        self.on_mount()
+        self.on_screen_resume()
+        self.refresh_bindings()
 
     async def action_show_history(self) -> None:
         await self.tuitune.action_show_history()
@@ -182,11 +202,13 @@ class HomeScreen(WalkScreen):
         with self.prevent(OptionList.OptionHighlighted):
             starts.clear_options()
             if not runs:
-                demo = "+ Try the demo    a small model learns to talk like a pirate, in about a minute, without a GPU"
+                demo = _(
+                    "+ Try the demo    a small model learns to talk like a pirate, in about a minute, without a GPU"
+                )
                 starts.add_option(Option(Content.styled(demo, "bold"), id="demo"))
             if not words:
-                starts.add_option(Option(Content.styled("+ New run", "bold"), id="new"))
-                starts.add_option(Option(Content.styled("+ Run from a recipe file…", "bold"), id="recipe"))
+                starts.add_option(Option(Content.styled(_("+ New run"), "bold"), id="new"))
+                starts.add_option(Option(Content.styled(_("+ Run from a recipe file…"), "bold"), id="recipe"))
             if shown:
                 starts.add_option(Option(table.heads(), id="heads", disabled=True))
             for run in shown:
@@ -196,8 +218,10 @@ class HomeScreen(WalkScreen):
             starts.highlighted = (
                 names.index(cursor) if cursor in names else min(first, len(names) - 1) if names else None
             )
-        count = f"{len(shown)} of {len(runs)}" if words else f"{len(runs)}"
-        starts.border_title = f"Runs: {count}" if runs else "Begin"
+        if words:
+            starts.border_title = _("Runs: {shown} of {runs}", shown=len(shown), runs=len(runs))
+        else:
+            starts.border_title = _("Runs: {runs}", runs=len(runs)) if runs else _("Begin")
         self._tell_of_run()
 
     # --- finding and deleting ---------------------------------------------------------------------------------
@@ -223,7 +247,7 @@ class HomeScreen(WalkScreen):
     async def action_delete_run(self) -> None:
         run = Run(Path(self._highlighted_run))
         question = await asyncio.to_thread(deletion_question, run)
-        if not await self.app.push_screen_wait(ConfirmScreen(question, "Delete", "Keep", yes_first=False)):
+        if not await self.app.push_screen_wait(ConfirmScreen(question, _("Delete"), _("Keep"), yes_first=False)):
             return
         try:
             await asyncio.to_thread(delete, run)
@@ -250,7 +274,7 @@ class HomeScreen(WalkScreen):
 
     @on(Examined)
     def _show_examined(self, message: Examined) -> None:
-        text = Content("\n").join(message.problems) if message.problems else Content("✔ Everything needed is here.")
+        text = Content("\n").join(message.problems) if message.problems else Content(_("✔ Everything needed is here."))
         self.query_one("#problems", Static).update(text)
 
     # --- choosing ---------------------------------------------------------------------------------------------
@@ -293,7 +317,7 @@ class HomeScreen(WalkScreen):
 
     @work(exit_on_error=False)
     async def _open_recipe(self) -> None:
-        picker = PickPath("Which recipe?", Path.cwd(), has_suffix(".yaml", ".yml"))
+        picker = PickPath(_("Which recipe?"), Path.cwd(), has_suffix(".yaml", ".yml"))
         path = await self.app.push_screen_wait(picker)
         if path is None:
             return
@@ -310,19 +334,26 @@ def _machine(cards: list[Gpu], runs_folder: Path) -> Content:
     lines = [
         Content.assemble(
             card_line(card, chosen is not None and len(cards) > 1 and card.index == chosen.index),
-            f" · driver {one_line(card.driver, max_length=20)}",
+            f" · {_('driver {version}', version=one_line(card.driver, max_length=20))}",
         )
         for card in cards
-    ] or [Content.assemble(("GPU    ", "$foreground 60%"), "none: training runs on the CPU, which suits small models")]
+    ] or [
+        Content.assemble(("GPU    ", "$foreground 60%"), _("none: training runs on the CPU, which suits small models"))
+    ]
     memory = psutil.virtual_memory()
     folder = next(path for path in (runs_folder.absolute(), *runs_folder.absolute().parents) if path.is_dir())
     disk = psutil.disk_usage(str(folder))
     lines.append(
         Content.assemble(
             ("RAM    ", "$foreground 60%"),
-            f"{gib(memory.available)} of {gib(memory.total)} free · {psutil.cpu_count()} cores",
-            ("   Disk  ", "$foreground 60%"),
-            f"{gib(disk.free)} free for runs",
+            _(
+                "{available} of {total} free · {cores} cores",
+                available=gib(memory.available),
+                total=gib(memory.total),
+                cores=psutil.cpu_count(),
+            ),
+            (f"   {_('Disk')}  ", "$foreground 60%"),
+            _("{available} free for runs", available=gib(disk.free)),
         )
     )
     return Content("\n").join(lines)

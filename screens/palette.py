@@ -8,6 +8,7 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from screens.actions import available, key_name
 from screens.step_screen import WalkScreen
+from tuitune.language import _
 
 
 class ActionProvider(Provider):
@@ -16,11 +17,11 @@ class ActionProvider(Provider):
     def _hits(self) -> Iterator[tuple[str, str, Any]]:
         for action, node in available(self.screen):
             why_not = self.screen.why_not(action.name) if isinstance(self.screen, WalkScreen) else None
-            label = f"{action.label} ({key_name(action)})" if action.key else action.label
+            label = f"{_(action.label)} ({key_name(action)})" if action.key else _(action.label)
             if why_not:
-                yield label, f"Not now: {why_not}", partial(self.app.notify, why_not, markup=False)
+                yield label, _("Not now: {reason}", reason=why_not), partial(self.app.notify, why_not, markup=False)
             else:
-                yield label, action.help, partial(self.app.run_action, action.name, node)
+                yield label, _(action.help), partial(self.app.run_action, action.name, node)
 
     async def discover(self) -> Hits:
         for label, text, run in self._hits():

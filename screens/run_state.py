@@ -4,9 +4,20 @@ import time
 
 from textual.content import Content
 
+from screens.widgets.fit import fit
+from tuitune.language import N_, _
 from tuitune.runs.summary import Summary
 from tuitune.text import one_line
 
+_STATES = (
+    N_("live"),
+    N_("done"),
+    N_("stopped"),
+    N_("paused"),
+    N_("failed"),
+    N_("interrupted"),
+    N_("unreadable"),
+)
 _GLYPHS = {
     "live": "▶",
     "done": "✔",
@@ -22,12 +33,12 @@ _STYLES = {
 
 
 def state_of(run: Summary) -> Content:
-    """A run's state as glyph and word, in 14 characters."""
-    return Content.styled(f"{state_text(run):<14}", state_style(run))
+    """A run's state as glyph and word, in 14 cells."""
+    return Content.styled(fit(state_text(run), 14), state_style(run))
 
 
 def state_text(run: Summary) -> str:
-    return f"{_GLYPHS.get(run.status, '·')} {one_line(run.status, max_length=11)}"
+    return f"{_GLYPHS.get(run.status, '·')} {_(one_line(run.status, max_length=11))}"
 
 
 def state_style(run: Summary) -> str:
@@ -42,7 +53,8 @@ def ago(run: Summary) -> str:
 
 def rough(seconds: float) -> str:
     """A time in its largest unit."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return "1 min"
+    if seconds >= 86_400:
+        return _("{days:.0f} d", days=seconds / 86_400)
+    if seconds >= 3_600:
+        return _("{hours:.0f} h", hours=seconds / 3_600)
+    return _("{minutes:.0f} min", minutes=max(1, seconds / 60))

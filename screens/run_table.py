@@ -7,10 +7,20 @@ from textual.content import Content
 
 from screens.run_state import ago, rough, state_style, state_text
 from screens.widgets.fit import fit
+from tuitune.language import N_, _
 from tuitune.runs.summary import Summary, data_names, held_out_text, model_name, steps_text
 from tuitune.text import one_line
 
-_HEADS = ("state", "name", "model", "data", "steps", "held-out loss", "ago", "took")
+_HEADS = (
+    N_("state"),
+    N_("name"),
+    N_("model"),
+    N_("data"),
+    N_("steps"),
+    N_("held-out loss"),
+    N_("ago"),
+    N_("took"),
+)
 _LEAST = {"name": 12, "model": 8, "data": 8}
 _MOST = {"name": 40, "model": 40, "data": 32}
 _RIGHT = ("steps", "held-out loss", "ago", "took")
@@ -23,7 +33,8 @@ class RunTable:
     def __init__(self, runs: Sequence[Summary], width: int) -> None:
         self._cells = {str(run.folder): _cells(run) for run in runs}
         self._widths = {
-            head: max([cell_len(head), *(cell_len(cells[head]) for cells in self._cells.values())]) for head in _HEADS
+            head: max([cell_len(_(head)), *(cell_len(cells[head]) for cells in self._cells.values())])
+            for head in _HEADS
         }
         if self._needed() > width:
             self._widths["state"] = 1  # the glyph alone: the word is told of the run under the cursor
@@ -53,7 +64,7 @@ class RunTable:
 
     def heads(self) -> Content:
         """The line above the runs."""
-        heads = self._fitted({head: head for head in _HEADS})
+        heads = self._fitted({head: _(head) for head in _HEADS})
         return Content.styled(_GAP.join(heads.values()), "$foreground 60%")
 
     def line(self, run: Summary) -> Content:
@@ -66,7 +77,7 @@ class RunTable:
         glyph_only = self._widths["state"] == 1
         fitted = {head: fit(cells[head], width, right=head in _RIGHT) for head, width in self._widths.items()}
         if glyph_only:
-            fitted["state"] = " " if cells["state"] == "state" else cells["state"][:1]
+            fitted["state"] = " " if cells["state"] == _("state") else cells["state"][:1]
         return fitted
 
 
@@ -78,6 +89,6 @@ def _cells(run: Summary) -> dict[str, str]:
         "data": data_names(run),
         "steps": steps_text(run),
         "held-out loss": held_out_text(run),
-        "ago": "now" if run.status == "live" else ago(run),
+        "ago": _("now") if run.status == "live" else ago(run),
         "took": rough(run.seconds) if run.seconds else "",
     }

@@ -7,13 +7,15 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 from textual.worker import Worker
 
 from screens.actions import bind
 from screens.steps import STEP, STEP_NAMES, StepName
+from screens.widgets.footer import Footer
 from screens.widgets.step_bar import StepBar, StepTab
 from tuitune.errors import explain
+from tuitune.language import _
 from tuitune.text import safe_text
 
 if TYPE_CHECKING:
@@ -75,8 +77,8 @@ class StepScreen(WalkScreen):
     def compose(self) -> ComposeResult:
         yield StepBar(self.STEP)
         with Vertical(id="about"):
-            yield Static(Content(STEP[self.STEP].lead), id="lead")
-            yield Static(Content(STEP[self.STEP].about), id="paragraph")
+            yield Static(Content(_(STEP[self.STEP].lead)), id="lead")
+            yield Static(Content(_(STEP[self.STEP].about)), id="paragraph")
         with Vertical(id="body"):
             yield from self.body()
         yield Static(id="problem")

@@ -9,6 +9,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from screens.run_link import RunLink
+from tuitune.language import _
 
 if TYPE_CHECKING:
     from screens.app import TuituneApp
@@ -50,6 +51,12 @@ class TooSmall(ModalScreen[None]):
             is_training, problem = link.is_training, link.problem
             live.update(live_line(link.history, link.run, is_training=is_training, problem=problem, width=size.width))
         self.query_one("#size", Static).update(
-            f"tuitune needs {COLUMNS}×{LINES} characters.\nThis terminal has {size.width}×{size.height}.\n\n"
-            "Enlarge it to go on. A run that is going goes on meanwhile.\n^q leaves."
+            _(
+                "tuitune needs {columns}×{lines} characters.\nThis terminal has {width}×{height}.\n\n"
+                "Enlarge it to go on. A run that is going goes on meanwhile.\n^q leaves.",
+                columns=COLUMNS,
+                lines=LINES,
+                width=size.width,
+                height=size.height,
+            )
         )

@@ -48,6 +48,6 @@ class UnusableRow(TuituneError):
     """A row that cannot be trained on; the message is `reason: remedy` and does not name the row."""
 
     def __init__(self, reason: str, remedy: str, *, over_length: bool = False) -> None:
-        super().__init__(f"{reason}: {remedy}")
+        super().__init__("{reason}: {remedy}", reason=reason, remedy=remedy)
         self.over_length = over_length
         """Whether it is only too long for max_length."""

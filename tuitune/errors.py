@@ -1,6 +1,10 @@
 """The errors a user sees: one sentence saying what is wrong, where, and what to do."""
 
 import errno
+import re
+from typing import Any
+
+from tuitune.language import Sentence, _
 
 # What a full disk is in the words of whichever library was writing. torch tells no reason for a write that failed.
 _DISK_IS_FULL = (
@@ -10,14 +14,39 @@ _DISK_IS_FULL = (
     "basic_ios::clear: iostream error",
 )
 
+_BRACES = re.compile(r"\{[^}]*\}")
+_WORDS = re.compile(r"[a-z0-9]+")
+
 
 class TuituneError(Exception):
     """A failure whose message is written for the user; anything else that escapes is a bug.
 
-    `str(error)` is the whole sentence. `exit_code` is what a command that fails with it returns.
+    `str(error)` is the whole sentence, in the language of this process; `sentence` can be worded in others. `exit_code`
+    is what a command that fails with it returns.
     """
 
     exit_code = 1
+
+    def __init__(self, message: str, /, *, code: str = "", **values: Any) -> None:
+        """`message` is a pattern with the `values` in its braces, or a whole sentence; `code` is as in the property."""
+        self.sentence = message if isinstance(message, Sentence) else _(message, **values)
+        self._code = code
+        super().__init__(self.sentence)
+
+    @property
+    def code(self) -> str:
+        """What programs know it by, the same in every language: the first words of its message, if nothing else.
+
+        Who changes the beginning of a message gives it its former code.
+        """
+        return self._code or _code_of(self.sentence)
+
+
+def _code_of(sentence: Sentence) -> str:
+    if words := _WORDS.findall(_BRACES.sub(" ", sentence.message).lower()):
+        return "-".join(words[:6])
+    inner = next((value for value in sentence.values.values() if isinstance(value, Sentence)), None)
+    return _code_of(inner) if inner is not None else "error"
 
 
 class UnusableInput(TuituneError):
@@ -29,12 +58,13 @@ class UnusableInput(TuituneError):
 def explain(error: BaseException) -> str:
     """One sentence for any exception: its own words if written for the user, else its type and first line."""
     if isinstance(error, TuituneError):
-        return str(error)
+        return error.sentence
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no further detail'}"
+    name = type(error).__name__
+    return f"{name}: {lines[0]}" if lines else _("{error}: no further detail", error=name)
 
 
 def disk_is_full(error: BaseException) -> bool:

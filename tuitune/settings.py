@@ -28,6 +28,8 @@ class Settings:
     """The explanations are folded away."""
     theme: str = "textual-dark"
     """The colour theme's name."""
+    language: str = ""
+    """In which everything is shown; empty: the one that the environment asks for."""
     ascii: bool = False
     """Draw with ASCII characters only."""
     reduced_motion: bool = False

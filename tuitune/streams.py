@@ -16,7 +16,7 @@ class OutputLost(TuituneError):
 
     def __init__(self, reason: OSError) -> None:
         self.reason = reason
-        super().__init__(f"Standard output cannot be written ({explain(reason)}).")
+        super().__init__("Standard output cannot be written ({reason}).", reason=explain(reason))
 
 
 class _Output(io.FileIO):

@@ -2,6 +2,8 @@
 
 import re
 
+from tuitune.language import Sentence
+
 # C0 but tab and newline, DEL, C1, bidirectional controls, line and paragraph separators, zero-width
 # joiners that hide text, the BOM, tag characters, and lone surrogates (which cannot be encoded).
 _OBEYED = re.compile(
@@ -17,9 +19,12 @@ def safe_text(text: object, *, max_length: int | None = None) -> str:
 
     Newlines and tabs stay. ESC and its kind become the Unicode control picture (``␛``); C1, bidirectional and
     other invisible controls become ``�``. With `max_length` (characters) the end is replaced by ``…``.
+    A sentence in which nothing has to be changed stays one, so that it can be worded in other languages.
     """
     raw = _CARRIAGE_RETURN.sub("\n", str(text) if max_length is None else str(text)[: max_length + 1])
     clean = _OBEYED.sub(_stand_in, raw)
+    if isinstance(text, Sentence) and clean == text:
+        return text
     if max_length is not None and len(clean) > max_length:
         return clean[: max(0, max_length - 1)] + "…"
     return clean
@@ -29,7 +34,7 @@ def one_line(text: object, *, max_length: int | None = None) -> str:
     """`safe_text` on a single line: each run of white space becomes one space."""
     limit = None if max_length is None else max_length * 4 + 64
     line = " ".join(safe_text(text, max_length=limit).split())
-    return safe_text(line, max_length=max_length)
+    return safe_text(text if line == text else line, max_length=max_length)
 
 
 def without_controls(text: str) -> str:

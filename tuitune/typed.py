@@ -5,6 +5,8 @@ import math
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from tuitune.language import Sentence
+
 _LARGEST_INTEGER = 2**63 - 1
 
 
@@ -45,7 +47,7 @@ def checked(value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError("not one of the words that may stand here")
-    elif type(value) is not hint:
+    elif type(value) is not hint and not (hint is str and isinstance(value, Sentence)):
         raise TypeError(f"not of type {hint}")
     elif hint is int and abs(value) > _LARGEST_INTEGER:
         raise OverflowError("too large a number")

@@ -1,5 +1,7 @@
 """Numbers as a person reads them."""
 
+from tuitune.language import _
+
 
 def gib(size: float) -> str:
     """Bytes as GiB (2**30)."""
@@ -19,17 +21,19 @@ def duration(seconds: float) -> str:
     """Seconds as `42 s`, `3 min 20 s` or `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return _("{seconds} s", seconds=whole)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+        return _("{minutes} min {seconds:02} s", minutes=whole // 60, seconds=whole % 60)
+    return _("{hours} h {minutes:02} min", hours=whole // 3600, minutes=whole % 3600 // 60)
 
 
 def about(seconds: float) -> str:
     """A time that is only estimated, in one unit: `about 40 s`, `about 4 min` or `about 2.5 h`."""
     if seconds < 60:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+        return _("about {seconds} s", seconds=max(1, round(seconds)))
+    if seconds < 5400:
+        return _("about {minutes:.0f} min", minutes=seconds / 60)
+    return _("about {hours:.1f} h", hours=seconds / 3600)
 
 
 def count(number: float) -> str:

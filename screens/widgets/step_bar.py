@@ -9,6 +9,7 @@ from textual.message import Message
 from textual.widgets import Static
 
 from screens.steps import STEPS, Step, StepName
+from tuitune.language import _
 
 
 class StepTab(Static):
@@ -20,9 +21,9 @@ class StepTab(Static):
             self.step = step
 
     def __init__(self, step: Step, number: int, current: bool) -> None:
-        super().__init__(Content(f"{number} {step.title}"), classes="-current" if current else "")
+        super().__init__(Content(f"{number} {_(step.title)}"), classes="-current" if current else "")
         self.step = step
-        self.tooltip = f"Go to {step.title}"
+        self.tooltip = _("Go to {title}", title=_(step.title))
 
     @on(Click)
     def _choose(self) -> None:
@@ -53,4 +54,4 @@ class StepBar(Horizontal):
         yield Static(id="session-state")
 
     def show_state(self, state: str) -> None:
-        self.query_one("#session-state", Static).update(Content(state))
+        self.query_one("#session-state", Static).update(Content(_(state)))

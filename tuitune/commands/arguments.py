@@ -3,12 +3,23 @@
 import argparse
 from pathlib import Path
 
+from tuitune.language import _, languages
 from tuitune.paths import expanded
 from tuitune.text import one_line
 
 
 def runs_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="where runs are kept ($TUITUNE_RUNS, ~/tuitune-runs)")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help=_("where runs are kept ($TUITUNE_RUNS, ~/tuitune-runs)")
+    )
+
+
+def language_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lang",
+        choices=languages(),
+        help=_("the language (default: the one chosen in the app, or that of $LC_ALL, $LC_MESSAGES or $LANG)"),
+    )
 
 
 def gpu_option(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +44,7 @@ def hosts_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-APP_OPTIONS = ("--runs", "--gpu", "--ascii", "--reduced-motion")
+APP_OPTIONS = ("--runs", "--gpu", "--lang", "--ascii", "--reduced-motion")
 
 
 def app_options(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +74,7 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def json_option(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--json", action="store_true", help="write only JSON on stdout")
+    parser.add_argument("--json", action="store_true", help=_("write only JSON on stdout"))
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -271,10 +282,10 @@ def _kinds_help() -> str:
 
 
 def runs_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="WORD", help="only runs in which all of these words stand")
+    parser.add_argument("words", nargs="*", metavar="WORD", help=_("only runs in which all of these words stand"))
     form = parser.add_mutually_exclusive_group()
     json_option(form)
-    form.add_argument("--csv", action="store_true", help="write CSV for a spreadsheet on stdout")
+    form.add_argument("--csv", action="store_true", help=_("write CSV for a spreadsheet on stdout"))
     runs_option(parser)
 
 

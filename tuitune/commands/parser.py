@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Container
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ from tuitune.commands.arguments import (
     inspect_arguments,
     join_arguments,
     json_option,
+    language_option,
     live_arguments,
     note_arguments,
     recipe_arguments,
@@ -42,7 +44,9 @@ from tuitune.commands.examples import epilog
 from tuitune.commands.output import print_json, quiet_stdout
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.language import ENGLISH, from_environment, use
 from tuitune.paths import expanded, require_home
+from tuitune.settings import Settings, settings_file
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
 
@@ -78,6 +82,7 @@ Walks you through one LLM fine-tuning run: model, data, LoRA settings, training,
 def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit status; every failure is one sentence on stderr."""
     try:
+        _choose_language(arguments)
         status = _dispatch(arguments)
         sys.stdout.flush()
         return status
@@ -103,6 +108,20 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+def _choose_language(arguments: list[str]) -> None:
+    """As the command line says, else as was chosen in the app, else as the environment asks for; JSON is English.
+
+    Before the command line is read, whose help and errors are in that language, too.
+    """
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    named = [option.partition("=")[2] for option in options if option.startswith("--lang=")]
+    named += [value for option, value in pairwise(options) if option == "--lang"]
+    if "--json" in options:
+        use(ENGLISH)
+    else:
+        use(next(iter(named), "") or Settings.load(settings_file()).language or from_environment())
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UnusableInput(f"{one_line(message, max_length=300)}: `{self.prog} --help` shows the usage.")
@@ -120,6 +139,7 @@ class _Commands(dict[str, tuple[Callable[[argparse.ArgumentParser], None], Calla
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_arguments(parser)
+        language_option(parser)
         return parser
 
 
@@ -161,6 +181,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser = _Parser(prog="tuitune", description=_OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="a recipe to start from (YAML)")
     app_options(parser)
+    language_option(parser)
     parser.add_argument("--version", action="version", version=f"tuitune {__version__}")
     return _do(_app, parser.parse_args(arguments))
 
@@ -169,7 +190,7 @@ def _command_first(arguments: list[str], commands: Container[str]) -> list[str]:
     """The arguments with the command before the options that stand in front of it: `--runs DIR runs` is meant, too."""
     place = 0
     while place < len(arguments) and arguments[place].partition("=")[0] in APP_OPTIONS:
-        place += 2 if arguments[place] in ("--runs", "--gpu") else 1
+        place += 2 if arguments[place] in ("--runs", "--gpu", "--lang") else 1
     if place < len(arguments) and arguments[place] in commands:
         return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
     return arguments

@@ -13,6 +13,7 @@ from rich.cells import cell_len, set_cell_size
 
 from tuitune.commands.status import DONE
 from tuitune.errors import UnusableInput
+from tuitune.language import N_, _
 from tuitune.runs.folder import Run
 from tuitune.runs.summary import (
     Summary,
@@ -44,9 +45,21 @@ def print_runs(runs: Sequence[Summary], folder: Path, words: Sequence[str], *, a
     elif shown:
         _print_table(shown)
     elif runs:
-        print(f"None of the {len(runs):,} runs in {safe_text(folder)} has {one_line(' '.join(words), max_length=80)}.")
+        print(
+            _(
+                "None of the {runs:,} runs in {folder} has {words}.",
+                runs=len(runs),
+                folder=safe_text(folder),
+                words=one_line(" ".join(words), max_length=80),
+            )
+        )
     else:
-        print(f"There is no run in {safe_text(folder)} yet: start one with `tuitune` or `tuitune run RECIPE`.")
+        print(
+            _(
+                "There is no run in {folder} yet: start one with `tuitune` or `tuitune run RECIPE`.",
+                folder=safe_text(folder),
+            )
+        )
     return DONE
 
 
@@ -69,11 +82,23 @@ def harmless_cell(value: Any) -> Any:
 
 
 def _print_table(runs: Sequence[Summary]) -> None:
-    head = ("run", "state", "model", "data", "method", "steps", "held-out loss", "duration", "cost", "changed", "note")
+    head = (
+        N_("run"),
+        N_("state"),
+        N_("model"),
+        N_("data"),
+        N_("method"),
+        N_("steps"),
+        N_("held-out loss"),
+        N_("duration"),
+        N_("cost"),
+        N_("changed"),
+        N_("note"),
+    )
     rows = [
         (
             one_line(run.name, max_length=80),
-            one_line(run.status, max_length=12),
+            _(one_line(run.status, max_length=12)),
             run.problem or model_name(run),
             data_names(run),
             one_line(run.method, max_length=12),
@@ -99,7 +124,8 @@ def _print_columns(
     width: int | None,
 ) -> None:
     """A table without empty columns, and in `width` characters without optional ones and with others cut as needed."""
-    widths = [max(map(cell_len, column)) for column in zip(head, *rows, strict=True)]
+    titles = [_(title) for title in head]
+    widths = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
     columns = [n for n in range(len(head)) if any(row[n] for row in rows)]
 
     def excess(at_most: int | None = None) -> int:
@@ -112,7 +138,7 @@ def _print_columns(
             columns.remove(place)
     while excess() > 0 and widths[widest := max(set(shrinkable) & set(columns), key=widths.__getitem__)] > _NARROWEST:
         widths[widest] -= 1
-    for row in (head, *rows):
+    for row in (titles, *rows):
         print(_GAP.join(_cell(row[n], widths[n]) for n in columns).rstrip())
 
 
@@ -134,12 +160,12 @@ def compare_runs(runs: Sequence[Run], *, as_json: bool) -> int:
         print(json.dumps({"runs": [run.as_dict() for run in shown], "differences": fields, "not_comparable": why_not}))
         return DONE
     rows = [
-        ("state", *(one_line(run.status, max_length=12) for run in shown)),
-        ("steps", *map(steps_text, shown)),
-        ("held-out loss", *map(held_out_text, shown)),
-        ("training loss", *(f"{run.losses[0]:.3f} → {run.losses[-1]:.3f}" if run.losses else "" for run in shown)),
-        ("duration", *map(duration_text, shown)),
-        ("cost", *map(cost_text, shown)),
+        (_("state"), *(_(one_line(run.status, max_length=12)) for run in shown)),
+        (_("steps"), *map(steps_text, shown)),
+        (_("held-out loss"), *map(held_out_text, shown)),
+        (_("training loss"), *(f"{run.losses[0]:.3f} → {run.losses[-1]:.3f}" if run.losses else "" for run in shown)),
+        (_("duration"), *map(duration_text, shown)),
+        (_("cost"), *map(cost_text, shown)),
         *(
             (difference.field, *(one_line(value, max_length=120) for value in difference.values))
             for difference in changed_fields
@@ -149,7 +175,7 @@ def compare_runs(runs: Sequence[Run], *, as_json: bool) -> int:
     width = os.get_terminal_size().columns if sys.stdout.isatty() else None
     _print_columns(head, rows, shrinkable=range(1, len(head)), width=width)
     if why_not or not changed_fields:
-        print(f"\n{why_not or 'Their recipes are the same.'}")
+        print(f"\n{why_not or _('Their recipes are the same.')}")
     return DONE
 
 
@@ -158,7 +184,7 @@ def rename_run(run: Run, name: str) -> int:
     from tuitune.runs.manage import rename
 
     renamed = rename(run, name)
-    print(f"Run {one_line(run.name)} is now {one_line(renamed.name)}.")
+    print(_("Run {run} is now {renamed}.", run=one_line(run.name), renamed=one_line(renamed.name)))
     return DONE
 
 
@@ -168,10 +194,10 @@ def note_run(run: Run, text: str | None) -> int:
     from tuitune.runs.summary import note_of
 
     if text is None:
-        print(safe_text(note_of(run)) or f"Nothing is noted about run {one_line(run.name)}.")
+        print(safe_text(note_of(run)) or _("Nothing is noted about run {run}.", run=one_line(run.name)))
     else:
         write_note(run, text)
-        print(f"Noted about run {one_line(run.name)}." if text.strip() else "The note is removed.")
+        print(_("Noted about run {run}.", run=one_line(run.name)) if text.strip() else _("The note is removed."))
     return DONE
 
 
@@ -183,8 +209,8 @@ def delete_run(run: Run, *, yes: bool) -> int:
         if not sys.stdin.isatty():
             raise UnusableInput("Deleting asks first, and there is no terminal to ask at: add --yes to delete at once.")
         if input(f"{deletion_question(run)} [y/N] ").strip().lower() not in ("y", "yes"):
-            print("Nothing is deleted.")
+            print(_("Nothing is deleted."))
             return DONE
     delete(run)
-    print(f"Run {one_line(run.name)} is deleted.")
+    print(_("Run {run} is deleted.", run=one_line(run.name)))
     return DONE

@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from tuitune.language import Sentence, reworded, said
 from tuitune.typed import checked, field_types
 
 
@@ -246,8 +247,14 @@ _CHECKSUM = b', "crc32": "'
 
 
 def to_json(event: Event) -> str:
-    """One line of JSON without the newline; numbers that JSON cannot hold (NaN, infinities) become null."""
+    """One line of JSON without the newline; numbers that JSON cannot hold (NaN, infinities) become null.
+
+    Sentences stand in it in English, and in `said` by their fields' names what they were made of.
+    """
     data = {"event": event.kind, **dataclasses.asdict(event)}
+    if sentences := {name: said(value) for name, value in data.items() if isinstance(value, Sentence)}:
+        data |= {name: value.english for name, value in data.items() if isinstance(value, Sentence)}
+        data["said"] = sentences
     return json.dumps({name: finite(value) for name, value in data.items()}, ensure_ascii=True, allow_nan=False)
 
 
@@ -311,7 +318,14 @@ def from_data(data: dict[str, Any]) -> Event | None:
             for name, hint in field_types(cls).items()
             if name in data
         }
+        for name, made_of in _dictionary(data.get("said")).items():
+            if isinstance(text := fields.get(name), str):
+                fields[name] = reworded(text, made_of)
         event = cls(**fields)
     except (TypeError, ValueError, OverflowError):
         return None
     return event if 0 <= event.at <= _LAST_SECOND else None
+
+
+def _dictionary(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tuitune.atomic import flush, remove, write_atomic
 from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.language import N_, _
 from tuitune.paths import expanded
 from tuitune.runs.folder import Run, find_run, holds_run, require_usable
 from tuitune.text import one_line
@@ -21,7 +22,8 @@ def find_own_run(named: str, runs_folder: Path) -> Run:
     for folder in (runs_folder / named, expanded(named)):
         if folder.is_symlink():
             raise UnusableInput(
-                f"{one_line(folder, max_length=200)} is a link: give the folder that it points to, or remove the link."
+                "{folder} is a link: give the folder that it points to, or remove the link.",
+                folder=one_line(folder, max_length=200),
             )
     return find_run(named, runs_folder)
 
@@ -30,12 +32,14 @@ def rename(run: Run, name: str) -> Run:
     """Give the run another name, which is its folder's. Raises UnusableInput, and TuituneError where it is live."""
     require_usable(name, run.folder.parent)
     renamed = Run(run.folder.with_name(name))
-    with _left_alone(run, "renamed"):
+    with _left_alone(run, N_("renamed")):
         try:
             os.rename(run.folder, renamed.folder)
             flush(run.folder.parent)
         except OSError as error:
-            raise TuituneError(f"{_named(run)} cannot be renamed ({one_line(explain(error))}).") from None
+            raise TuituneError(
+                "{run} cannot be renamed ({reason}).", run=_named(run), reason=one_line(explain(error))
+            ) from None
     return renamed
 
 
@@ -43,31 +47,46 @@ def write_note(run: Run, text: str) -> None:
     """Keep a note of up to 2,000 characters with the run; an empty one removes it. Raises TuituneError."""
     text = text.strip()
     if len(text) > NOTE_CHARACTERS:
-        raise UnusableInput(f"The note has {len(text):,} characters: {NOTE_CHARACTERS:,} are kept at most.")
+        raise UnusableInput(
+            "The note has {characters:,} characters: {most:,} are kept at most.",
+            characters=len(text),
+            most=NOTE_CHARACTERS,
+        )
     try:
         if text:
             write_atomic(run.note_file, text.encode(errors="replace") + b"\n")
         else:
             run.note_file.unlink(missing_ok=True)
     except OSError as error:
-        raise TuituneError(f"The note of {_named(run)} cannot be written ({one_line(explain(error))}).") from None
+        raise TuituneError(
+            "The note of {run} cannot be written ({reason}).", run=_named(run), reason=one_line(explain(error))
+        ) from None
 
 
 def deletion_question(run: Run) -> str:
     """What is asked before a run is deleted: which files go, those among them that tuitune did not make."""
     size = 0
     others: list[str] = []
-    for folder, _, files in os.walk(run.folder):  # which follows no link
+    for folder, _folders, files in os.walk(run.folder):  # which follows no link
         for file in files:
             with suppress(OSError):
                 size += os.lstat(os.path.join(folder, file)).st_size
     with suppress(OSError):
         others = sorted(path.name for path in run.folder.iterdir() if path.name not in _OURS)
-    names = ", ".join(one_line(name, max_length=40) for name in others[:5]) + (", …" if len(others) > 5 else "")
-    with_them = f" Among them is what tuitune did not make, or what you saved: {names}." if others else ""
-    return (
-        f"Delete {_named(run)} for good? Its record, checkpoints, adapter and the exports in its folder go: "
-        f"{size / 10**6:,.1f} MB in {one_line(run.folder, max_length=200)}.{with_them}"
+    question = _(
+        "Delete {run} for good? Its record, checkpoints, adapter and the exports in its folder go: {megabytes:,.1f} MB "
+        "in {folder}.",
+        run=_named(run),
+        megabytes=size / 10**6,
+        folder=one_line(run.folder, max_length=200),
+    )
+    if not others:
+        return question
+    names = [one_line(name, max_length=40) for name in others[:5]] + ["…"] * (len(others) > 5)
+    return _(
+        "{question} Among them is what tuitune did not make, or what you saved: {names}.",
+        question=question,
+        names=names,
     )
 
 
@@ -81,14 +100,16 @@ def delete(run: Run) -> None:
     is_run_folder = all(os.path.lexists(folder / name) for name in (".lock", "environment.json")) and holds_run(folder)
     if folder.is_symlink() or not is_run_folder:
         raise UnusableInput(
-            f"{one_line(folder, max_length=200)} is not a folder that tuitune made for a run, so it is not deleted: "
-            "remove it yourself."
+            "{folder} is not a folder that tuitune made for a run, so it is not deleted: remove it yourself.",
+            folder=one_line(folder, max_length=200),
         )
-    with _left_alone(run, "deleted"):
+    with _left_alone(run, N_("deleted")):
         remove(folder)
     if os.path.lexists(folder):
         raise TuituneError(
-            f"{_named(run)} cannot be deleted: {one_line(folder)} and its folder must be yours to write."
+            "{run} cannot be deleted: {folder} and its folder must be yours to write.",
+            run=_named(run),
+            folder=one_line(folder),
         )
 
 
@@ -98,11 +119,14 @@ def _left_alone(run: Run, done: str) -> Iterator[None]:
     with run.without_session() as is_free:
         if not is_free:
             raise TuituneError(
-                f"{_named(run)} is in use by {run.holder()}, so it is not {done}: stop it first, with "
-                f"`tuitune stop {one_line(run.name)}`."
+                "{run} is in use by {holder}, so it is not {done}: stop it first, with `tuitune stop {name}`.",
+                run=_named(run),
+                holder=run.holder(),
+                done=_(done),
+                name=one_line(run.name),
             )
         yield
 
 
 def _named(run: Run) -> str:
-    return f"Run {one_line(run.name, max_length=80)}"
+    return _("Run {run}", run=one_line(run.name, max_length=80))

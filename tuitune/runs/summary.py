@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from tuitune.atomic import write_atomic
 from tuitune.errors import TuituneError, explain
+from tuitune.language import _
 from tuitune.runs.cost import cost, money
 from tuitune.runs.events import Finished, Started, Step, from_json
 from tuitune.runs.folder import Run, all_runs
@@ -118,7 +119,8 @@ def held_out_text(run: Summary) -> str:
     from tuitune.method_sections import fields_of  # with pydantic, which not every list of runs needs
 
     if run.held_out and fields_of(run.method.partition(" ")[0].lower()).learns_from_rewards:
-        return "reward " + " → ".join("nan" if loss is None else f"{-loss:.2f}" for loss in run.held_out)
+        rewards = " → ".join("nan" if loss is None else f"{-loss:.2f}" for loss in run.held_out)
+        return _("reward {rewards}", rewards=rewards)
     return " → ".join("nan" if loss is None else f"{loss:.3f}" for loss in run.held_out)
 
 
@@ -149,7 +151,7 @@ def summarize(run: Run) -> Summary:
         try:
             fields = _read(run)
         except OSError as error:
-            reason = f"The record cannot be read ({one_line(explain(error), max_length=200)})."
+            reason = _("The record cannot be read ({reason}).", reason=one_line(explain(error), max_length=200))
             fields = {"status": "unreadable", "problem": reason}
     return Summary(folder=run.folder, note=note_of(run), changed_at=_changed_at(run), **fields)
 

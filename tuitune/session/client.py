@@ -253,7 +253,7 @@ class Session:
                 future.set_exception(error)
         elif "error" in message:
             kind = UnusableInput if message.get("exit_code") == UnusableInput.exit_code else TuituneError
-            future.set_exception(kind(message["error"]))
+            future.set_exception(kind(message["error"], code=message.get("code", "")))
         else:
             future.set_result(message.get("result") or {})
 

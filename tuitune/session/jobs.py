@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tuitune.atomic import write_atomic
 from tuitune.conversation import Conversation
 from tuitune.data import cache
-from tuitune.errors import TuituneError, UnusableInput
+from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.machine.cards import cards_of
 from tuitune.machine.environment import warm_up
 from tuitune.machine.hardware import Gpu, chosen_gpu, sample
@@ -437,7 +437,7 @@ class Jobs:
             if isinstance(outcome, Exported):
                 job.part(exported=_as_data(outcome))
             else:
-                job.part(failed={"kind": outcome.kind, "error": str(outcome.error)})
+                job.part(failed={"kind": outcome.kind, "error": explain(outcome.error)})
         return {}
 
     def preflight(self, job: Job, run: Run, checkpoint: str | None = None) -> Result:

@@ -8,10 +8,12 @@ import secrets
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
+from tuitune.language import Sentence, reworded, said
 from tuitune.paths import own_folder, temporary_folder
 
 MAX_LINE_BYTES = 32 * 2**20
@@ -20,16 +22,40 @@ _LOG_KEPT_SECONDS = 86_400
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """One message as a line."""
+    """One message as a line; what its sentences were made of stands in `said`, with where each of them is."""
+    if sentences := list(_sentences(message, [])):
+        message = {**message, "said": sentences}
     return json.dumps(message, ensure_ascii=True).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The message in a line. Raises ValueError."""
+    """The message in a line, with its sentences in the language of this process. Raises ValueError."""
     message = json.loads(line)
     if not isinstance(message, dict):
         raise ValueError("a message is a JSON object")
+    sentences = message.pop("said", [])
+    with contextlib.suppress(TypeError, ValueError, LookupError):  # of another shape: the English ones do
+        for (*path, last), data in sentences:
+            holder: Any = message
+            for step in path:
+                holder = holder[step]
+            if isinstance(holder[last], str):
+                holder[last] = reworded(holder[last], data)
     return message
+
+
+def _sentences(value: Any, path: list[str | int]) -> Iterator[tuple[list[str | int], dict[str, Any]]]:
+    """The sentences anywhere in a message: the keys and indices that lead there, and what each was made of."""
+    if isinstance(value, Sentence):
+        yield path, said(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, Sentence | dict | list | tuple):
+                yield from _sentences(item, [*path, key])
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            if isinstance(item, Sentence | dict | list | tuple):
+                yield from _sentences(item, [*path, index])
 
 
 def peer(writer: asyncio.StreamWriter) -> tuple[int | None, int | None]:

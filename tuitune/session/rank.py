@@ -77,9 +77,9 @@ def _work(start: Start, requests: Control, emit: "object") -> Ended:
             train(recipe, run, control, tell, resumed=resumption_from_data(start.resumed), ranks=ranks)
         ranks.wait()
     except UnusableInput as error:
-        return Ended("unusable", str(error))
+        return Ended("unusable", error.sentence)
     except TuituneError as error:
-        return Ended("failed", str(error))
+        return Ended("failed", error.sentence)
     except BaseException as error:  # whatever it is, the session must hear of it
         if type(error).__name__ == "OutOfMemoryError":
             return Ended("out of memory", failure_of(error, run))

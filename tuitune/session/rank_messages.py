@@ -8,6 +8,7 @@ from typing import Any, Literal
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Evaluation, Event, Plan, from_data, from_json, to_json
 from tuitune.runs.folder import Run
+from tuitune.session.protocol import decode, encode
 from tuitune.train.control import Control
 from tuitune.train.resume import Resumption
 from tuitune.typed import checked, field_types
@@ -118,14 +119,14 @@ class Ended:
 
 def line_of(message: Event | Ended) -> bytes:
     if isinstance(message, Ended):
-        return json.dumps({"ended": asdict(message)}).encode() + b"\n"
+        return encode({"ended": asdict(message)})
     return to_json(message).encode() + b"\n"
 
 
 def message_of(line: bytes) -> Event | Ended | None:
     """What a process has sent; None for a line that is none of these."""
     try:
-        data = json.loads(line)
+        data = decode(line)
         ended = data.get("ended")
         if ended is None:
             return from_data(data)

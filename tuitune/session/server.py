@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from tuitune.endings.command import require_command, shown
 from tuitune.endings.ending import Ending, is_wanted
 from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.language import _
 from tuitune.machine.environment import prepare_environment
 from tuitune.runs.cost import Price
 from tuitune.runs.events import Notice, is_damaged, to_json
@@ -362,7 +363,7 @@ class Server:
 
     async def _end_now(self, job: Job) -> None:
         """A step that does not notice `now` in time is ended with the process."""
-        for _ in range(int(STOP_NOW_SECONDS / 0.1)):
+        for _poll in range(int(STOP_NOW_SECONDS / 0.1)):
             await asyncio.sleep(0.1)
             if job not in self.lasting:
                 return
@@ -428,8 +429,9 @@ def _as_message(line: bytes) -> bytes:
 
 def _error(error: BaseException) -> dict[str, Any]:
     if isinstance(error, Cancelled):
-        return {"error": "Cancelled.", "exit_code": 130}
-    return {"error": safe_text(explain(error)), "exit_code": getattr(error, "exit_code", 1)}
+        return {"error": _("Cancelled."), "exit_code": 130, "code": "cancelled"}
+    code = error.code if isinstance(error, TuituneError) else "unexpected"
+    return {"error": safe_text(explain(error)), "exit_code": getattr(error, "exit_code", 1), "code": code}
 
 
 def grace_seconds() -> float:
