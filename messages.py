@@ -7,10 +7,11 @@ be merged. A text that two packages have stands in both, translated alike.
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from babel.messages.catalog import Catalog
 from babel.messages.extract import extract_from_file
@@ -74,7 +75,7 @@ def package_of(file: Path) -> str:
     return file.parent.relative_to(HERE).parts[-1]
 
 
-def calls(opened: IO[bytes], keywords: Mapping[str, Any], tags: Any, options: Any) -> Iterator[tuple[Any, ...]]:
+def calls(opened: Any, keywords: Any, tags: Any, options: Any) -> Iterator[Any]:
     """The calls of a Python file that have a message, for Babel, whose own reader does not look into f-strings."""
     for node in ast.walk(ast.parse(opened.read())):
         if isinstance(node, ast.Call) and (name := name_of(node.func)) in keywords:
@@ -117,7 +118,7 @@ def whole(messages: Messages) -> Messages:
 
 
 def catalogue(language: str, messages: Messages) -> Catalog:
-    made = Catalog(locale=language, header_comment="", fuzzy=False)
+    made = Catalog(locale=language, header_comment="", fuzzy=False, creation_date=datetime(2026, 1, 1, tzinfo=UTC))
     for message in sorted(messages, key=str):
         made.add(message, messages[message])
     return made
