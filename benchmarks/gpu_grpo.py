@@ -112,7 +112,8 @@ def chat(model: Path, tokens: int = 256) -> dict[str, Any]:
 
     from tuitune import backends
     from tuitune.chat.choice import Choice
-    from tuitune.chat.decoder import CanDecode, Generating
+    from tuitune.chat.decoder import Generating
+    from tuitune.chat.decoding import CanDecode, DecodeRequest
     from tuitune.chat.fast_decoder import Decoder
     from tuitune.recipe import Recipe
 
@@ -127,12 +128,14 @@ def chat(model: Path, tokens: int = 256) -> dict[str, Any]:
             torch.cuda.synchronize()
             began = time.perf_counter()
             decoder.decode(
-                [prompt],
-                Choice(temperature=0.7, top_p=0.9),
-                seeds=[0],
-                max_new_tokens=count,
-                ends=set(),
-                on_token=lambda row, token: None,
+                DecodeRequest(
+                    prompts=[prompt],
+                    choice=Choice(temperature=0.7, top_p=0.9),
+                    seeds=[0],
+                    max_new_tokens=count,
+                    ends=set(),
+                    on_token=lambda row, token: None,
+                )
             )
             torch.cuda.synchronize()
             speeds[name] = round(count / (time.perf_counter() - began), 1)
@@ -141,7 +144,10 @@ def chat(model: Path, tokens: int = 256) -> dict[str, Any]:
         for count in (16, 64):
             torch.cuda.synchronize()
             began = time.perf_counter()
-            decoder.decode([prompt] * ANSWERS, Choice(), seeds=range(ANSWERS), max_new_tokens=count, ends=set())
+            prompts, seeds = [prompt] * ANSWERS, range(ANSWERS)
+            decoder.decode(
+                DecodeRequest(prompts=prompts, choice=Choice(), seeds=seeds, max_new_tokens=count, ends=set())
+            )
             torch.cuda.synchronize()
             step_ms[name] = round(1000 * (time.perf_counter() - began) / count, 2)
     return {

@@ -11,7 +11,8 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
 from tuitune.chat.choice import Choice, choose
 from tuitune.chat.decoder import Generating, decoder_of, logprobs_of
-from tuitune.chat.fast_decoder import Decoded, Decoder
+from tuitune.chat.decoding import CanDecode, Decoded, DecodeRequest
+from tuitune.chat.fast_decoder import Decoder
 from tuitune.chat.reply import prompt_ids
 from tuitune.recipe import Recipe
 
@@ -54,10 +55,9 @@ def prompts(loaded: LoadedModel) -> list[list[int]]:
 SAMPLED = Choice()
 
 
-def decode(decoder: Decoder, prompts: list[list[int]], choice: Choice = SAMPLED, **options: Any) -> list[Decoded]:
+def decode(decoder: CanDecode, prompts: list[list[int]], choice: Choice = SAMPLED, **options: Any) -> list[Decoded]:
     settings: dict[str, Any] = {"seeds": range(len(prompts)), "max_new_tokens": 24, "ends": {END}} | options
-    decoded: list[Decoded] = decoder.decode(prompts, choice, **settings)
-    return decoded
+    return decoder.decode(DecodeRequest(prompts=prompts, choice=choice, **settings))
 
 
 def furthest(loaded: LoadedModel, prompts: list[list[int]], decoded: list[Decoded]) -> float:
@@ -114,7 +114,7 @@ def test_greedy_replies_are_those_of_generate(loaded: LoadedModel, decoder: Deco
     for adapter in (True, False):
         greedy = {"adapter": adapter, "max_new_tokens": 16}
         fast = decode(decoder, prompts[::3], Choice(temperature=0), **greedy)
-        expected = slow.decode(prompts[::3], Choice(temperature=0), seeds=[0], ends={END}, **greedy)
+        expected = decode(slow, prompts[::3], Choice(temperature=0), seeds=[0], **greedy)
         assert [result.ids for result in fast] == [result.ids for result in expected]
 
 
@@ -177,5 +177,5 @@ def test_a_model_with_other_states_than_keys_and_values_is_generated_and_that_is
     told: list[str] = []
     decoder = decoder_of(loaded, [5, 6, 7, 8], told.append)
     assert isinstance(decoder, Generating) and "lfm2 has layers of the kind conv" in told[0]
-    decoded = decoder.decode([[5, 6, 7], [8, 9]], Choice(), seeds=[1, 2], max_new_tokens=4, ends={END})
+    decoded = decode(decoder, [[5, 6, 7], [8, 9]], seeds=[1, 2], max_new_tokens=4)
     assert all(1 <= len(result.ids) == len(result.logprobs) <= 4 for result in decoded)

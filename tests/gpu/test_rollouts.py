@@ -34,13 +34,17 @@ def loaded_with(in_4bit: bool) -> LoadedModel:
 def test_captured_steps_have_the_probabilities_of_the_training(in_4bit: bool) -> None:
     from tuitune.chat.choice import Choice
     from tuitune.chat.decoder import logprobs_of
+    from tuitune.chat.decoding import DecodeRequest
     from tuitune.chat.fast_decoder import Decoder
 
     loaded = loaded_with(in_4bit)
     decoder = Decoder(loaded)
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(5, 3000, (length,), generator=generator).tolist() for length in (3, 40, 90, 17, 60)]
-    decoded = decoder.decode(prompts, Choice(), seeds=range(5), max_new_tokens=64, ends=set(range(0, 3000, 40)))
+    request = DecodeRequest(
+        prompts=prompts, choice=Choice(), seeds=range(5), max_new_tokens=64, ends=set(range(0, 3000, 40))
+    )
+    decoded = decoder.decode(request)
     differences = torch.cat(
         [
             logprobs_of(loaded, prompt, result.ids) - torch.tensor(result.logprobs)
@@ -52,8 +56,7 @@ def test_captured_steps_have_the_probabilities_of_the_training(in_4bit: bool) ->
     )
     assert decoder.captured and not decoder.capture_failure
     assert differences.abs().mean() < 0.05 and differences.mean().abs() < 0.02
-    repeated = decoder.decode(prompts, Choice(), seeds=range(5), max_new_tokens=64, ends=set(range(0, 3000, 40)))
-    assert [result.ids for result in repeated] == [result.ids for result in decoded]
+    assert [result.ids for result in decoder.decode(request)] == [result.ids for result in decoded]
 
 
 def test_rewards_rise_in_a_whole_run(tmp_path: Path) -> None:

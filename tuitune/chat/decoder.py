@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -10,32 +10,14 @@ from torch.nn import functional as F
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.plain import NotPlain
 from tuitune.chat.choice import Choice
-from tuitune.chat.fast_decoder import Decoded, Decoder
+from tuitune.chat.decoding import CanDecode, Decoded, DecodeRequest
+from tuitune.chat.fast_decoder import Decoder
 from tuitune.errors import explain
 from tuitune.text import one_line
 
 _MOST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}
 """Mean difference of a token's log-probability that rounding explains; a wrong layer brings several."""
 _PROOF_TOKENS = 16
-
-
-class CanDecode(Protocol):
-    """What goes on with prompts: see `Decoder.decode`."""
-
-    def decode(
-        self,
-        prompts: Sequence[Sequence[int]],
-        choice: Choice,
-        *,
-        seeds: Sequence[int],
-        max_new_tokens: int,
-        ends: set[int],
-        adapter: bool = True,
-        on_token: Callable[[int, int], None] | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> list[Decoded]: ...
-
-    def forget(self) -> None: ...
 
 
 def decoder_of(loaded: LoadedModel, prompt: Sequence[int], tell: Callable[[str], None]) -> CanDecode:
@@ -66,7 +48,10 @@ def disagreement(decoder: CanDecode, loaded: LoadedModel, prompt: Sequence[int])
     Both for a greedy continuation of two prompts of different lengths, decoded together.
     """
     prompts = [list(prompt)[-512:], list(prompt)[-max(1, min(512, len(prompt)) // 2) :]]
-    decoded = decoder.decode(prompts, Choice(temperature=0), seeds=[0, 0], max_new_tokens=_PROOF_TOKENS, ends=set())
+    greedy = Choice(temperature=0)
+    decoded = decoder.decode(
+        DecodeRequest(prompts=prompts, choice=greedy, seeds=[0, 0], max_new_tokens=_PROOF_TOKENS, ends=set())
+    )
     differences = [
         logprobs_of(loaded, ids, result.ids) - torch.tensor(result.logprobs)
         for ids, result in zip(prompts, decoded, strict=True)
@@ -104,19 +89,9 @@ class Generating:
         self._loaded = loaded
 
     @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped
-    def decode(
-        self,
-        prompts: Sequence[Sequence[int]],
-        choice: Choice,
-        *,
-        seeds: Sequence[int],
-        max_new_tokens: int,
-        ends: set[int],
-        adapter: bool = True,
-        on_token: Callable[[int, int], None] | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> list[Decoded]:
+    def decode(self, request: DecodeRequest) -> list[Decoded]:
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        prompts, choice, ends = request.prompts, request.choice, request.ends
         self._loaded.backend.for_inference(self._loaded)
         longest = max(map(len, prompts))
         filling = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
@@ -131,19 +106,21 @@ class Generating:
                 "top_k": choice.top_k,
                 "min_p": choice.min_p or None,
             }
-            torch.manual_seed(seeds[0])
-        off = contextlib.nullcontext() if adapter or not hasattr(model, "disable_adapter") else model.disable_adapter()
-        with off, trained_precision(self._loaded):
+            torch.manual_seed(request.seeds[0])
+        without = not request.adapter and hasattr(model, "disable_adapter")
+        with model.disable_adapter() if without else contextlib.nullcontext(), trained_precision(self._loaded):
             output = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
                 **sampled,
                 repetition_penalty=choice.repetition_penalty,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=request.max_new_tokens,
                 eos_token_id=sorted(ends) or None,
                 pad_token_id=filling,
-                streamer=_Tokens(on_token) if on_token else None,
-                stopping_criteria=[lambda ids, scores, **_: torch.full((len(ids),), cancelled(), device=ids.device)],
+                streamer=_Tokens(request.on_token) if request.on_token else None,
+                stopping_criteria=[
+                    lambda ids, scores, **_: torch.full((len(ids),), request.cancelled(), device=ids.device)
+                ],
             )
         results = []
         for prompt, row in zip(prompts, output[:, longest:].tolist(), strict=True):

@@ -5,9 +5,8 @@ graph, once for each of a few batch sizes, and replayed. Sequences that have end
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from transformers.cache_utils import Cache, StaticLayer
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.plain import PlainModel
-from tuitune.chat.choice import Choice, choose
+from tuitune.chat.choice import choose
+from tuitune.chat.decoding import Decoded, DecodeRequest
 
 _COLUMNS = 128
 """The cache grows by so many tokens; attention kernels want an even number."""
@@ -27,16 +27,6 @@ _PREFILL_TOKENS = 16384
 """Prompt tokens, with filling, in one pass."""
 _SHARE_FOR_CACHE = 0.6
 """Of the GPU memory that is free, what keys and values may take."""
-
-
-@dataclass
-class Decoded:
-    """What one sequence went on with; `ended` is False where it was stopped or reached the most tokens."""
-
-    ids: list[int]
-    logprobs: list[float]
-    """Of each of `ids`, at the temperature but before anything was left out."""
-    ended: bool = False
 
 
 class Decoder:
@@ -53,35 +43,19 @@ class Decoder:
         """Why steps are not captured, in the library's words; empty where they are."""
 
     @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped
-    def decode(
-        self,
-        prompts: Sequence[Sequence[int]],
-        choice: Choice,
-        *,
-        seeds: Sequence[int],
-        max_new_tokens: int,
-        ends: set[int],
-        adapter: bool = True,
-        on_token: Callable[[int, int], None] | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> list[Decoded]:
-        """Go on with each prompt until a token of `ends`, which it keeps, or `max_new_tokens`.
-
-        A sequence depends on its prompt and its seed alone, but for the rounding that other batches bring. `on_token`
-        gets the sequence's number and each new token at once, which costs a wait for the GPU a token. When `cancelled`
-        turns true every sequence ends where it is.
+    def decode(self, request: DecodeRequest) -> list[Decoded]:
+        """See `CanDecode`. A sequence depends on its prompt and its seed alone, but for the rounding that other batches
+        bring.
         """
-        self.plain.refresh(adapter=adapter)
+        self.plain.refresh(adapter=request.adapter)
         results: list[Decoded] = []
-        columns = _round_up(max(map(len, prompts)) + max_new_tokens, _COLUMNS)
+        columns = _round_up(max(map(len, request.prompts)) + request.max_new_tokens, _COLUMNS)
         most = self._most_sequences(columns)
-        with self._as_trained(adapter):
-            for start in range(0, len(prompts), most):
-                batch = _Batch(
-                    self, prompts[start : start + most], choice, seeds[start : start + most], max_new_tokens, ends
-                )
-                told = None if on_token is None else lambda row, token, first=start: on_token(first + row, token)
-                results += batch.run(columns, told, cancelled)
+        with self._as_trained(request.adapter):
+            for start in range(0, len(request.prompts), most):
+                part = slice(start, start + most)
+                batch = _Batch(self, replace(request, prompts=request.prompts[part], seeds=request.seeds[part]), start)
+                results += batch.run(columns)
         return results
 
     def forget(self) -> None:
@@ -112,8 +86,8 @@ class Decoder:
         if self.plain.device.type != "cuda":
             return _BATCHES[-1]
         held = self._state.sequences * self._state.columns if self._state else 0
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        tokens = held + int(_SHARE_FOR_CACHE * free) // self.bytes_a_token()
+        free_bytes = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        tokens = held + int(_SHARE_FOR_CACHE * free_bytes) // self.bytes_a_token()
         return max(1, min(_BATCHES[-1], tokens // columns))
 
     def _as_trained(self, adapter: bool) -> AbstractContextManager[Any]:
@@ -259,35 +233,27 @@ def _cache(layers: list[_Layer]) -> Cache:
 class _Batch:
     """One decoding of prompts that fit into memory together."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        prompts: Sequence[Sequence[int]],
-        choice: Choice,
-        seeds: Sequence[int],
-        max_new_tokens: int,
-        ends: set[int],
-    ) -> None:
-        self.decoder, self.prompts, self.choice = decoder, prompts, choice
+    def __init__(self, decoder: Decoder, request: DecodeRequest, first: int) -> None:
+        """`first` is the number of the batch's first prompt among all that are decoded."""
+        self.decoder, self.request, self.first = decoder, request, first
         self.device = decoder.plain.device
-        self.most = max_new_tokens
-        self.ends = torch.tensor(sorted(ends), dtype=torch.long, device=self.device)
+        self.most, prompts = request.max_new_tokens, request.prompts
+        self.ends = torch.tensor(sorted(request.ends), dtype=torch.long, device=self.device)
         count = len(prompts)
         self.uniforms = torch.stack(
-            [torch.rand(max_new_tokens, dtype=torch.float64, generator=_generator(seed)) for seed in seeds]
+            [torch.rand(self.most, dtype=torch.float64, generator=_generator(seed)) for seed in request.seeds]
         ).to(self.device)
-        self.ids = torch.zeros(count, max_new_tokens, dtype=torch.long, device=self.device)
-        self.logprobs = torch.zeros(count, max_new_tokens, dtype=torch.float32, device=self.device)
+        self.ids = torch.zeros(count, self.most, dtype=torch.long, device=self.device)
+        self.logprobs = torch.zeros(count, self.most, dtype=torch.float32, device=self.device)
         self.lengths = torch.zeros(count, dtype=torch.long, device=self.device)
         self.ended = torch.zeros(count, dtype=torch.bool, device=self.device)
         self.seen: Tensor | None = None
         self.alive = torch.arange(count, device=self.device)
         """Which sequence is in each row of the batch."""
 
-    def run(
-        self, columns: int, on_token: Callable[[int, int], None] | None, cancelled: Callable[[], bool]
-    ) -> list[Decoded]:
-        rows = _at_least(len(self.prompts)) if self.device.type == "cuda" else len(self.prompts)
+    def run(self, columns: int) -> list[Decoded]:
+        prompts, on_token = self.request.prompts, self.request.on_token
+        rows = _at_least(len(prompts)) if self.device.type == "cuda" else len(prompts)
         state = self.decoder.state(rows, columns)
         logits = self._prefill(state)
         stride = 1 if on_token else _TOKENS_BETWEEN_LOOKS
@@ -296,10 +262,10 @@ class _Batch:
             if on_token:
                 for row, token in zip(self.alive.tolist(), tokens.tolist(), strict=True):
                     if self.lengths[row] == number + 1:
-                        on_token(row, token)
+                        on_token(self.first + row, token)
             if number + 1 == self.most:
                 break
-            if (number + 1) % stride == 0 and (cancelled() or not self._drop_ended(state)):
+            if (number + 1) % stride == 0 and (self.request.cancelled() or not self._drop_ended(state)):
                 break
             state.tokens[: len(self.alive), 0] = self.ids[self.alive, number]
             rows = _at_least(len(self.alive)) if self.device.type == "cuda" else len(self.alive)
@@ -308,16 +274,16 @@ class _Batch:
         lengths, ended = self.lengths.tolist(), self.ended.tolist()
         ids, logprobs = self.ids.tolist(), self.logprobs.tolist()
         return [
-            Decoded(ids[row][: lengths[row]], logprobs[row][: lengths[row]], ended[row])
-            for row in range(len(self.prompts))
+            Decoded(ids[row][: lengths[row]], logprobs[row][: lengths[row]], ended[row]) for row in range(len(prompts))
         ]
 
     def _prefill(self, state: _State) -> Tensor:
         """Fill the cache with the prompts, each different one once; logits (sequences, vocabulary) after them."""
-        longest = max(map(len, self.prompts))
-        different = list(dict.fromkeys(map(tuple, self.prompts)))
+        prompts = self.request.prompts
+        longest = max(map(len, prompts))
+        different = list(dict.fromkeys(map(tuple, prompts)))
         place = {prompt: number for number, prompt in enumerate(different)}
-        number_of = torch.tensor([place[tuple(prompt)] for prompt in self.prompts], device=self.device)
+        number_of = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=self.device)
         at_once = max(1, _PREFILL_TOKENS // longest)
         parts = []
         for first in range(0, len(different), at_once):
@@ -340,18 +306,18 @@ class _Batch:
         state.column.fill_(longest)
         state.positions[: len(different), 0] = longest - state.starts[: len(different), 0]
         state.keep(number_of)
-        state.starts[len(self.prompts) :] = longest  # rows that only fill a batch up
-        if self.choice.repetition_penalty != 1:
+        state.starts[len(prompts) :] = longest  # rows that only fill a batch up
+        if self.request.choice.repetition_penalty != 1:
             vocabulary = parts[0].shape[-1]
-            self.seen = torch.zeros(len(self.prompts), vocabulary, dtype=torch.bool, device=self.device)
-            for row, prompt in enumerate(self.prompts):
+            self.seen = torch.zeros(len(prompts), vocabulary, dtype=torch.bool, device=self.device)
+            for row, prompt in enumerate(prompts):
                 self.seen[row, torch.tensor(prompt, device=self.device)] = True
         return torch.cat(parts)[number_of]
 
     def _choose(self, logits: Tensor, number: int) -> Tensor:
         """The next token of each row, noted where the sequence has not ended."""
         seen = None if self.seen is None else self.seen[self.alive]
-        tokens, logprobs = choose(logits, self.choice, self.uniforms[self.alive, number], seen)
+        tokens, logprobs = choose(logits, self.request.choice, self.uniforms[self.alive, number], seen)
         if self.seen is not None:
             self.seen[self.alive, tokens] = True
         self.ids[self.alive, number] = tokens

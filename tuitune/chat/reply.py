@@ -96,18 +96,21 @@ def _decoded(
 ) -> list[int]:
     """As `_generated`, by the fast decoder."""
     from tuitune.chat.choice import Choice
+    from tuitune.chat.decoding import DecodeRequest
 
     choice = Choice(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty)
     loaded.backend.for_inference(loaded)
     (result,) = loaded.decoder.decode(
-        [cut.ids],
-        choice,
-        seeds=[sampling.seed],
-        max_new_tokens=room,
-        ends=ends,
-        adapter=adapter,
-        on_token=lambda _, token: streamer.take([token]),
-        cancelled=cancelled,
+        DecodeRequest(
+            prompts=[cut.ids],
+            choice=choice,
+            seeds=[sampling.seed],
+            max_new_tokens=room,
+            ends=ends,
+            adapter=adapter,
+            on_token=lambda _, token: streamer.take([token]),
+            cancelled=cancelled,
+        )
     )
     streamer.end()
     ids: list[int] = result.ids

@@ -143,8 +143,8 @@ tokenizer.save_pretrained(HERE / "adapter")
 ''')
 
 
-def write_script(run: Run, made: Path, *, as_notebook: bool = False) -> None:
-    """Write train.py or train.ipynb, rows.parquet, requirements.txt and recipe.yaml into the new folder `made`.
+def write_script(run: Run, folder: Path, *, as_notebook: bool = False) -> None:
+    """Write train.py or train.ipynb, rows.parquet, requirements.txt and recipe.yaml into `folder`, which is new.
 
     Raises UnusableInput where the data or the tokenizer can no longer be read.
     """
@@ -155,15 +155,15 @@ def write_script(run: Run, made: Path, *, as_notebook: bool = False) -> None:
     require_repeatable(recipe)
     learner_of(recipe).script_part(recipe)
     rows = prepare(recipe, load_tokenizer(recipe.model)).train
-    made.mkdir()
-    rows.to_parquet(str(made / "rows.parquet"))
+    folder.mkdir()
+    rows.to_parquet(str(folder / "rows.parquet"))
     text = script(recipe, run.name)
     if as_notebook:
-        (made / "train.ipynb").write_text(notebook(text, safe_text(run.name)), encoding="utf-8")
+        (folder / "train.ipynb").write_text(notebook(text, safe_text(run.name)), encoding="utf-8")
     else:
-        (made / "train.py").write_text(text, encoding="utf-8")
-    (made / "requirements.txt").write_text(requirements(run))
-    (made / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        (folder / "train.py").write_text(text, encoding="utf-8")
+    (folder / "requirements.txt").write_text(requirements(run))
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
 
 
 def require_repeatable(recipe: Recipe) -> None:
@@ -179,8 +179,8 @@ def require_repeatable(recipe: Recipe) -> None:
         )
     from tuitune.model.config import load_config, training_config
 
-    own, trained = (each.get_text_config().to_dict() for each in (load_config(recipe.model), training_config(recipe)))
-    if own != trained:
+    own, trained = load_config(recipe.model).get_text_config(), training_config(recipe).get_text_config()
+    if own.to_dict() != trained.to_dict():
         raise UnusableInput(
             "A script cannot repeat a run whose data.max_length is beyond the model's own context; "
             "`tuitune run` with its recipe can."
@@ -232,10 +232,10 @@ def requirements(run: Run) -> str:
     lines = []
     for name in _LIBRARIES:
         try:
-            found = recorded.get(name) or version(name)
+            installed = recorded.get(name) or version(name)
         except PackageNotFoundError:
             continue
-        lines.append(f"{name}=={str(found).partition('+')[0]}")
+        lines.append(f"{name}=={str(installed).partition('+')[0]}")
     if unsloth := recorded.get("unsloth"):
         lines.append(f"unsloth=={unsloth}")
     return "\n".join(lines) + "\n"

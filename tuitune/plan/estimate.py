@@ -181,11 +181,11 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
     memory = memory_of(recipe, shape, longest, backend=backend, card_bytes=card.total_bytes if card else None)
     available = card.free_bytes if card else psutil.virtual_memory().available
     steps = steps_of(recipe, rows.count if rows else None)
-    needed, free = disk_bytes(recipe, shape, steps), disk_free_bytes(runs_folder or default_runs_folder())
+    needed, room = disk_bytes(recipe, shape, steps), disk_free_bytes(runs_folder or default_runs_folder())
     advice = list(warnings(recipe, rows.count if rows else None, shape.total_parameters))
-    if needed > free:
+    if needed > room:
         advice.append(
-            f"Checkpoints and adapter take {size(needed)} on the disk, where {size(free)} are free: make room, or keep "
+            f"Checkpoints and adapter take {size(needed)} on the disk, where {size(room)} are free: make room, or keep "
             "runs on another disk with --runs."
         )
     in_16bit = _bytes_in_16bit(recipe, shape, longest, backend, card.total_bytes) if card else None
@@ -208,7 +208,7 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
         left_out=shape.targets.left_out if shape.targets else (),
         bytes_in_16bit=in_16bit if in_16bit and verdict(in_16bit, available) == "fits" else None,
         disk_bytes=needed,
-        disk_free_bytes=free,
+        disk_free_bytes=room,
         scaling=_scaling(recipe, shape, rows, gpus, hosts) if rows and gpus * hosts > 1 else (),
     )
 
@@ -318,9 +318,9 @@ def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, 
     optimizer = 2 * shape.adapter_parameters + EIGHT_BIT_BYTES if eight else 8 * shape.adapter_parameters
     width = 2 if on_gpu else 4
     layer = width * batch_tokens * (6 * shape.hidden + 2 * shape.key_value + 2 * shape.intermediate)
-    again = checkpoints(recipe, shape, backend=backend)
-    activations = LAYER_SHARES[again] * layer + (CAST_BYTES * shape.adapter_parameters if on_gpu else 0)
-    if not again:
+    recomputed = checkpoints(recipe, shape, backend=backend)
+    activations = LAYER_SHARES[recomputed] * layer + (CAST_BYTES * shape.adapter_parameters if on_gpu else 0)
+    if not recomputed:
         activations += shape.layers * layer
     elif not unsloth:
         activations += width * batch_tokens * shape.hidden * shape.layers

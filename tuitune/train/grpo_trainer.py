@@ -14,7 +14,8 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 
 from tuitune.backends.loaded import LoadedModel
-from tuitune.chat.decoder import CanDecode, decoder_of
+from tuitune.chat.decoder import decoder_of
+from tuitune.chat.decoding import CanDecode
 from tuitune.masking import IGNORED
 from tuitune.method_sections import GRPO as Section
 from tuitune.methods.prompts import section_of

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.chat.choice import Choice
-from tuitune.chat.decoder import CanDecode
+from tuitune.chat.decoding import CanDecode, DecodeRequest
 from tuitune.chat.reply import end_tokens
 from tuitune.method_sections import GRPO
 from tuitune.rewards.judge import Answer, Cancelled, Judge
@@ -111,12 +111,14 @@ class Roller:
         began = time.monotonic()
         self._loaded.backend.for_inference(self._loaded)
         decoded = self.decoder.decode(
-            prompts,
-            choice,
-            seeds=np.random.SeedSequence(seed).generate_state(len(prompts), np.uint64).astype(np.int64).tolist(),
-            max_new_tokens=section.max_completion_length,
-            ends=self._ends,
-            cancelled=cancelled,
+            DecodeRequest(
+                prompts=prompts,
+                choice=choice,
+                seeds=np.random.SeedSequence(seed).generate_state(len(prompts), np.uint64).astype(np.int64).tolist(),
+                max_new_tokens=section.max_completion_length,
+                ends=self._ends,
+                cancelled=cancelled,
+            )
         )
         self._loaded.backend.for_training(self._loaded)
         if cancelled():
