@@ -15,6 +15,7 @@ from textual.widgets import Markdown, Static
 from screens.dashboard import MUTED
 from screens.passage import PassageScreen
 from tuitune.chat.conversation import Reply, Side, Turn
+from tuitune.language import N_, _
 from tuitune.text import one_line, safe_text
 
 _NARROWEST = 34
@@ -70,7 +71,7 @@ class SaidBubble(Static, can_focus=True):
     def __init__(self, turn: Turn) -> None:
         super().__init__(classes="said")
         self.turn = turn
-        self.tooltip = "What you said. e changes it, b goes on from here, , and . show what was said in its place."
+        self.tooltip = _("What you said. e changes it, b goes on from here, , and . show what was said in its place.")
 
     def on_mount(self) -> None:
         self.show()
@@ -92,7 +93,7 @@ class ReplyBubble(Vertical, can_focus=True):
         super().__init__(classes="reply" if side.adapter else "reply -base")
         self.turn, self.side = turn, side
         self.border_title = Content(label)
-        self.tooltip = "A reply. g keeps it as good, c as corrected, p as preferred to the others, ^y copies it."
+        self.tooltip = _("A reply. g keeps it as good, c as corrected, p as preferred to the others, ^y copies it.")
 
     def compose(self) -> ComposeResult:
         yield Markdown(parser_factory=_parser, open_links=False)
@@ -113,8 +114,8 @@ class PassageList(Static, can_focus=True):
     """The sources of a turn's passages; unfolded, with the beginning of each. A passage's number opens it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,space", "fold", "Unfold"),
-        Binding("1", "open(1)", "Open", key_display="1…9"),
+        Binding("enter,space", "fold", N_("Unfold")),
+        Binding("1", "open(1)", N_("Open"), key_display="1…9"),
         *(Binding(str(number), f"open({number})", show=False) for number in range(2, 10)),
     ]
 
@@ -122,7 +123,7 @@ class PassageList(Static, can_focus=True):
         super().__init__(classes="passages")
         self.turn = turn
         self._unfolded = False
-        self.tooltip = "Passages of your documents that the model was given. Enter unfolds them, a number opens one."
+        self.tooltip = _("Passages of your documents that the model was given. Enter unfolds them, a number opens one.")
 
     def show(self) -> None:
         self.display = bool(self.turn.passages)

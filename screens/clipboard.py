@@ -6,6 +6,7 @@ from typing import Any
 from platformdirs import user_cache_path
 from textual.app import App
 
+from tuitune.language import _
 from tuitune.text import safe_text
 
 
@@ -17,9 +18,11 @@ def copy(app: App[Any], text: str, what: str) -> None:
     try:
         _write(file, clean)
     except OSError:
-        app.notify(f"{what} was given to the terminal's clipboard.", markup=False)
+        app.notify(_("{what} was given to the terminal's clipboard.", what=what), markup=False)
     else:
-        app.notify(f"{what} was given to the terminal's clipboard, and is in {file}.", markup=False)
+        app.notify(
+            _("{what} was given to the terminal's clipboard, and is in {file}.", what=what, file=file), markup=False
+        )
 
 
 def _write(file: Path, text: str) -> None:

@@ -14,11 +14,13 @@ from screens.actions import bind
 from screens.run_state import state_of
 from screens.step_screen import WalkScreen
 from screens.widgets.axes import Curve
+from screens.widgets.fit import fit
 from screens.widgets.footer import Footer
 from screens.widgets.metric_plot import Curves
 from screens.widgets.overlay_plot import LETTERS, STYLES, OverlayPlot
 from screens.widgets.step_bar import StepBar
 from tuitune.errors import TuituneError
+from tuitune.language import N_, _
 from tuitune.runs.compare import Difference, differences, why_not_comparable
 from tuitune.runs.folder import Run
 from tuitune.runs.summary import Summary, cost_text, duration_text, held_out_text, steps_text
@@ -33,7 +35,7 @@ class CompareScreen(WalkScreen):
 
     CSS_PATH = "compare.tcss"
     BINDINGS = bind("next_losses", "go_back", "explain")
-    ABOUT = (
+    ABOUT = N_(
         "Each run has a letter. A lower held-out loss is better: it is measured on rows that were not trained. "
         "The table names every field in which the recipes differ."
     )
@@ -58,13 +60,13 @@ class CompareScreen(WalkScreen):
         yield OverlayPlot(id="overlay")
         yield Static(id="comparable")
         table: DataTable[Text] = DataTable(id="differences", cursor_type="row", show_cursor=False)
-        table.tooltip = "The fields in which the recipes differ; the arrow keys scroll."
+        table.tooltip = _("The fields in which the recipes differ; the arrow keys scroll.")
         yield table
         yield Static(id="problem")
         yield Footer()
 
     def on_mount(self) -> None:
-        self.query_one(OverlayPlot).show("Reading the records…", ())
+        self.query_one(OverlayPlot).show(_("Reading the records…"), ())
         self.query_one(DataTable).focus()
         self._load()
 
@@ -92,26 +94,26 @@ class CompareScreen(WalkScreen):
         try:
             return differences([Run(summary.folder) for summary in self._runs])
         except TuituneError as error:
-            return str(error)
+            return error.sentence
 
     @on(Loaded)
     def _show_loaded(self, message: Loaded) -> None:
         self._curves = {"held-out": message.held_out, "training": message.training}
-        measured = sum(len(steps) > 1 for steps, _ in message.held_out)
+        measured = sum(len(steps) > 1 for steps, _losses in message.held_out)
         self._show_curves("held-out" if measured == len(self._runs) else "training")
         comparable = self.query_one("#comparable", Static)
         table = self.query_one(DataTable)
         if isinstance(message.differences, str):
             table.display = False
-            comparable.update("Their recipes cannot be compared.")
+            comparable.update(_("Their recipes cannot be compared."))
             self.show_problem(message.differences)
             return
         why_not = why_not_comparable(message.differences)
-        same = "" if message.differences else "Their recipes are the same."
+        same = "" if message.differences else _("Their recipes are the same.")
         comparable.update(Content.styled(f"! {why_not}", "$text-warning") if why_not else Content(same))
         comparable.display = bool(why_not or same)
         table.display = bool(message.differences)
-        table.add_columns("recipe field", *LETTERS[: len(self._runs)])
+        table.add_columns(_("recipe field"), *LETTERS[: len(self._runs)])
         for difference in message.differences:
             values = [one_line(value, max_length=_VALUE_CHARACTERS) for value in difference.values]
             table.add_row(*map(Text, [difference.field, *values]))
@@ -119,9 +121,10 @@ class CompareScreen(WalkScreen):
 
     def _show_curves(self, name: str) -> None:
         self._shown = name
-        titles = {"held-out": "Held-out loss over steps", "training": "Training loss over steps, smoothed"}
-        empty = all(len(steps) == 0 for steps, _ in self._curves[name])
-        title = titles[name] + (": nothing was measured" if empty else "")
+        titles = {"held-out": _("Held-out loss over steps"), "training": _("Training loss over steps, smoothed")}
+        title = titles[name]
+        if all(len(steps) == 0 for steps, _losses in self._curves[name]):
+            title = _("{title}: nothing was measured", title=title)
         self.query_one(OverlayPlot).show(title, self._curves[name])
 
     def action_next_losses(self) -> None:
@@ -134,10 +137,11 @@ class CompareScreen(WalkScreen):
 
 def _legend(run: Summary, letter: str, style: str) -> Content:
     held_out = held_out_text(run)
-    facts = [steps_text(run), f"held-out {held_out}" if held_out else "", duration_text(run), cost_text(run)]
+    measured = _("held-out {loss}", loss=held_out) if held_out else ""
+    facts = [steps_text(run), measured, duration_text(run), cost_text(run)]
     return Content.assemble(
         (f"{letter} ", f"bold {style}"),
-        (f"{one_line(run.name, max_length=18):<19}", "bold"),
+        (fit(one_line(run.name, max_length=18), 19), "bold"),
         state_of(run),
         " · ".join(filter(None, facts)),
     )

@@ -13,6 +13,7 @@ from textual.widgets import Input, OptionList, Static
 
 from screens.widgets.paths import PathSuggester
 from tuitune.documents.names import is_document
+from tuitune.language import N_, _
 from tuitune.paths import expanded
 from tuitune.text import one_line
 
@@ -21,8 +22,8 @@ class DocumentsScreen(ModalScreen[list[Path] | None]):
     """The paths as they are to be from now on; None where the user gives up."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Close"),
-        Binding("delete", "remove", "Remove"),
+        Binding("escape", "dismiss(None)", N_("Close")),
+        Binding("delete", "remove", N_("Remove")),
     ]
     DEFAULT_CSS = """
     DocumentsScreen { align: center middle; }
@@ -41,15 +42,17 @@ class DocumentsScreen(ModalScreen[list[Path] | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical() as panel:
-            panel.border_title = "Documents to look things up in"
-            panel.border_subtitle = "Enter attaches, on an empty line takes them · Del removes · Esc closes"
-            yield Input(placeholder="a file or folder", suggester=PathSuggester(is_document), compact=True)
+            panel.border_title = _("Documents to look things up in")
+            panel.border_subtitle = _("Enter attaches, on an empty line takes them · Del removes · Esc closes")
+            yield Input(placeholder=_("a file or folder"), suggester=PathSuggester(is_document), compact=True)
             yield Static(id="wrong")
             yield OptionList(markup=False)
             yield Static(
                 Content(
-                    "Text, Markdown, HTML, PDF and source code. For each question the passages that fit best are found "
-                    "and given to the model."
+                    _(
+                        "Text, Markdown, HTML, PDF and source code. For each question the passages that fit "
+                        "best are found and given to the model."
+                    )
                 )
             )
 
@@ -72,7 +75,7 @@ class DocumentsScreen(ModalScreen[list[Path] | None]):
         wrong = self.query_one("#wrong", Static)
         wrong.display = not path.exists()
         if not path.exists():
-            wrong.update(Content("There is no such file or folder."))
+            wrong.update(Content(_("There is no such file or folder.")))
             return
         if path not in self._paths:
             self._paths.append(path)

@@ -10,13 +10,14 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from tuitune.documents.passage import Passage
+from tuitune.language import N_, _
 from tuitune.text import one_line, safe_text
 
 
 class PassageScreen(ModalScreen[None]):
     """Any of Esc and Enter closes it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,q", "dismiss", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,q", "dismiss", N_("Close"))]
     DEFAULT_CSS = """
     PassageScreen { align: center middle; }
     PassageScreen > VerticalScroll {
@@ -35,7 +36,7 @@ class PassageScreen(ModalScreen[None]):
         passage = self._passage
         with VerticalScroll() as panel:
             panel.border_title = Content(f"[{self._number}] {one_line(passage.file, max_length=60)}, {passage.place}")
-            panel.border_subtitle = Content(f"score {passage.score:.3f} · Esc closes")
+            panel.border_subtitle = Content(_("score {score:.3f} · Esc closes", score=passage.score))
             if passage.heading:
                 yield Static(Content.styled(one_line(passage.heading, max_length=200), "bold"))
             if passage.before:

@@ -12,6 +12,7 @@ from textual.widgets import Static
 from screens.widgets.tick import Line, TickList
 from tuitune.chat.conversation import Side
 from tuitune.export import exports_of
+from tuitune.language import N_, _
 from tuitune.runs.folder import Run, all_runs
 from tuitune.train.checkpoints import checkpoints_of, step_of
 
@@ -34,8 +35,8 @@ class SidesScreen(ModalScreen[list[Side] | None]):
     """Ticks; Enter takes them, Esc leaves everything as it is."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "take", "Take", priority=True),
-        Binding("escape", "dismiss(None)", "Close"),
+        Binding("enter", "take", N_("Take"), priority=True),
+        Binding("escape", "dismiss(None)", N_("Close")),
     ]
     DEFAULT_CSS = """
     SidesScreen { align: center middle; }
@@ -57,10 +58,10 @@ class SidesScreen(ModalScreen[list[Side] | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical() as panel:
-            panel.border_title = "Who answers"
-            panel.border_subtitle = "Space ticks · Enter takes · Esc closes"
+            panel.border_title = _("Who answers")
+            panel.border_subtitle = _("Space ticks · Enter takes · Esc closes")
             yield TickList(id="sides")
-            yield Static(Content("Several answer the same, with one seed, one after the other."))
+            yield Static(Content(_("Several answer the same, with one seed, one after the other.")))
 
     def on_mount(self) -> None:
         places = {str(place): side for place, side in enumerate(self._sides)}
