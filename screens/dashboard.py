@@ -55,7 +55,7 @@ def headline(
     if isinstance(ended, Finished):
         glyph, word = _ENDED[ended.status]
         style = "$text-warning" if ended.status == "paused" else "$text-success"
-        state = f"{glyph} {word} after {ended.step:,} steps in {duration(ended.seconds)}"
+        state = f"{glyph} {word} after {ended.step:,} steps in {duration(history.seconds)}"
         if result := history.result():
             what, first, last = result
             state += f" · {what.split()[-1]} {first:.3f} → {last:.3f}"
@@ -73,7 +73,8 @@ def headline(
         state = "◌ Waiting for the session"
     spent = ""
     if is_training and history.started and ended is None:
-        spent = f" · {duration(max(0.0, time.time() - history.started.at))} so far"
+        earlier = history.seconds - history.attempts[-1].seconds
+        spent = f" · {duration(earlier + max(0.0, time.time() - history.started.at))} so far"
         if (live := live_cost(history)) is not None:
             spent += f" · {live}"
     elif not is_training and (paid := cost(history)) is not None:

@@ -251,7 +251,7 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
         title, first, last = result
         lines.append(f"  {title} {first:.3f} → {last:.3f} over {history.step} steps")
     if isinstance(history.ended, Finished):
-        lines.append(f"  took {duration(history.ended.seconds)}")
+        lines.append(f"  took {duration(history.seconds)}")
     lines += [f"  {warning_text(warning)}" for warning in warnings_of(history) if status != "live"]
     if (run_cost := cost(history)) is not None:
         attempts = f" over {len(history.attempts)} attempts" if len(history.attempts) > 1 else ""

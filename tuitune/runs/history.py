@@ -47,6 +47,13 @@ class Attempt:
     last_at: float
     price: Price | None = None
     ended: bool = False
+    own_seconds: float | None = None
+    """How long it took as it said itself at its end, by a clock that is never set."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, or has taken until it was last heard of."""
+        return max(0.0, self.last_at - self.started_at if self.own_seconds is None else self.own_seconds)
 
 
 @dataclass
@@ -89,6 +96,7 @@ class History:
         elif self.attempts and not (attempt := self.attempts[-1]).ended:
             attempt.last_at = max(attempt.last_at, event.at)
             attempt.ended = isinstance(event, Finished | Failed)
+            attempt.own_seconds = event.seconds if isinstance(event, Finished) else None
         match event:
             case Started():
                 self.started, self.ended = event, None
@@ -131,6 +139,11 @@ class History:
                 self.notices.append(event)
             case Failed() | Finished():
                 self.ended = event
+
+    @property
+    def seconds(self) -> float:
+        """How long all attempts took together, until the last event."""
+        return sum(attempt.seconds for attempt in self.attempts)
 
     @property
     def cards(self) -> list[Sample]:

@@ -14,7 +14,7 @@ from tuitune.atomic import write_atomic
 from tuitune.errors import TuituneError, explain
 from tuitune.language import _
 from tuitune.runs.cost import cost, money
-from tuitune.runs.events import Finished, Started, Step, from_json
+from tuitune.runs.events import Started, Step, from_json
 from tuitune.runs.folder import Run, all_runs
 from tuitune.runs.history import History
 from tuitune.text import one_line
@@ -220,11 +220,11 @@ def _read(run: Run) -> dict[str, Any]:
     except OSError:
         state = []
     fields: dict[str, Any] = {"problem": "", **_recipe_fields(run)}
-    history, seconds = History(), 0.0
+    history = History()
     losses: list[float] = []
     try:
         with run.open_events() as file:
-            history, losses, seconds = _scan(file)
+            history, losses = _scan(file)
     except FileNotFoundError:
         pass
     held_out = [event.loss for event in history.evaluations]
@@ -239,7 +239,7 @@ def _read(run: Run) -> dict[str, Any]:
         "total_steps": history.total_steps,
         "held_out": [loss if math.isfinite(loss) else None for loss in held_out],
         "losses": losses,
-        "seconds": seconds,
+        "seconds": history.seconds,
     }
     if state and fields["status"] != "live":
         _keep(run, fields, state)
@@ -256,12 +256,12 @@ def _recipe_fields(run: Run) -> dict[str, Any]:
     return {"model": recipe.model.name, "data": paths, "method": f"{recipe.method.name.upper()} {adapter}"}
 
 
-def _scan(file: BinaryIO) -> tuple[History, list[float], float]:
-    """What lists need of a record: a history without most of its events, losses of some steps, seconds of training.
+def _scan(file: BinaryIO) -> tuple[History, list[float]]:
+    """What lists need of a record: a history without most of its events, and the losses of some steps.
 
     Of each attempt the history has the last event, so that it tells how long the attempt took.
     """
-    history, seconds = History(), 0.0
+    history = History()
     steps: list[int] = []  # where their lines begin
     goes_on = False
     place, unread = 0, b""
@@ -277,7 +277,6 @@ def _scan(file: BinaryIO) -> tuple[History, list[float], float]:
         elif (event := from_json(line)) is not None:
             if isinstance(event, Started):
                 _add(history, unread)
-                seconds += _seconds(history)
                 goes_on = bool(steps)
             history.add(event)
             unread = b""
@@ -294,16 +293,9 @@ def _scan(file: BinaryIO) -> tuple[History, list[float], float]:
     if sampled:
         history.add(sampled[-1])
     losses = [step.loss for step in sampled if math.isfinite(step.loss)]
-    return history, losses, seconds + _seconds(history)
+    return history, losses
 
 
 def _add(history: History, line: bytes) -> None:
     if line and (event := from_json(line)) is not None:
         history.add(event)
-
-
-def _seconds(history: History) -> float:
-    """How long the attempt took that the history has come to: as it said itself, else until its last event."""
-    if isinstance(history.ended, Finished):
-        return max(0.0, history.ended.seconds)
-    return max(0.0, history.last_at - history.started.at) if history.started else 0.0
