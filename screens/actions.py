@@ -71,7 +71,6 @@ _ALL = (
         "p",
         N_("Pause"),
         N_("End for a while after this step: a checkpoint is saved and the GPU is given back; r goes on."),
-        footer=False,
     ),
     Action(
         "change",
@@ -85,14 +84,16 @@ _ALL = (
     Action(
         "replies_after", "full_stop", N_("Replies after"), N_("Show the sample replies of a later step."), footer=False
     ),
-    Action("save_checkpoint", "c", N_("Save"), N_("Save a checkpoint after this step and go on training.")),
+    Action(
+        "save_checkpoint", "c", N_("Save"), N_("Save a checkpoint after this step and go on training."), footer=False
+    ),
     Action(
         "next_metric",
         "m",
         N_("Curve"),
         N_("Show the next curve: loss, learning rate, gradient norm, tokens per second."),
     ),
-    Action("next_pane", "l", N_("Log"), N_("Show the next pane below: messages, sample replies, log.")),
+    Action("next_pane", "l", N_("Log"), N_("Show the next pane below: messages, sample replies, log."), footer=False),
     Action(
         "filter_runs", "slash", N_("Find"), N_("Show only runs in which the words stand that you type; Esc shows all.")
     ),

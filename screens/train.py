@@ -212,10 +212,14 @@ class TrainScreen(StepScreen):
         return None
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The footer has Stop and Save for a run that goes, Resume for one that ended early: 80 columns are few."""
+        """The footer has Stop and Pause for a run that goes, Resume for one that ended early: 80 columns are few."""
         if action == "resume" and self._why_not_resume() is not None:
             return False
-        if action in ("start_stop", "save_checkpoint") and self.tuitune.link.run and not self.tuitune.link.is_training:
+        if (
+            action in ("start_stop", "pause", "save_checkpoint")
+            and self.tuitune.link.run
+            and not self.tuitune.link.is_training
+        ):
             return False
         return super().check_action(action, parameters)
 

@@ -9,10 +9,12 @@ from textual.widgets._footer import FooterKey
 
 from screens.app import ScreenName, TuituneApp
 from screens.help import HelpScreen
+from screens.run_link import RunLink
 from screens.step_screen import WalkScreen
 from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.recipe import Recipe
+from tuitune.runs.folder import Run
 
 
 @pytest.fixture
@@ -27,16 +29,28 @@ def is_at(app: TuituneApp, step: str) -> bool:
     return isinstance(app.screen, WalkScreen) and step == app.screen.STEP
 
 
-async def test_every_entry_of_the_footer_is_seen_whole_at_80_columns(app: TuituneApp) -> None:
+async def test_every_entry_of_the_footer_is_seen_whole_at_80_columns(
+    app: TuituneApp, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     screens: tuple[ScreenName, ...] = ("home", "history", "model", "data", "lora", "train", "chat", "export")
+
+    async def look(name: str) -> None:
+        await settled(pilot)
+        entries = list(app.screen.query(FooterKey))
+        palette = next(entry for entry in entries if entry.has_class("-command-palette"))
+        others = [entry for entry in entries if entry is not palette]
+        assert max(entry.region.right for entry in others) <= palette.region.x, f"{name}: {screen_text(pilot)}"
+
     async with app.run_test(size=SIZE) as pilot:
         for name in screens:
             await app.show_step(name)
-            await settled(pilot)
-            entries = list(app.screen.query(FooterKey))
-            palette = next(entry for entry in entries if entry.has_class("-command-palette"))
-            others = [entry for entry in entries if entry is not palette]
-            assert max(entry.region.right for entry in others) <= palette.region.x, f"{name}: {screen_text(pilot)}"
+            await look(name)
+        app.link.run, app.link.history = Run(runs_folder / "pirate-1"), histories.of(histories.training())
+        monkeypatch.setattr(RunLink, "is_training", True)
+        await app.show_step("train")
+        app.screen.refresh_bindings()
+        await until(pilot, lambda: "p Pause" in screen_text(pilot), what="the keys of a live run")
+        await look("train, while it trains")
 
 
 async def test_digits_go_to_the_steps_where_nothing_is_written(app: TuituneApp) -> None:
