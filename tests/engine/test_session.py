@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from tests.engine.sessions import ended, seen, start_run
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Notice, Phase, Reply, Step, to_json
+from tuitune.runs.events import Event, Failed, Finished, Notice, Step, to_json
 from tuitune.runs.folder import Run, create_run
 from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
@@ -33,7 +33,6 @@ from tuitune.session.messages import (
     Nothing,
     Request,
     Rows,
-    Save,
     Status,
     Stop,
     Train,
@@ -42,51 +41,6 @@ from tuitune.session.protocol import decode, encode, runtime_folder
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 
 pytestmark = pytest.mark.usefixtures("warm_sessions")
-
-
-async def ended(pid: int) -> None:
-    """Wait until a process is gone (it stays a zombie until its parent, this test, collects it)."""
-    for _ in range(600):
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return
-        except psutil.NoSuchProcess:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("the session process goes on")
-
-
-async def start_run(session: Session, recipe: Recipe, runs: Path) -> tuple[Run, asyncio.Task[Any]]:
-    """Begin training and return its run as soon as the folder exists."""
-    folder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    job = asyncio.create_task(
-        session.call(Train(recipe.model_dump(mode="json"), str(runs)), lambda part: folder.set_result(part["run"]))
-    )
-
-    def refused(done: asyncio.Task[Any]) -> None:
-        if not folder.done():
-            folder.set_exception(done.exception() or AssertionError("the run ended without a folder"))
-
-    job.add_done_callback(refused)
-    return Run(Path(await folder)), job
-
-
-async def begun(run: Run) -> None:
-    """Wait until a run is in its first step."""
-    for _ in range(1200):
-        if any(isinstance(event, Phase) and event.name == "training" for event in run.events()):
-            return
-        await asyncio.sleep(0.1)
-    raise AssertionError("the training has not begun")
-
-
-async def seen(session: Session, kind: type[Event]) -> Event:
-    """Follow the session's run until an event of this kind."""
-    arrived: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-    await session.follow(
-        lambda event: arrived.set_result(event) if isinstance(event, kind) and not arrived.done() else None
-    )
-    return await asyncio.wait_for(arrived, 120)
 
 
 @pytest.mark.cold
@@ -369,53 +323,6 @@ async def test_a_run_whose_folder_is_moved_goes_on_to_be_seen_and_saved(tmp_path
     await session.close()
 
 
-async def test_stop_saves_a_checkpoint_and_the_adapter_then_the_model_still_chats(
-    tmp_path: Path, demo_recipe: Recipe
-) -> None:
-    long = Recipe.from_data(
-        {**demo_recipe.model_dump(), "train": {**demo_recipe.train.model_dump(), "max_steps": 5000}}
-    )
-    session = await Session.start()
-    run, job = await start_run(session, long, tmp_path / "runs")
-    await seen(session, Step)
-    assert await session.call(Stop()) == {"stopping": "after this step"}
-    assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
-    step = run.history().step
-    assert (run.checkpoints / f"checkpoint-{step}").is_dir()
-    assert (run.adapter / "adapter_model.safetensors").is_file()
-
-    pieces: list[str] = []
-    answer = await session.call(
-        Chat(str(run.folder), [{"role": "user", "content": "Hello!"}], sampling={"max_new_tokens": 16}),
-        lambda part: pieces.append(part["text"]),
-    )
-    assert "".join(pieces).strip() == answer["reply"] != ""
-    with pytest.raises(UnusableInput, match="temperature is -1"):
-        await session.call(Chat(str(run.folder), [], sampling={"temperature": -1}))
-    await session.close()
-
-
-async def test_stop_is_asked_by_two_and_still_saves_everything(tmp_path: Path, demo_recipe: Recipe) -> None:
-    train = {**demo_recipe.train.model_dump(), "max_steps": 5000, "gradient_accumulation_steps": 32}
-    session = await Session.start()
-    run, job = await start_run(
-        session, Recipe.from_data({**demo_recipe.model_dump(), "train": train}), tmp_path / "runs"
-    )
-    await seen(session, Step)
-    viewer = await Session.attach(run)
-    pid = (await session.call(Status()))["pid"]
-    for asking in (session, viewer):  # within one step
-        assert await asking.call(Stop()) == {"stopping": "after this step"}
-    os.kill(pid, signal.SIGTERM)
-    os.kill(pid, signal.SIGTERM)
-    assert await asyncio.wait_for(job, 300) == {"status": "stopped"}
-    step = run.history().step
-    assert (run.checkpoints / f"checkpoint-{step}" / "manifest.json").is_file()
-    assert (run.adapter / "adapter_model.safetensors").is_file()
-    await viewer.close()
-    await session.close()
-
-
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a file descriptor points to is told on Linux")
 async def test_a_run_has_its_log_to_itself(tmp_path: Path, demo_recipe: Recipe) -> None:
     session = await Session.start()
@@ -425,51 +332,6 @@ async def test_a_run_has_its_log_to_itself(tmp_path: Path, demo_recipe: Recipe) 
     assert os.readlink(output) == str(run.log_file)
     await job
     assert os.readlink(output) == before
-    await session.close()
-
-
-async def test_now_ends_the_run_without_a_checkpoint(tmp_path: Path, demo_recipe: Recipe) -> None:
-    train = {**demo_recipe.train.model_dump(), "max_steps": 5000, "gradient_accumulation_steps": 512}
-    session = await Session.start()
-    run, job = await start_run(
-        session, Recipe.from_data({**demo_recipe.model_dump(), "train": train}), tmp_path / "runs"
-    )
-    await seen(session, Reply)
-    await session.call(Stop())
-    assert await session.call(Stop(now=True)) == {"stopping": "now"}
-    assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
-    assert run.history().step == 0 and not run.adapter.exists()
-    with pytest.raises(UnusableInput, match="has no adapter"):  # though a half-trained one is in memory
-        await session.call(Chat(str(run.folder), [{"role": "user", "content": "Hello!"}]))
-    await session.close()
-
-
-async def test_a_run_that_waits_takes_no_stop_and_no_save_from_the_one_that_goes(
-    tmp_path: Path, demo_recipe: Recipe
-) -> None:
-    train = {**demo_recipe.train.model_dump(), "max_steps": 5000}
-    long = Recipe.from_data({**demo_recipe.model_dump(), "train": train})
-    session = await Session.start()
-    run, job = await start_run(session, long, tmp_path / "runs")
-    first: dict[str, asyncio.Event] = {Step.kind: asyncio.Event(), Checkpoint.kind: asyncio.Event()}
-
-    def add(event: Event) -> None:
-        if event.kind in first:
-            first[event.kind].set()
-
-    await session.follow(add)
-    await asyncio.wait_for(first[Step.kind].wait(), 120)
-    raw = demo_recipe.model_dump(mode="json")
-    waiting = asyncio.create_task(session.call(Train(raw, str(tmp_path / "runs"), "second")))
-    await session.call(Status())  # so that the session has the second one
-    assert await session.call(Stop("second")) == {"stopping": None}
-    await session.call(Save(run.name))
-    await asyncio.wait_for(first[Checkpoint.kind].wait(), 60)
-    assert await session.call(Stop(run.name)) == {"stopping": "after this step"}
-    assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
-    assert run.history().step < 5000
-    assert await asyncio.wait_for(waiting, 120) == {"status": "done"}
-    assert await session.call(Stop()) == {"stopping": None}
     await session.close()
 
 
@@ -506,72 +368,6 @@ async def test_what_fails_in_a_follower_ends_neither_its_events_nor_its_commands
     assert await session.call(Status())
     await asyncio.wait_for(over.wait(), 10)
     assert events == list(run.events()) and len(problems) == len(events)
-    await session.close()
-
-
-@pytest.mark.cold
-async def test_a_stop_is_heeded_before_the_run_has_begun(tmp_path: Path, demo_recipe: Recipe) -> None:
-    session = await Session.start()
-    job = asyncio.create_task(session.call(Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs"))))
-    await asyncio.sleep(0)  # the libraries are still being imported
-    assert await session.call(Stop()) == {"stopping": "after this step"}
-    assert await asyncio.wait_for(job, 60) == {"status": "stopped"}
-    await session.close()
-
-
-@pytest.mark.fault
-async def test_a_step_that_outlasts_the_signal_to_end_is_given_up(
-    tmp_path: Path, demo_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One step of thousands of passes; the checkpoint before it stays, and what goes on from it is said."""
-    monkeypatch.setenv("TUITUNE_GRACE", "0.5")
-    train = demo_recipe.train.model_copy(update={"gradient_accumulation_steps": 5000, "num_train_epochs": 100.0})
-    session = await Session.start()
-    run, job = await start_run(session, demo_recipe.model_copy(update={"train": train}), tmp_path / "runs")
-    pid = (await session.call(Status()))["pid"]
-    await begun(run)
-    os.kill(pid, signal.SIGTERM)
-    await asyncio.wait([job], timeout=60)
-    await ended(pid)
-    assert run.status() == "stopped" and not run.adapter.exists() and job.done()
-    (notice,) = [event.text for event in run.events() if isinstance(event, Notice) and "signal" in event.text]
-    assert notice.endswith(
-        "within 0.5 s of the signal to end, and is given up: `tuitune resume` goes on from the start."
-    )
-
-
-@pytest.mark.cold
-@pytest.mark.fault
-async def test_a_terminated_session_begins_no_run_and_ends(tmp_path: Path, demo_recipe: Recipe) -> None:
-    session = await Session.start()
-    job = asyncio.create_task(session.call(Train(demo_recipe.model_dump(mode="json"), str(tmp_path / "runs"))))
-    pid = (await session.call(Status()))["pid"]
-    os.kill(pid, signal.SIGTERM)
-    with pytest.raises(TuituneError):
-        await asyncio.wait_for(job, 60)
-    await session.close()
-    await ended(pid)
-    assert not (tmp_path / "runs").exists()
-
-
-WAITS_FOR_CLIENTS = """
-import asyncio, asyncio.base_events
-async def wait_closed(self):
-    while self._active_count:
-        await asyncio.sleep(0.05)
-asyncio.base_events.Server.wait_closed = wait_closed
-"""
-
-
-@pytest.mark.fault
-async def test_a_terminated_session_ends_though_clients_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sitecustomize.py").write_text(WAITS_FOR_CLIENTS)  # as Python does since 3.12.1
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    session = await Session.start()
-    pid = (await session.call(Status()))["pid"]
-    os.kill(pid, signal.SIGTERM)
-    await asyncio.wait_for(session.lost.wait(), 20)
-    await ended(pid)
     await session.close()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.sessions import ended, start_run
 from tests.engine.test_endings import Web
-from tests.engine.test_session import ended, start_run
 from tuitune.commands.run import set_then
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe

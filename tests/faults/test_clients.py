@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.engine.test_session import ended, seen, start_run
+from tests.engine.sessions import ended, seen, start_run
 from tests.faults.sweep import Record
 from tests.faults.test_sweeps import Survived
 from tuitune.recipe import Recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.test_session import ended, start_run
+from tests.engine.sessions import ended, start_run
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Phase, Step
 from tuitune.session.client import Session, SessionLost
