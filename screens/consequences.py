@@ -7,6 +7,7 @@ from textual.content import Content
 from screens.actions import ACTIONS, key_name
 from screens.widgets.bars import bar
 from tuitune.plan.advice import offer_of_16bit, passes_over_data, training_seconds, warnings
+from tuitune.plan.scaling import WORTH_ITS_CARDS
 from tuitune.recipe import Recipe
 from tuitune.runs.cost import Price, money
 from tuitune.runs.speed import Speed
@@ -73,6 +74,7 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, pric
         tokens = f"{count(estimate['tokens'])} tokens, {count(estimate['trained_tokens'])} trained"
         lines.append(_line("Data", f"{rows:,} rows, each seen {passes:.1f} times · {tokens}"))
     lines.append(_line("Time", _time(recipe, estimate, speed, price)))
+    lines += _cards(recipe, estimate, speed, price)
     memory, available, verdict = estimate["memory"], estimate["available_bytes"], estimate["verdict"]
     needed = memory["total_bytes"]
     device = one_line(estimate["device"], max_length=40)
@@ -93,11 +95,47 @@ def _time(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, price: 
     if speed is None:
         return f"measured from the first steps ({price or _ASK_PRICE})"
     pace = f"at the {speed.tokens_per_second:,.0f} tokens/s of {one_line(speed.run, max_length=40)}"
+    way = _chosen_way(recipe, estimate)
+    speedup = way["speedup"] if way else 1.0
+    if speedup != 1:
+        pace += f" on one card, × {speedup:.2f}"
     if estimate["rows"] is None:
         return f"known once the data is counted, {pace} ({price or _ASK_PRICE})"
-    seconds = training_seconds(recipe, estimate["rows"], estimate["tokens"], speed.tokens_per_second)
+    seconds = training_seconds(recipe, estimate["rows"], estimate["tokens"], speed.tokens_per_second * speedup)
     cost = f"about {money(seconds / 3600 * price.per_hour, price.currency)}" if price else _ASK_PRICE
     return f"{about(seconds)} ({cost}) {pace}"
+
+
+def _cards(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, price: Price | None) -> list[Content]:
+    """What several of this machine's cards would bring, if it has any: time and cost, or how many times faster."""
+    chosen, ways = _chosen_way(recipe, estimate), estimate.get("cards_here") or ()
+    if not ways:
+        return []
+    texts: list[tuple[str, str]] = []
+    for way in ways:
+        text = f"{way['speedup']:.2f}×"
+        if speed is not None:
+            pace = speed.tokens_per_second * way["speedup"]
+            seconds = training_seconds(recipe, estimate["rows"], estimate["tokens"], pace)
+            cost = f", {money(seconds / 3600 * price.per_hour, price.currency)}" if price else ""
+            text = f"{about(seconds).removeprefix('about ')}{cost}"
+        texts += [(" · " if texts else "", ""), (f"{way['gpus']}: {text}", "bold" if way == chosen else "")]
+    lines = [Content.assemble((f"{'Cards':<8}", _MUTED), *texts, (" (computed; train.gpus)", _MUTED))]
+    few = next((way["gpus"] for way in ways if way["speedup"] < WORTH_ITS_CARDS * way["gpus"]), None)
+    if few is not None:
+        small = f"{'':<8}With {few} cards or more so small a step gains little: their time goes into launching it."
+        lines.append(Content.styled(small, _MUTED))
+    return lines
+
+
+def _chosen_way(recipe: Recipe, estimate: dict[str, Any]) -> dict[str, Any] | None:
+    """The entry of `cards_here` with as many cards as train.gpus means."""
+    ways: list[dict[str, Any]] = estimate.get("cards_here") or []
+    gpus = recipe.train.gpus
+    if not ways or gpus == "auto":
+        return ways[0] if ways else None
+    count = ways[-1]["gpus"] if gpus == "all" else len(gpus)
+    return next((way for way in ways if way["gpus"] == count), None)
 
 
 def _line(name: str, text: str) -> Content:

@@ -189,9 +189,10 @@ class TrainSection(Section):
     def _words_or_cards(cls, value: Any) -> Any:
         if isinstance(value, str) and value not in ("auto", "all"):
             value = [part.strip() for part in value.split(",")]
-            value = [int(part) if part.isdecimal() else part for part in value]
         if value in ("auto", "all"):
             return value
+        if isinstance(value, list | tuple):  # numbers that were written are text
+            value = [int(card) if isinstance(card, str) and card.isdecimal() else card for card in value]
         numbers = isinstance(value, list | tuple) and all(type(card) is int and card >= 0 for card in value)
         if not numbers or len(value) < 2 or len(set(value)) < len(value):
             raise ValueError("should be auto, all, or the numbers of two cards or more, such as [0, 2]")

@@ -26,12 +26,12 @@ class NVMLError(Exception):
 
 def nvmlInit(): pass
 def nvmlSystemGetDriverVersion(): return "580.95"
-def nvmlDeviceGetCount(): return 1
+def nvmlDeviceGetCount(): return {{cards}}
 def nvmlDeviceGetHandleByIndex(index): return index
 def nvmlDeviceGetMemoryInfo(handle): return SimpleNamespace(total=24 * 2**30, used=2**30)
 def nvmlDeviceGetCudaComputeCapability(handle): return (8, 9)
 def nvmlDeviceGetName(handle): return {NAME!r}
-def nvmlDeviceGetUUID(handle): return "GPU-0"
+def nvmlDeviceGetUUID(handle): return f"GPU-{{{{handle}}}}"
 """
 _LIBRARIES = {
     "torch.py": f"""
@@ -51,9 +51,9 @@ def ones(*shape, device):
 }
 
 
-def write_nvml(folder: Path) -> None:
-    """One card with 23 of 24 GiB free, for a process that has `folder` on its PYTHONPATH."""
-    (folder / "pynvml.py").write_text(_NVML)
+def write_nvml(folder: Path, cards: int = 1) -> None:
+    """Cards with 23 of 24 GiB free each, for a process that has `folder` on its PYTHONPATH."""
+    (folder / "pynvml.py").write_text(_NVML.format(cards=cards))
 
 
 def write_libraries(folder: Path) -> None:

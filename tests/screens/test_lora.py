@@ -1,17 +1,27 @@
 """What the settings mean in time: measured by a run of this model here, or not told."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 from textual.widgets import Input
 
 from screens.app import TuituneApp
+from screens.consequences import consequences
+from screens.widgets.fields import as_value
 from screens.widgets.yaml_area import YamlArea, read_recipe
+from tests.conftest import DEMO
 from tests.screens.conftest import SIZE, screen_text, settled, until
+from tests.screens.machine import be_the_machine, write_nvml
 from tuitune import backends
 from tuitune.machine.hardware import chosen_gpu
+from tuitune.plan.estimate import estimate
 from tuitune.recipe import Recipe
+from tuitune.recipe_sections import TrainSection
+from tuitune.runs.cost import Price
 from tuitune.runs.events import Plan, Step
 from tuitune.runs.folder import create_run
+from tuitune.runs.speed import Speed
 from tuitune.session.messages import Estimate
 from tuitune.units import about
 
@@ -59,6 +69,36 @@ async def test_the_time_is_that_of_an_earlier_run_or_not_told(recipe: Recipe, ru
         await app.show_step("lora")
         cost = f"(about {3 * estimate['tokens'] / 1_400 / 100:.2f} credits) at the 1,400 tokens/s"
         await until(pilot, lambda: cost in screen_text(pilot), what=cost)
+
+
+def test_what_more_cards_would_bring_is_told(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_nvml(tmp_path, cards=4)
+    be_the_machine(tmp_path, monkeypatch)
+
+    def told(**train: Any) -> list[str]:
+        changed = recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
+        data = estimate(changed).as_dict()
+        text = consequences(changed, data, Speed("before", 1.0), price=Price.parse("2")).plain
+        return [line for line in text.splitlines() if line.startswith(("Time", "Cards", " "))]
+
+    time, cards, small = told()
+    assert time == "Time    about 4 min (about $0.14) at the 1 tokens/s of before"
+    assert cards.startswith("Cards   1: 4 min, $0.14 · 2: ")
+    assert " · 4: " in cards and cards.endswith(" (computed; train.gpus)")
+    assert small.strip().startswith("With 2 cards or more so small a step gains little")
+    assert "on one card, × 0.98" in told(gpus="all")[0]
+    assert told(gpus="all")[1] == cards
+
+    dpo = Recipe.load(DEMO / "demo_dpo.yaml")
+    assert "Cards" not in consequences(dpo, estimate(dpo).as_dict()).plain
+
+
+def test_cards_that_are_written_into_the_field_are_numbers(recipe: Recipe) -> None:
+    info = TrainSection.model_fields["gpus"]
+    for text, cards in (("0, 2", [0, 2]), ("all", "all"), ("auto", "auto")):
+        assert TrainSection(gpus=as_value(info, text)).gpus == cards
+    with pytest.raises(ValueError, match="two cards or more"):
+        TrainSection(gpus=as_value(info, "1"))
 
 
 def test_an_estimated_time_claims_no_more_than_it_knows() -> None:

@@ -90,6 +90,8 @@ class Method:
     """What the loss of this method tells, where beginners err."""
     sequences_a_row: int = 1
     """How many sequences of tokens one row brings into a pass."""
+    why_one_card: str = ""
+    """Why several cards cannot share its steps, as a clause; empty where they can."""
 
     def train_on(self, recipe: Recipe) -> Literal["assistant", "last", "all"]:
         """What the masker marks as trained."""

@@ -39,6 +39,7 @@ class Pairs(Method):
     columns = {f"{side}_{name}": IDS for side in ("chosen", "rejected") for name in ("input_ids", "labels")}  # noqa: RUF012
     metrics: Sequence[Metric] = REWARDS
     sequences_a_row = 2
+    why_one_card = "its loss weighs whole replies, which cards cannot count together yet"
 
     def train_on(self, recipe: Recipe) -> Literal["assistant", "last", "all"]:
         return "assistant"

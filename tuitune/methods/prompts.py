@@ -20,6 +20,7 @@ class GRPO(Method):
 
     name = "grpo"
     sentence = "Answers prompts itself and learns from rewards that check the answers: mathematics, code, formats."
+    why_one_card = "the answers of a step are generated and judged in one process"
     columns = {"prompt_ids": IDS, "row": TEXT}  # noqa: RUF012
     metrics = (
         Metric("reward", "reward", "What the answers are worth on average: this is what should rise."),

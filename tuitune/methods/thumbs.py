@@ -18,6 +18,7 @@ class KTO(Method):
     name = "kto"
     sentence = "Learns from single replies with a thumb up or down, where there is no pair for each prompt."
     columns = {"input_ids": IDS, "labels": IDS, "desirable": IDS}  # noqa: RUF012
+    why_one_card = "its loss weighs whole replies, which cards cannot count together yet"
     loss_says = "The loss begins at 0.5, and falls as good replies become likelier than bad ones."
     metrics = (
         Metric("rewards/margins", "margin", "By how much good replies beat bad ones: it should rise."),

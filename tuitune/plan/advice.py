@@ -21,6 +21,7 @@ USUAL = {
     "train.learning_rate": "1e-4 to 2e-4; 1e-5 to 5e-5 for long runs",
     "train.warmup_steps": "5, or 3% of the steps",
     "train.weight_decay": "0.01",
+    "train.gpus": "auto for one card; all, or numbers such as 0, 2: the estimate says what they bring",
     "train.max_grad_norm": "1.0, or 0.3 in 4-bit",
 }
 """Field name to the values that are usually right."""

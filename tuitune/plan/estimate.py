@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tuitune.machine.hardware import chosen_gpu, disk_free_bytes
+from tuitune.machine.hardware import chosen_gpu, disk_free_bytes, visible_gpus
 from tuitune.methods import method_of
 from tuitune.model.targets import Targets, resolve
 from tuitune.plan.advice import offer_of_16bit, warnings
@@ -118,6 +118,8 @@ class Estimate:
     """Free where the run's folder would be."""
     scaling: tuple[Scaled, ...] = ()
     """A step on as many cards and hosts as were asked about, if each card were an H200; hosts by each kind of link."""
+    cards_here: tuple[Scaled, ...] = ()
+    """The same for numbers of this machine's cards from one to all, where there are several that the method can use."""
 
     @property
     def trainable_share(self) -> float:
@@ -210,6 +212,7 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
         disk_bytes=needed,
         disk_free_bytes=room,
         scaling=_scaling(recipe, shape, rows, gpus, hosts) if rows and gpus * hosts > 1 else (),
+        cards_here=_cards_here(recipe, shape, rows) if rows else (),
     )
 
 
@@ -221,7 +224,20 @@ def disk_bytes(recipe: Recipe, shape: Shape, steps: int | None) -> int:
 
 def _scaling(recipe: Recipe, shape: Shape, rows: Rows, gpus: int, hosts: int) -> tuple[Scaled, ...]:
     """The recipe's step on the cards; over hosts, by each kind of link between them."""
-    step = Step(
+    step = _step(recipe, shape, rows)
+    return tuple(scaled(step, gpus, hosts, link) for link in (ETHERNET if hosts > 1 else ("",)))
+
+
+def _cards_here(recipe: Recipe, shape: Shape, rows: Rows) -> tuple[Scaled, ...]:
+    there = len(visible_gpus())
+    if there < 2 or method_of(recipe).why_one_card:
+        return ()
+    step = _step(recipe, shape, rows)
+    return tuple(scaled(step, gpus) for gpus in sorted({1, 2, 4, 8, there}) if gpus <= there)
+
+
+def _step(recipe: Recipe, shape: Shape, rows: Rows) -> Step:
+    return Step(
         parameters=shape.total_parameters,
         adapter_parameters=shape.adapter_parameters,
         layers=shape.layers,
@@ -229,7 +245,6 @@ def _scaling(recipe: Recipe, shape: Shape, rows: Rows, gpus: int, hosts: int) ->
         tokens_a_row=rows.tokens / max(1, rows.count),
         graphs=recipe.train.cuda_graphs is not False,
     )
-    return tuple(scaled(step, gpus, hosts, link) for link in (ETHERNET if hosts > 1 else ("",)))
 
 
 def _lays_end_to_end(recipe: Recipe, backend: str) -> bool:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 # Parameters of the base, and FLOP/s that a large step of it reaches: 4 FLOP a parameter and token, as frozen weights
 # get no gradient. From `own choice, 4-bit, 64 rows a step` of benchmarks/results/gpu_speed_{1b,8b}.json.
 MEASURED = ((1.247e9, 3.76e14), (8.03e9, 4.79e14))
@@ -20,11 +18,16 @@ MEASURED = ((1.247e9, 3.76e14), (8.03e9, 4.79e14))
 LAUNCH_S_A_LAYER = 0.0049
 # Captured as CUDA graphs, what a step costs beside the GPU's work.
 GRAPH_STEP_S = 0.005
+WORTH_ITS_CARDS = 0.6
+"""Of the cards' time, the share that must go into computing for them to be worth it."""
 GRADIENT_BYTES = 4  # a parameter of the adapter: fp32
 
 # Bytes a second that an all-reduce moves in each direction, and seconds that each of its rounds waits.
 NVLINK = (200e9, 20e-6)
 ETHERNET = {"10 Gbit/s": (1.1e9, 60e-6), "25 Gbit/s": (2.8e9, 50e-6), "100 Gbit/s": (11e9, 30e-6)}
+
+
+GAINS_LITTLE = "so small a step gains little"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,11 @@ class Scaled:
         """Share of the cards' time that the speed-up pays for."""
         return self.speedup / (self.gpus * self.hosts)
 
+    @property
+    def gains_little(self) -> bool:
+        """Whether much of the cards' time would be spent on what no number of cards shortens."""
+        return self.efficiency < WORTH_ITS_CARDS
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -69,7 +77,7 @@ class Scaled:
         where = f"{self.hosts} hosts with {cards} each, {self.link}" if self.hosts > 1 else cards
         return (
             f"{where}: {self.speedup:.2f}× one card ({self.efficiency:.0%} of each), {self.step_s:.3f} s a step, "
-            f"{1e3 * self.gradients_s:.1f} ms of it for gradients"
+            f"{1e3 * self.gradients_s:.1f} ms of it for gradients{f'; {GAINS_LITTLE}' if self.gains_little else ''}"
         )
 
 
@@ -127,6 +135,8 @@ def imbalance(lengths: Sequence[int], rows: int, cards: int, draws: int = 4000) 
 
     By simulation over these `lengths` (tokens). Dealing rows by their lengths brings it near 0.
     """
+    import numpy as np
+
     size = (draws, cards, max(1, rows // cards))
     drawn_lengths = np.random.default_rng(0).choice(np.asarray(lengths), size=size)
     sums = drawn_lengths.sum(axis=2)

@@ -59,10 +59,11 @@ def check(recipe: Recipe, hosts: int = 1) -> None:
     require_rewards(recipe.method.judges())
     require_loftq(recipe)
     require_reporters(recipe)
-    if (recipe.train.gpus != "auto" or hosts > 1) and not learner_of(recipe).shares_steps:
+    method = method_of(recipe)
+    if (recipe.train.gpus != "auto" or hosts > 1) and method.why_one_card:
         raise UnusableInput(
-            f"The method {recipe.method.name} does not train on several cards yet: leave train.gpus at auto, on one "
-            "host."
+            f"The method {method.name} trains on one card, because {method.why_one_card}: leave train.gpus at auto, on "
+            "one host."
         )
     if recipe.lora.init_adapter is not None:
         require_adapter(recipe.lora.init_adapter)

@@ -25,8 +25,6 @@ class Learner:
     method: Method
     fits: bool = True
     """Whether ways to run a step are timed on a GPU."""
-    shares_steps: bool = False
-    """Whether its loss is a sum over labels that several cards can share."""
     captures: bool = False
     """Whether a pass is the model's own loss over its labels, which can be captured as a CUDA graph."""
 

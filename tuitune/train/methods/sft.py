@@ -24,7 +24,6 @@ ARGUMENTS = {
 class SFT(Learner):
     method = METHODS["sft"]
     captures = True
-    shares_steps = True
 
     def collator(self, loaded: LoadedModel) -> Collate:
         return collator(loaded)
