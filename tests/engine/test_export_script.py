@@ -108,6 +108,103 @@ def test_the_script_of_a_method_of_replies_trains_the_same(tmp_path: Path, metho
         assert cosine > 0.99, name  # Adam, as above; these gradients are smaller
 
 
+OWN = """
+def short(completions, animal):
+    return [float(len(reply) < 20) for reply in completions]
+"""
+
+
+def test_the_script_of_rewards_trains_by_the_same_rewards(tmp_path: Path) -> None:
+    """Trained by trl's own trainer for a step, with each reward that a script can carry."""
+    from safetensors.torch import load_file
+
+    from tests.engine.training import trained
+    from tuitune.reward_sections import PythonFile
+    from tuitune.rewards.confirmed import confirm
+    from tuitune.rewards.judge import Answer, Judge
+
+    own = tmp_path / "own.py"
+    own.write_text(OWN)
+    data = tmp_path / "prompts.jsonl"
+    lines = [{"prompt": f"Name a {animal}.", "answer": "#### 2", "animal": animal} for animal in ("cat", "cow")]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rewards = [
+        {"name": "exact_match", "weight": 2.0},
+        {"name": "numeric_match"},
+        {"name": "format", "pattern": "(A|An) .*[.]"},
+        {"name": "length", "most": 3, "weight": 0.5},
+        {"name": "json_schema", "json_schema": {"type": "object"}},
+        {"name": "python", "function": f"{own}:short"},
+    ]
+    confirm(PythonFile(name="python", function=f"{own}:short"))
+    recipe = Recipe.from_data(
+        {
+            "model": {"name": str(SAMPLES / "demo_model"), "load_in_4bit": False, "backend": "transformers"},
+            "data": {"path": str(data), "max_length": 64},
+            "method": {
+                **{"name": "grpo", "rewards": rewards, "num_generations": 4, "max_completion_length": 6},
+                **{"beta": 0.1, "temperature": 2.0},
+            },
+            "train": {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1},
+            "samples": {"prompts": ["Hello!"], "max_new_tokens": 2},
+        },
+        changes=["warmup_steps=0", "learning_rate=1e-3", "eval_steps=0"],
+    )
+    run, _ = trained(recipe, tmp_path / "runs", "grpo")
+    script_folder, notebook = export(
+        run, ["script", "notebook"], None, lambda *_: None, lambda question: True, lambda: False
+    )
+    text = (script_folder.path / "train.py").read_text()
+    assert "tuitune" not in text.partition("import os")[2] and "import tuitune" not in text
+    own.unlink()  # the script has it beside itself
+    # What each reward says of a few answers, after the script's own end.
+    replies = ["#### 2", "A cat says meow.", '{"a": 1}', "two is 2"]
+    asked = """
+row = rows[0]["prompt"]
+said = [function([row] * 4, REPLIES, [[1, 2]] * 4) for function in rewards]
+(HERE / "said.json").write_text(json.dumps({"said": said, "log": trainer.state.log_history}))
+"""
+    (script_folder.path / "train.py").write_text(f"{text}\nREPLIES = {replies!r}\n{asked}")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(
+        [sys.executable, "-P", script_folder.path / "train.py"], cwd=tmp_path, env=environment, timeout=300,
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((script_folder.path / "said.json").read_text())
+    own.write_text(OWN)
+    columns = {name: lines[0][name] for name in ("answer", "animal")}
+    with Judge(run.resolved().method.judges()) as judge:
+        prompt = [{"role": "user", "content": lines[0]["prompt"]}]
+        assert report["said"] == judge.values([Answer(prompt, reply, 2, columns) for reply in replies])
+    step = report["log"][0]
+    expected = {f"rewards/{title}/mean" for title in judge.titles}
+    assert expected <= step.keys() and step["completions/max_length"] <= 6 and step["kl"] < 1e-5
+    weights = load_file(script_folder.path / "adapter" / "adapter_model.safetensors")
+    assert weights.keys() == load_file(run.adapter / "adapter_model.safetensors").keys()
+    assert not (script_folder.path / "adapter" / "ref").exists()
+    if step["reward_std"]:  # else nothing is learned, here as there
+        assert any(weight.any() for name, weight in weights.items() if "lora_B" in name)
+    cells = json.loads((notebook.path / "train.ipynb").read_text())["cells"]
+    code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
+    assert "jsonschema==" in (notebook.path / "requirements.txt").read_text()
+    assert "GRPOTrainer(" in code and (notebook.path / "own_1.py").read_text() == OWN
+
+
+def test_a_script_says_which_rewards_it_cannot_carry() -> None:
+    from tuitune.errors import UnusableInput
+
+    recipe = Recipe.from_data(
+        {
+            "model": {"name": str(SAMPLES / "demo_model")},
+            "data": {"path": str(SAMPLES / "animals.jsonl")},
+            "method": {"name": "grpo", "rewards": [{"name": "unit_tests", "run_code": True}]},
+        }
+    )
+    with pytest.raises(UnusableInput, match="cannot repeat a run with the reward unit_tests"):
+        script(recipe, "tests")
+
+
 def test_a_machine_with_a_gpu_writes_the_same_script(monkeypatch: pytest.MonkeyPatch) -> None:
     """It decides where it runs in what precision it computes."""
     recipe = Recipe.from_data(

@@ -1,6 +1,7 @@
 """Export the run as a standalone training script: Unsloth's own calls, the recipe's values, the very rows."""
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
@@ -20,7 +21,7 @@ _SCRIPT = Template('''\
     pip install -r requirements.txt
     python train.py
 
-Reads rows.parquet beside it: the run's own rows, as token ids, with labels of -100 where a token is not trained.
+Reads rows.parquet beside it: $rows.
 Writes the adapter to ./adapter. On an NVIDIA GPU it uses Unsloth; without one, plain transformers and PEFT.
 """
 
@@ -138,31 +139,33 @@ for parameter in model.parameters():  # TRL turns a quantised base's adapter to 
 if FastLanguageModel is not None:
     FastLanguageModel.for_training(model, use_gradient_checkpointing="unsloth" if GRADIENT_CHECKPOINTING else False)
 trainer.train()
-model.save_pretrained(HERE / "adapter")
+model.save_pretrained(HERE / "adapter"$saving)
 tokenizer.save_pretrained(HERE / "adapter")
 ''')
 
 
 def write_script(run: Run, folder: Path, *, as_notebook: bool = False) -> None:
-    """Write train.py or train.ipynb, rows.parquet, requirements.txt and recipe.yaml into `folder`, which is new.
+    """Write train.py or train.ipynb, rows.parquet, requirements.txt, recipe.yaml and what the method needs.
 
-    Raises UnusableInput where the data or the tokenizer can no longer be read.
+    `folder` is made. Raises UnusableInput where the data or the tokenizer can no longer be read.
     """
     from tuitune.data.prepare import prepare
     from tuitune.model.config import load_tokenizer
 
     recipe = run.resolved()
     require_repeatable(recipe)
-    learner_of(recipe).script_part(recipe)
+    part = learner_of(recipe).script_part(recipe)
     rows = prepare(recipe, load_tokenizer(recipe.model)).train
     folder.mkdir()
     rows.to_parquet(str(folder / "rows.parquet"))
+    for name, source in part.files.items():
+        (folder / name).write_text(source, encoding="utf-8")
     text = script(recipe, run.name)
     if as_notebook:
         (folder / "train.ipynb").write_text(notebook(text, safe_text(run.name)), encoding="utf-8")
     else:
         (folder / "train.py").write_text(text, encoding="utf-8")
-    (folder / "requirements.txt").write_text(requirements(run))
+    (folder / "requirements.txt").write_text(requirements(run, part.libraries))
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
 
 
@@ -216,7 +219,7 @@ def script(recipe: Recipe, title: str) -> str:
     part = learner_of(recipe).script_part(recipe)
     arguments = {**settled_arguments(recipe), **part.arguments}
     literals["arguments"] = "\n".join(f"    {name}={value!r}," for name, value in arguments.items())
-    for name in ("imports", "definitions", "config", "trainer"):
+    for name in ("imports", "definitions", "config", "trainer", "rows", "saving"):
         literals[name] = getattr(part, name)
     shown = safe_text(title).replace("\\", "/").replace('"', "'")
     text = _SCRIPT.substitute(literals, title=shown)
@@ -224,13 +227,13 @@ def script(recipe: Recipe, title: str) -> str:
     return text
 
 
-def requirements(run: Run) -> str:
+def requirements(run: Run, further: Sequence[str] = ()) -> str:
     """The versions that the run was made with, from its environment.json, else those installed here."""
     from importlib.metadata import PackageNotFoundError, version
 
     recorded = run.libraries()
     lines = []
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *further):
         try:
             installed = recorded.get(name) or version(name)
         except PackageNotFoundError:

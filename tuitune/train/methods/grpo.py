@@ -11,7 +11,9 @@ from tuitune.methods import METHODS
 from tuitune.methods.prompts import prompts_a_step, section_of
 from tuitune.recipe import Recipe
 from tuitune.train.control import Control, Emit
+from tuitune.train.methods.grpo_script import grpo_part
 from tuitune.train.methods.learner import Collate, Learner
+from tuitune.train.methods.script_part import ScriptPart
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -60,6 +62,13 @@ class GRPO(Learner):
                 f"{section.num_generations} to each) and the data has {len(prepared.train)}: add prompts, or lower "
                 "train.gradient_accumulation_steps."
             )
+
+    def script_part(self, recipe: Recipe) -> ScriptPart:
+        from tuitune.chat_template.turn_end import end_of_turn_id
+        from tuitune.model.config import load_tokenizer
+
+        tokenizer = load_tokenizer(recipe.model)
+        return grpo_part(section_of(recipe), end_of_turn_id(tokenizer), tokenizer.eos_token_id)
 
     def isolation_rows(self, rows: Any) -> Any:
         return PromptsAsAnswers(rows)

@@ -1,6 +1,7 @@
 """The part of an exported script that depends on the method: what it imports, and its trainer."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -14,6 +15,14 @@ class ScriptPart:
     trainer: str
     arguments: dict[str, Any]
     """What the class of arguments is told beside what every method's is."""
+    rows: str = "the run's own rows, as token ids, with labels of -100 where a token is not trained"
+    """What is in rows.parquet, for the script's first lines."""
+    saving: str = ""
+    """What `save_pretrained` is told beside the folder."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name to text of what lies beside the script."""
+    libraries: tuple[str, ...] = ()
+    """What must be installed beside what every script needs."""
 
 
 def replies_part(constants: dict[str, Any], loss: str) -> ScriptPart:
