@@ -1,15 +1,14 @@
 """A small Hugging Face Hub on 127.0.0.1: folders as repositories, in the part of the API that the libraries speak."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.engine.hub_wire import HubHandler, served
 
 
 @dataclass
@@ -40,16 +39,8 @@ def hub_server() -> Iterator[Hub]:
         pass
 
     Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with served(Handler) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def commit(repository: str, folder: str) -> str:
@@ -63,24 +54,11 @@ class _Refused(Exception):
         self.status = status
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(HubHandler):
     hub: Hub
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+    def answer(self) -> None:
+        body = self.body().decode()
         address = urlsplit(self.path)
         path = unquote(address.path).strip("/")
         self.hub.asked.append(path)
@@ -90,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._resolve(path.split("/"))
         except _Refused as refused:
-            self._send(refused.status, json.dumps({"error": str(refused)}).encode(), {"X-Error-Code": str(refused)})
+            self.send_json(refused.status, {"error": str(refused)}, {"X-Error-Code": str(refused)})
 
     def _api(self, parts: list[str], form: dict[str, list[str]]) -> None:
         if parts in (["datasets"], ["models"]):
@@ -123,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
         if rest == ["auth-check"]:
             answer = {}
-        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json", "X-Repo-Commit": sha})
+        self.send_json(200, answer, {"X-Repo-Commit": sha})
 
     def _list(self, kind: str, form: dict[str, list[str]]) -> None:
         if kind in self.hub.forbidden:
@@ -135,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             for name in names
             if words in name.lower()
         ]
-        self._send(200, json.dumps(listed).encode(), {"Content-Type": "application/json"})
+        self.send_json(200, listed)
 
     def _resolve(self, parts: list[str]) -> None:
         if parts[0] != "datasets":
@@ -148,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.is_file():
             raise _Refused(404, "EntryNotFound")
         raw = file.read_bytes()
-        self._send(200, raw, {"ETag": f'"{_oid(file)}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"})
+        self.send(200, raw, {"ETag": f'"{_oid(file)}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"})
 
     def _folder(self, repository: str, revision: str, *, metadata: bool = False) -> tuple[Path, str]:
         revisions = self.hub.repositories.get(repository)
@@ -163,14 +141,6 @@ class _Handler(BaseHTTPRequestHandler):
             if revision in (name, commit(repository, folder.name)):
                 return folder, commit(repository, folder.name)
         raise _Refused(404, "RevisionNotFound")
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
 
 def _oid(file: Path) -> str:

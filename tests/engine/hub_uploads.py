@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.engine.hub_wire import HubHandler, served
 
 
 @dataclass
@@ -36,83 +36,52 @@ def upload_hub() -> Iterator[UploadHub]:
         pass
 
     Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with served(Handler) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(HubHandler):
     hub: UploadHub
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def do_PUT(self) -> None:
-        self._answer()
-
-    def _body(self) -> bytes:
-        if "chunked" in self.headers.get("Transfer-Encoding", ""):
-            body = b""
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return body
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-    def _answer(self) -> None:
-        body, path = self._body(), unquote(urlsplit(self.path).path).strip("/")
+    def answer(self) -> None:
+        body, path = self.body(), unquote(urlsplit(self.path).path).strip("/")
         self.hub.log.append(f"{self.command} {path}")
         parts = path.split("/")
         if parts[0] == "large":
             self.hub.large[parts[1]] = body
-            self._send(200, {})
+            self.send_json(200, {})
             return
         if self.headers.get("Authorization") not in ("Bearer hf_good", None):
-            self._send(401, {"error": "Invalid credentials"})
+            self.send_json(401, {"error": "Invalid credentials"})
             return
         if path == "api/whoami-v2":
             token = {"accessToken": {"role": self.hub.role, "displayName": "test"}}
-            self._send(200, {"name": "ada", "type": "user", "orgs": [{"name": "crew"}], "auth": token})
+            self.send_json(200, {"name": "ada", "type": "user", "orgs": [{"name": "crew"}], "auth": token})
         elif path == "api/validate-yaml":
-            self._send(200, {"errors": [], "warnings": []})
+            self.send_json(200, {"errors": [], "warnings": []})
         elif path == "api/repos/create":
             wanted = json.loads(body)
             name = f"{wanted.get('organization') or 'ada'}/{wanted['name']}"
             self.hub.files.setdefault(name, {})
             private = wanted.get("private", wanted.get("visibility") == "private")
             self.hub.private[name] = bool(private)
-            self._send(200, {"url": f"{self.hub.endpoint}/{name}"})
+            self.send_json(200, {"url": f"{self.hub.endpoint}/{name}"})
         elif path.endswith(".git/info/lfs/objects/batch"):
             objects = [
                 {**wanted, "actions": {"upload": {"href": f"{self.hub.endpoint}/large/{wanted['oid']}"}}}
                 for wanted in json.loads(body)["objects"]
                 if wanted["oid"] not in self.hub.large
             ]
-            self._send(200, {"transfer": "basic", "objects": objects})
+            self.send_json(200, {"transfer": "basic", "objects": objects})
         elif parts[:2] == ["api", "models"] and len(parts) >= 4:
             self._repository("/".join(parts[2:4]), parts[4:], body)
         else:
-            self._send(404, {"error": "no such path"})
+            self.send_json(404, {"error": "no such path"})
 
     def _repository(self, name: str, rest: list[str], body: bytes) -> None:
         files = self.hub.files.get(name)
         if files is None:
-            self._send(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+            self.send_json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         elif rest[:1] == ["preupload"]:
             wanted = json.loads(body)["files"]
             modes = [
@@ -123,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
                 }
                 for file in wanted
             ]
-            self._send(200, {"files": modes})
+            self.send_json(200, {"files": modes})
         elif rest[:1] == ["commit"]:
             if self.hub.break_after is not None and self.hub.commits >= self.hub.break_after:
                 self.close_connection = True
@@ -137,27 +106,15 @@ class _Handler(BaseHTTPRequestHandler):
                 elif change["key"] == "lfsFile":
                     files[value["path"]] = self.hub.large[value["oid"]]
             oid = f"{self.hub.commits:040x}"
-            self._send(
+            self.send_json(
                 200, {"commitUrl": f"{self.hub.endpoint}/{name}/commit/{oid}", "commitOid": oid, "success": True}
             )
         elif rest[:1] == ["tree"]:
-            self._send(200, [_entry(path, content) for path, content in sorted(files.items())])
+            self.send_json(200, [_entry(path, content) for path, content in sorted(files.items())])
         else:
             siblings = [{"rfilename": path} for path in files]
             about = {"id": name, "sha": "0" * 40, "private": True, "tags": [], "siblings": siblings}
-            self._send(200, about)
-
-    def _send(self, status: int, answer: Any, headers: dict[str, str] | None = None) -> None:
-        raw = json.dumps(answer).encode()
-        self.send_response(status)
-        for name, value in {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(raw)),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(raw)
+            self.send_json(200, about)
 
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:
