@@ -87,7 +87,7 @@ def test_what_is_merged_computes_what_was_trained(tmp_path: Path) -> None:
     off = float((logits(merged.model) - logits(loaded.model)).pow(2).mean())
     assert off < 0.1 * float((logits(plain.model) - logits(loaded.model)).pow(2).mean())
     assert "load_in_4bit=True" in (writer.run.exports / "adapter" / "README.md").read_text()
-    script = next(each for each in preflight(writer.run) if each.kind == "script")
+    script = next(need for need in preflight(writer.run) if need.kind == "script")
     assert not script.ready and script.missing and "cannot repeat" in script.missing
 
 

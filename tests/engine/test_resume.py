@@ -101,9 +101,9 @@ async def test_a_killed_run_goes_on_as_if_it_had_not_been(place: Path, killed: R
     await resume(killed)
     assert losses(killed) == losses(whole) and len(losses(whole)) == STEPS
     history, undisturbed = killed.history(), whole.history()
-    assert [each.loss for each in history.evaluations] == [each.loss for each in undisturbed.evaluations]
-    assert [each.attempt for each in history.steps] == [1] * SAVED + [2] * (STEPS - SAVED)
-    after = [[each.reply for each in run.events() if isinstance(each, Reply)] for run in (killed, whole)]
+    assert [event.loss for event in history.evaluations] == [event.loss for event in undisturbed.evaluations]
+    assert [step.attempt for step in history.steps] == [1] * SAVED + [2] * (STEPS - SAVED)
+    after = [[event.reply for event in run.events() if isinstance(event, Reply)] for run in (killed, whole)]
     assert after[0] == after[1]
     ours, theirs = (load_file(run.adapter / "adapter_model.safetensors") for run in (killed, whole))
     assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in theirs)
@@ -118,7 +118,7 @@ async def test_a_damaged_checkpoint_is_passed_over_and_a_torn_line_of_the_record
     with killed.events_file.open("ab") as record:
         record.write(b'{"event": "step", "at": 17')
     await resume(killed)
-    told = [each.text for each in killed.events() if isinstance(each, Notice)]
+    told = [event.text for event in killed.events() if isinstance(event, Notice)]
     assert f"checkpoint-{SAVED} is damaged and passed over: optimizer.pt has changed since." in told
     assert losses(killed) == losses(Run(place / "runs" / "whole"))  # from the start, where no checkpoint is whole
     assert json.loads(killed.events_file.read_bytes().splitlines()[-1])["event"] == "finished"
