@@ -9,11 +9,13 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
+from tuitune.language import N_
+
 
 class AskScreen(ModalScreen[str | None]):
     """A question with an answer to begin from; None where the user gives up."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", N_("Close"))]
     DEFAULT_CSS = """
     AskScreen { align: center middle; }
     AskScreen Input { width: 60; border: round $primary; }

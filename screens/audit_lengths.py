@@ -5,6 +5,7 @@ from typing import Any
 from textual.content import Content
 
 from screens.widgets.bars import bar
+from tuitune.language import _
 
 _BAR_WIDTH = 36
 _MUTED = "$foreground 60%"
@@ -20,16 +21,31 @@ def lengths(audit: dict[str, Any], limit: int) -> Content:
     """The number of rows in each range of lengths, with a line where max_length cuts."""
     share = f"{audit['trained_share']:.0%}"
     percentiles = {int(percentile): value for percentile, value in audit["token_percentiles"].items()}
-    usual = f": half have at most {percentiles[50]:,}, 95 % at most {percentiles[95]:,}" if percentiles else ""
+    usual = _("Rows by their tokens")
+    if percentiles:
+        usual = _(
+            "Rows by their tokens: half have at most {half:,}, 95 % at most {most:,}",
+            half=percentiles[50],
+            most=percentiles[95],
+        )
     lines = [
         Content(
-            f"{audit['used']:,} of {audit['rows']:,} rows are used: {audit['tokens']:,} tokens, "
-            f"{audit['trained_tokens']:,} trained ({share}); {audit['truncated']:,} longer than max_length {limit:,}"
+            _(
+                "{used:,} of {rows:,} rows are used: {tokens:,} tokens, {trained:,} trained ({share}); "
+                "{truncated:,} longer than max_length {limit:,}",
+                used=audit["used"],
+                rows=audit["rows"],
+                tokens=audit["tokens"],
+                trained=audit["trained_tokens"],
+                share=share,
+                truncated=audit["truncated"],
+                limit=limit,
+            )
         ),
-        Content.styled(f"Rows by their tokens{usual}", _MUTED),
+        Content.styled(usual, _MUTED),
     ]
     buckets = audit["length_histogram"]
-    most = max((count for _, count in buckets), default=1)
+    most = max((count for _longest, count in buckets), default=1)
     shortest = 1
     for longest, count in buckets:
         drawn = bar(count / most, _BAR_WIDTH).replace("░", " ")
@@ -38,6 +54,7 @@ def lengths(audit: dict[str, Any], limit: int) -> Content:
         lines.append(Content.assemble((f"{name:>15} ", _MUTED), (drawn, style), f" {count:,}"))
         if longest == limit and audit["truncated"]:
             cut = f"✂ max_length {limit:,} "
-            lines.append(Content.styled(f"{cut:>16}{'─' * _BAR_WIDTH} rows below are cut", "$text-warning"))
+            below = _("rows below are cut")
+            lines.append(Content.styled(f"{cut:>16}{'─' * _BAR_WIDTH} {below}", "$text-warning"))
         shortest = longest + 1
     return Content("\n").join(lines)

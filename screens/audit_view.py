@@ -1,5 +1,6 @@
 """The audit of a dataset: the lengths of its rows, and what is wrong with them."""
 
+import re
 from typing import Any
 
 from textual import on
@@ -11,8 +12,12 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from screens.audit_lengths import lengths, longer_lengths
+from tuitune.language import _, plural
 from tuitune.text import one_line, safe_text
 from tuitune.units import gib
+
+_COLON = re.compile(": |：")
+"""Between what was found and what to do."""
 
 
 class AuditView(Vertical):
@@ -43,7 +48,9 @@ class AuditView(Vertical):
     def compose(self) -> ComposeResult:
         yield Static(id="lengths")
         findings = OptionList(id="findings", markup=False)
-        findings.tooltip = "Enter shows a row with this finding, and once more the next one; or takes what is offered."
+        findings.tooltip = _(
+            "Enter shows a row with this finding, and once more the next one; or takes what is offered."
+        )
         yield findings
 
     def repeated(self, row: int, source: int) -> str:
@@ -57,18 +64,18 @@ class AuditView(Vertical):
         findings = self._findings(audit)
         options = [*findings, *_longer(audit, limit), *_notices(audit)]
         if not options:
-            options = [Option(Content.styled("✔ Nothing was found.", "$text-success"), disabled=True)]
+            options = [Option(Content.styled(_("✔ Nothing was found."), "$text-success"), disabled=True)]
         listed = self.query_one("#findings", OptionList)
         listed.clear_options()
         listed.add_options(options)
-        listed.border_title = "Enter shows such a row" if findings else ""
+        listed.border_title = _("Enter shows such a row") if findings else ""
         listed.action_first()
         listed.focus()
 
     def _findings(self, audit: dict[str, Any]) -> list[Option]:
         """A line for each reason to leave rows out and for each finding; notes the rows that Enter shows."""
         entries = [
-            ("left out", f"left out: {reason}", entry["count"], entry["examples"], [])
+            ("left out", _("left out: {reason}", reason=reason), entry["count"], entry["examples"], [])
             for reason, entry in audit["dropped"].items()
         ] + [
             (finding["name"], finding["text"], finding["count"], finding["examples"], finding["like"])
@@ -79,12 +86,21 @@ class AuditView(Vertical):
             rows = [(row - 1, source) for source, row in examples]
             self._examples[f"finding-{number}"] = rows
             for row, (source, earlier) in zip(rows, like, strict=False):
-                name = f"row {earlier:,}" + (f" of {one_line(audit['names'][source], max_length=24)}" if source else "")
-                self._repeats[row] = f"the same as {name}" if kind == "duplicate" else f"nearly the same as {name}"
+                name = (
+                    _("row {row:,} of {file}", row=earlier, file=one_line(audit["names"][source], max_length=24))
+                    if source
+                    else _("row {row:,}", row=earlier)
+                )
+                self._repeats[row] = (
+                    _("the same as {row}", row=name) if kind == "duplicate" else _("nearly the same as {row}", row=name)
+                )
             if count == 1 and like:
-                text = f"{self._repeats[rows[0]]}: {text.partition(': ')[2]}"  # noqa: PLW2901
+                remedy = _COLON.split(text, maxsplit=1)[-1]
+                text = _("{finding}: {remedy}", finding=self._repeats[rows[0]], remedy=remedy)  # noqa: PLW2901
             line = Content.assemble(
-                ("! ", "$text-warning"), (f"{count:,} row{'s' * (count != 1)} ", "bold"), one_line(text, max_length=300)
+                ("! ", "$text-warning"),
+                (plural("{count} row", "{count:,} rows", count), "bold"),
+                f" {one_line(text, max_length=300)}",
             )
             options.append(Option(line, id=f"finding-{number}"))
         return options
@@ -103,8 +119,16 @@ class AuditView(Vertical):
 def _longer(audit: dict[str, Any], limit: int) -> list[Option]:
     options = []
     for length, share, memory in longer_lengths(audit, limit):
-        needs = f", in about {gib(memory)}" if memory else ""
-        text = f"max_length {length:,} keeps {share:.0%} whole{needs}: Enter sets it"
+        text = (
+            _(
+                "max_length {length:,} keeps {share:.0%} whole, in about {memory}: Enter sets it",
+                length=length,
+                share=share,
+                memory=gib(memory),
+            )
+            if memory
+            else _("max_length {length:,} keeps {share:.0%} whole: Enter sets it", length=length, share=share)
+        )
         options.append(Option(Content.assemble(("✂ ", "$text-warning"), text), id=f"length-{length}"))
     return options
 

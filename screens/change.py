@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
+from tuitune.language import N_, _
 from tuitune.text import safe_text
 
 
@@ -19,7 +20,7 @@ class ChangeScreen(ModalScreen[tuple[str, ...] | None]):
     None where the user gives up or changes nothing.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", N_("Close"))]
     DEFAULT_CSS = """
     ChangeScreen { align: center middle; }
     ChangeScreen > Vertical {
@@ -42,8 +43,8 @@ class ChangeScreen(ModalScreen[tuple[str, ...] | None]):
                 entry.border_title = Content(label)
                 yield entry
             with Horizontal():
-                yield Button(Content("Go on so"), variant="primary", id="yes")
-                yield Button(Content("Leave as it is (Esc)"), id="no")
+                yield Button(Content(_("Go on so")), variant="primary", id="yes")
+                yield Button(Content(_("Leave as it is (Esc)")), id="no")
 
     @on(Input.Submitted)
     def _submitted(self) -> None:

@@ -10,13 +10,14 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Select, Static
 
+from tuitune.language import N_, _
 from tuitune.text import one_line
 
 
 class ColumnsScreen(ModalScreen[dict[str, str] | None]):
     """A role for each column; gives role to column, {} for letting tuitune recognise the format, None for no change."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", N_("Close"))]
     DEFAULT_CSS = """
     ColumnsScreen { align: center middle; }
     ColumnsScreen > Vertical {
@@ -43,19 +44,19 @@ class ColumnsScreen(ModalScreen[dict[str, str] | None]):
     def compose(self) -> ComposeResult:
         roles: list[tuple[str, Any]] = [(role, role) for role in self._mappable]
         with Vertical() as panel:
-            panel.border_title = "Which column is which?"
-            panel.border_subtitle = "Tab moves · Enter opens · Esc closes"
-            yield Static(Content("Map at least user and assistant; or messages; or prompt and completion; or text."))
+            panel.border_title = _("Which column is which?")
+            panel.border_subtitle = _("Tab moves · Enter opens · Esc closes")
+            yield Static(Content(_("Map at least user and assistant; or messages; or prompt and completion; or text.")))
             with VerticalScroll(can_focus=False):
                 for number, column in enumerate(self._columns):
                     with Horizontal(classes="column"):
                         yield Static(Content(one_line(column, max_length=19)), classes="column-name")
                         role = self._roles.get(column, Select.NULL)
-                        yield Select(roles, prompt="not used", value=role, id=f"column-{number}", compact=True)
+                        yield Select(roles, prompt=_("not used"), value=role, id=f"column-{number}", compact=True)
                         yield Static(Content(one_line(self._values[column], max_length=60)), classes="column-value")
             with Horizontal(classes="buttons"):
-                yield Button("Use these", variant="primary", id="use")
-                yield Button("Recognise by itself", id="recognise")
+                yield Button(_("Use these"), variant="primary", id="use")
+                yield Button(_("Recognise by itself"), id="recognise")
 
     @on(Button.Pressed, "#use")
     def _use(self) -> None:

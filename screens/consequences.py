@@ -6,6 +6,8 @@ from textual.content import Content
 
 from screens.actions import ACTIONS, key_name
 from screens.widgets.bars import bar
+from screens.widgets.fit import fit
+from tuitune.language import N_, _
 from tuitune.plan.advice import offer_of_16bit, passes_over_data, training_seconds, warnings
 from tuitune.plan.scaling import WORTH_ITS_CARDS
 from tuitune.recipe import Recipe
@@ -15,10 +17,17 @@ from tuitune.text import one_line
 from tuitune.units import about, count, gib, size
 
 _MUTED = "$foreground 60%"
-_STYLES = {"fits": "$text-success", "tight": "$text-warning", "does not fit": "$text-error"}
+_STYLES = {N_("fits"): "$text-success", N_("tight"): "$text-warning", N_("does not fit"): "$text-error"}
 _GLYPHS = {"fits": "✔", "tight": "~", "does not fit": "✘"}
-_ASK_PRICE = f"{key_name(ACTIONS['endings'])}: its cost"
-_PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "rollouts", "overhead")
+_PARTS = (
+    N_("weights"),
+    N_("adapter"),
+    N_("optimizer"),
+    N_("activations"),
+    N_("logits"),
+    N_("rollouts"),
+    N_("overhead"),
+)
 
 
 def consequences(
@@ -34,55 +43,82 @@ def consequences(
     `price` is what the machine costs, None where nobody has said so.
     """
     train, lora = recipe.train, recipe.lora
-    batch = f"batch {train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
     texts = estimate["warnings"] if estimate else warnings(recipe)
     lines = [Content.styled(f"! {text}", "$text-warning") for text in texts]
     if estimate is None and counting:
-        lines.append(Content.styled("Counting parameters, steps and memory…", _MUTED))
+        lines.append(Content.styled(_("Counting parameters, steps and memory…"), _MUTED))
     if estimate is not None:
         lines += _counted(recipe, estimate, speed, price)
     lines.append(
         Content(
-            f"r {lora.r} · lora_alpha {lora.lora_alpha:g} · learning_rate {train.learning_rate:g} · "
-            f"{batch} · max_length {recipe.data.max_length:,}"
+            _(
+                "r {r} · lora_alpha {alpha:g} · learning_rate {rate:g} · batch {batch} × {accumulation} · "
+                "max_length {max_length:,}",
+                r=lora.r,
+                alpha=lora.lora_alpha,
+                rate=train.learning_rate,
+                batch=train.per_device_train_batch_size,
+                accumulation=train.gradient_accumulation_steps,
+                max_length=recipe.data.max_length,
+            )
         )
     )
     if estimate is not None:
         parts = (
-            f"{part} {size(estimate['memory'][f'{part}_bytes'])}"
+            f"{_(part)} {size(estimate['memory'][f'{part}_bytes'])}"
             for part in _PARTS
             if part != "rollouts" or estimate["memory"]["rollouts_bytes"]
         )
-        lines.append(Content.styled("Memory: " + " · ".join(parts), _MUTED))
+        lines.append(Content.styled(_("Memory: {parts}", parts=" · ".join(parts)), _MUTED))
     return Content("\n").join(lines)
 
 
 def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, price: Price | None) -> list[Content]:
     steps, rows = estimate["steps"], estimate["rows"]
-    trained, frozen = count(estimate["trainable_parameters"]), count(estimate["total_parameters"])
-    trained += f" parameters beside {frozen} frozen ones ({estimate['trainable_share']:.2%})"
-    lines = [_line("Trains", trained + (f" in {steps:,} steps" if steps is not None else ""))]
+    numbers: dict[str, Any] = {
+        "trained": count(estimate["trainable_parameters"]),
+        "frozen": count(estimate["total_parameters"]),
+        "share": estimate["trainable_share"],
+    }
+    trained = (
+        _("{trained} parameters beside {frozen} frozen ones ({share:.2%})", **numbers)
+        if steps is None
+        else _(
+            "{trained} parameters beside {frozen} frozen ones ({share:.2%}) in {steps:,} steps", **numbers, steps=steps
+        )
+    )
+    lines = [_line(_("Trains"), trained)]
     adapted = (
         f"{one_line(name, max_length=40)} {count(parameters)}" for name, parameters in estimate["targets"].items()
     )
-    lines.append(_line("On", " · ".join(adapted)))
+    lines.append(_line(_("On"), " · ".join(adapted)))
     lines += [_line("", text) for text in estimate["left_out"]]
     if rows is None:
-        lines.append(_line("Data", "large: counted when the run starts"))
+        lines.append(_line(_("Data"), _("large: counted when the run starts")))
     else:
-        passes = passes_over_data(recipe, rows)
-        tokens = f"{count(estimate['tokens'])} tokens, {count(estimate['trained_tokens'])} trained"
-        lines.append(_line("Data", f"{rows:,} rows, each seen {passes:.1f} times · {tokens}"))
-    lines.append(_line("Time", _time(recipe, estimate, speed, price)))
+        counted = _(
+            "{rows:,} rows, each seen {passes:.1f} times · {tokens} tokens, {trained} trained",
+            rows=rows,
+            passes=passes_over_data(recipe, rows),
+            tokens=count(estimate["tokens"]),
+            trained=count(estimate["trained_tokens"]),
+        )
+        lines.append(_line(_("Data"), counted))
+    lines.append(_line(_("Time"), _time(recipe, estimate, speed, price)))
     lines += _cards(recipe, estimate, speed, price)
     memory, available, verdict = estimate["memory"], estimate["available_bytes"], estimate["verdict"]
     needed = memory["total_bytes"]
     device = one_line(estimate["device"], max_length=40)
     lines.append(
         Content.assemble(
-            (f"{'Memory':<8}", _MUTED),
-            (f"{bar(needed / max(1, available), 10)} {_GLYPHS[verdict]} {verdict}", _STYLES[verdict]),
-            f": {gib(needed)} of {gib(available)} free on {device}",
+            (fit(_("Memory"), 8), _MUTED),
+            (f"{bar(needed / max(1, available), 10)} {_GLYPHS[verdict]} {_(verdict)}", _STYLES[verdict]),
+            _(
+                ": {needed} of {available} free on {device}",
+                needed=gib(needed),
+                available=gib(available),
+                device=device,
+            ),
         )
     )
     if in_16bit := estimate.get("bytes_in_16bit"):
@@ -92,18 +128,25 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, pric
 
 def _time(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, price: Price | None) -> str:
     """Time and cost of the training: never a guess, from what was measured on this device or not at all."""
+    cost = str(price) if price else _("{key}: its cost", key=key_name(ACTIONS["endings"]))
     if speed is None:
-        return f"measured from the first steps ({price or _ASK_PRICE})"
-    pace = f"at the {speed.tokens_per_second:,.0f} tokens/s of {one_line(speed.run, max_length=40)}"
+        return _("measured from the first steps ({cost})", cost=cost)
     way = _chosen_way(recipe, estimate)
     speedup = way["speedup"] if way else 1.0
-    if speedup != 1:
-        pace += f" on one card, × {speedup:.2f}"
+    tokens, run = speed.tokens_per_second, one_line(speed.run, max_length=40)
+    pace = (
+        _("at the {speed:,.0f} tokens/s of {run}", speed=tokens, run=run)
+        if speedup == 1
+        else _(
+            "at the {speed:,.0f} tokens/s of {run} on one card, × {factor:.2f}", speed=tokens, run=run, factor=speedup
+        )
+    )
     if estimate["rows"] is None:
-        return f"known once the data is counted, {pace} ({price or _ASK_PRICE})"
-    seconds = training_seconds(recipe, estimate["rows"], estimate["tokens"], speed.tokens_per_second * speedup)
-    cost = f"about {money(seconds / 3600 * price.per_hour, price.currency)}" if price else _ASK_PRICE
-    return f"{about(seconds)} ({cost}) {pace}"
+        return _("known once the data is counted, {pace} ({cost})", pace=pace, cost=cost)
+    seconds = training_seconds(recipe, estimate["rows"], estimate["tokens"], tokens * speedup)
+    if price:
+        cost = _("about {cost}", cost=money(seconds / 3600 * price.per_hour, price.currency))
+    return _("{time} ({cost}) {pace}", time=about(seconds), cost=cost, pace=pace)
 
 
 def _cards(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, price: Price | None) -> list[Content]:
@@ -117,14 +160,16 @@ def _cards(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, price:
         if speed is not None:
             pace = speed.tokens_per_second * way["speedup"]
             seconds = training_seconds(recipe, estimate["rows"], estimate["tokens"], pace)
-            cost = f", {money(seconds / 3600 * price.per_hour, price.currency)}" if price else ""
+            cost = f"{_(', ')}{money(seconds / 3600 * price.per_hour, price.currency)}" if price else ""
             text = f"{about(seconds).removeprefix('about ')}{cost}"
         texts += [(" · " if texts else "", ""), (f"{way['gpus']}: {text}", "bold" if way == chosen else "")]
-    lines = [Content.assemble((f"{'Cards':<8}", _MUTED), *texts, (" (computed; train.gpus)", _MUTED))]
+    lines = [Content.assemble((fit(_("Cards"), 8), _MUTED), *texts, (f" {_('(computed; train.gpus)')}", _MUTED))]
     few = next((way["gpus"] for way in ways if way["speedup"] < WORTH_ITS_CARDS * way["gpus"]), None)
     if few is not None:
-        small = f"{'':<8}With {few} cards or more so small a step gains little: their time goes into launching it."
-        lines.append(Content.styled(small, _MUTED))
+        small = _(
+            "With {gpus} cards or more so small a step gains little: their time goes into launching it.", gpus=few
+        )
+        lines.append(Content.styled(f"{'':<8}{small}", _MUTED))
     return lines
 
 
@@ -139,4 +184,4 @@ def _chosen_way(recipe: Recipe, estimate: dict[str, Any]) -> dict[str, Any] | No
 
 
 def _line(name: str, text: str) -> Content:
-    return Content.assemble((f"{name:<8}", _MUTED), text)
+    return Content.assemble((fit(name, 8), _MUTED), text)

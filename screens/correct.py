@@ -9,13 +9,14 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 
 from screens.widgets.prompt import Prompt
+from tuitune.language import N_, _
 from tuitune.text import safe_text
 
 
 class CorrectScreen(ModalScreen[str | None]):
     """The better reply; None where the user gives up."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", N_("Close"))]
     DEFAULT_CSS = """
     CorrectScreen { align: center middle; }
     CorrectScreen > Vertical {
@@ -30,9 +31,9 @@ class CorrectScreen(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical() as panel:
-            panel.border_title = "The reply as it should be"
-            panel.border_subtitle = "Enter keeps it · Ctrl+J breaks the line · Esc closes"
-            entry = Prompt("the reply", id="better")
+            panel.border_title = _("The reply as it should be")
+            panel.border_subtitle = _("Enter keeps it · Ctrl+J breaks the line · Esc closes")
+            entry = Prompt(_("the reply"), id="better")
             entry.text = safe_text(self._reply)
             yield entry
 

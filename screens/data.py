@@ -19,7 +19,8 @@ from screens.widgets.entry import Entry
 from screens.widgets.nearby import nearby_files
 from screens.widgets.paths import PathSuggester, PickPath, has_suffix
 from screens.widgets.tokens import parts_content
-from tuitune.errors import TuituneError
+from tuitune.errors import TuituneError, explain
+from tuitune.language import N_, _
 from tuitune.methods import METHODS
 from tuitune.recipe_sections import HUB
 from tuitune.session.messages import Audit, Columns, DataSummary, Rows, SourceSummary, Summary, Unusable
@@ -31,7 +32,7 @@ _LOOKED_AT = 100
 """Rows of each dataset that are tried before an audit."""
 _NEARBY = 20
 _MUTED = "$foreground 60%"
-_ACCEPTED = (
+_ACCEPTED = N_(
     "A JSONL, JSON, CSV, TSV, Parquet or Arrow file, also packed with gzip; or a dataset of the Hugging Face Hub as "
     "hub:owner/name, which ^s finds. A row is a conversation (messages, or a question and an answer), an instruction "
     "with its output, or plain text."
@@ -80,23 +81,23 @@ class DataScreen(StepScreen):
         return int(self.sources[self.source]["rows"]) if self.sources else 0
 
     def body(self) -> ComposeResult:
-        path = Entry(placeholder="my-data.jsonl, or hub:owner/name", suggester=PathSuggester(IS_DATA), id="path")
-        path.tooltip = "A JSONL, JSON, CSV, TSV, Parquet or Arrow file, or hub: and a dataset id. → completes."
-        path.border_title = "Dataset"
+        path = Entry(placeholder=_("my-data.jsonl, or hub:owner/name"), suggester=PathSuggester(IS_DATA), id="path")
+        path.tooltip = _("A JSONL, JSON, CSV, TSV, Parquet or Arrow file, or hub: and a dataset id. → completes.")
+        path.border_title = _("Dataset")
         yield path
         yield Static(id="summary")
         with ContentSwitcher(id="views", initial="row"):
             with RowBox(id="row", can_focus=True) as row:
-                row.tooltip = (
-                    "The row as the trainer gets it; what stands between ▸ and ◂ is trained. The arrows up and down, n "
-                    "and p show other rows, PageUp and PageDown more of a long one."
+                row.tooltip = _(
+                    "The row as the trainer gets it; what stands between ▸ and ◂ is trained. The arrows up "
+                    "and down, n and p show other rows, PageUp and PageDown more of a long one."
                 )
                 yield Static(id="tokens")
             with Vertical(id="nearby"):
-                yield Static(Content(_ACCEPTED), id="accepted")
+                yield Static(Content(_(_ACCEPTED)), id="accepted")
                 files = OptionList(id="files", markup=False)
-                files.tooltip = "Datasets in this folder and the ones in it, the newest first. Enter takes one."
-                files.border_title = "Files nearby"
+                files.tooltip = _("Datasets in this folder and the ones in it, the newest first. Enter takes one.")
+                files.border_title = _("Files nearby")
                 yield files
             yield AuditView(id="audit")
 
@@ -126,7 +127,7 @@ class DataScreen(StepScreen):
         files.clear_options()
         files.add_options(Option(name, id=name) for name in names)
         if not names:
-            files.add_option(Option("None here: type a path above, or search the Hub with ^s.", disabled=True))
+            files.add_option(Option(_("None here: type a path above, or search the Hub with ^s."), disabled=True))
 
     @on(OptionList.OptionSelected, "#files")
     def _take_file(self, event: OptionList.OptionSelected) -> None:
@@ -171,9 +172,9 @@ class DataScreen(StepScreen):
     def _method(self, summary: DataSummary) -> Content:
         """What will be learned from the data, and why that is proposed."""
         name = self.tuitune.link.draft.get("method.name")
-        reason = f", for {summary['method_reason']}" if name == summary["method"] else ""
-        key = key_name(ACTIONS["next_method"])
-        return Content.assemble((f"Method: {name}", "bold"), f"{reason} · {key}: another")
+        reason = _(", for {reason}", reason=summary["method_reason"]) if name == summary["method"] else ""
+        another = _("{key}: another", key=key_name(ACTIONS["next_method"]))
+        return Content.assemble((_("Method: {method}", method=name), "bold"), f"{reason} · {another}")
 
     def action_next_method(self) -> None:
         """Choose the next method in the list of all methods."""
@@ -200,7 +201,7 @@ class DataScreen(StepScreen):
 
     @work(exit_on_error=False)
     async def action_pick_file(self) -> None:
-        picked = await self.app.push_screen_wait(PickPath("Which dataset?", Path.cwd(), IS_DATA))
+        picked = await self.app.push_screen_wait(PickPath(_("Which dataset?"), Path.cwd(), IS_DATA))
         if picked is not None:
             self._show_chosen_dataset(str(picked))
 
@@ -224,7 +225,7 @@ class DataScreen(StepScreen):
                 return
             self.show_problem(None)
             self._show_nothing(
-                "Read…" if self.tuitune.link.state == "ready" else "Read as soon as the libraries are loaded…"
+                _("Read…") if self.tuitune.link.state == "ready" else _("Read as soon as the libraries are loaded…")
             )
             summary = await self.tuitune.link.call(Summary(recipe))
             if self._proposing:
@@ -242,12 +243,14 @@ class DataScreen(StepScreen):
         except TuituneError as error:
             self._unseen = True
             self._show_nothing()
-            about_columns, self._lacks_template = "data.columns" in str(error), "model.chat_template" in str(error)
-            problem = str(error)
+            problem, told = explain(error), error.sentence.english
+            about_columns, self._lacks_template = "data.columns" in told, "model.chat_template" in told
             if about_columns:
-                problem += f" {key_name(ACTIONS['map_columns'])} sets them here."
+                key = key_name(ACTIONS["map_columns"])
+                problem = _("{problem} {key} sets them here.", problem=problem, key=key)
             elif self._lacks_template:
-                problem += f" {key_name(ACTIONS['choose_template'])} chooses one here."
+                key = key_name(ACTIONS["choose_template"])
+                problem = _("{problem} {key} chooses one here.", problem=problem, key=key)
             self.show_problem(problem)
             self.refresh_bindings()
 
@@ -259,15 +262,20 @@ class DataScreen(StepScreen):
         except TuituneError:  # the session was lost, which another part of the screen says
             return
         if unusable := answer["unusable"]:
-            first, hint = unusable[0], f"{key_name(ACTIONS['audit'])} looks at all"
-            name = (
-                f" of {one_line(self.sources[first['source']]['name'], max_length=24)}" if len(self.sources) > 1 else ""
+            first = unusable[0]
+            warning = _(
+                "! {count} of the first {looked_at} rows cannot be used; {key} looks at all.",
+                count=len(unusable),
+                looked_at=answer["looked_at"],
+                key=key_name(ACTIONS["audit"]),
             )
-            warning = (
-                f"! {len(unusable)} of the first {answer['looked_at']} rows cannot be used; {hint}. "
-                f"Row {first['row']:,}{name}: {one_line(first['error'], max_length=160)}"
-            )
-            self._summarise(Content.assemble(self._summary, "\n", (warning, "$text-warning")))
+            reason = one_line(first["error"], max_length=160)
+            if len(self.sources) > 1:
+                name = one_line(self.sources[first["source"]]["name"], max_length=24)
+                example = _("Row {row:,} of {file}: {reason}", row=first["row"], file=name, reason=reason)
+            else:
+                example = _("Row {row:,}: {reason}", row=first["row"], reason=reason)
+            self._summarise(Content.assemble(self._summary, "\n", (f"{warning} {example}", "$text-warning")))
 
     # --- its rows ---------------------------------------------------------------------------------------------
 
@@ -281,12 +289,12 @@ class DataScreen(StepScreen):
             box.border_title = box.border_subtitle = None
             tokens.update("")
             return
-        place = f"Row {self.row + 1:,} of {self.rows:,}"
-        box.border_subtitle = "↑ ↓ other rows" if self.rows > 1 else None
+        place: str = _("Row {row:,} of {rows:,}", row=self.row + 1, rows=self.rows)
+        box.border_subtitle = _("↑ ↓ other rows") if self.rows > 1 else None
         if len(self.sources) > 1:
             place = f"{one_line(self.sources[self.source]['name'], max_length=24)} · {place}"
         if "error" in parts[0]:
-            box.border_title = Content(f"{place} · left out")
+            box.border_title = Content(_("{place} · left out", place=place))
             problem = Content.styled(f"✘ {one_line(parts[0]['error'])}", "$text-error")
             tokens.update(Content.assemble(problem, "\n\n", (safe_text(parts[0]["raw"]), _MUTED)))
             box.scroll_home(animate=False)
@@ -295,12 +303,14 @@ class DataScreen(StepScreen):
         limit = self.tuitune.link.draft.get("data.max_length")
         at_limit = str(limit).isdigit() and any(part["total_tokens"] >= int(limit) for part in parts)
         repeats = self.query_one(AuditView).repeated(self.row, self.source)
-        box.border_title = Content(
-            f"{place} · {trained:,} of {total:,} tokens trained"
-            + (f" · {repeats}" if repeats else "")
-            + (f" · {len(parts)} parts" if len(parts) > 1 else "")
-            + (f" · cut at max_length {limit}" if at_limit else "")
-        )
+        told = [place, _("{trained:,} of {total:,} tokens trained", trained=trained, total=total)]
+        if repeats:
+            told.append(repeats)
+        if len(parts) > 1:
+            told.append(_("{count} parts", count=len(parts)))
+        if at_limit:
+            told.append(_("cut at max_length {limit}", limit=limit))
+        box.border_title = Content(" · ".join(told))
         contents = [parts_content(part["parts"], box.size.width - 2) for part in parts]
         end = Content.styled("✂", "bold $text-warning") if at_limit else Content("")
         tokens.update(Content("\n──\n").join(contents) + end)
@@ -334,13 +344,15 @@ class DataScreen(StepScreen):
     async def action_go_to_row(self) -> None:
         from screens.ask import AskScreen
 
-        answer = await self.app.push_screen_wait(AskScreen(f"Which row? (1 to {self.rows:,})", str(self.row + 1)))
+        answer = await self.app.push_screen_wait(
+            AskScreen(_("Which row? (1 to {rows:,})", rows=self.rows), str(self.row + 1))
+        )
         if answer is None:
             return
         if answer.replace(",", "").isdigit():
             self._show(int(answer.replace(",", "")) - 1)
         else:
-            self.show_problem(f"{one_line(answer, max_length=40)} is not a row: give a number from 1.")
+            self.show_problem(_("{answer} is not a row: give a number from 1.", answer=one_line(answer, max_length=40)))
 
     @work(exit_on_error=False)
     async def action_choose_template(self) -> None:
@@ -376,11 +388,15 @@ class DataScreen(StepScreen):
         summary = self.query_one("#summary", Static)
 
         def part(content: dict[str, Any]) -> None:
-            total = content.get("total")
-            summary.update(f"Looking at every row: {content['done']:,}" + (f" of about {total:,}" if total else ""))
+            done, total = content["done"], content.get("total")
+            summary.update(
+                _("Looking at every row: {done:,} of about {total:,}", done=done, total=total)
+                if total
+                else _("Looking at every row: {done:,}", done=done)
+            )
 
         try:
-            summary.update("Looking at every row…")
+            summary.update(_("Looking at every row…"))
             audit = await self.tuitune.link.call(Audit(self.tuitune.link.draft.as_data()), part)
         except TuituneError as error:
             self.show_problem(error)
@@ -417,13 +433,13 @@ class DataScreen(StepScreen):
 
     def why_not(self, action: str) -> str | None:
         if action in ("next_row", "previous_row", "go_to_row", "audit") and not self.rows:
-            return "No data is read yet."
+            return _("No data is read yet.")
         if action == "next_method" and not self.tuitune.link.draft.get("data.path"):
-            return "No data is read yet."
+            return _("No data is read yet.")
         if action == "preview_rewards" and not self.tuitune.link.draft.fields.learns_from_rewards:
-            return "Only GRPO learns from rewards."
+            return _("Only GRPO learns from rewards.")
         if action == "next_source" and len(self.sources) < 2:
-            return "The recipe has one dataset."
+            return _("The recipe has one dataset.")
         return super().why_not(action)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -436,7 +452,7 @@ class DataScreen(StepScreen):
         """Go to the next step once the dataset was shown; show it first if it was not."""
         self._take_path()  # the last typed letters may not have reached the draft yet
         if not self.tuitune.link.draft.get("data.path"):
-            self.show_problem("Which data? Give the path of a dataset file.")
+            self.show_problem(_("Which data? Give the path of a dataset file."))
         elif not self._unseen:
             await super().action_go_on()
         elif not any(worker.group == "rows" and not worker.is_finished for worker in self.workers):
@@ -444,22 +460,26 @@ class DataScreen(StepScreen):
 
 
 def _summary(summary: DataSummary) -> Content:
-    about = "about " if summary["rows_estimated"] else ""
-    takes = f", {size(summary['bytes'])}" if summary["bytes"] else ""
     kind = one_line(summary["kind"], max_length=80)
-    head = f"{about}{summary['rows']:,} rows · {kind}{takes} · {one_line(summary['format'])}"
+    takes = [kind, size(summary["bytes"])] if summary["bytes"] else [kind]
+    head = f"{_rows(summary)} · {_(', ').join(takes)} · {one_line(summary['format'])}"
     if len(summary["sources"]) == 1:
-        return Content.assemble((head, "bold"), f": {one_line(summary['reason'], max_length=300)}")
+        return Content.assemble((head, "bold"), _(": {reason}", reason=one_line(summary["reason"], max_length=300)))
     drawn = [source for source in summary["sources"] if source["weight"] is not None]
     measured = [source for source in summary["sources"] if source["weight"] is None]
     parts = [
-        f"{_rows(source)} × {source['weight']:g} = {_share(source['share'])} of what is drawn"
+        _(
+            "{rows} × {weight:g} = {share} of what is drawn",
+            rows=_named(source),
+            weight=source["weight"],
+            share=_share(source["share"]),
+        )
         if len(drawn) > 1
-        else f"trained on: {_rows(source)}"
+        else _("trained on: {rows}", rows=_named(source))
         for source in drawn
-    ] + [f"measured on: {_rows(source)}" for source in measured]
-    lines = [Content.styled(f"{len(parts)} datasets · ^r shows the next one's rows", "bold"), *map(Content, parts)]
-    return Content("\n").join(lines)
+    ] + [_("measured on: {rows}", rows=_named(source)) for source in measured]
+    head = _("{count} datasets · ^r shows the next one's rows", count=len(parts))
+    return Content("\n").join([Content.styled(head, "bold"), *map(Content, parts)])
 
 
 def _share(share: float | None) -> str:
@@ -467,6 +487,10 @@ def _share(share: float | None) -> str:
     return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
-def _rows(source: SourceSummary) -> str:
-    about = "about " if source["rows_estimated"] else ""
-    return f"{one_line(source['name'], max_length=40)}, {about}{source['rows']:,} rows"
+def _rows(counted: DataSummary | SourceSummary) -> str:
+    count = counted["rows"]
+    return _("about {count:,} rows", count=count) if counted["rows_estimated"] else _("{count:,} rows", count=count)
+
+
+def _named(source: SourceSummary) -> str:
+    return f"{one_line(source['name'], max_length=40)}{_(', ')}{_rows(source)}"

@@ -15,6 +15,7 @@ from screens.run_link import RunLink
 from tuitune.endings.command import words_of
 from tuitune.endings.notify import ntfy_address, require_webhook
 from tuitune.errors import TuituneError, explain
+from tuitune.language import N_, _
 from tuitune.machine.hardware import chosen_gpu
 from tuitune.machine.prices import suggested_price
 from tuitune.runs.cost import Price
@@ -23,21 +24,30 @@ from tuitune.settings import Settings
 from tuitune.text import one_line, safe_text
 
 _FIELDS = {
-    "price": ("Price of an hour", "What this machine costs an hour, in the currency that you name. Empty: no costs."),
-    "then": (
-        "Command at the end",
-        "Run without a shell when this run, or else the next one, is done or has failed; not kept for later ones.",
+    "price": (
+        N_("Price of an hour"),
+        N_("What this machine costs an hour, in the currency that you name. Empty: no costs."),
     ),
-    "webhook": ("Webhook", "An address that is sent a run's end as JSON; Slack, Mattermost and Discord read it too."),
-    "webhook_token": ("Webhook's token", "Sent to the webhook as `Authorization: Bearer`, where it asks for one."),
-    "ntfy": ("ntfy topic", "A topic of ntfy.sh, or https://SERVER/TOPIC, that is sent a run's end."),
-    "ntfy_token": ("ntfy's token", "Sent to ntfy as `Authorization: Bearer`, where the topic asks for one."),
+    "then": (
+        N_("Command at the end"),
+        N_("Run without a shell when this run, or else the next one, is done or has failed; not kept for later ones."),
+    ),
+    "webhook": (
+        N_("Webhook"),
+        N_("An address that is sent a run's end as JSON; Slack, Mattermost and Discord read it too."),
+    ),
+    "webhook_token": (
+        N_("Webhook's token"),
+        N_("Sent to the webhook as `Authorization: Bearer`, where it asks for one."),
+    ),
+    "ntfy": (N_("ntfy topic"), N_("A topic of ntfy.sh, or https://SERVER/TOPIC, that is sent a run's end.")),
+    "ntfy_token": (N_("ntfy's token"), N_("Sent to ntfy as `Authorization: Bearer`, where the topic asks for one.")),
 }
 _EXAMPLES = {
-    "price": "as in 2.50, €2 or 3 credits",
-    "then": "as in sudo poweroff",
+    "price": N_("as in 2.50, €2 or 3 credits"),
+    "then": N_("as in sudo poweroff"),
     "webhook": "https://…",
-    "ntfy": "topic, or https://SERVER/TOPIC",
+    "ntfy": N_("topic, or https://SERVER/TOPIC"),
 }
 _SECRETS = ("webhook", "webhook_token", "ntfy", "ntfy_token")
 
@@ -46,7 +56,7 @@ class EndingsScreen(ModalScreen[None]):
     """Asks for what this machine costs, who is told of a run's end, and which command follows it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss", "Close"),
+        Binding("escape", "dismiss", N_("Close")),
         Binding("up", "app.focus_previous", show=False),
         Binding("down", "app.focus_next", show=False),
     ]
@@ -72,19 +82,19 @@ class EndingsScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical() as panel:
-            panel.border_title = "Costs and endings"
-            panel.border_subtitle = "Enter keeps them · Esc leaves"
+            panel.border_title = _("Costs and endings")
+            panel.border_subtitle = _("Enter keeps them · Esc leaves")
             known = {**vars(self._settings), "then": self._then}
             from_environment = self._settings.with_environment()
             for name, (label, about) in _FIELDS.items():
                 with Horizontal():
-                    yield Static(Content(label), classes="label")
+                    yield Static(Content(_(label)), classes="label")
                     entry = Input(
-                        known[name], _EXAMPLES.get(name, ""), password=name in _SECRETS, compact=True, id=name
+                        known[name], _(_EXAMPLES.get(name, "")), password=name in _SECRETS, compact=True, id=name
                     )
-                    entry.tooltip = about
+                    entry.tooltip = _(about)
                     if name in _SECRETS and not known[name] and getattr(from_environment, name):
-                        entry.placeholder = f"set by TUITUNE_{name.upper()}"
+                        entry.placeholder = _("set by {variable}", variable=f"TUITUNE_{name.upper()}")
                     yield entry
                 if name == "price":
                     yield Static(id="suggestion")
@@ -127,7 +137,7 @@ class EndingsScreen(ModalScreen[None]):
 
     def on_descendant_focus(self) -> None:
         if isinstance(self.focused, Input):
-            self.query_one("#meaning", Static).update(Content(_FIELDS[str(self.focused.id)][1]))
+            self.query_one("#meaning", Static).update(Content(_(_FIELDS[str(self.focused.id)][1])))
 
     @on(Input.Submitted)
     @work(exclusive=True, group="keep", exit_on_error=False)
@@ -163,7 +173,7 @@ class EndingsScreen(ModalScreen[None]):
 class CountdownScreen(ModalScreen[None]):
     """Shows the command that is about to be run, over whatever is on show; Esc cancels it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,x", "cancel", "Do not run it")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,x", "cancel", N_("Do not run it"))]
     DEFAULT_CSS = """
     CountdownScreen { align: center middle; }
     CountdownScreen > Vertical {
@@ -182,11 +192,11 @@ class CountdownScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with Vertical() as panel:
             name = one_line(self._ending["run"], max_length=40)
-            panel.border_title = Content(f"Run {name} has ended and is on disk")
+            panel.border_title = Content(_("Run {run} has ended and is on disk", run=name))
             yield Static(self._sentence(), id="countdown")
             yield Static(Content(safe_text(self._ending["command"])), id="command")
             with Horizontal():
-                yield Button(Content("Do not run it (Esc)"), variant="primary")
+                yield Button(Content(_("Do not run it (Esc)")), variant="primary")
 
     def show(self, ending: EndingStatus) -> None:
         """Show how long it still is."""
@@ -206,8 +216,9 @@ class CountdownScreen(ModalScreen[None]):
 
     def _sentence(self) -> Content:
         seconds = self._ending["seconds"]
-        when = f"in {math.ceil(seconds)} s" if seconds is not None else "soon"
-        return Content(f"This is run {when}:")
+        if seconds is None:
+            return Content(_("This is run soon:"))
+        return Content(_("This is run in {seconds} s:", seconds=math.ceil(seconds)))
 
     @on(Button.Pressed)
     @work(exclusive=True, group="cancel", exit_on_error=False)
@@ -217,4 +228,4 @@ class CountdownScreen(ModalScreen[None]):
         except TuituneError as error:
             self.app.notify(explain(error), severity="error", markup=False)
         else:
-            self.app.notify("The command is not run.", markup=False)
+            self.app.notify(_("The command is not run."), markup=False)

@@ -11,7 +11,8 @@ from textual.screen import ModalScreen
 from textual.widgets import ContentSwitcher, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from tuitune.errors import TuituneError
+from tuitune.errors import TuituneError, explain
+from tuitune.language import N_, _
 from tuitune.recipe_sections import HUB
 from tuitune.session.messages import DatasetSplits, ReplyT, Request, SearchDatasets
 from tuitune.text import one_line, safe_text
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class HubDatasets(ModalScreen[dict[str, Any] | None]):
     """Gives the `data` fields path, config, split and revision of what was chosen; None where the user gives up."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", N_("Back"))]
     DEFAULT_CSS = """
     HubDatasets { align: center middle; }
     HubDatasets > Vertical {
@@ -47,13 +48,13 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
         self._parts: list[tuple[str, str]] = []
 
     def compose(self) -> ComposeResult:
-        words = Input(one_line(self._words), placeholder="a few words, or owner/name", id="words")
-        words.border_title = "Search the Hub's datasets for"
-        revision = Input(placeholder="main, or a branch, tag or commit", id="revision")
-        revision.border_title = "Revision"
+        words = Input(one_line(self._words), placeholder=_("a few words, or owner/name"), id="words")
+        words.border_title = _("Search the Hub's datasets for")
+        revision = Input(placeholder=_("main, or a branch, tag or commit"), id="revision")
+        revision.border_title = _("Revision")
         with Vertical() as panel:
-            panel.border_title = "A dataset of the Hugging Face Hub"
-            panel.border_subtitle = "Enter asks and takes · Tab moves · Esc goes back"
+            panel.border_title = _("A dataset of the Hugging Face Hub")
+            panel.border_subtitle = _("Enter asks and takes · Tab moves · Esc goes back")
             with ContentSwitcher(initial="search"):
                 with Vertical(id="search"):
                     yield words
@@ -85,12 +86,15 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
     async def _ask(self, request: Request[ReplyT]) -> ReplyT | None:
         """The session's answer; None where there is none, and why is said."""
         link = cast("TuituneApp", self.app).link
-        waiting = "" if link.state == "ready" else " as soon as the libraries are loaded"
-        self._say(f"Asking the Hugging Face Hub{waiting}…")
+        self._say(
+            _("Asking the Hugging Face Hub…")
+            if link.state == "ready"
+            else _("Asking the Hugging Face Hub as soon as the libraries are loaded…")
+        )
         try:
             answer = await link.call(request)
         except TuituneError as error:
-            self._say(str(error))
+            self._say(explain(error))
             return None
         self._say("")
         return answer
@@ -112,7 +116,7 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
             self._words = words
             self._search(words)
         else:
-            self._say("Search for what? Type a few words first.")
+            self._say(_("Search for what? Type a few words first."))
 
     @work(exclusive=True, group="hub", exit_on_error=False)
     async def _search(self, words: str) -> None:
@@ -123,19 +127,28 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
             return
         names = [str(dataset["name"]) for dataset in answer["datasets"]]
         for dataset in answer["datasets"]:
-            note = f"  {dataset['downloads']:,} downloads" + (" · gated" if dataset["gated"] else "")
-            listed.add_option(Option(Content.assemble(one_line(dataset["name"]), (note, "$foreground 60%"))))
+            note = (
+                _("{count:,} downloads · gated", count=dataset["downloads"])
+                if dataset["gated"]
+                else _("{count:,} downloads", count=dataset["downloads"])
+            )
+            listed.add_option(Option(Content.assemble(one_line(dataset["name"]), (f"  {note}", "$foreground 60%"))))
         if "/" in words and words not in names:
             names.insert(0, words)
-            note = "  not listed: look at it by its id"
-            options = [Option(Content.assemble(one_line(words), (note, "$foreground 60%"))), *listed.options]
+            note = _("not listed: look at it by its id")
+            options = [Option(Content.assemble(one_line(words), (f"  {note}", "$foreground 60%"))), *listed.options]
             listed.set_options(options)
         self._names = names
         if names:
             listed.highlighted = 0
             listed.focus()
         else:
-            self._say(f"The Hub found no dataset for {one_line(words, max_length=80)}: try fewer or other words.")
+            self._say(
+                _(
+                    "The Hub found no dataset for {words}: try fewer or other words.",
+                    words=one_line(words, max_length=80),
+                )
+            )
 
     @on(OptionList.OptionSelected, "#found")
     def _picked(self, event: OptionList.OptionSelected) -> None:
@@ -169,13 +182,15 @@ class HubDatasets(ModalScreen[dict[str, Any] | None]):
         for config, split in self._parts:
             line = (one_line(config, max_length=60), " · ", (one_line(split, max_length=60), "bold"))
             listed.add_option(Option(Content.assemble(*line)))
-        listed.border_title = Content(f"{one_line(self._name, max_length=40)}: configuration · split")
+        listed.border_title = Content(
+            _("{dataset}: configuration · split", dataset=one_line(self._name, max_length=40))
+        )
         self.query_one(ContentSwitcher).current = "choose"
         if self._parts:
             listed.highlighted = 0
             listed.focus()
         else:
-            self._say("It holds no files that could be rows: choose another one.")
+            self._say(_("It holds no files that could be rows: choose another one."))
 
     @on(OptionList.OptionSelected, "#splits")
     def _taken(self, event: OptionList.OptionSelected) -> None:

@@ -21,9 +21,11 @@ from screens.confirm import ConfirmScreen
 from screens.consequences import consequences
 from screens.step_screen import StepScreen
 from screens.widgets.fields import FieldLine
+from screens.widgets.fit import fit
 from screens.widgets.tick import ChoiceList
-from screens.widgets.yaml_area import YamlArea, read_recipe
-from tuitune.errors import TuituneError
+from screens.widgets.yaml_area import Problem, YamlArea, read_recipe
+from tuitune.errors import TuituneError, explain
+from tuitune.language import N_, _
 from tuitune.methods import METHODS
 from tuitune.plan.advice import USUAL
 from tuitune.recipe import Recipe, section_of
@@ -34,18 +36,19 @@ from tuitune.text import one_line, safe_text
 
 _SHORT_RUN = {"train.num_train_epochs": 1.0, "lora.r": 16, "lora.lora_alpha": 16.0}
 GOALS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Quick try": ("60 steps: does it work, and does the loss fall?", {"train.max_steps": 60, **_SHORT_RUN}),
-    "Balanced": ("one pass over the data", {"train.max_steps": -1, **_SHORT_RUN}),
-    "Thorough": (
-        "three passes, with a larger adapter",
+    N_("Quick try"): (N_("60 steps: does it work, and does the loss fall?"), {"train.max_steps": 60, **_SHORT_RUN}),
+    N_("Balanced"): (N_("one pass over the data"), {"train.max_steps": -1, **_SHORT_RUN}),
+    N_("Thorough"): (
+        N_("three passes, with a larger adapter"),
         {"train.max_steps": -1, "train.num_train_epochs": 3.0, "lora.r": 32, "lora.lora_alpha": 32.0},
     ),
 }
 _HELD_OUT_SHARE = 0.05
 _ROWS_ENOUGH = 80
 """Of which that share is four rows, whose loss begins to say something."""
-_OWN = "As chosen"
-_VIEWS = {"goals": "by goal", "fields": "every field", "yaml": "YAML"}
+_OWN = N_("As chosen")
+_ABOUT_OWN = N_("the settings of the recipe, or as you changed them")
+_VIEWS = {"goals": N_("by goal"), "fields": N_("every field"), "yaml": N_("YAML")}
 _SETTLE_SECONDS = 0.4
 
 
@@ -70,17 +73,17 @@ class LoraScreen(StepScreen):
     def body(self) -> ComposeResult:
         with ContentSwitcher(id="views", initial="goals"):
             goals = ChoiceList(id="goals", markup=False)
-            goals.tooltip = "What you want from this run; Enter starts it."
+            goals.tooltip = _("What you want from this run; Enter starts it.")
             yield goals
             with Vertical(id="fields"):
                 with VerticalScroll(id="lines", can_focus=False):
                     yield from self._field_lines()
                 yield Static(id="meaning")
             text = YamlArea("", id="yaml")
-            text.tooltip = "The whole recipe; what you write is taken over as soon as it is valid."
+            text.tooltip = _("The whole recipe; what you write is taken over as soon as it is valid.")
             yield text
         with VerticalScroll(id="means", can_focus=False) as means:
-            means.border_title = "What that means"
+            means.border_title = _("What that means")
             yield Static(id="consequences")
 
     def _field_lines(self) -> ComposeResult:
@@ -132,11 +135,16 @@ class LoraScreen(StepScreen):
 
     def _title(self) -> None:
         views = self.query_one("#views")
-        views.border_title = Content(f"Settings: {_VIEWS[self.view]}")
-        others = ", then ".join(title for name, title in _VIEWS.items() if name != self.view)
+        views.border_title = Content(_("Settings: {view}", view=_(_VIEWS[self.view])))
+        first, second = (_(title) for name, title in _VIEWS.items() if name != self.view)
+        others = _("{first}, then {second}", first=first, second=second)
         key = key_name(ACTIONS["go_on"], last=self.view == "yaml")  # where Enter breaks the line
-        go_on = "shows the run" if self.tuitune.link.is_training else "starts the run"
-        views.border_subtitle = Content(f"{key} {go_on} · {key_name(ACTIONS['next_view'])}: {others}")
+        go_on = (
+            _("{key} shows the run", key=key) if self.tuitune.link.is_training else _("{key} starts the run", key=key)
+        )
+        views.border_subtitle = Content(
+            f"{go_on} · {_('{key}: {others}', key=key_name(ACTIONS['next_view']), others=others)}"
+        )
         self.query_one("#means").set_class(self.view != "goals", "-brief")
 
     def _focus_view(self) -> None:
@@ -174,8 +182,8 @@ class LoraScreen(StepScreen):
         with self.prevent(OptionList.OptionHighlighted):
             goals.clear_options()
             for goal in self._goals:
-                about = GOALS[goal][0] if goal in GOALS else "the settings of the recipe, or as you changed them"
-                line = Content.assemble((f"{goal:<12}", "bold"), (about, "$foreground 70%"))
+                about = GOALS[goal][0] if goal in GOALS else _ABOUT_OWN
+                line = Content.assemble((fit(_(goal), 12), "bold"), (_(about), "$foreground 70%"))
                 goals.add_option(Option(line, id=goal))
             goals.highlighted = self._goals.index(matching or _OWN)
         self._own = {field: draft.get(field) for goal in GOALS for field in self._fields_of(goal)}
@@ -234,8 +242,8 @@ class LoraScreen(StepScreen):
         line = next((widget for widget in event.widget.ancestors if isinstance(widget, FieldLine)), None)
         if line is None:
             return
-        usual = f" Usual: {USUAL[line.field]}." if line.field in USUAL else ""
-        self.query_one("#meaning", Static).update(Content(f"{line.info.description or ''}{usual}"))
+        usual = _("Usual: {values}.", values=_(USUAL[line.field])) if line.field in USUAL else ""
+        self.query_one("#meaning", Static).update(Content(f"{_(line.info.description or '')} {usual}".rstrip()))
 
     def _show_yaml(self) -> None:
         """Show the draft as YAML; an edit that cannot be used stays, unless the draft has changed since."""
@@ -251,7 +259,7 @@ class LoraScreen(StepScreen):
         with self.prevent(TextArea.Changed):
             if pending:
                 area.replace(safe_text(text), (0, 0), area.document.end)
-                self.notify("The recipe was changed on another screen; ^z brings back what stood here.")
+                self.notify(_("The recipe was changed on another screen; ^z brings back what stood here."))
             else:
                 area.load_text(safe_text(text))
         self._yaml, self._yaml_of = area.text, deepcopy(draft.data)
@@ -278,9 +286,8 @@ class LoraScreen(StepScreen):
         """The recipe as it is written; None, and the wrong lines marked, where it cannot be used."""
         area = self.query_one("#yaml", YamlArea)
         recipe, problems = read_recipe(area.text)
-        area.mark(line for line, _ in problems)
-        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-        self.show_problem(f"Line {problems[0][0] + 1}: {problems[0][1]}{more}" if problems else None)
+        area.mark(line for line, _problem in problems)
+        self.show_problem(_told(problems))
         return recipe
 
     def _take_view(self) -> bool:
@@ -314,7 +321,7 @@ class LoraScreen(StepScreen):
             recipe = draft.recipe()
         except TuituneError as error:
             self.query_one("#consequences", Static).update("")
-            self.show_problem(next(iter(draft.errors().values()), str(error)))
+            self.show_problem(next(iter(draft.errors().values()), explain(error)))
             return None
         self.query_one("#consequences", Static).update(consequences(recipe, None))
         return recipe
@@ -357,14 +364,27 @@ class LoraScreen(StepScreen):
         """Train the draft; one that the run on show has trained already only when that is wanted."""
         try:
             if run := self.tuitune.link.finished_with_draft():
-                question = f"{one_line(run.name)} has finished with these settings. Train them once more, as a new run?"
-                if not await self.app.push_screen_wait(ConfirmScreen(question, "Train again", "Not now")):
+                question = _(
+                    "{run} has finished with these settings. Train them once more, as a new run?",
+                    run=one_line(run.name),
+                )
+                if not await self.app.push_screen_wait(ConfirmScreen(question, N_("Train again"), N_("Not now"))):
                     return
             await self.tuitune.start_run()
         except TuituneError as error:
             self.show_problem(error)
             return
         await self.tuitune.show_step("train")
+
+
+def _told(problems: list[Problem]) -> str | None:
+    """The first thing wrong with the YAML, and how many more there are; None where nothing is."""
+    if not problems:
+        return None
+    line, problem = problems[0]
+    if len(problems) == 1:
+        return _("Line {line}: {problem}", line=line + 1, problem=problem)
+    return _("Line {line}: {problem} ({count} more)", line=line + 1, problem=problem, count=len(problems) - 1)
 
 
 def _of(errors: dict[str, str], field: str) -> str | None:

@@ -19,8 +19,9 @@ from screens.step_screen import StepScreen
 from screens.widgets.entry import Entry
 from screens.widgets.fit import fit
 from screens.widgets.tick import ChoiceList, Tick
-from tuitune.errors import TuituneError
+from tuitune.errors import TuituneError, explain
 from tuitune.hub.reach import has_token
+from tuitune.language import N_, _
 from tuitune.machine.hardware import Gpu, chosen_gpu, usable_cores
 from tuitune.model.config import is_folder
 from tuitune.paths import expanded
@@ -33,16 +34,16 @@ from tuitune.text import one_line
 from tuitune.units import count, gib
 
 _VERDICTS = {
-    "fits": ("✔ fits", "$text-success"),
-    "tight": ("~ tight", "$text-warning"),
-    "does not fit": ("✘ no", "$text-error"),
+    "fits": (N_("✔ fits"), "$text-success"),
+    "tight": (N_("~ tight"), "$text-warning"),
+    "does not fit": (N_("✘ no"), "$text-error"),
 }
 _GAP = " "
 _WIDTHS = {"size": 6, "download": 8, "4-bit": 7, "16-bit": 7, "proven": 6}
-_WIDE_WIDTHS = {"size": 6, "context": 8, "download": 9, "4-bit": 14, "16-bit": 14, "proven": 6}
+_WIDE_WIDTHS = {N_("size"): 6, N_("context"): 8, N_("download"): 9, N_("4-bit"): 14, N_("16-bit"): 14, N_("proven"): 6}
 _NUMBERS = ("size", "context", "download")
 _WIDE = 112
-_PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "overhead")
+_PARTS = (N_("weights"), N_("adapter"), N_("optimizer"), N_("activations"), N_("logits"), N_("overhead"))
 
 
 @dataclass(frozen=True)
@@ -128,19 +129,21 @@ class ModelScreen(StepScreen):
 
     def body(self) -> ComposeResult:
         draft = self.tuitune.link.draft
-        name = Entry(one_line(draft.get("model.name") or ""), placeholder="Filter, model folder, or Hub id", id="name")
-        name.tooltip = "Type to filter the list, or give a model folder or a Hub id like owner/name. Enter takes it."
-        name.border_title = "Model"
+        name = Entry(
+            one_line(draft.get("model.name") or ""), placeholder=_("Filter, model folder, or Hub id"), id="name"
+        )
+        name.tooltip = _("Type to filter the list, or give a model folder or a Hub id like owner/name. Enter takes it.")
+        name.border_title = _("Model")
         yield name
         with Vertical(id="list") as listed:
-            listed.border_title = "Looking at this machine…"
+            listed.border_title = _("Looking at this machine…")
             yield Static(id="heads")
             models = ModelList(id="models", markup=False)
-            models.tooltip = "The models that match. Enter takes the one under the cursor; letters go to the filter."
+            models.tooltip = _("The models that match. Enter takes the one under the cursor; letters go to the filter.")
             yield models
         yield Static(id="detail")
-        four_bit = Tick("Hold the weights in 4-bit (QLoRA)", bool(draft.get("model.load_in_4bit")), compact=True)
-        four_bit.tooltip = "About a quarter of the memory of 16-bit, at a small cost in accuracy."
+        four_bit = Tick(_("Hold the weights in 4-bit (QLoRA)"), bool(draft.get("model.load_in_4bit")), compact=True)
+        four_bit.tooltip = _("About a quarter of the memory of 16-bit, at a small cost in accuracy.")
         yield four_bit
 
     def on_mount(self) -> None:
@@ -153,7 +156,7 @@ class ModelScreen(StepScreen):
     def _list_models(self) -> None:
         card = chosen_gpu()
         available = card.free_bytes if card else psutil.virtual_memory().available
-        device = one_line(card.name if card else "the CPU", max_length=40)
+        device = one_line(card.name if card else _("the CPU"), max_length=40)
         data = {
             "path": "-",
             **{name: value for name, value in self.tuitune.link.draft.data.get("data", {}).items() if value},
@@ -174,7 +177,7 @@ class ModelScreen(StepScreen):
         text = self.query_one("#name", Input).value.strip()
         everything = list({choice.name: choice for choice in [*self.choices, *self._on_hub]}.values())
         if text.startswith(("/", ".", "~")) and not any(choice.name == text for choice in everything):
-            everything.insert(0, Choice(text, "In the field above", note=_kind_of(text), is_here=True))
+            everything.insert(0, Choice(text, _("In the field above"), note=_kind_of(text), is_here=True))
         words = [] if any(choice.name == text for choice in everything) else text.lower().split()
         self._shown = [
             choice for choice in everything if all(word in f"{choice.heading} {choice.name}".lower() for word in words)
@@ -187,10 +190,15 @@ class ModelScreen(StepScreen):
                 heading = choice.heading
                 models.add_option(Option(Content.styled(heading, "bold $text-accent"), disabled=True))
             models.add_option(Option(self._line(choice), id=choice.name))
-        heads = self._columns("", {head: head for head in _WIDE_WIDTHS})
+        heads = self._columns("", {head: _(head) for head in _WIDE_WIDTHS})
         self.query_one("#heads", Static).update(Content(_GAP.join(heads.values())))
         self.query_one("#list").border_title = Content(
-            f"{len(self._shown)} models · {gib(self.available_bytes)} free on {self.device}"
+            _(
+                "{count} models · {size} free on {device}",
+                count=len(self._shown),
+                size=gib(self.available_bytes),
+                device=self.device,
+            )
         )
         selected = next((choice.name for choice in self._shown if choice.name == text), None)
         if selected is not None:
@@ -224,8 +232,8 @@ class ModelScreen(StepScreen):
         cells = {
             "size": count(known.parameters),
             "context": f"{known.context // 1024}K",
-            "download": "here" if choice.is_here else f"{catalogue.download_bytes(known) / 1e9:.1f} GB",
-            "proven": "yes" if choice.proven else "no",
+            "download": _("here") if choice.is_here else f"{catalogue.download_bytes(known) / 1e9:.1f} GB",
+            "proven": _("yes") if choice.proven else _("no"),
         }
         styles = {"proven": "$text-success" if choice.proven else "$foreground 60%"}
         for head, memory in (("4-bit", choice.memory_4bit), ("16-bit", choice.memory_16bit)):
@@ -237,10 +245,15 @@ class ModelScreen(StepScreen):
         """Whether the model fits, with the time where training takes days; and the style of these words."""
         fit = verdict(memory.total_bytes, self.available_bytes)
         word, style = _VERDICTS[fit]
-        long = "weeks" if choice.days >= 7 else "days"
+        word = _(word)
         if choice.days < 1 or fit == "does not fit":
             return word, style
-        return f"{word}, {long}" if self._is_wide else f"~ {long}", "$text-warning"
+        in_weeks = choice.days >= 7
+        if self._is_wide:
+            word = _("{verdict}, weeks", verdict=word) if in_weeks else _("{verdict}, days", verdict=word)
+        else:
+            word = _("~ weeks") if in_weeks else _("~ days")
+        return word, "$text-warning"
 
     def _highlighted(self) -> Choice | None:
         option = self.query_one("#models", OptionList).highlighted_option
@@ -252,59 +265,69 @@ class ModelScreen(StepScreen):
         if choice is None or choice.known is None or choice.memory_4bit is None or choice.memory_16bit is None:
             detail.update(Content(choice.note if choice else ""))
             return
-        kind = "base model (not taught to converse)" if choice.known.base else "instruct model"
-        gated = " · gated: needs an access token" if choice.known.gated else ""
-        unchecked = " · sizes not checked against a second source" if choice.known.unchecked else ""
+        about = [
+            _("base model (not taught to converse)") if choice.known.base else _("instruct model"),
+            _("{licence} licence", licence=choice.known.licence),
+        ]
+        if choice.known.gated:
+            about.append(_("gated: needs an access token"))
+        if choice.known.unchecked:
+            about.append(_("sizes not checked against a second source"))
         if choice.proven:
-            proven = f"proven: {choice.proven.as_text()}"
+            proven = _("proven: {tried}", tried=choice.proven.as_text())
         else:
-            proven = f"not proven: nobody has tried {choice.known.architecture} here from loading to export"
+            proven = _(
+                "not proven: nobody has tried {architecture} here from loading to export",
+                architecture=choice.known.architecture,
+            )
         in_4bit = bool(self.tuitune.link.draft.get("model.load_in_4bit"))
         memory = choice.memory_4bit if in_4bit else choice.memory_16bit
-        slow = ""
+        parts = [f"{_(part)} {getattr(memory, f'{part}_bytes') / 2**30:.1f}" for part in _PARTS]
+        peak = gib(memory.total_bytes)
+        needs = [
+            _("4-bit: about {peak} at the peak ({parts})", peak=peak, parts=parts)
+            if in_4bit
+            else _("16-bit: about {peak} at the peak ({parts})", peak=peak, parts=parts)
+        ]
         if choice.days >= 1:
-            slow = f" · a quick try of 60 steps would take about {choice.days:,.0f} days without a GPU"
-        parts = ", ".join(f"{part} {getattr(memory, f'{part}_bytes') / 2**30:.1f}" for part in _PARTS)
-        detail.update(
-            Content(
-                f"{kind} · {choice.known.licence} licence{gated}{unchecked}\n"
-                f"{'4' if in_4bit else '16'}-bit: about {gib(memory.total_bytes)} at the peak ({parts}){slow}\n{proven}"
-            )
-        )
+            needs.append(_("a quick try of 60 steps would take about {days:,.0f} days without a GPU", days=choice.days))
+        detail.update(Content("\n".join([" · ".join(about), " · ".join(needs), proven])))
 
     # --- the Hub ----------------------------------------------------------------------------------------------
 
     def why_not(self, action: str) -> str | None:
         if action == "search_hub" and catalogue.is_offline_by_choice():
-            return "HF_HUB_OFFLINE is set."
+            return _("HF_HUB_OFFLINE is set.")
         return super().why_not(action)
 
     def action_search_hub(self) -> None:
         words = self.query_one("#name", Input).value.strip()
         if words:
-            self.query_one("#models").border_title = "Asking the Hugging Face Hub…"
+            self.query_one("#models").border_title = _("Asking the Hugging Face Hub…")
             self._search(words)
         else:
-            self.show_problem("Search for what? Type a few words first.")
+            self.show_problem(_("Search for what? Type a few words first."))
 
     @work(thread=True, exclusive=True, group="hub", exit_on_error=False)
     def _search(self, words: str) -> None:
         try:
             self.post_message(self.Searched(words, catalogue.search_hub(words), None))
         except TuituneError as error:
-            self.post_message(self.Searched(words, [], str(error)))
+            self.post_message(self.Searched(words, [], explain(error)))
 
     @on(Searched)
     def _use_search(self, message: Searched) -> None:
         if message.words != self.query_one("#name", Input).value.strip():
             return  # other words stand there now
         if message.problem or not message.models:
-            self.show_problem(message.problem or "The Hub found no such model.")
+            self.show_problem(message.problem or _("The Hub found no such model."))
         self._on_hub = [
             Choice(
                 model.name,
-                "Found on the Hub",
-                note=f"{model.downloads:,} downloads" + (" · gated" if model.gated else ""),
+                _("Found on the Hub"),
+                note=_("{count:,} downloads · gated", count=model.downloads)
+                if model.gated
+                else _("{count:,} downloads", count=model.downloads),
             )
             for model in message.models
         ]
@@ -322,13 +345,14 @@ class ModelScreen(StepScreen):
             return
         self.show_problem(message.problem)
         if message.problem is None:
-            await self._go_on_with("This model is here, or can be downloaded")
+            await self._go_on_with(_("This model is here, or can be downloaded"))
 
     async def _go_on_with(self, description: str) -> None:
         """Go on from a name that was chosen; describe first one that was typed, and go on at the next Enter."""
         if self._unseen:
             self._unseen = False
-            self.query_one("#detail", Static).update(Content(f"✔ {description}: {key_name(ACTIONS['go_on'])} goes on."))
+            text = _("✔ {description}: {key} goes on.", description=description, key=key_name(ACTIONS["go_on"]))
+            self.query_one("#detail", Static).update(Content(text))
         else:
             await super().action_go_on()
 
@@ -387,7 +411,7 @@ class ModelScreen(StepScreen):
             self._take(choice.name)
             name = choice.name
         if not name:
-            self.show_problem("Which model? Choose one from the list, or give a folder or a Hugging Face Hub id.")
+            self.show_problem(_("Which model? Choose one from the list, or give a folder or a Hugging Face Hub id."))
             return
         try:
             problem = _why_not_folder(name) if is_folder(name) else None
@@ -398,9 +422,9 @@ class ModelScreen(StepScreen):
             self.show_problem(problem)
             return
         if is_folder(name):
-            await self._go_on_with("This folder holds a whole model")
+            await self._go_on_with(_("This folder holds a whole model"))
             return
-        self.show_problem("Asking whether this model can be had…")
+        self.show_problem(_("Asking whether this model can be had…"))
         self._look_up(name)
 
 
@@ -415,7 +439,7 @@ def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
         model = known.get(name)
         is_here = name in cached
         if model is None:
-            return Choice(name, heading, note="on this machine", is_here=True)
+            return Choice(name, heading, note=_("on this machine"), is_here=True)
         in_4bit, in_16bit = (
             catalogue.memory_for(
                 model,
@@ -431,9 +455,9 @@ def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
 
     here = Path.cwd()
     for folder in catalogue.model_folders(here, here / "models", Path.home() / "models"):
-        yield Choice(str(folder), "Model folders here", note="a folder on this machine", is_here=True)
+        yield Choice(str(folder), _("Model folders here"), note=_("a folder on this machine"), is_here=True)
     for name in cached:
-        yield described(name, "Downloaded already")
+        yield described(name, _("Downloaded already"))
     for name, model in known.items():
         if name not in cached:
             yield described(name, model.family)
@@ -444,24 +468,24 @@ def _kind_of(path: str) -> str:
     folder = expanded(path)
     try:
         if catalogue.is_model_folder(folder):
-            return "a model folder"
-        return (
-            "a folder without a model in it"
-            if folder.is_dir()
-            else "nothing is there"
-            if not folder.exists()
-            else "a file"
-        )
+            return _("a model folder")
+        if folder.is_dir():
+            return _("a folder without a model in it")
+        return _("a file") if folder.exists() else _("nothing is there")
     except OSError:
-        return "nothing is there"
+        return _("nothing is there")
 
 
 def _why_not_folder(name: str) -> str | None:
     folder = expanded(name)
     if catalogue.is_model_folder(folder):
         return None
-    lacks = "holds no config.json with .safetensors weights" if folder.is_dir() else "does not exist"
-    return f"{one_line(folder, max_length=200)} {lacks}: give the folder of a whole model."
+    shown = one_line(folder, max_length=200)
+    if folder.is_dir():
+        return _(
+            "{folder} holds no config.json with .safetensors weights: give the folder of a whole model.", folder=shown
+        )
+    return _("{folder} does not exist: give the folder of a whole model.", folder=shown)
 
 
 def _why_not_from_hub(name: str) -> str | None:
@@ -470,9 +494,17 @@ def _why_not_from_hub(name: str) -> str | None:
     try:
         model = catalogue.look_up(name)
     except TuituneError as error:
-        return f"{shown} is not on this machine, and cannot be downloaded: {error} Give a model folder instead."
+        return _(
+            "{model} is not on this machine, and cannot be downloaded: {reason} Give a model folder instead.",
+            model=shown,
+            reason=explain(error),
+        )
     if model is None and not has_token():
-        return f"The Hub shows no model {shown}: check the spelling, or run `hf auth login` if it is private."
+        return _(
+            "The Hub shows no model {model}: check the spelling, or run `hf auth login` if it is private.", model=shown
+        )
     if model is not None and model.gated and not has_token():
-        return f"{shown} is gated: accept its licence at huggingface.co/{shown}, then run `hf auth login`."
+        return _(
+            "{model} is gated: accept its licence at huggingface.co/{model}, then run `hf auth login`.", model=shown
+        )
     return None

@@ -10,7 +10,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from tuitune.errors import TuituneError
+from tuitune.errors import TuituneError, explain
+from tuitune.language import N_, _
 from tuitune.recipe import Recipe
 from tuitune.reward_sections import PythonFile
 from tuitune.rewards.confirmed import confirm, source_of, unconfirmed
@@ -28,9 +29,9 @@ class RewardsScreen(ModalScreen[None]):
     """Shows first each file of the user's own that was not confirmed as it is, then prompts, answers and values."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q", "dismiss", "Close"),
-        Binding("y", "confirm", "Run it"),
-        Binding("r", "answer", "Answer again"),
+        Binding("escape,q", "dismiss", N_("Close")),
+        Binding("y", "confirm", N_("Run it")),
+        Binding("r", "answer", N_("Answer again")),
     ]
     DEFAULT_CSS = """
     RewardsScreen { align: center middle; }
@@ -47,16 +48,16 @@ class RewardsScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll() as panel:
-            panel.border_title = "Rewards"
+            panel.border_title = _("Rewards")
             yield Static(id="rewards")
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
         self.action_answer()
 
-    def _show(self, content: Content, keys: str = "") -> None:
+    def _show(self, content: Content, keys: str = N_("Esc closes")) -> None:
         self.query_one("#rewards", Static).update(content)
-        self.query_one(VerticalScroll).border_subtitle = f"{keys}Esc closes"
+        self.query_one(VerticalScroll).border_subtitle = _(keys)
 
     @work(exclusive=True, exit_on_error=False)
     async def action_answer(self) -> None:
@@ -65,17 +66,17 @@ class RewardsScreen(ModalScreen[None]):
         try:
             self._unconfirmed = unconfirmed(Recipe.from_data(data).method.judges())
             if self._unconfirmed:
-                self._show(code_of(self._unconfirmed[0]), "y: run this code · ")
+                self._show(code_of(self._unconfirmed[0]), N_("y: run this code · Esc closes"))
                 return
-            self._show(Content("Starting…"))
+            self._show(Content(_("Starting…")))
             preview = await self._link.call(
                 PreviewRewards(data, _PROMPTS),
                 lambda part: self._show(Content(f"{one_line(part.get('loading', ''))}…")),
             )
         except TuituneError as error:
-            self._show(Content.styled(f"✘ {error}", "$text-error"))
+            self._show(Content.styled(f"✘ {explain(error)}", "$text-error"))
             return
-        self._show(judged(preview), "r: answer again · ")
+        self._show(judged(preview), N_("r: answer again · Esc closes"))
 
     def action_confirm(self) -> None:
         if not self._unconfirmed:
@@ -90,24 +91,28 @@ class RewardsScreen(ModalScreen[None]):
 
 def code_of(reward: PythonFile) -> Content:
     """The file, to be read before it is run. Raises UnusableInput."""
-    head = f"{one_line(reward.path, max_length=200)} will run on this machine, with all that you may do:"
+    head = _("{file} will run on this machine, with all that you may do:", file=one_line(reward.path, max_length=200))
     return Content("\n\n").join([Content.styled(head, "$text-warning"), Content(safe_text(source_of(reward)))])
 
 
 def judged(preview: dict[str, Any]) -> Content:
     """The verdict, then each prompt with its answers, the best first; `preview` is the session's answer."""
-    lines = [Content.styled(f"Mean reward {preview['mean_reward']:.3g}. {preview['verdict']}", "bold")]
+    mean = _("Mean reward {reward:.3g}. {verdict}", reward=preview["mean_reward"], verdict=preview["verdict"])
+    lines = [Content.styled(mean, "bold")]
     lines += [Content.styled(f"! {one_line(notice, max_length=300)}", "$text-warning") for notice in preview["notices"]]
     for prompt in preview["prompts"]:
-        alike = "" if prompt["differs"] else "  all worth the same"
+        alike = "" if prompt["differs"] else f"  {_('all worth the same')}"
         lines += [
             Content(""),
             Content.assemble((one_line(prompt["prompt"], max_length=300), "bold"), (alike, "$text-warning")),
         ]
         for answer in sorted(prompt["answers"], key=lambda answer: -answer["reward"]):
             values = ", ".join(f"{one_line(name, max_length=30)} {value:g}" for name, value in answer["values"].items())
-            cut = "" if answer["ended"] else ", cut off"
-            about = (f"  {values}; {answer['tokens']} tokens{cut}", _MUTED)
-            lines.append(Content.assemble((f"{answer['reward']:>7g}", "$text-success"), about))
+            about = (
+                _("{values}; {tokens} tokens", values=values, tokens=answer["tokens"])
+                if answer["ended"]
+                else _("{values}; {tokens} tokens, cut off", values=values, tokens=answer["tokens"])
+            )
+            lines.append(Content.assemble((f"{answer['reward']:>7g}", "$text-success"), (f"  {about}", _MUTED)))
             lines.append(Content(f"        {one_line(answer['text'], max_length=400)}"))
     return Content("\n").join(lines)

@@ -14,6 +14,7 @@ from textual.widgets import Select, Static
 from screens.widgets.fields import FieldLine
 from screens.widgets.prompt import Prompt
 from tuitune.chat.sampling import PRESETS, Sampling, preset, preset_of
+from tuitune.language import _
 from tuitune.recipe import field_errors
 
 
@@ -33,15 +34,15 @@ class SamplingPanel(VerticalScroll, can_focus=False):
         self.system = ""
 
     def compose(self) -> ComposeResult:
-        yield Static("System prompt", classes="label")
-        system = Prompt("none", id="system")
-        system.tooltip = "What the model is told before the conversation begins."
+        yield Static(_("System prompt"), classes="label")
+        system = Prompt(_("none"), id="system")
+        system.tooltip = _("What the model is told before the conversation begins.")
         yield system
-        yield Static("How the next token is chosen", classes="label")
+        yield Static(_("How the next token is chosen"), classes="label")
         with Horizontal(id="preset-line"):
-            yield Static("preset", classes="field-name")
-            chosen = Select([(name, name) for name in PRESETS], prompt="your own", value="greedy", compact=True)
-            chosen.tooltip = "Several fields at once; notebook is what Unsloth's notebooks chat with."
+            yield Static(_("preset"), classes="field-name")
+            chosen = Select([(name, name) for name in PRESETS], prompt=_("your own"), value="greedy", compact=True)
+            chosen.tooltip = _("Several fields at once; notebook is what Unsloth's notebooks chat with.")
             yield chosen
         for name, info in Sampling.model_fields.items():
             yield FieldLine(name, info, info.default)
@@ -87,7 +88,7 @@ class SamplingPanel(VerticalScroll, can_focus=False):
     def _explain_field(self, event: DescendantFocus) -> None:
         line = next((parent for parent in event.widget.ancestors if isinstance(parent, FieldLine)), None)
         if line is not None:
-            self.query_one("#meaning", Static).update(Content(line.info.description or ""))
+            self.query_one("#meaning", Static).update(Content(_(line.info.description or "")))
 
     @on(FieldLine.Changed)
     def _field_changed(self, message: FieldLine.Changed) -> None:

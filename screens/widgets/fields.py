@@ -14,6 +14,7 @@ from textual.widgets import Checkbox, Input, Select, Static
 
 from screens.widgets.entry import Entry
 from screens.widgets.tick import Tick
+from tuitune.language import _
 from tuitune.text import one_line
 
 
@@ -53,7 +54,7 @@ class FieldLine(Horizontal):
         choices = choices_of(self.info.annotation)
         entry: Input | Checkbox | Select[Any]
         if not is_editable(self.info.annotation):
-            yield Static(Content.styled("edited as YAML", "$foreground 60%"), classes="field-note")
+            yield Static(Content.styled(_("edited as YAML"), "$foreground 60%"), classes="field-note")
             return
         if self.info.annotation is bool:
             entry = Tick("", bool(self._value), compact=True)
@@ -61,7 +62,7 @@ class FieldLine(Horizontal):
             entry = Select(choices, value=self._value, allow_blank=False, compact=True)
         else:
             entry = Entry(as_text(self._value), compact=True)
-        entry.tooltip = Content(self.info.description or "")
+        entry.tooltip = Content(_(self.info.description or ""))
         yield entry
 
     def show(self, value: Any) -> None:
@@ -133,9 +134,9 @@ def choices_of(annotation: Any) -> list[tuple[str, Any]]:
         if get_origin(part) is Literal:
             choices += [(str(value), value) for value in get_args(part)]
         elif part is bool and len(parts) > 1:
-            choices += [("yes", True), ("no", False)]
+            choices += [(_("yes"), True), (_("no"), False)]
         elif part is types.NoneType:
-            choices.append(("by itself", None))
+            choices.append((_("by itself"), None))
         else:
             return []
     return choices
@@ -183,5 +184,5 @@ def as_value(info: FieldInfo, text: str) -> Any:
         return None
     if _holds(info.annotation, dict):
         pairs = [part.partition(":") for part in text.split(",") if part.strip()]
-        return {name.strip(): value.strip() for name, _, value in pairs}
+        return {name.strip(): value.strip() for name, _colon, value in pairs}
     return text

@@ -13,6 +13,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from screens.widgets.axes import LEFT, Axes, Curve
+from tuitune.language import N_, _
 from tuitune.methods import METHODS, Method
 from tuitune.runs.events import Step
 from tuitune.runs.history import History
@@ -27,11 +28,11 @@ class Metric:
 
 
 METRICS = (
-    Metric("loss", "Loss"),
-    Metric("learning_rate", "Learning rate"),
-    Metric("grad_norm", "Gradient norm"),
-    Metric("tokens_per_second", "Tokens per second"),
-    Metric("gpu", "GPU, %"),
+    Metric("loss", N_("Loss")),
+    Metric("learning_rate", N_("Learning rate")),
+    Metric("grad_norm", N_("Gradient norm")),
+    Metric("tokens_per_second", N_("Tokens per second")),
+    Metric("gpu", N_("GPU, %")),
 )
 _OF_STEPS = METRICS[:-1]
 _ROWS = {metric.name: row for row, metric in enumerate(_OF_STEPS, 1)}
@@ -129,7 +130,7 @@ def metrics_of(history: History) -> tuple[Metric, ...]:
     loss, *others = METRICS if history.loads else _OF_STEPS
     measured = history.steps[0].metrics.keys() | history.steps[-1].metrics.keys() if history.steps else ()
     own = method_of_history(history).metrics if measured else ()
-    drawn = [Metric(metric.name, metric.meaning_title) for metric in own if metric.name in measured]
+    drawn = [Metric(metric.name, _(metric.title).capitalize()) for metric in own if metric.name in measured]
     if history.learns_from_rewards:  # whose loss says nothing of progress
         return (*drawn, loss, *others)
     return (loss, *drawn, *others)
@@ -174,7 +175,7 @@ class MetricPlot(Widget):
         if metric.name == "loss" and not history.learns_from_rewards:
             held_out = [(evaluation.step, evaluation.loss) for evaluation in history.evaluations]
         known_marks = [mark for mark in held_out if np.isfinite(mark[1])]
-        self._marks = _curve([step for step, _ in known_marks], [value for _, value in known_marks])
+        self._marks = _curve([step for step, _value in known_marks], [value for _step, value in known_marks])
         self._picture = None
         self.refresh()
 
@@ -209,15 +210,15 @@ class MetricPlot(Widget):
 
     def _title(self) -> list[Segment]:
         gap = "   " if self.size.width >= _ROOMY else " "
-        segments = [Segment(f" {self.metric.title}", self._style("title"))]
+        segments = [Segment(f" {_(self.metric.title)}", self._style("title"))]
         if self.metric.name == "loss":
-            segments.append(Segment(f"{gap}━ smoothed", self._style("line")))
-            segments.append(Segment(f"{gap}━ each step", self._style("faint")))
+            segments.append(Segment(f"{gap}━ {_('smoothed')}", self._style("line")))
+            segments.append(Segment(f"{gap}━ {_('each step')}", self._style("faint")))
             if len(self._marks[0]):
-                segments.append(Segment(f"{gap}◆ held-out", self._style("mark")))
+                segments.append(Segment(f"{gap}◆ {_('held-out')}", self._style("mark")))
         elif self.metric.name == "gpu":
-            segments.append(Segment(f"{gap}━ memory", self._style("line")))
-            segments.append(Segment(f"{gap}━ load", self._style("faint")))
+            segments.append(Segment(f"{gap}━ {_('memory')}", self._style("line")))
+            segments.append(Segment(f"{gap}━ {_('load')}", self._style("faint")))
         return segments
 
     def _row(self, picture: Picture, row: int) -> list[Segment]:

@@ -15,6 +15,7 @@ from textual.screen import ModalScreen
 from textual.suggester import Suggester
 from textual.widgets import DirectoryTree, Input, Static
 
+from tuitune.language import N_, _
 from tuitune.paths import expanded
 from tuitune.text import one_line
 
@@ -63,7 +64,7 @@ class _Tree(DirectoryTree):
 class PickPath(ModalScreen[Path | None]):
     """Asks for a file by a line with completion and by a tree; None where the user gives up."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", N_("Close"))]
     DEFAULT_CSS = """
     PickPath { align: center middle; }
     PickPath > Vertical { width: 76; height: 90%; padding: 0 1; background: $surface; border: round $primary; }
@@ -77,8 +78,8 @@ class PickPath(ModalScreen[Path | None]):
     def compose(self) -> ComposeResult:
         with Vertical() as panel:
             panel.border_title = Content(self._title)
-            panel.border_subtitle = "Enter picks · Tab moves · Esc closes"
-            yield Input(placeholder="path", suggester=PathSuggester(self._suits), compact=True)
+            panel.border_subtitle = _("Enter picks · Tab moves · Esc closes")
+            yield Input(placeholder=_("path"), suggester=PathSuggester(self._suits), compact=True)
             yield _Tree(self._folder, self._suits)
             yield Static(id="picked")
 
@@ -92,7 +93,7 @@ class PickPath(ModalScreen[Path | None]):
         if event.value.strip() and path.is_file():
             self.dismiss(path)
         else:
-            self.query_one("#picked", Static).update(Content("There is no such file."))
+            self.query_one("#picked", Static).update(Content(_("There is no such file.")))
 
     @on(DirectoryTree.FileSelected)
     def _picked(self, event: DirectoryTree.FileSelected) -> None:

@@ -9,11 +9,13 @@ from textual.message import Message
 from textual.widgets import Checkbox, OptionList
 from textual.widgets.option_list import Option
 
+from tuitune.language import N_
+
 
 class Tick(Checkbox, inherit_bindings=False):
     """A checkbox as `[✔]` or `[ ]`, which are told apart without colour; it leaves Enter to its screen."""
 
-    BINDINGS = [Binding("space", "toggle_button", "Tick", show=False)]  # noqa: RUF012
+    BINDINGS = [Binding("space", "toggle_button", N_("Tick"), show=False)]  # noqa: RUF012
     BUTTON_LEFT = BUTTON_RIGHT = ""
     DEFAULT_CSS = """
     Tick { min-width: 5; }
@@ -51,7 +53,7 @@ class ChoiceList(OptionList, inherit_bindings=False):
 class TickList(ChoiceList):
     """Lines ticked with the space bar."""
 
-    BINDINGS = [Binding("space", "select", "Tick", show=False)]  # noqa: RUF012
+    BINDINGS = [Binding("space", "select", N_("Tick"), show=False)]  # noqa: RUF012
 
     class Ticked(Message):
         """A line was ticked, or not any more."""

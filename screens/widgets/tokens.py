@@ -6,6 +6,7 @@ from typing import Any
 
 from textual.content import Content, Span
 
+from tuitune.language import N_, _
 from tuitune.text import safe_text
 
 _SPECIAL = re.compile(
@@ -16,6 +17,14 @@ _SPECIAL = re.compile(
 _SIDE_BY_SIDE = 100
 """Columns from which on a chosen and a rejected reply stand beside each other."""
 _GAP = 3
+_TITLES = {
+    "prompt": N_("Prompt"),
+    "chosen": N_("✔ Chosen"),
+    "good": N_("✔ Good"),
+    "rejected": N_("✘ Rejected"),
+    "bad": N_("✘ Bad"),
+}
+"""Of the parts of a row."""
 
 
 def parts_content(parts: list[dict[str, Any]], width: int) -> Content:
@@ -33,8 +42,7 @@ def _titled(part: dict[str, Any]) -> Content:
     tokens = tokens_content(part["tokens"])
     if not part["title"]:
         return tokens
-    glyph = {"chosen": "✔ ", "good": "✔ ", "rejected": "✘ ", "bad": "✘ "}.get(part["title"], "")
-    return Content.assemble((f"{glyph}{part['title'].capitalize()}", "bold"), "\n", tokens)
+    return Content.assemble((_(_TITLES[part["title"]]), "bold"), "\n", tokens)
 
 
 def tokens_content(tokens: list[dict[str, Any]], *, open_mark: str = "▸", close_mark: str = "◂") -> Content:

@@ -14,6 +14,7 @@ from textual.events import Key
 from textual.widgets import TextArea
 
 from tuitune.errors import TuituneError, explain
+from tuitune.language import _
 from tuitune.recipe import Recipe, field_errors
 from tuitune.text import one_line
 
@@ -92,9 +93,11 @@ def read_recipe(text: str) -> tuple[Recipe | None, list[Problem]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = one_line(getattr(error, "problem", None) or error, max_length=200)
-        return None, [(mark.line if mark else 0, f"not valid YAML, {reason}.")]
+        return None, [(mark.line if mark else 0, _("not valid YAML, {reason}.", reason=reason))]
     except ValidationError as error:
-        return None, [(_line_of(node, name), f"{reason}.") for name, reason in field_errors(error).items()]
+        return None, [
+            (_line_of(node, name), _("{reason}.", reason=reason)) for name, reason in field_errors(error).items()
+        ]
     except (TuituneError, RecursionError, ValueError) as error:
         return None, [(0, explain(error))]
 

@@ -67,11 +67,6 @@ class Metric:
     """One sentence for who sees it for the first time."""
     format: str = ".3f"
 
-    @property
-    def meaning_title(self) -> str:
-        """The title of a plot."""
-        return self.title.capitalize()
-
 
 class Method:
     """What is learned from. One object a method; nothing but these objects knows which method a run has.
