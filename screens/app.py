@@ -32,7 +32,7 @@ from screens.step_screen import WalkScreen
 from screens.steps import STEP_NAMES, StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import explain
-from tuitune.language import language
+from tuitune.language import N_, _, language
 from tuitune.runs.events import Failed
 from tuitune.runs.folder import Run
 from tuitune.settings import Settings, settings_file
@@ -100,10 +100,16 @@ class TuituneApp(App[int]):
 
     def action_help_quit(self) -> None:
         """Say what Ctrl+C does; called where no text is selected for it to copy."""
-        text = f"Ctrl+C copies what is selected and ends nothing. {key_name(ACTIONS['leave'])} leaves the app"
-        stop = key_name(ACTIONS["start_stop"])
-        rest = f"; the run goes on then. {stop} on its dashboard stops it." if self.link.is_training else "."
-        self.notify(text + rest, markup=False)
+        leave, stop = key_name(ACTIONS["leave"]), key_name(ACTIONS["start_stop"])
+        text = _("Ctrl+C copies what is selected and ends nothing. {leave} leaves the app.", leave=leave)
+        if self.link.is_training:
+            text = _(
+                "Ctrl+C copies what is selected and ends nothing. {leave} leaves the app; the run goes on then. "
+                "{stop} on its dashboard stops it.",
+                leave=leave,
+                stop=stop,
+            )
+        self.notify(text, markup=False)
 
     def action_endings(self) -> None:
         from screens.endings import EndingsScreen
@@ -147,20 +153,20 @@ class TuituneApp(App[int]):
         await self._forget("history", "model", "data", "lora", "train", "export")
 
     def action_toggle_ascii(self) -> None:
-        self._toggle("ascii", "ASCII only", "Lines and glyphs")
+        self._toggle("ascii", N_("ASCII only"), N_("Lines and glyphs"))
 
     def action_toggle_motion(self) -> None:
-        self._toggle("reduced_motion", "No animation", "Animations")
+        self._toggle("reduced_motion", N_("No animation"), N_("Animations"))
         self.animation_level = "none" if self.settings.reduced_motion else "full"
 
     def action_toggle_notifications(self) -> None:
-        self._toggle("notifications", "A run's end is notified", "A run's end is not notified")
+        self._toggle("notifications", N_("A run's end is notified"), N_("A run's end is not notified"))
 
     def _toggle(self, setting: str, on: str, off: str) -> None:
         value = not getattr(self.settings, setting)
         setattr(self.settings, setting, value)
         self.settings.save()
-        self.notify(on if value else off)
+        self.notify(_(on) if value else _(off))
         self.refresh_css(animate=False)
         self.screen.refresh(layout=True)
 
@@ -189,13 +195,13 @@ class TuituneApp(App[int]):
         link = self.link
         match step:
             case "train" if link.run is None and not link.is_training:
-                return "There is no run yet: start it from the settings."
+                return _("There is no run yet: start it from the settings.")
             case "chat" | "export" if link.run is None:
-                return "There is nothing trained yet: start a run from the settings."
+                return _("There is nothing trained yet: start a run from the settings.")
             case "chat" | "export" if link.is_training:
-                return "The run is still training: this opens when it has finished."
+                return _("The run is still training: this opens when it has finished.")
             case "chat" | "export" if link.run and not link.run.adapter.is_dir() and not checkpoints_of(link.run):
-                return "This run has no adapter: it ended before one was saved."
+                return _("This run has no adapter: it ended before one was saved.")
         return None
 
     async def action_show_home(self) -> None:
@@ -295,16 +301,16 @@ class TuituneApp(App[int]):
         """Say that the session was lost, unless the dashboard or the caller that waited for an answer says it."""
         on_dashboard = message.training and self.step_screen is not None and self.step_screen.STEP == "train"
         if not on_dashboard and (message.training or not message.told):
-            self.notify_problem(f"{message.ending}; a new one is being started.")
+            self.notify_problem(_("{ending}; a new one is being started.", ending=message.ending))
 
     @on(RunLink.RunEnded)
     def _call_user(self, message: RunLink.RunEnded) -> None:
         """A run has ended: say so to someone who looks elsewhere, unless it ended before the app came."""
-        name = message.run or "the run"
-        ending = "failed" if isinstance(message.event, Failed) else message.event.status
-        attention.set_title(self, f"tuitune: {name} {ending}")
+        state = "failed" if isinstance(message.event, Failed) else message.event.status
+        text = _("{run} {state}", run=message.run or _("the run"), state=_(state))
+        attention.set_title(self, f"tuitune: {text}")
         if self.settings.notifications and time.time() - message.event.at < _RECENT_SECONDS:
-            attention.call(self, f"{name} {ending}")
+            attention.call(self, text)
 
     @on(RunLink.EndingTold)
     def _show_countdown(self, message: RunLink.EndingTold) -> None:
@@ -398,10 +404,17 @@ def run_app(
         from tuitune.commands.viewer import own_command
 
         back = own_command("attach", run.folder)
-        print(f"Run {one_line(run.name)} goes on. Come back to it with: {back}")  # wrapped by nothing
+        text = _("Run {run} goes on. Come back to it with: {command}", run=one_line(run.name), command=back)
+        print(text)  # wrapped by nothing
     elif run is not None and (ending := app.link.ending) is not None and ending["state"] == "counting":
         from tuitune.commands.viewer import own_command
 
         cancels = own_command("then", run.folder, "--cancel")
-        print(f"In {ending['seconds'] or 0:.0f} s this is run: {safe_text(ending['command'])}. To cancel it: {cancels}")
+        text = _(
+            "In {seconds:.0f} s this is run: {command}. To cancel it: {cancels}",
+            seconds=ending["seconds"] or 0,
+            command=safe_text(ending["command"]),
+            cancels=cancels,
+        )
+        print(text)
     return result if result is not None else app.return_code or 0

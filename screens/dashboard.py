@@ -3,11 +3,13 @@
 import time
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from screens.widgets.bars import bar
 from screens.widgets.fit import fit
 from screens.widgets.metric_plot import method_of_history
+from tuitune.language import N_, _, in_language
 from tuitune.runs.cost import cost, live_cost, money
 from tuitune.runs.events import Failed, Finished, Plan, Sample
 from tuitune.runs.folder import Run
@@ -17,23 +19,27 @@ from tuitune.text import one_line
 from tuitune.units import count, duration, gib, size
 
 PHASES = {
-    "importing": "Import the libraries",
-    "data": "Read and tokenise the data",
-    "model": "Load the model",
-    "adapter": "Add the adapter",
-    "before": "Measure the model as it is",
-    "training": "Train",
-    "saving": "Save",
-    "after": "Measure it again",
+    "importing": N_("Import the libraries"),
+    "data": N_("Read and tokenise the data"),
+    "model": N_("Load the model"),
+    "adapter": N_("Add the adapter"),
+    "before": N_("Measure the model as it is"),
+    "training": N_("Train"),
+    "saving": N_("Save"),
+    "after": N_("Measure it again"),
 }
-_ENDED = {"done": ("✔", "Done"), "stopped": ("✔", "Stopped"), "paused": ("‖", "Paused")}
+_ENDED = {
+    "done": N_("✔ Done after {steps:,} steps in {duration}"),
+    "stopped": N_("✔ Stopped after {steps:,} steps in {duration}"),
+    "paused": N_("‖ Paused after {steps:,} steps in {duration}"),
+}
 _BAR_WIDTH = 10
 NUMBERS_WIDTH = 28
 _OTHER_LINES = 7
 """Beside those of several cards."""
 """Cells of the column beside the curve."""
 _PACE_WIDTH = 44  # as much as there is beside the progress bar
-_NEEDED_LEAST = ("rows", "trained", "grad norm", "learning rate")
+_NEEDED_LEAST = (N_("rows"), N_("trained"), N_("grad norm"), N_("learning rate"))
 # What cannot be counted shows how long it has taken, from here on.
 _LONG_SECONDS = 5.0
 _LITTLE_DISK_BYTES = 2 * 2**30  # a checkpoint with its optimizer state may need as much
@@ -49,37 +55,36 @@ def headline(
     stopping: str | None = None,
     warnings: Sequence[RunWarning] = (),
 ) -> Content:
-    """One line: which run, and how it stands; `stopping` is when it will stop, once it was asked to."""
+    """One line: which run, and how it stands; `stopping` says when it will stop, once it was asked to."""
     ended, phase = history.ended, history.phase
     style = ""
     if isinstance(ended, Finished):
-        glyph, word = _ENDED[ended.status]
         style = "$text-warning" if ended.status == "paused" else "$text-success"
-        state = f"{glyph} {word} after {ended.step:,} steps in {duration(history.seconds)}"
+        state: str = _(_ENDED[ended.status], steps=ended.step, duration=duration(history.seconds))
         if result := history.result():
-            what, first, last = result
-            state += f" · {what.split()[-1]} {first:.3f} → {last:.3f}"
+            state = f"{state} · {_change(history, *result[1:])}"
     elif isinstance(ended, Failed) or problem:
-        state, style = "✘ Failed", "$text-error"
+        state, style = _("✘ Failed"), "$text-error"
     elif not is_training and history.started:
-        state, style = f"✘ Interrupted at step {history.step:,}: its session is gone", "$text-error"
+        state = _("✘ Interrupted at step {step:,}: its session is gone", step=history.step)
+        style = "$text-error"
     elif stopping:
-        state, style = f"■ Stopping {stopping}", "$text-warning"
+        state, style = f"■ {_(stopping)}", "$text-warning"
     elif phase is not None and phase.name == "training" and history.steps:
-        state = "▶ Training"
+        state = _("▶ Training")
     elif phase is not None:
-        state = f"▶ {phase.text}"
+        state = f"▶ {in_language(phase.text)}"
     else:
-        state = "◌ Waiting for the session"
+        state = _("◌ Waiting for the session")
     spent = ""
     if is_training and history.started and ended is None:
         earlier = history.seconds - history.attempts[-1].seconds
-        spent = f" · {duration(earlier + max(0.0, time.time() - history.started.at))} so far"
+        spent = f" · {_so_far(earlier + max(0.0, time.time() - history.started.at))}"
         if (live := live_cost(history)) is not None:
             spent += f" · {live}"
     elif not is_training and (paid := cost(history)) is not None:
         spent = f" · {money(paid.so_far, paid.currency)}"
-    name = one_line(run.name, max_length=40) if run else "New run"
+    name = one_line(run.name, max_length=40) if run else _("New run")
     titles = [warning.title for warning in warnings if not warning.is_lasting] if is_training else []
     more = f" (+{len(titles) - 1})" if len(titles) > 1 else ""
     warned = f" · ! {titles[0]}{more}" if titles else ""
@@ -88,30 +93,51 @@ def headline(
     )
 
 
+def _change(history: History, first: float, last: float) -> str:
+    """The loss, or the reward, before and now."""
+    if history.learns_from_rewards:
+        return _("reward {first:.3f} → {last:.3f}", first=first, last=last)
+    return _("loss {first:.3f} → {last:.3f}", first=first, last=last)
+
+
+def _so_far(seconds: float) -> str:
+    return _("{duration} so far", duration=duration(seconds))
+
+
+def _step_of(history: History) -> str:
+    return _("step {step:,} of {steps:,}", step=history.step, steps=history.total_steps)
+
+
+def _time_left(history: History) -> str:
+    """Empty where nobody knows."""
+    left = history.seconds_left
+    return "" if left is None else _("{duration} left", duration=duration(left))
+
+
 def live_line(history: History, run: Run, *, is_training: bool, problem: str | None, width: int) -> Content:
     """The run in one line of `width` characters: step, loss and time left while it trains, else as the headline."""
     if not (is_training and history.steps):
         return headline(history, run, is_training=is_training, problem=problem)
-    progress = f" · step {history.step:,} of {history.total_steps:,} · loss {history.steps[-1].loss:.4f}"
-    if (left := history.seconds_left) is not None:
-        progress += f" · {duration(left)} left"
-    return Content.assemble((one_line(run.name, max_length=max(8, width - len(progress))), "bold"), progress)
+    loss = _("loss {loss:.4f}", loss=history.steps[-1].loss)
+    progress = "".join(f" · {part}" for part in (_step_of(history), loss, _time_left(history)) if part)
+    return Content.assemble((one_line(run.name, max_length=max(8, width - cell_len(progress))), "bold"), progress)
 
 
 def pace(history: History, *, problem: str | None = None) -> Content:
     """Progress in words, to stand beside the bar; once the run has ended, what comes next."""
     if isinstance(history.ended, Failed) or problem:
-        return Content.styled("Esc: back to the settings", "bold")
+        return Content.styled(_("Esc: back to the settings"), "bold")
     if not history.total_steps:
         return Content("")
-    text = f"step {history.step:,} of {history.total_steps:,}"
+    text = _step_of(history)
     if isinstance(history.ended, Finished) and history.ended.status == "paused":
-        return Content.assemble(text, " · ", ("r: go on with it", "bold $text-success"))
+        return Content.assemble(text, " · ", (_("r: go on with it"), "bold $text-success"))
     if isinstance(history.ended, Finished) and history.ended.adapter:
-        return Content.assemble(text, " · ", ("Enter: chat with it", "bold $text-success"))
-    epoch = f" · epoch {history.steps[-1].epoch:.2f}" if history.steps else ""
-    left = f" · {duration(history.seconds_left)} left" if history.seconds_left is not None else ""
-    return Content(text + epoch + left if len(text + epoch + left) <= _PACE_WIDTH else text + left)
+        return Content.assemble(text, " · ", (_("Enter: chat with it"), "bold $text-success"))
+    epoch = _("epoch {epoch:.2f}", epoch=history.steps[-1].epoch) if history.steps else ""
+    left = _time_left(history)
+    whole, short = (" · ".join(filter(None, parts)) for parts in ([text, epoch, left], [text, left]))
+    return Content(whole if cell_len(whole) <= _PACE_WIDTH else short)
 
 
 def phases(history: History) -> Content:
@@ -121,64 +147,70 @@ def phases(history: History) -> Content:
     lines = []
     for name in names[: names.index("saving")]:
         if names.index(name) < names.index(current):
-            lines.append(Content.styled(f"✔ {PHASES[name]}", "$text-success"))
+            lines.append(Content.styled(f"✔ {_(PHASES[name])}", "$text-success"))
         elif name == current and history.phase:
             failed = isinstance(history.ended, Failed)
             glyph, style = ("✘", "bold $text-error") if failed else ("▶", "bold")
-            lines.append(Content.styled(f"{glyph} {PHASES[name]}", style))
-            lines.append(Content(f"  {one_line(history.phase.text, max_length=200)}"))
+            lines.append(Content.styled(f"{glyph} {_(PHASES[name])}", style))
+            lines.append(Content(f"  {one_line(in_language(history.phase.text), max_length=200)}"))
             done, total = history.phase.done, history.phase.total
             if done is not None and total:
-                lines.append(Content(f"  {bar(done / total, 20)} {count(done)} of {count(total)}"))
+                progress = _("{done} of {total}", done=count(done), total=count(total))
+                lines.append(Content(f"  {bar(done / total, 20)} {progress}"))
             elif history.ended is None and (spent := time.time() - history.phase.at) >= _LONG_SECONDS:
-                lines.append(Content.styled(f"  {duration(spent)} so far", MUTED))
+                lines.append(Content.styled(f"  {_so_far(spent)}", MUTED))
         else:
-            lines.append(Content.styled(f"· {PHASES[name]}", MUTED))
+            lines.append(Content.styled(f"· {_(PHASES[name])}", MUTED))
     return Content("\n").join(lines)
 
 
 def numbers(history: History, height: int = 0) -> Content:
     """The column beside the curve: the last step, then the machine; in `height` lines, where that is not 0.
 
-    No line is longer than NUMBERS_WIDTH, for all amounts below 10,000 GiB.
+    No line is wider than NUMBERS_WIDTH, for all amounts below 10,000 GiB.
     """
     rows: list[tuple[str, str]] = []
     figures: list[str] = []
     """Titles of the method's own figures."""
     if history.steps:
         last = history.steps[-1]
-        rows.append(("loss", f"{last.loss:.4f}"))
+        rows.append((N_("loss"), f"{last.loss:.4f}"))
         if history.evaluations:
             measured = history.evaluations[-1]
-            rows.append(("held-out", f"{measured.metrics.get('reward', measured.loss):.4f}"))
+            rows.append((N_("held-out"), f"{measured.metrics.get('reward', measured.loss):.4f}"))
         for metric in method_of_history(history).metrics:
             if metric.name in last.metrics:
                 rows.append((metric.title, format(last.metrics[metric.name], metric.format)))
                 figures.append(metric.title)
         if last.learning_rate is not None:
-            rows.append(("learning rate", f"{last.learning_rate:.2e}"))
+            rows.append((N_("learning rate"), f"{last.learning_rate:.2e}"))
         if last.grad_norm is not None:
-            rows.append(("grad norm", f"{last.grad_norm:.3f}"))
+            rows.append((N_("grad norm"), f"{last.grad_norm:.3f}"))
         if last.tokens_per_second is not None:
-            rows.append(("tokens/s", f"{last.tokens_per_second:,.0f}"))
+            rows.append((N_("tokens/s"), f"{last.tokens_per_second:,.0f}"))
     if plan := history.plan:
         share = plan.trainable_parameters / max(1, plan.total_parameters)
-        rows.append(("trained", f"{count(plan.trainable_parameters)} ({share:.2%})"))
-        rows.append(("rows", f"{plan.rows:,}"))
+        rows.append((N_("trained"), f"{count(plan.trainable_parameters)} ({share:.2%})"))
+        rows.append((N_("rows"), f"{plan.rows:,}"))
     machine = _machine(history, height) if history.sample else []
     if history.sample and (not height or len(rows) + len(machine) < height):
         machine.insert(0, _device(history.sample, history.plan))
     too_many = len(rows) + len(machine) - (height or 99)
     needed_least = [*reversed(figures[2:]), *_NEEDED_LEAST]
     left_out = needed_least[: max(0, too_many)]
-    lines = [Content.assemble((f"{name:<14}", MUTED), value) for name, value in rows if name not in left_out]
+    lines = [Content.assemble((_padded(_(name), 14), MUTED), value) for name, value in rows if name not in left_out]
     return Content("\n").join(lines + machine)
+
+
+def _padded(text: str, width: int) -> str:
+    """The text, filled up to `width` cells where it has fewer."""
+    return fit(text, max(width, cell_len(text)))
 
 
 def _device(sample: Sample, plan: Plan | None) -> Content:
     """The card's name, or that there is none."""
     if not sample.gpu_total_bytes:
-        return Content.styled("No GPU: the CPU trains", "$text-warning")
+        return Content.styled(_("No GPU: the CPU trains"), "$text-warning")
     return Content.styled(fit(one_line(plan.device if plan else "GPU"), NUMBERS_WIDTH).rstrip(), "bold")
 
 
@@ -190,12 +222,12 @@ def _machine(history: History, height: int) -> list[Content]:
         has_room = not height or len(history.cards) + _OTHER_LINES <= height
         lines += [_card(card) for card in history.cards] if has_room else [_cards(history.cards)]
         if (slowest := history.slowest_card) is not None:
-            lines.append(Content.styled(f"  slowest: GPU {slowest[0]}, by {slowest[1]:.0%}", "$text-warning"))
+            lines.append(Content.styled(f"  {_slowest(*slowest)}", "$text-warning"))
     elif sample.gpu_total_bytes:
         used = sample.gpu_used_bytes or 0
         lines.append(_memory("GPU", used, sample.gpu_total_bytes))
-        peak = _gib(history.peak_gpu_bytes)
-        lines.append(Content(f"  run {_gib(sample.gpu_process_bytes or 0)}, peak {peak} GiB"))
+        of_run, peak = _gib(sample.gpu_process_bytes or 0), _gib(history.peak_gpu_bytes)
+        lines.append(Content("  " + _("run {used}, peak {peak} GiB", used=of_run, peak=peak)))
         readings = [
             f"{sample.gpu_percent:.0f} %" if sample.gpu_percent is not None else "",
             f"{sample.gpu_celsius:.0f} °C" if sample.gpu_celsius is not None else "",
@@ -203,11 +235,17 @@ def _machine(history: History, height: int) -> list[Content]:
         ]
         lines.append(Content("  " + "  ".join(reading for reading in readings if reading)))
     lines.append(_memory("RAM", sample.host_used_bytes, sample.host_total_bytes))
-    processor = f", CPU {sample.cpu_percent:.0f} %" if sample.cpu_percent is not None else ""
-    lines.append(Content(f"  run {gib(sample.process_bytes)}{processor}"))
+    of_run = _("run {used}", used=gib(sample.process_bytes))
+    if sample.cpu_percent is not None:
+        of_run = _("run {used}, CPU {load:.0f} %", used=gib(sample.process_bytes), load=sample.cpu_percent)
+    lines.append(Content(f"  {of_run}"))
     if sample.disk_free_bytes is not None:
         lines.append(_disk(sample.disk_free_bytes))
     return lines
+
+
+def _slowest(card: int, share: float) -> str:
+    return _("slowest: GPU {card}, by {share:.0%}", card=card, share=share)
 
 
 def _card(sample: Sample) -> Content:
@@ -225,13 +263,15 @@ def _cards(cards: Sequence[Sample]) -> Content:
     most = max(card.gpu_used_bytes or 0 for card in cards)
     load = min((card.gpu_percent for card in cards if card.gpu_percent is not None), default=0.0)
     degrees = max((card.gpu_celsius for card in cards if card.gpu_celsius is not None), default=0.0)
-    return Content.assemble((f"{len(cards)} GPUs ", MUTED), f"≤{_gib(most)} GiB ≥{load:.0f}% ≤{degrees:.0f}°C")
+    worst = f" ≤{_gib(most)} GiB ≥{load:.0f}% ≤{degrees:.0f}°C"
+    return Content.assemble((_("{cards} GPUs", cards=len(cards)), MUTED), worst)
 
 
 def _disk(free_bytes: int) -> Content:
     if free_bytes < _LITTLE_DISK_BYTES:
-        return Content.assemble(("Disk", MUTED), (f" ! only {size(free_bytes)} free", "$text-warning"))
-    return Content.assemble(("Disk", MUTED), f" {gib(free_bytes)} free")
+        little = _("only {room} free", room=size(free_bytes))
+        return Content.assemble((_("Disk"), MUTED), (f" ! {little}", "$text-warning"))
+    return Content.assemble((_("Disk"), MUTED), " ", _("{room} free", room=gib(free_bytes)))
 
 
 def _gib(amount: float) -> str:
@@ -251,17 +291,17 @@ def messages(history: History, warnings: Sequence[RunWarning] = ()) -> Content:
     warned = [_warned(warning) for warning in warnings if not warning.is_lasting]
     lines = [(warning.at, _warned(warning)) for warning in warnings if warning.is_lasting]
     lines += [
-        (notice.at, Content.styled(f"! {one_line(notice.text, max_length=400)}", "$text-warning"))
+        (notice.at, Content.styled(f"! {one_line(in_language(notice.text), max_length=400)}", "$text-warning"))
         for notice in history.notices
     ]
     lines += [
-        (checkpoint.at, Content(f"✔ Checkpoint of step {checkpoint.step:,} saved"))
+        (checkpoint.at, Content(_("✔ Checkpoint of step {step:,} saved", step=checkpoint.step)))
         for checkpoint in history.checkpoints
     ]
     lines.sort(key=lambda line: line[0], reverse=True)
     dated = [Content.assemble((time.strftime("%H:%M:%S ", time.localtime(at)), MUTED), line) for at, line in lines]
     shown = [*warned, *_advice(history), *dated]
-    return Content("\n").join(shown[:200]) if shown else Content.styled("Nothing to report.", MUTED)
+    return Content("\n").join(shown[:200]) if shown else Content.styled(_("Nothing to report."), MUTED)
 
 
 def _advice(history: History) -> list[Content]:
@@ -269,11 +309,11 @@ def _advice(history: History) -> list[Content]:
     method = method_of_history(history)
     if not history.steps or not method.metrics:
         return []
-    return [Content.styled(f"{method.name}: {method.loss_says}", MUTED)]
+    return [Content.styled(f"{method.name}: {_(method.loss_says)}", MUTED)]
 
 
 def _warned(warning: RunWarning) -> Content:
-    return Content.assemble((f"! {warning.text}", "$text-warning"), f" → {warning.remedy}.")
+    return Content.assemble((f"! {warning.text}", "$text-warning"), " ", _("→ {remedy}.", remedy=warning.remedy))
 
 
 def samples(history: History, step: int | None = None) -> Content:
@@ -282,14 +322,14 @@ def samples(history: History, step: int | None = None) -> Content:
     Before them, where the model learns from answers of its own, the best and the worst one that the step learnt from.
     """
     lines = _completions(history, step)
-    name = "after" if step is None else f"at {step:,}"
+    name = _("after") if step is None else _("at {step:,}", step=step)
     for prompt, before, after in history.replies_before_and_after(step):
         lines.append(Content.styled(one_line(prompt, max_length=300), "bold"))
         if before is not None:
-            lines.append(Content.assemble(("  before  ", MUTED), one_line(before, max_length=500)))
+            lines.append(Content.assemble((f"  {_padded(_('before'), 8)}", MUTED), one_line(before, max_length=500)))
         if after is not None:
-            lines.append(Content.assemble((f"  {name:<8}", "$text-success"), one_line(after, max_length=500)))
-    return Content("\n").join(lines) if lines else Content.styled("No sample prompt is answered yet.", MUTED)
+            lines.append(Content.assemble((f"  {_padded(name, 8)}", "$text-success"), one_line(after, max_length=500)))
+    return Content("\n").join(lines) if lines else Content.styled(_("No sample prompt is answered yet."), MUTED)
 
 
 def _completions(history: History, step: int | None) -> list[Content]:
@@ -297,12 +337,16 @@ def _completions(history: History, step: int | None) -> list[Content]:
         return []
     shown_step = next(reversed(history.completions)) if step is None else step
     lines = []
-    for rank, style in (("best", "$text-success"), ("worst", "$text-warning")):
+    ranks = (
+        ("best", N_("best of step {step:,}: {reward:g}"), "$text-success"),
+        ("worst", N_("worst of step {step:,}: {reward:g}"), "$text-warning"),
+    )
+    for rank, title, style in ranks:
         completion = history.completions.get(shown_step, {}).get(rank)
         if completion is None:
             continue
         values = ", ".join(f"{one_line(name, max_length=30)} {value:g}" for name, value in completion.values.items())
-        head = (f"{rank} of step {shown_step:,}: {completion.reward:g}", f"bold {style}")
+        head = (_(title, step=shown_step, reward=completion.reward), f"bold {style}")
         lines.append(Content.assemble(head, (f"  ({values})  {one_line(completion.prompt, max_length=200)}", MUTED)))
         lines.append(Content(f"  {one_line(completion.reply, max_length=600)}"))
     return lines

@@ -14,6 +14,7 @@ from textual.worker import Worker
 from screens.draft import Draft
 from tuitune.endings.command import words_of
 from tuitune.errors import TuituneError
+from tuitune.language import N_, _
 from tuitune.runs.events import Event, Failed, Finished, Started
 from tuitune.runs.folder import Run, all_runs
 from tuitune.runs.history import History
@@ -34,7 +35,7 @@ from tuitune.session.messages import (
 if TYPE_CHECKING:
     from tuitune.recipe import Recipe
 
-AGAIN = "r goes on with it."
+AGAIN = N_("r goes on with it.")
 _REDRAW_SECONDS = 0.2
 _SPARED_STEPS = 5_000
 
@@ -98,8 +99,8 @@ class RunLink:
         """The run on show; None while there is none, and until one that was started has its folder."""
         self.history = History()
         """What is known of the run on show."""
-        self.state = "starting…"
-        """What the session is doing, in a word or two."""
+        self.state = N_("starting…")
+        """What the session is doing, in a word or two of English."""
         self._answering_state = self.state
         self.then = ""
         """The command that follows the next run that is started; kept for no run after it."""
@@ -167,7 +168,7 @@ class RunLink:
         await self.close()
         if self._session.done():  # else who waits for it gets the new one
             self._session = asyncio.get_running_loop().create_future()
-        self._set_state("starting…")
+        self._set_state(N_("starting…"))
         self._start()
 
     async def _keep_session(self) -> None:
@@ -177,7 +178,7 @@ class RunLink:
         except (TuituneError, OSError) as error:
             self._session.set_exception(error)
             self._session.exception()  # each caller of `call` is told; none of them may have come yet
-            self._set_state("no session")
+            self._set_state(N_("no session"))
             self._app.post_message(self.NotReached(error))
             return
         self._session.set_result(session)
@@ -188,15 +189,17 @@ class RunLink:
                 break
             if status["ready"]:
                 break
-            self._set_state("loading libraries…")
+            self._set_state(N_("loading libraries…"))
             await asyncio.sleep(0.3)
-        self._set_state("ready")
+        self._set_state(N_("ready"))
         await session.lost.wait()
-        self._set_state("session lost")
+        self._set_state(N_("session lost"))
         self._session = asyncio.get_running_loop().create_future()
         self._app.post_message(self.Lost(session.ending, training=self.is_training, told=self._asking > 0))
         if self.is_training:
-            self.problem = f"{session.ending}. {self.what_is_saved()} {AGAIN}"
+            self.problem = _(
+                "{ending}. {saved} {again}", ending=session.ending, saved=self.what_is_saved(), again=_(AGAIN)
+            )
             self._app.post_message(self.RunChanged())
         self._app.call_later(self._start)
 
@@ -228,7 +231,8 @@ class RunLink:
         self._show_state(state)
 
     def _tell_silence(self, silent_s: int) -> None:
-        self._show_state(f"not answering, {silent_s} s" if silent_s else self._answering_state)
+        silence = _("not answering, {seconds} s", seconds=silent_s)
+        self._show_state(silence if silent_s else self._answering_state)
 
     def _show_state(self, state: str) -> None:
         if state != self.state:
@@ -290,7 +294,7 @@ class RunLink:
         except SessionLost:
             pass  # said by whoever keeps the session
         except TuituneError as error:
-            self.problem = str(error)
+            self.problem = error.sentence
         finally:
             self._app.post_message(self.RunChanged())
 
@@ -356,10 +360,11 @@ class RunLink:
         """Which checkpoint of the run on show is on disk, in one sentence."""
         run = self.run
         if run is None:
-            return "Nothing had been saved yet."
+            return _("Nothing had been saved yet.")
         if self.history.checkpoints:
-            return f"Saved in {run.folder}: the checkpoint of step {self.history.checkpoints[-1].step}."
-        return f"No checkpoint had been saved yet; the record is in {run.folder}."
+            step = self.history.checkpoints[-1].step
+            return _("Saved in {folder}: the checkpoint of step {step}.", folder=run.folder, step=step)
+        return _("No checkpoint had been saved yet; the record is in {folder}.", folder=run.folder)
 
     # --- its events -------------------------------------------------------------------------------------------
 
@@ -391,11 +396,12 @@ class RunLink:
         """Take in the record of a run that no session holds, once a thread has read it."""
 
         async def read() -> None:
-            unreadable, history = None, History()
+            unreadable: str | None = None
+            history = History()
             try:
                 history = await asyncio.to_thread(run.history)
             except TuituneError as error:
-                unreadable = str(error)
+                unreadable = error.sentence
             if run == self.run and not self._live:
                 self.history, self.problem = history, unreadable or self.problem
                 self._tell_of_change()

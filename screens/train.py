@@ -20,6 +20,7 @@ from screens.run_link import AGAIN, RunLink
 from screens.step_screen import StepScreen
 from screens.widgets.metric_plot import Curves, MetricPlot, metrics_of
 from tuitune.errors import TuituneError
+from tuitune.language import N_, _, in_language
 from tuitune.runs.events import Failed, Finished
 from tuitune.runs.folder import Run
 from tuitune.runs.monitor import Monitor
@@ -27,10 +28,10 @@ from tuitune.runs.warning import RunWarning
 from tuitune.session.messages import Change, Pause, Save
 from tuitune.text import one_line, safe_text
 
-_PANES = {"messages": "Messages", "samples": "Sample replies", "log": "Log"}
+_PANES = {"messages": N_("Messages"), "samples": N_("Sample replies"), "log": N_("Log")}
 _STOP_QUESTIONS = {
-    "stop": "Stop the run after this step? A checkpoint and the adapter are saved.",
-    "now": "Stop the run at once? The step under way is given up, and no adapter is saved.",
+    "stop": N_("Stop the run after this step? A checkpoint and the adapter are saved."),
+    "now": N_("Stop the run at once? The step under way is given up, and no adapter is saved."),
 }
 _LOG_BYTES = 16_384
 _MOST_PLOTS = 4
@@ -60,7 +61,7 @@ class TrainScreen(StepScreen):
         self._drawn: dict[str, Content] = {}
         self._state: tuple[object, ...] = ()
         self._stopping: dict[tuple[Run | None, int], str] = {}
-        """When an attempt of a run will stop that was asked to here."""
+        """What is said of an attempt of a run that was asked to stop here."""
         self._pane_chosen = False
         self._front = ""
         """The pane that has come to the front by itself."""
@@ -79,7 +80,7 @@ class TrainScreen(StepScreen):
         with Horizontal(id="middle"):
             yield Static(id="phases")
             with Grid(id="plots"):
-                for _ in range(_MOST_PLOTS):
+                for _plot in range(_MOST_PLOTS):
                     yield MetricPlot(self._curves)
             yield Static(id="numbers")
         with ContentSwitcher(id="lower", initial="messages"):
@@ -188,25 +189,25 @@ class TrainScreen(StepScreen):
         """Why the run ended without an adapter, or what to do with one whose session is gone."""
         link, history = self.tuitune.link, self.tuitune.link.history
         if isinstance(history.ended, Failed):
-            return history.ended.message
+            return in_language(history.ended.message)
         if link.problem is None and history.started and history.ended is None and not link.is_training:
             saved = link.what_is_saved()
-            return f"The session of this run ended before the run did. {saved} {AGAIN}"
-        return link.problem
+            return _("The session of this run ended before the run did. {saved} {again}", saved=saved, again=_(AGAIN))
+        return in_language(link.problem)
 
     # --- actions ----------------------------------------------------------------------------------------------
 
     def why_not(self, action: str) -> str | None:
         if action in ("start_stop", "save_checkpoint", "pause") and not self.tuitune.link.is_training:
-            return "No run is training."
+            return _("No run is training.")
         if action == "change" and not (self.tuitune.link.run and self.tuitune.link.history.steps):
-            return "No step is done yet."
+            return _("No step is done yet.")
         if action in ("replies_before", "replies_after") and not self.tuitune.link.history.reply_steps():
-            return "No sample prompt has been answered in training yet."
+            return _("No sample prompt has been answered in training yet.")
         if action == "resume":
             return self._why_not_resume()
         if action == "next_metric" and not self.tuitune.link.history.steps:
-            return "No step is done yet."
+            return _("No step is done yet.")
         if action == "go_on":
             return self.tuitune.why_not_step("chat")
         return None
@@ -226,10 +227,10 @@ class TrainScreen(StepScreen):
     def _why_not_resume(self) -> str | None:
         link = self.tuitune.link
         if link.run is None or link.is_training:
-            return "The run is going." if link.is_training else "There is no run yet."
+            return _("The run is going.") if link.is_training else _("There is no run yet.")
         if isinstance(link.history.ended, Finished) and link.history.ended.status == "done":
-            return "The run is done; e trains it further."
-        return None if link.history.started else "The run has not begun."
+            return _("The run is done; e trains it further.")
+        return None if link.history.started else _("The run has not begun.")
 
     @property
     def _attempt(self) -> tuple[Run | None, int]:
@@ -267,13 +268,13 @@ class TrainScreen(StepScreen):
 
     @work(exit_on_error=False)
     async def action_pause(self) -> None:
-        question = "Pause the run after this step? A checkpoint is saved, and the GPU's memory is given back."
+        question = _("Pause the run after this step? A checkpoint is saved, and the GPU's memory is given back.")
         link = self.tuitune.link
-        if not await self.app.push_screen_wait(ConfirmScreen(question, "Pause", "Go on training")):
+        if not await self.app.push_screen_wait(ConfirmScreen(question, N_("Pause"), N_("Go on training"))):
             return
         try:
             if link.is_training and (await link.call(Pause(link.run.name if link.run else None)))["pausing"]:
-                self._stopping[self._attempt] = "after this step, for a while"
+                self._stopping[self._attempt] = N_("Stopping after this step, for a while")
                 self._draw_headline()
         except TuituneError as error:
             self.show_problem(error)
@@ -285,13 +286,18 @@ class TrainScreen(StepScreen):
         assert run is not None, "there is a run to change"
         try:
             train = run.resolved().train
-            length = ("max_steps", "Steps in all", f"{train.max_steps}")
+            length = ("max_steps", _("Steps in all"), f"{train.max_steps}")
             if train.max_steps == -1:
-                length = ("num_train_epochs", "Epochs in all", f"{train.num_train_epochs:g}")
+                length = ("num_train_epochs", _("Epochs in all"), f"{train.num_train_epochs:g}")
             name, label, value = length
-            settings = {name: (label, value), "learning_rate": ("Peak learning rate", f"{train.learning_rate:g}")}
-            done = f"{link.history.step:,} steps of {one_line(run.name, max_length=40)} are done."
-            changes = await self.app.push_screen_wait(ChangeScreen(f"{done} How should it go on?", settings))
+            rate = (_("Peak learning rate"), f"{train.learning_rate:g}")
+            settings: dict[str, tuple[str, str]] = {name: (label, value), "learning_rate": rate}
+            question = _(
+                "{steps:,} steps of {run} are done. How should it go on?",
+                steps=link.history.step,
+                run=one_line(run.name, max_length=40),
+            )
+            changes = await self.app.push_screen_wait(ChangeScreen(question, settings))
             if changes is None or run != link.run:
                 return
             if link.is_training:
@@ -320,13 +326,15 @@ class TrainScreen(StepScreen):
 
     def _title_pane(self) -> None:
         switcher = self.query_one("#lower", ContentSwitcher)
-        title = _PANES[switcher.current or "messages"]
+        title = _(_PANES[switcher.current or "messages"])
         if self._shows("samples") and (steps := self.tuitune.link.history.reply_steps()):
-            title += f" after {self._reply_step or steps[-1]:,} steps"
+            title = _("Sample replies after {steps:,} steps", steps=self._reply_step or steps[-1])
         switcher.border_title = Content(title)
-        others = " · ".join(title for name, title in _PANES.items() if name != switcher.current)
-        keys = ", and . : other steps · " if self._shows("samples") and self._several_replies else ""
-        switcher.border_subtitle = Content(f"{keys}l: {others}")
+        others = " · ".join(_(pane) for name, pane in _PANES.items() if name != switcher.current)
+        keys = [f"l: {others}"]
+        if self._shows("samples") and self._several_replies:
+            keys.insert(0, _(", and . : other steps"))
+        switcher.border_subtitle = Content(" · ".join(keys))
 
     @property
     def _several_replies(self) -> bool:
@@ -337,7 +345,7 @@ class TrainScreen(StepScreen):
         link = self.tuitune.link
         # Only who has asked for a stop and asks again means `now`: two viewers may ask once each.
         command = "now" if self._attempt in self._stopping else "stop"
-        question = ConfirmScreen(_STOP_QUESTIONS[command], "Stop", "Go on training")
+        question = ConfirmScreen(_(_STOP_QUESTIONS[command]), N_("Stop"), N_("Go on training"))
         if not await self.app.push_screen_wait(question) or not link.is_training:
             return
         try:
@@ -346,8 +354,10 @@ class TrainScreen(StepScreen):
             self.show_problem(error)
             return
         if link.is_training:
-            when = str(answer["stopping"])
-            self._stopping[self._attempt] = when if when == "now" else f"{when}; s again: now"
+            stops_now = answer["stopping"] == "now"
+            self._stopping[self._attempt] = (
+                N_("Stopping now") if stops_now else N_("Stopping after this step; s again: now")
+            )
             self._draw_headline()
 
     @work(exit_on_error=False)
@@ -358,7 +368,7 @@ class TrainScreen(StepScreen):
         except TuituneError as error:
             self.show_problem(error)
         else:
-            self.notify("A checkpoint is saved after this step.")
+            self.notify(_("A checkpoint is saved after this step."))
 
     # --- the log ----------------------------------------------------------------------------------------------
 
@@ -381,10 +391,10 @@ def _tail(file: Path) -> Iterator[str]:
             opened.seek(max(0, file.stat().st_size - _LOG_BYTES))
             text = opened.read().decode(errors="replace")
     except OSError:
-        yield "No log has been written yet."
+        yield _("No log has been written yet.")
         return
     if not text.strip():
-        yield "The libraries have printed nothing yet."
+        yield _("The libraries have printed nothing yet.")
         return
     for line in text.splitlines()[-200:] if "\r" not in text else text.split("\n")[-200:]:
         yield line.rstrip("\r").rpartition("\r")[2][:1000]
