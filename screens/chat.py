@@ -28,6 +28,7 @@ from tuitune.chat.keep import GOOD, PREFERENCES, keep_row, save_transcript
 from tuitune.chat.reply import loading_text
 from tuitune.documents.passage import Passage
 from tuitune.errors import TuituneError
+from tuitune.language import N_, _
 from tuitune.runs.folder import Run
 from tuitune.session.asking import chat_request, seed_of
 from tuitune.session.messages import Attach, Retrieve
@@ -65,8 +66,8 @@ class ChatScreen(StepScreen):
                 yield Static(id="empty")
                 yield VerticalScroll(id="turns", can_focus=False)
                 yield Static(id="speed")
-                prompt = Prompt("Say something · Enter on an empty line goes on to the exports", id="prompt")
-                prompt.tooltip = "What you say. Enter sends, Ctrl+J breaks the line, Esc stops a reply."
+                prompt = Prompt(_("Say something · Enter on an empty line goes on to the exports"), id="prompt")
+                prompt.tooltip = _("What you say. Enter sends, Ctrl+J breaks the line, Esc stops a reply.")
                 yield prompt
             yield SamplingPanel(id="settings")
 
@@ -97,15 +98,17 @@ class ChatScreen(StepScreen):
         """Write around the prompt who answers and how, or which message is being rewritten."""
         prompt = self.query_one("#prompt", Prompt)
         if self._editing:
-            prompt.border_title = Content("Say it anew · Esc leaves it as it was")
+            prompt.border_title = Content(_("Say it anew · Esc leaves it as it was"))
         else:
             labels = [side.label(self.run_on_show.folder) for side in self.sides]
             prompt.border_title = Content(one_line(" | ".join(labels), max_length=60))
-        chosen = self.query_one(SamplingPanel).preset or "own"
-        about = [f"{key_name(ACTIONS['next_preset'])} {chosen}", f"{key_name(ACTIONS['chat_settings'])} sampling"]
+        chosen = self.query_one(SamplingPanel).preset or _("own")
+        settings = _("{key} sampling", key=key_name(ACTIONS["chat_settings"]))
+        about = [f"{key_name(ACTIONS['next_preset'])} {chosen}", settings]
         if self.documents:
-            names = self.documents[0].name if len(self.documents) == 1 else f"{len(self.documents)} paths"
-            about.insert(0, f"looks up in {one_line(names, max_length=24)}")
+            name = one_line(self.documents[0].name, max_length=24)
+            names = name if len(self.documents) == 1 else _("{paths} paths", paths=len(self.documents))
+            about.insert(0, _("looks up in {documents}", documents=names))
         prompt.border_subtitle = Content(" · ".join(about))
 
     def _show_talk(self) -> None:
@@ -115,7 +118,7 @@ class ChatScreen(StepScreen):
         hint = self.query_one("#empty", Static)
         hint.display = empty
         if empty:
-            prompts = [prompt for prompt, _, _ in self.tuitune.link.history.replies_before_and_after()][:4]
+            prompts = [prompt for prompt, _before, _after in self.tuitune.link.history.replies_before_and_after()][:4]
             hint.update(_hint(self.tuitune.link.run, prompts))
             self.query_one("#prompt", Prompt).offer(prompts)
 
@@ -188,14 +191,14 @@ class ChatScreen(StepScreen):
 
     async def _look_up(self, turn: Turn, view: TurnView) -> None:
         if self.documents and not turn.passages and any(side.documents for side in self.sides):
-            self._tell("Looking it up…")
+            self._tell(_("Looking it up…"))
             request = Retrieve([str(path) for path in self.documents], turn.said)
             answer = await self.tuitune.link.call(request, self._show_part)
             turn.passages = [Passage(**passage) for passage in answer["passages"]]
             view.show_passages()
 
     async def _answer(self, turn: Turn, side: Side, bubble: ReplyBubble, *, beside: bool) -> None:
-        self._tell("Waiting for the first word…")
+        self._tell(_("Waiting for the first word…"))
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
         texts: list[str] = []
         asked_at = began_at = time.monotonic()
@@ -208,21 +211,25 @@ class ChatScreen(StepScreen):
                 texts.append(text)
                 pieces.put_nowait(safe_text(text))
                 seconds = time.monotonic() - began_at
-                pace = f" · {len(texts) / seconds:.0f}/s" if seconds > _PACE_SECONDS else ""
-                self._tell(f"{len(texts)} pieces{pace} · {key_name(ACTIONS['go_back'])} stops")
+                pace = f"{len(texts) / seconds:.0f}/s" if seconds > _PACE_SECONDS else ""
+                pieces_so_far = _("{pieces} pieces", pieces=len(texts))
+                stops = _("{key} stops", key=key_name(ACTIONS["go_back"]))
+                self._tell(" · ".join(filter(None, [pieces_so_far, pace, stops])))
 
         drawing = asyncio.create_task(bubble.draw(pieces))
         try:
             request = chat_request(self.dialogue, turn, side, self.sampling, beside=beside)
             answer = await self.tuitune.link.call(request, part)
             turn.replies[side] = Reply.of(answer, seed_of(turn, self.sampling))
-            keys = f"{key_name(ACTIONS['copy_reply'])} copies · {key_name(ACTIONS['save_transcript'])} saves"
-            self._tell(f"{keys} · {key_name(ACTIONS['pick_message'])} picks a message")
+            names = ("copy_reply", "save_transcript", "pick_message")
+            copies, saves, picks = (key_name(ACTIONS[name]) for name in names)
+            text = _("{copy} copies · {save} saves · {pick} picks a message", copy=copies, save=saves, pick=picks)
+            self._tell(text)
         except asyncio.CancelledError:
             if texts:
                 seconds = time.monotonic() - asked_at
                 turn.replies[side] = Reply("".join(texts), len(texts), seconds, ended=False, stopped=True)
-            self._tell("Stopped.")
+            self._tell(_("Stopped."))
             raise
         finally:
             pieces.put_nowait(None)
@@ -257,7 +264,7 @@ class ChatScreen(StepScreen):
             await self.show_branch()
         elif prompt.text.strip():
             prompt.put_away()
-            self._tell("Put away: ↑ brings it back, Esc goes to the step before.")
+            self._tell(_("Put away: ↑ brings it back, Esc goes to the step before."))
         else:
             await super().action_go_back()
 
@@ -272,7 +279,7 @@ class ChatScreen(StepScreen):
         bubbles = [widget for view in self.query(TurnView) for widget in view.query(ReplyBubble)]
         if bubbles:
             bubbles[-1].focus()
-            self._tell("↑ ↓ go through the messages, Esc back to what you say")
+            self._tell(_("↑ ↓ go through the messages, Esc back to what you say"))
 
     async def key_up(self) -> None:
         self._step_messages(-1)
@@ -293,8 +300,8 @@ class ChatScreen(StepScreen):
     def action_regenerate(self) -> None:
         turn = self.turns[-1]
         if not self.sampling.get("temperature"):
-            varies = key_name(ACTIONS["next_preset"])
-            self.notify(f"The likeliest token is always taken, so the reply is the same; {varies} varies it.")
+            key = key_name(ACTIONS["next_preset"])
+            self.notify(_("The likeliest token is always taken, so the reply is the same; {key} varies it.", key=key))
         tip = self.dialogue.tip
         self.reply_to(self.dialogue.again(turn), tip)
 
@@ -313,7 +320,7 @@ class ChatScreen(StepScreen):
         if (message := self._message) is not None:
             self.dialogue.back_to(message.turn)
             await self.show_branch()
-            self._tell("What you say now follows this message; what followed it stays as a branch.")
+            self._tell(_("What you say now follows this message; what followed it stays as a branch."))
             self.query_one("#prompt").focus()
 
     async def action_previous_branch(self) -> None:
@@ -330,7 +337,7 @@ class ChatScreen(StepScreen):
 
     def action_good_reply(self) -> None:
         if isinstance(message := self._message, ReplyBubble):
-            self._keep(GOOD, self.dialogue.row(message.turn, message.side), message, "good")
+            self._keep(GOOD, self.dialogue.row(message.turn, message.side), message, N_("good"))
 
     def action_correct_reply(self) -> None:
         message = self._message
@@ -339,7 +346,7 @@ class ChatScreen(StepScreen):
 
         def keep(text: str | None) -> None:
             if text:
-                self._keep(GOOD, self.dialogue.row(message.turn, message.side, text), message, "corrected")
+                self._keep(GOOD, self.dialogue.row(message.turn, message.side, text), message, N_("corrected"))
 
         self.app.push_screen(CorrectScreen(message.turn.replies[message.side].text), keep)
 
@@ -349,7 +356,7 @@ class ChatScreen(StepScreen):
         turn, chosen = message.turn, message.side
         for side, reply in turn.replies.items():
             if side != chosen and reply.text != turn.replies[chosen].text:
-                self._keep(PREFERENCES, self.dialogue.preference(turn, chosen, side), message, "chosen")
+                self._keep(PREFERENCES, self.dialogue.preference(turn, chosen, side), message, N_("chosen"))
 
     def _keep(self, name: str, row: dict[str, Any], message: ReplyBubble, how: str) -> None:
         try:
@@ -360,7 +367,10 @@ class ChatScreen(StepScreen):
         reply = message.turn.replies[message.side]
         reply.kept = how
         message.show_stats(reply)
-        self.notify(f"{'Added to' if new else 'Already in'} {file}, which can be data.path of a run.", markup=False)
+        text = _("Already in {file}, which can be data.path of a run.", file=file)
+        if new:
+            text = _("Added to {file}, which can be data.path of a run.", file=file)
+        self.notify(text, markup=False)
 
     # --- actions ----------------------------------------------------------------------------------------------
 
@@ -375,16 +385,16 @@ class ChatScreen(StepScreen):
     def why_not(self, action: str) -> str | None:
         message = self._message
         if action in ("copy_reply", "save_transcript", "clear_chat", "regenerate", "pick_message") and not self.turns:
-            return "Nothing has been said yet."
+            return _("Nothing has been said yet.")
         if action == "regenerate" and self.replying:
-            return "A reply is being written."
+            return _("A reply is being written.")
         if action in ("good_reply", "correct_reply", "prefer_reply"):
             if not isinstance(message, ReplyBubble) or message.side not in message.turn.replies:
-                return "Only a reply can be kept."
+                return _("Only a reply can be kept.")
             if action == "prefer_reply" and len({reply.text for reply in message.turn.replies.values()}) < 2:
-                return "There is no other reply to prefer it to."
+                return _("There is no other reply to prefer it to.")
         if action in ("previous_branch", "next_branch") and (message is None or len(message.turn.branches) < 2):
-            return "Nothing else was said in its place."
+            return _("Nothing else was said in its place.")
         return None
 
     def action_choose_sides(self) -> None:
@@ -413,9 +423,11 @@ class ChatScreen(StepScreen):
                 self.documents = paths
                 left_out = index["left_out"]
                 names = "; ".join(f"{file['file']}: {file['reason']}" for file in left_out[:3])
-                more = f" {len(left_out)} files are left out ({names})." if left_out else ""
-                text = f"{index['files']:,} documents, {index['passages']:,} passages.{more} {index['notice']}"
-                self.notify(one_line(text, max_length=500), markup=False)
+                files, passages = index["files"], index["passages"]
+                texts = [_("{files:,} documents, {passages:,} passages.", files=files, passages=passages)]
+                if left_out:
+                    texts.append(_("{files} files are left out ({names}).", files=len(left_out), names=names))
+                self.notify(one_line(" ".join([*texts, index["notice"]]), max_length=500), markup=False)
             self._tell("")
         except TuituneError as error:
             self._tell("")
@@ -424,7 +436,8 @@ class ChatScreen(StepScreen):
             self._show_mode()
 
     def action_next_preset(self) -> None:
-        self._tell(f"Tokens are chosen by the preset {self.query_one(SamplingPanel).next_preset()}.")
+        preset = self.query_one(SamplingPanel).next_preset()
+        self._tell(_("Tokens are chosen by the preset {preset}.", preset=preset))
 
     def action_chat_settings(self) -> None:
         settings = self.query_one("#settings")
@@ -440,9 +453,9 @@ class ChatScreen(StepScreen):
     def action_copy_reply(self) -> None:
         message = self._message
         if isinstance(message, ReplyBubble) and message.side in message.turn.replies:
-            copy(self.app, message.turn.replies[message.side].text, "The reply")
+            copy(self.app, message.turn.replies[message.side].text, _("The reply"))
         else:
-            copy(self.app, "\n\n".join(reply.text for reply in self.turns[-1].replies.values()), "The last reply")
+            copy(self.app, "\n\n".join(reply.text for reply in self.turns[-1].replies.values()), _("The last reply"))
 
     def action_save_transcript(self) -> None:
         try:
@@ -450,7 +463,8 @@ class ChatScreen(StepScreen):
         except TuituneError as error:
             self.show_problem(error)
             return
-        self.notify(f"Saved as {file}, which can be data.path of a run, and as .md beside it.", markup=False)
+        text = _("Saved as {file}, which can be data.path of a run, and as .md beside it.", file=file)
+        self.notify(text, markup=False)
 
     async def action_clear_chat(self) -> None:
         self.workers.cancel_group(self, "reply")
@@ -463,18 +477,19 @@ class ChatScreen(StepScreen):
 
 def _hint(run: Run | None, prompts: list[str]) -> Content:
     """What to do in an empty chat; `prompts` are those that the run was sampled with."""
-    name = one_line(run.name, max_length=60) if run else "the run"
-    lines = [Content.assemble("Ask ", (name, "bold"), " something it was trained for.")]
+    name = one_line(run.name, max_length=60) if run else _("the run")
+    before, after = _("Ask {run} something it was trained for.", run="\n").split("\n")
+    lines = [Content.assemble(before, (name, "bold"), after)]
     if prompts:
-        lines.append(Content.styled("The run's own sample prompts, which ↑ brings into the line:", MUTED))
+        lines.append(Content.styled(_("The run's own sample prompts, which ↑ brings into the line:"), MUTED))
         lines += [Content(f"  {one_line(prompt, max_length=64)}") for prompt in prompts]
     keys = (
-        ("choose_sides", "asks the base model, checkpoints or other runs too"),
-        ("attach_documents", "looks things up in your documents"),
-        ("next_preset", "changes how freely it answers"),
+        ("choose_sides", N_("asks the base model, checkpoints or other runs too")),
+        ("attach_documents", N_("looks things up in your documents")),
+        ("next_preset", N_("changes how freely it answers")),
     )
     for action, what in keys:
-        lines.append(Content.assemble((key_name(ACTIONS[action]), "bold"), (f" {what}", MUTED)))
+        lines.append(Content.assemble((key_name(ACTIONS[action]), "bold"), (f" {_(what)}", MUTED)))
     return Content("\n").join(lines)
 
 

@@ -17,6 +17,7 @@ from screens.confirm import ConfirmScreen
 from screens.step_screen import StepScreen
 from screens.widgets.tick import Line, TickList
 from tuitune.errors import TuituneError
+from tuitune.language import N_, _
 from tuitune.paths import expanded
 from tuitune.session.messages import Export, Preflight
 from tuitune.text import one_line
@@ -45,20 +46,20 @@ class ExportScreen(StepScreen):
 
     def body(self) -> ComposeResult:
         kinds = TickList(id="kinds")
-        kinds.tooltip = "Space chooses a kind; Enter makes all that are chosen."
-        kinds.border_title = "Looking at what can be made…"
+        kinds.tooltip = _("Space chooses a kind; Enter makes all that are chosen.")
+        kinds.border_title = _("Looking at what can be made…")
         yield kinds
         yield Static(id="about-kind")
         with Horizontal(id="into"):
-            yield Static("Into the folder", classes="label")
-            out = Input(placeholder="the run's own", id="out", compact=True)
-            out.tooltip = "Where the exports are put; left empty, the run's folder."
+            yield Static(_("Into the folder"), classes="label")
+            out = Input(placeholder=_("the run's own"), id="out", compact=True)
+            out.tooltip = _("Where the exports are put; left empty, the run's folder.")
             yield out
         with Horizontal(id="progress"):
             yield ProgressBar(show_eta=False, id="bar")
             yield Static(id="doing")
         results = OptionList(id="made", markup=False)
-        results.tooltip = "Lines to run the exports and to take them home; Enter copies the one under the cursor."
+        results.tooltip = _("Lines to run the exports and to take them home; Enter copies the one under the cursor.")
         yield results
 
     def on_mount(self) -> None:
@@ -101,7 +102,7 @@ class ExportScreen(StepScreen):
         self.kinds = {kind["kind"]: kind for kind in kinds}
         lines = [Line(kind["kind"], _line(kind), kind["ready"]) for kind in kinds]
         choice.show(lines, [line.name for line in lines if line.name in ticked and line.ready])
-        choice.border_title = "What to make (space chooses)"
+        choice.border_title = _("What to make (space chooses)")
         choice.highlighted = cursor
         self._show_about()
 
@@ -113,9 +114,9 @@ class ExportScreen(StepScreen):
         kind = list(self.kinds.values())[kinds.highlighted]
         text = one_line(kind["about"], max_length=300)
         if kind["missing"]:
-            text += f" Not here: {one_line(kind['missing'], max_length=400)}"
+            text = _("{about} Not here: {missing}", about=text, missing=one_line(kind["missing"], max_length=400))
         elif kind.get("question"):
-            text += " Needs llama.cpp's converter: you will be asked before it is downloaded."
+            text = _("{about} Needs llama.cpp's converter: you will be asked before it is downloaded.", about=text)
         self.query_one("#about-kind", Static).update(Content(text))
 
     # --- making it --------------------------------------------------------------------------------------------
@@ -126,9 +127,9 @@ class ExportScreen(StepScreen):
 
     def why_not(self, action: str) -> str | None:
         if action == "export_now" and not self.kinds:
-            return "What can be made is still being looked at."
+            return _("What can be made is still being looked at.")
         if action == "export_now" and self.exporting:
-            return "An export is being made; Esc stops it."
+            return _("An export is being made; Esc stops it.")
         return None
 
     @on(DescendantFocus)
@@ -137,7 +138,7 @@ class ExportScreen(StepScreen):
         """In a short terminal, what was made has the room that choosing had."""
         results = self.query_one("#made")
         self.set_class(results.has_focus, "-made")
-        results.border_subtitle = "Tab: make others" if results.has_focus else ""
+        results.border_subtitle = _("Tab: make others") if results.has_focus else ""
 
     @on(Input.Changed, "#out")
     def _folder_changed(self) -> None:
@@ -149,10 +150,12 @@ class ExportScreen(StepScreen):
         """Show where the exports would go; making them is another Enter, on the kinds."""
         out = self._out()
         if out is not None and out.exists() and not out.is_dir():
-            self.show_problem(f"{one_line(out, max_length=200)} is not a folder: choose another one.")
+            folder = one_line(out, max_length=200)
+            self.show_problem(_("{folder} is not a folder: choose another one.", folder=folder))
             return
         kinds = self.query_one("#kinds")
-        kinds.border_subtitle = Content(f"Enter makes them in {one_line(out or 'the run folder', max_length=50)}")
+        into = one_line(out, max_length=50) if out else _("the run folder")
+        kinds.border_subtitle = Content(_("Enter makes them in {folder}", folder=into))
         kinds.focus()
 
     def _out(self) -> Path | None:
@@ -165,14 +168,14 @@ class ExportScreen(StepScreen):
         run = self.tuitune.link.run
         chosen = [kind for kind in self.kinds if kind in self.query_one("#kinds", TickList).ticked]
         if run is None or not chosen:
-            self.show_problem("Choose at least one kind with the space bar.")
+            self.show_problem(_("Choose at least one kind with the space bar."))
             return
         self.show_problem(None)
         question = next((self.kinds[kind]["question"] for kind in chosen if self.kinds[kind].get("question")), None)
-        if question and not await self.app.push_screen_wait(ConfirmScreen(question, "Download", "Not now")):
+        if question and not await self.app.push_screen_wait(ConfirmScreen(question, N_("Download"), N_("Not now"))):
             return
         self.query_one("#progress").display = True
-        self._show_progress({"kind": chosen[0], "text": "Waiting for the session"})
+        self._show_progress({"kind": chosen[0], "text": _("Waiting for the session")})
         out = self._out()
         self._earlier, self._made, self._failed = {**self._made, **self._earlier}, {}, {}
         self._show_made()
@@ -223,11 +226,11 @@ class ExportScreen(StepScreen):
         for export in self._made.values():
             self._add_export(results, export, "")
         for export in self._earlier.values():
-            self._add_export(results, export, "made earlier · ")
+            self._add_export(results, export, f"{_('made earlier')} · ")
         names = {line: name for name, line in self._lines.items()}
         if copied in names:
             results.highlighted = results.get_option_index(names[copied])
-        results.border_title = "Made · Enter copies a line" if self._lines else "Not made"
+        results.border_title = _("Made · Enter copies a line") if self._lines else _("Not made")
         results.display = results.option_count > 0
 
     def _add_export(self, results: OptionList, export: dict[str, Any], when: str) -> None:
@@ -257,7 +260,7 @@ class ExportScreen(StepScreen):
 
     @on(OptionList.OptionSelected, "#made")
     def _copy_line(self, event: OptionList.OptionSelected) -> None:
-        copy(self.app, self._lines[str(event.option.id)], "The line")
+        copy(self.app, self._lines[str(event.option.id)], _("The line"))
 
     async def action_go_back(self) -> None:
         if self.exporting:
@@ -270,5 +273,5 @@ def _line(kind: dict[str, Any]) -> Content:
     name = f"{one_line(kind['kind'], max_length=20):<15}"
     takes = f"{size(kind['bytes']):>10}" if kind["bytes"] else " " * 10
     if not kind["ready"]:
-        return Content.assemble(name, takes, ("  ✘ not here, see below", "$text-error"))
-    return Content.assemble((name, "bold"), takes, "  can be made")
+        return Content.assemble(name, takes, "  ", (_("✘ not here, see below"), "$text-error"))
+    return Content.assemble((name, "bold"), takes, "  ", _("can be made"))

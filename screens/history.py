@@ -18,9 +18,11 @@ from screens.compare import MOST_RUNS, CompareScreen
 from screens.confirm import ConfirmScreen
 from screens.run_state import ago, state_style, state_text
 from screens.step_screen import WalkScreen
+from screens.widgets.fit import fit
 from screens.widgets.footer import Footer
 from screens.widgets.step_bar import StepBar
 from tuitune.errors import TuituneError
+from tuitune.language import N_, _
 from tuitune.runs.folder import Run
 from tuitune.runs.manage import delete, deletion_question, rename, write_note
 from tuitune.runs.summary import (
@@ -36,7 +38,20 @@ from tuitune.runs.summary import (
 )
 from tuitune.text import one_line
 
-_COLUMNS = (" ", "state", "run", "steps", "held-out loss", "duration", "cost", "ago", "model", "data", "method", "note")
+_COLUMNS = (
+    " ",
+    N_("state"),
+    N_("run"),
+    N_("steps"),
+    N_("held-out loss"),
+    N_("duration"),
+    N_("cost"),
+    N_("ago"),
+    N_("model"),
+    N_("data"),
+    N_("method"),
+    N_("note"),
+)
 _MARK = "◆"
 _LOOK_AGAIN_SECONDS = 5.0
 
@@ -56,7 +71,7 @@ class HistoryScreen(WalkScreen):
         "go_back",
         "explain",
     )
-    ABOUT = (
+    ABOUT = N_(
         "Every run is kept with its recipe, its losses and its result. Compare a few to see what a change did, "
         "or take one's recipe, change it, and train again."
     )
@@ -87,13 +102,13 @@ class HistoryScreen(WalkScreen):
 
     def compose(self) -> ComposeResult:
         yield StepBar(None)
-        yield Static("Enter opens a run; r renames it, n notes something, x deletes it. Esc: home.", id="hint")
-        entry = Input(placeholder="Words that stand in a run's name, state, model, data or note", id="filter")
+        yield Static(_("Enter opens a run; r renames it, n notes something, x deletes it. Esc: home."), id="hint")
+        entry = Input(placeholder=_("Words that stand in a run's name, state, model, data or note"), id="filter")
         entry.compact = True
         entry.display = False
         yield entry
         table: DataTable[Text] = DataTable(id="runs", cursor_type="row", cell_padding=1)
-        table.tooltip = "Enter opens the run under the cursor; the left and right arrows show more columns."
+        table.tooltip = _("Enter opens the run under the cursor; the left and right arrows show more columns.")
         yield table
         yield Static(id="about-run")
         yield Static(id="problem")
@@ -101,7 +116,7 @@ class HistoryScreen(WalkScreen):
 
     def on_mount(self) -> None:
         table = self._table
-        table.border_title = "Runs: reading…"
+        table.border_title = _("Runs: reading…")
         table.focus()
         self.set_interval(_LOOK_AGAIN_SECONDS, self._look_again)
 
@@ -146,10 +161,11 @@ class HistoryScreen(WalkScreen):
         table, selected = self._table, self._selected
         table.clear(columns=True)  # columns of a known width need not be measured cell by cell
         for column, name in enumerate(_COLUMNS[1:]):
-            width = max([cell_len(name), *(cells[column].cell_len for cells in self._cells.values())])
+            head = _(name)
+            width = max([cell_len(head), *(cells[column].cell_len for cells in self._cells.values())])
             if not column:
                 table.add_column(" ", key=_COLUMNS[0], width=1)
-            table.add_column(name, key=name, width=width)
+            table.add_column(head, key=name, width=width)
         self._fill(selected)
 
     @on(LiveRead)
@@ -210,8 +226,10 @@ class HistoryScreen(WalkScreen):
 
     def _show_title(self) -> None:
         shown, marked = self._table.row_count, len(self._marked)
-        count = f"{shown:,}" if shown == len(self._runs) else f"{shown:,} of {len(self._runs):,}"
-        self._table.border_title = f"Runs: {count}" + (f", {marked} marked" if marked else "")
+        title = _("Runs: {runs:,}", runs=shown)
+        if shown != len(self._runs):
+            title = _("Runs: {shown:,} of {runs:,}", shown=shown, runs=len(self._runs))
+        self._table.border_title = _("{title}, {marked} marked", title=title, marked=marked) if marked else title
 
     @on(DataTable.RowHighlighted)
     def _show_selected(self) -> None:
@@ -222,8 +240,8 @@ class HistoryScreen(WalkScreen):
         if not self._listed:
             return Content("")
         if self._runs:
-            return Content("No run has all of these words. Esc shows all runs again.")
-        return Content("There is no run yet. Esc goes home, where Enter starts one.")
+            return Content(_("No run has all of these words. Esc shows all runs again."))
+        return Content(_("There is no run yet. Esc goes home, where Enter starts one."))
 
     # --- finding and marking ----------------------------------------------------------------------------------
 
@@ -265,7 +283,7 @@ class HistoryScreen(WalkScreen):
         if len(runs) == 1 and selected is not None and selected not in runs:
             runs.append(selected)
         if not 2 <= len(runs) <= MOST_RUNS:
-            self.show_problem(f"Mark two to {MOST_RUNS} runs with Space first, then c compares them.")
+            self.show_problem(_("Mark two to {most} runs with Space first, then c compares them.", most=MOST_RUNS))
             return
         self.show_problem(None)
         self.app.push_screen(CompareScreen(runs))
@@ -296,7 +314,7 @@ class HistoryScreen(WalkScreen):
     async def action_rename_run(self) -> None:
         if (run := self._selected) is None:
             return
-        name = await self.app.push_screen_wait(AskScreen("Its new name?", one_line(run.name)))
+        name = await self.app.push_screen_wait(AskScreen(_("Its new name?"), one_line(run.name)))
         if not name or name == run.name:
             return
         with self._told():
@@ -309,7 +327,7 @@ class HistoryScreen(WalkScreen):
     async def action_note_run(self) -> None:
         if (run := self._selected) is None:
             return
-        question = "What to note about it? Nothing removes the note."
+        question = _("What to note about it? Nothing removes the note.")
         text = await self.app.push_screen_wait(AskScreen(question, one_line(run.note)))
         if text is not None:
             with self._told():
@@ -321,7 +339,7 @@ class HistoryScreen(WalkScreen):
         if (run := self._selected) is None:
             return
         question = await asyncio.to_thread(deletion_question, Run(run.folder))
-        if await self.app.push_screen_wait(ConfirmScreen(question, "Delete", "Keep", yes_first=False)):
+        if await self.app.push_screen_wait(ConfirmScreen(question, N_("Delete"), N_("Keep"), yes_first=False)):
             with self._told():
                 await asyncio.to_thread(delete, Run(run.folder))
                 await self.tuitune.moved_run(run.folder, None)
@@ -333,11 +351,10 @@ def _about(run: Summary) -> Content:
     muted = "$foreground 60%"
     if run.problem:
         return Content.styled(run.problem, "$text-error")
-    return Content.assemble(
-        ("model  ", muted),
-        one_line(run.model, max_length=60),
-        ("\ndata   ", muted),
-        one_line(", ".join(run.data), max_length=70),
-        (f"\n{'note' if run.note else 'method'}   "[:8], muted),
-        one_line(run.note or run.method, max_length=70),
+    label, text = (_("note"), run.note) if run.note else (_("method"), run.method)
+    lines = (
+        (_("model"), one_line(run.model, max_length=60)),
+        (_("data"), one_line(", ".join(run.data), max_length=70)),
+        (label, one_line(text, max_length=70)),
     )
+    return Content("\n").join(Content.assemble((fit(name, 7), muted), value) for name, value in lines)
