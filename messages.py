@@ -67,7 +67,7 @@ CONVERTED = (
     "screens/widgets",
     "screens/widgets/footer.py",
     "screens/widgets/step_bar.py",
-    "tuitune/commands/runs.py",
+    "tuitune/commands",
     "tuitune/errors.py",
     "tuitune/language.py",
     "tuitune/runs/manage.py",

@@ -12,8 +12,10 @@ from string import Formatter
 
 import pytest
 from babel.messages.mofile import read_mo
+from rich.cells import cell_len
 
 import messages
+from tuitune.commands.parser import _commands
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.language import FOLDER, Sentence, _, from_environment, in_language, plural, reworded, said, use
 from tuitune.runs.events import Failed, Notice, from_json, to_line
@@ -159,6 +161,20 @@ def test_a_command_speaks_the_language_that_was_asked_for_and_json_none(tmp_path
     assert "まだ実行がありません" in tuitune("runs", "--runs", str(tmp_path), "--lang", "ja")
     assert "まだ実行がありません" in tuitune("--lang=ja", "runs", "--runs", str(tmp_path))
     assert "There is no run" in tuitune("runs", "--runs", str(tmp_path), "--lang", "en")
+
+
+@pytest.mark.parametrize("name", _commands())
+def test_the_help_of_a_command_is_in_the_readers_language(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    use("ja")
+    text = _commands().parser(name).format_help()
+    assert text.startswith(f"使い方：tuitune {name}") and "使用例：" in text and "オプション:" in text
+    options = text[text.index("オプション:") : text.index("使用例：")]
+    assert max(map(cell_len, options.splitlines())) <= 80
+    use("en")
+    text = _commands().parser(name).format_help()
+    assert text.isascii() or not re.search("[\u3040-\u30ff]", text)
+    assert "\noptions:\n  -h, --help " in text and "\nexamples:\n" in text
 
 
 # --- the catalogues --------------------------------------------------------------------------------------------------

@@ -23,24 +23,30 @@ def language_option(parser: argparse.ArgumentParser) -> None:
 
 
 def gpu_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use (default: the one with most free memory)")
+    parser.add_argument(
+        "--gpu", type=int, metavar="N", help=_("the GPU to use (default: the one with most free memory)")
+    )
 
 
 def gpus_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--gpus", metavar="WHICH", dest="cards", help="the GPUs that train together: all, or numbers such as 0,2"
+        "--gpus", metavar="WHICH", dest="cards", help=_("the GPUs that train together: all, or numbers such as 0,2")
     )
 
 
 def hosts_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--nnodes", type=_count, default=1, metavar="N", help="hosts that train together, this one the first; see join"
+        "--nnodes",
+        type=_count,
+        default=1,
+        metavar="N",
+        help=_("hosts that train together, this one the first; see join"),
     )
     parser.add_argument(
         "--rdzv",
         default="",
         metavar="HOST:PORT",
-        help="this host's address in a private network (nobody is authenticated), where the others join",
+        help=_("this host's address in a private network (nobody is authenticated), where the others join"),
     )
 
 
@@ -50,8 +56,8 @@ APP_OPTIONS = ("--runs", "--gpu", "--lang", "--ascii", "--reduced-motion")
 def app_options(parser: argparse.ArgumentParser) -> None:
     runs_option(parser)
     gpu_option(parser)
-    parser.add_argument("--ascii", action="store_true", help="draw the app with ASCII characters only")
-    parser.add_argument("--reduced-motion", action="store_true", help="animate nothing in the app")
+    parser.add_argument("--ascii", action="store_true", help=_("draw the app with ASCII characters only"))
+    parser.add_argument("--reduced-motion", action="store_true", help=_("animate nothing in the app"))
 
 
 def demos() -> dict[str, Path]:
@@ -69,7 +75,7 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=demos(),
         default="sft",
-        help="what is learned from: replies to imitate (sft), rewards (grpo) …",
+        help=_("what is learned from: replies to imitate (sft), rewards (grpo) …"),
     )
 
 
@@ -78,7 +84,7 @@ def json_option(parser: argparse._ActionsContainer) -> None:
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe (YAML)")
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help=_("a recipe (YAML)"))
     changes_option(parser)
     json_option(parser)
 
@@ -86,24 +92,26 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def rewards_arguments(parser: argparse.ArgumentParser) -> None:
     recipe_arguments(parser)
     parser.add_argument(
-        "--prompts", type=_count, default=4, metavar="N", help="how many prompts from all over the data (4)"
+        "--prompts", type=_count, default=4, metavar="N", help=_("how many prompts from all over the data (4)")
     )
     parser.add_argument(
-        "--confirm", action="store_true", help="show a rewards' file of your own, and ask whether it may run"
+        "--confirm", action="store_true", help=_("show a rewards' file of your own, and ask whether it may run")
     )
 
 
 def estimate_arguments(parser: argparse.ArgumentParser) -> None:
     recipe_arguments(parser)
     parser.add_argument(
-        "--gpus", type=_count, default=1, metavar="N", help="how fast N cards of a host would be over one"
+        "--gpus", type=_count, default=1, metavar="N", help=_("how fast N cards of a host would be over one")
     )
-    parser.add_argument("--hosts", type=_count, default=1, metavar="M", help="and M hosts with so many cards each")
+    parser.add_argument("--hosts", type=_count, default=1, metavar="M", help=_("and M hosts with so many cards each"))
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not a whole number from 1 to 1024")
+        raise argparse.ArgumentTypeError(
+            _("{value} is not a whole number from 1 to 1024", value=one_line(text, max_length=40))
+        )
     return int(text)
 
 
@@ -115,17 +123,17 @@ def changes_option(parser: argparse.ArgumentParser, *, required: bool = False) -
         required=required,
         metavar="FIELD=VALUE",
         dest="changes",
-        help="change a recipe field",
+        help=_("change a recipe field"),
     )
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE", help="a recipe (YAML)")
-    parser.add_argument("--from", dest="begin", metavar="RUN", help="begin with the adapter of this run")
+    parser.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE", help=_("a recipe (YAML)"))
+    parser.add_argument("--from", dest="begin", metavar="RUN", help=_("begin with the adapter of this run"))
     checkpoint_option(parser)
     changes_option(parser)
     json_option(parser)
-    parser.add_argument("--name", metavar="N", help="the run's name (default: the data's name and a number)")
+    parser.add_argument("--name", metavar="N", help=_("the run's name (default: the data's name and a number)"))
     detach_option(parser)
     ending_options(parser)
     gpu_option(parser)
@@ -135,40 +143,44 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def join_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="HOST:PORT", help="what the first host gave as --rdzv")
+    parser.add_argument("address", metavar="HOST:PORT", help=_("what the first host gave as --rdzv"))
     parser.add_argument(
-        "--gpus", metavar="WHICH", default="all", help="this host's GPUs that train: all (default), or such as 0,2"
+        "--gpus", metavar="WHICH", default="all", help=_("this host's GPUs that train: all (default), or such as 0,2")
     )
 
 
 def detach_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--detach", action="store_true", help="leave the run to itself as soon as it has begun")
+    parser.add_argument("--detach", action="store_true", help=_("leave the run to itself as soon as it has begun"))
 
 
 def ending_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--price", metavar="P", default="", help="what an hour of this machine costs, as in 2.50 or €2")
+    parser.add_argument(
+        "--price", metavar="P", default="", help=_("what an hour of this machine costs, as in 2.50 or €2")
+    )
     parser.add_argument(
         "--then",
         metavar="COMMAND",
         default="",
-        help="run this, without a shell, when the run is done or has failed; ten seconds to cancel it",
+        help=_("run this, without a shell, when the run is done or has failed; ten seconds to cancel it"),
     )
 
 
 def then_arguments(parser: argparse.ArgumentParser) -> None:
     live_arguments(parser)
-    parser.add_argument("then", nargs="?", default="", metavar="COMMAND", help="the command, as one argument in quotes")
-    parser.add_argument("--cancel", action="store_true", help="run none, also where the ten seconds have begun")
+    parser.add_argument(
+        "then", nargs="?", default="", metavar="COMMAND", help=_("the command, as one argument in quotes")
+    )
+    parser.add_argument("--cancel", action="store_true", help=_("run none, also where the ten seconds have begun"))
 
 
 def live_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("run", metavar="RUN", help=_("a run's name or folder"))
     runs_option(parser)
 
 
 def stop_arguments(parser: argparse.ArgumentParser) -> None:
     live_arguments(parser)
-    parser.add_argument("--now", action="store_true", help="give up the step under way; no adapter is saved")
+    parser.add_argument("--now", action="store_true", help=_("give up the step under way; no adapter is saved"))
 
 
 def change_arguments(parser: argparse.ArgumentParser) -> None:
@@ -193,7 +205,7 @@ def inspect_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         metavar="A:B",
         type=_row_range,
-        help="show the masks of rows A to B, both included; the first row is 1",
+        help=_("show the masks of rows A to B, both included; the first row is 1"),
     )
 
 
@@ -204,10 +216,12 @@ def _row_range(text: str) -> tuple[int, int]:
         first = int(start or 1)
         last = int(stop) if stop else first + (9 if colon else 0)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{one_line(text, max_length=40)} is not A:B, as in 1:3") from None
+        raise argparse.ArgumentTypeError(
+            _("{value} is not A:B, as in 1:3", value=one_line(text, max_length=40))
+        ) from None
     if first < 1 or last < first:
         raise argparse.ArgumentTypeError(
-            f"{one_line(text, max_length=40)} is not A:B with 1 <= A <= B: the first row is row 1"
+            _("{value} is not A:B with 1 <= A <= B: the first row is row 1", value=one_line(text, max_length=40))
         )
     return first, last
 
@@ -216,22 +230,24 @@ def checkpoint_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="WHICH",
-        help="the adapter of this checkpoint: best, last or a step (default: the run's)",
+        help=_("the adapter of this checkpoint: best, last or a step (default: the run's)"),
     )
 
 
 def chat_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument("--prompt", metavar="TEXT", help="ask this and print one reply")
-    parser.add_argument("--base", action="store_true", help="let the base model answer, without the adapter")
+    parser.add_argument("run", metavar="RUN", help=_("a run's name or folder"))
+    parser.add_argument("--prompt", metavar="TEXT", help=_("ask this and print one reply"))
+    parser.add_argument("--base", action="store_true", help=_("let the base model answer, without the adapter"))
     checkpoint_option(parser)
     parser.add_argument(
         "--against",
         action="append",
         default=[],
         metavar="WHO",
-        help="compare with: base, checkpoint:WHICH, gguf:TYPE, another RUN or RUN:WHICH; ,no-docs behind it: without "
-        "the documents; repeatable",
+        help=_(
+            "compare with: base, checkpoint:WHICH, gguf:TYPE, another RUN or RUN:WHICH; ,no-docs behind it: "
+            "without the documents; repeatable"
+        ),
     )
     parser.add_argument(
         "--docs",
@@ -239,15 +255,20 @@ def chat_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="PATH",
-        help="look things up in a file or folder (text, Markdown, HTML, PDF, source); repeatable",
+        help=_("look things up in a file or folder (text, Markdown, HTML, PDF, source); repeatable"),
     )
     parser.add_argument(
-        "--engine", default="", metavar="ENGINE", help="gguf or gguf:TYPE: the run's exported GGUF answers in llama.cpp"
+        "--engine",
+        default="",
+        metavar="ENGINE",
+        help=_("gguf or gguf:TYPE: the run's exported GGUF answers in llama.cpp"),
     )
-    parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told before the conversation")
-    parser.add_argument("--preset", metavar="NAME", help=f"how tokens are chosen: {_preset_names()}")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes", help="one field of the sampling"
+        "--system", default="", metavar="TEXT", help=_("what the model is told before the conversation")
+    )
+    parser.add_argument("--preset", metavar="NAME", help=_("how tokens are chosen: {presets}", presets=_preset_names()))
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes", help=_("one field of the sampling")
     )
     json_option(parser)
     gpu_option(parser)
@@ -255,30 +276,32 @@ def chat_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("run", metavar="RUN", help=_("a run's name or folder"))
     parser.add_argument(
         "--to", action="append", required=True, metavar="KIND", dest="kinds", help=_kinds_help(), default=[]
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: the run's exports folder)")
-    parser.add_argument("--yes", action="store_true", help="allow a needed download without asking")
-    parser.add_argument("--hub-repo", metavar="NAME", help="repository for hub kinds: NAME or OWNER/NAME")
-    parser.add_argument("--hub-public", action="store_true", help="make a new repository public (default: private)")
-    parser.add_argument("--tar", action="store_true", help="put each folder into one uncompressed .tar beside it, too")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=_("where to (default: the run's exports folder)"))
+    parser.add_argument("--yes", action="store_true", help=_("allow a needed download without asking"))
+    parser.add_argument("--hub-repo", metavar="NAME", help=_("repository for hub kinds: NAME or OWNER/NAME"))
+    parser.add_argument("--hub-public", action="store_true", help=_("make a new repository public (default: private)"))
+    parser.add_argument(
+        "--tar", action="store_true", help=_("put each folder into one uncompressed .tar beside it, too")
+    )
     checkpoint_option(parser)
     json_option(parser)
     runs_option(parser)
 
 
-def _preset_names() -> str:
+def _preset_names() -> list[str]:
     from tuitune.chat.sampling import PRESETS
 
-    return ", ".join(PRESETS)
+    return list(PRESETS)
 
 
 def _kinds_help() -> str:
     from tuitune.export.kinds import KINDS
 
-    return f"repeatable: {', '.join(kind.name for kind in KINDS)}"
+    return _("repeatable: {kinds}", kinds=[kind.name for kind in KINDS])
 
 
 def runs_arguments(parser: argparse.ArgumentParser) -> None:
@@ -290,38 +313,43 @@ def runs_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="+", metavar="RUN", help="runs' names or folders, two or more")
+    parser.add_argument("names", nargs="+", metavar="RUN", help=_("runs' names or folders, two or more"))
     json_option(parser)
     runs_option(parser)
 
 
 def rename_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument("name", metavar="NAME", help="its new name")
+    parser.add_argument("run", metavar="RUN", help=_("a run's name or folder"))
+    parser.add_argument("name", metavar="NAME", help=_("its new name"))
     runs_option(parser)
 
 
 def note_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="what to keep with it; '' removes it; none prints it")
+    parser.add_argument("run", metavar="RUN", help=_("a run's name or folder"))
+    parser.add_argument(
+        "text", nargs="?", metavar="TEXT", help=_("what to keep with it; '' removes it; none prints it")
+    )
     runs_option(parser)
 
 
 def delete_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument("--yes", action="store_true", help="delete without asking")
+    parser.add_argument("run", metavar="RUN", help=_("a run's name or folder"))
+    parser.add_argument("--yes", action="store_true", help=_("delete without asking"))
     runs_option(parser)
 
 
 def attach_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", nargs="?", metavar="RUN", help="a run's name or folder (default: the one that is live, else the newest)"
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help=_("a run's name or folder (default: the one that is live, else the newest)"),
     )
     app_options(parser)
 
 
 def completion_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell to complete in")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help=_("the shell to complete in"))
 
 
 def chosen_runs_folder(arguments: argparse.Namespace) -> Path:

@@ -12,16 +12,22 @@ from tuitune.chat.sides import side_of
 from tuitune.commands.status import DONE
 from tuitune.commands.talk import Talk
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import N_, _
 from tuitune.paths import expanded
 from tuitune.session.client import Session, SessionLost
 from tuitune.text import one_line, safe_text
 
-_SEVERAL = "When several sides have answered, say which one: their number, from 1."
+_SEVERAL = N_("When several sides have answered, say which one: their number, from 1.")
 
 
 def converse(talk: Talk, runs_folder: Path) -> int:
     """Ask and answer in turn; the event loop rests while the user types, so that Ctrl+C is theirs at once."""
-    print(f"Chat with {one_line(talk.run.name)}. /help lists the commands; Ctrl+C stops a reply, Ctrl+D leaves.")
+    print(
+        _(
+            "Chat with {run}. /help lists the commands; Ctrl+C stops a reply, Ctrl+D leaves.",
+            run=one_line(talk.run.name),
+        )
+    )
     with asyncio.Runner() as loop:
         talk.session = loop.run(Session.start())
         conversation = _Conversation(talk, runs_folder, loop)
@@ -48,25 +54,25 @@ class _Conversation:
         self._loop = loop
         self._correcting: tuple[Turn, Side] | None = None
         self._commands: dict[str, tuple[Callable[[str], None], str]] = {
-            "/help": (self._help, "this list"),
-            "/regenerate": (self._regenerate, "ask the same again, with another seed"),
-            "/edit": (self._edit, "change what you said last, and ask it in its place"),
-            "/back": (self._back, "[N]  go back N messages (1); what followed stays as a branch"),
-            "/branch": (self._branch, "go to the next branch that was said in the last message's place"),
-            "/preset": (self._preset, f"NAME  choose tokens by a preset: {', '.join(PRESETS)}"),
-            "/set": (self._set, "FIELD=VALUE  one field of the sampling, as temperature=0.7"),
-            "/system": (self._system, "[TEXT]  what the model is told first"),
-            "/adapter": (lambda _: self._only("adapter"), "the adapter answers"),
-            "/base": (lambda _: self._only("base"), "the base model answers"),
-            "/against": (self._against, "WHO  another side answers too: base, checkpoint:WHICH, RUN; with ,no-docs"),
-            "/alone": (self._alone, "only the first side answers"),
-            "/docs": (self._docs, "[PATH]  look things up in a file or folder; without a path no more"),
-            "/open": (self._open, "N  show passage N with what stands around it"),
-            "/good": (self._good, "[N]  keep the last reply as a row to train on"),
-            "/correct": (self._correct, "[N]  write the reply as it should be, and keep that"),
-            "/choose": (self._choose, "N  keep reply N as chosen against the others"),
-            "/save": (self._save, "write the conversation into the run's folder"),
-            "/clear": (self._clear, "begin a new conversation"),
+            "/help": (self._help, _("this list")),
+            "/regenerate": (self._regenerate, _("ask the same again, with another seed")),
+            "/edit": (self._edit, _("change what you said last, and ask it in its place")),
+            "/back": (self._back, _("[N]  go back N messages (1); what followed stays as a branch")),
+            "/branch": (self._branch, _("go to the next branch that was said in the last message's place")),
+            "/preset": (self._preset, _("NAME  choose tokens by a preset: {presets}", presets=list(PRESETS))),
+            "/set": (self._set, _("FIELD=VALUE  one field of the sampling, as temperature=0.7")),
+            "/system": (self._system, _("[TEXT]  what the model is told first")),
+            "/adapter": (lambda _text: self._only("adapter"), _("the adapter answers")),
+            "/base": (lambda _text: self._only("base"), _("the base model answers")),
+            "/against": (self._against, _("WHO  another side answers too: base, checkpoint:WHICH, RUN; with ,no-docs")),
+            "/alone": (self._alone, _("only the first side answers")),
+            "/docs": (self._docs, _("[PATH]  look things up in a file or folder; without a path no more")),
+            "/open": (self._open, _("N  show passage N with what stands around it")),
+            "/good": (self._good, _("[N]  keep the last reply as a row to train on")),
+            "/correct": (self._correct, _("[N]  write the reply as it should be, and keep that")),
+            "/choose": (self._choose, _("N  keep reply N as chosen against the others")),
+            "/save": (self._save, _("write the conversation into the run's folder")),
+            "/clear": (self._clear, _("begin a new conversation")),
         }
 
     @property
@@ -76,19 +82,19 @@ class _Conversation:
     @property
     def who(self) -> str:
         if self._correcting:
-            return "better reply"
-        return " | ".join(self.talk.label(side).replace("base model", "base") for side in self.talk.sides)
+            return _("better reply")
+        return " | ".join(self.talk.label(side).replace(_("base model"), _("base")) for side in self.talk.sides)
 
     def take(self, text: str) -> None:
         """Do what a line says; a problem is one sentence."""
-        word, _, argument = text.partition(" ")
+        word, _space, argument = text.partition(" ")
         try:
             if self._correcting:
                 self._keep_corrected(*self._correcting, text)
             elif word in self._commands:
                 self._commands[word][0](argument.strip())
             elif text.startswith("/") and " " not in text:
-                print(f"There is no {safe_text(text)}: /help lists the commands, Ctrl+D leaves.")
+                print(_("There is no {text}: /help lists the commands, Ctrl+D leaves.", text=safe_text(text)))
             else:
                 dialogue, tip = self.talk.dialogue, self.talk.dialogue.tip
                 self._answer(dialogue.say(text), tip)
@@ -108,28 +114,31 @@ class _Conversation:
             print(f"! {safe_text(error)}")
         except KeyboardInterrupt:
             self.talk.docs = []
-            print("\nStopped; the conversation goes on without documents.")
+            print(f"\n{_('Stopped; the conversation goes on without documents.')}")
 
     def _answer(self, turn: Turn, tip: Turn) -> None:
         try:
             self._loop.run(self.talk.answer(turn))
         except KeyboardInterrupt:
             is_kept = any(reply.stopped for reply in turn.replies.values())
-            print("\nStopped; what came of the reply is kept." if is_kept else "\nStopped; this turn is forgotten.")
+            fate = _("Stopped; what came of the reply is kept.") if is_kept else _("Stopped; this turn is forgotten.")
+            print(f"\n{fate}")
         finally:
             if not turn.replies:
                 self.talk.dialogue.drop(turn, tip)
 
     # --- the commands -----------------------------------------------------------------------------------------
 
-    def _help(self, _: str) -> None:
+    def _help(self, _text: str) -> None:
         for name, (_command, explanation) in self._commands.items():
             print(f"  {name:<12} {explanation}")
 
-    def _regenerate(self, _: str) -> None:
+    def _regenerate(self, _text: str) -> None:
         turn, tip = self._last(), self.talk.dialogue.tip
         if not self.talk.sampling.get("temperature"):
-            self.talk.tell("The likeliest token is always taken, so the reply is the same: /preset balanced varies it.")
+            self.talk.tell(
+                _("The likeliest token is always taken, so the reply is the same: /preset balanced varies it.")
+            )
         self._answer(self.talk.dialogue.again(turn), tip)
 
     def _edit(self, text: str) -> None:
@@ -146,17 +155,21 @@ class _Conversation:
             raise UnusableInput("/back takes a number of messages, as in /back 2.")
         count = int(text or 1)
         if not 1 <= count <= len(turns):
-            raise UnusableInput(f"There are {len(turns)} messages to go back.")
+            raise UnusableInput("There are {turns} messages to go back.", turns=len(turns))
         self.talk.dialogue.back_to(turns[-count].before)
         turns_left = self.talk.dialogue.turns
-        print(f"Back at: {one_line(turns_left[-1].said, max_length=70)}" if turns_left else "Back at the beginning.")
+        print(
+            _("Back at: {said}", said=one_line(turns_left[-1].said, max_length=70))
+            if turns_left
+            else _("Back at the beginning.")
+        )
 
-    def _branch(self, _: str) -> None:
+    def _branch(self, _text: str) -> None:
         turn = self._last()
         if len(turn.branches) < 2:
             raise UnusableInput("Nothing else was said in the last message's place: /edit and /regenerate do.")
         other = self.talk.dialogue.switch(turn, 1)
-        print(f"Branch {other.branches.index(other) + 1} of {len(other.branches)}:")
+        print(_("Branch {number} of {branches}:", number=other.branches.index(other) + 1, branches=len(other.branches)))
         for shown in self.talk.dialogue.turns:
             print(f"> {safe_text(shown.said)}")
             for reply in shown.replies.values():
@@ -164,15 +177,15 @@ class _Conversation:
 
     def _preset(self, name: str) -> None:
         self.talk.sampling = with_fields({**self.talk.sampling, **preset(name)}, [])
-        print(f"Tokens are chosen by the preset {name}.")
+        print(_("Tokens are chosen by the preset {name}.", name=name))
 
     def _set(self, text: str) -> None:
         self.talk.sampling = with_fields(self.talk.sampling, text.split())
-        print(", ".join(f"{name}={value}" for name, value in self.talk.sampling.items()) or "all as by default")
+        print(", ".join(f"{name}={value}" for name, value in self.talk.sampling.items()) or _("all as by default"))
 
     def _system(self, text: str) -> None:
         self.talk.dialogue.system = text
-        print("The model is told this first." if text else "The model is told nothing first.")
+        print(_("The model is told this first.") if text else _("The model is told nothing first."))
 
     def _only(self, name: str) -> None:
         self.talk.sides = [side_of(name, self.talk.run.folder, self._runs_folder)]
@@ -182,13 +195,13 @@ class _Conversation:
         if side not in self.talk.sides:
             self.talk.sides.append(side)
 
-    def _alone(self, _: str) -> None:
+    def _alone(self, _text: str) -> None:
         del self.talk.sides[1:]
 
     def _docs(self, path: str) -> None:
         if not path:
             self.talk.docs = []
-            print("Nothing is looked up any more.")
+            print(_("Nothing is looked up any more."))
             return
         self.talk.docs.append(expanded(path).absolute())
         self.tell_of_documents()
@@ -196,7 +209,7 @@ class _Conversation:
     def _open(self, number: str) -> None:
         passages = self._last().passages
         if not number.isdecimal() or not 1 <= int(number) <= len(passages):
-            raise UnusableInput(f"/open takes the number of a passage, from 1 to {len(passages)}.")
+            raise UnusableInput("/open takes the number of a passage, from 1 to {passages}.", passages=len(passages))
         passage = passages[int(number) - 1]
         print(f"{safe_text(passage.file)}, {passage.place}")
         for text, mark in ((passage.before, "  "), (passage.text, "│ "), (passage.after, "  ")):
@@ -211,12 +224,12 @@ class _Conversation:
         self._correcting = self._replied(number)
         turn, side = self._correcting
         self.draft = turn.replies[side].text.replace("\n", " ")
-        print("Change the reply to what it should be; an empty line gives up.")
+        print(_("Change the reply to what it should be; an empty line gives up."))
 
     def _keep_corrected(self, turn: Turn, side: Side, text: str) -> None:
         self._correcting = None
         if not text:
-            print("Nothing was kept.")
+            print(_("Nothing was kept."))
             return
         self._tell_kept(GOOD, self.talk.dialogue.row(turn, side, text))
 
@@ -230,14 +243,19 @@ class _Conversation:
 
     def _tell_kept(self, name: str, row: dict[str, object]) -> None:
         file, is_new = keep_row(self.talk.run.folder, name, row)
-        print(f"{'Added to' if is_new else 'Already in'} {safe_text(file)}, which is data to train on (data.path).")
+        name = safe_text(file)
+        print(
+            _("Added to {file}, which is data to train on (data.path).", file=name)
+            if is_new
+            else _("Already in {file}, which is data to train on (data.path).", file=name)
+        )
 
-    def _save(self, _: str) -> None:
+    def _save(self, _text: str) -> None:
         self._last()
         file = save_transcript(self.talk.run.folder, self.talk.dialogue)
-        print(f"Saved as {safe_text(file)}, data to train on (data.path), and as .md beside it.")
+        print(_("Saved as {file}, data to train on (data.path), and as .md beside it.", file=safe_text(file)))
 
-    def _clear(self, _: str) -> None:
+    def _clear(self, _text: str) -> None:
         self.talk.dialogue.back_to(None)
 
     def _last(self) -> Turn:

@@ -54,7 +54,10 @@ async def _export(request: Export, as_json: bool) -> int:
                 _print_exported(part["exported"])
         elif "failed" in part:
             failed.append(part["failed"])
-            print(f"tuitune: {part['failed']['kind']}: {safe_text(part['failed']['error'])}", file=sys.stderr)
+            print(
+                f"tuitune: {part['failed']['kind']}: {safe_text(part['failed']['error'])}",
+                file=sys.stderr,
+            )
         elif not as_json and (key := (str(part.get("kind")), str(part.get("text")))) not in seen:
             seen.add(key)
             print(safe_text(": ".join(key)), flush=True)

@@ -29,7 +29,7 @@ def join(address: str, gpus: str) -> int:
 def _cards(gpus: str) -> list[Gpu | None]:
     numbers = [number.strip() for number in gpus.split(",")]
     if gpus != "all" and not all(number.isdecimal() for number in numbers):
-        raise UnusableInput(f"--gpus {one_line(gpus, max_length=40)} is neither all nor numbers such as 0,2.")
+        raise UnusableInput("--gpus {gpus} is neither all nor numbers such as 0,2.", gpus=one_line(gpus, max_length=40))
     if gpus != "all" and len(numbers) == 1:
         choose_gpu(int(gpus))
         return [chosen_gpu()]

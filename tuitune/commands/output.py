@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tuitune.language import N_, _
 from tuitune.text import one_line
 
 
@@ -31,6 +32,21 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=True), flush=True)
 
 
+_NAMES = (
+    N_("file"),
+    N_("kind"),
+    N_("format"),
+    N_("reason"),
+    N_("columns"),
+    N_("rows"),
+    N_("rows estimated"),
+    N_("bytes"),
+    N_("sources"),
+    N_("method"),
+)
+"""Of what a table of figures has, the names in words."""
+
+
 def print_table(data: dict[str, Any]) -> None:
     for name, value in data.items():
-        print(f"{name.replace('_', ' ')}: {one_line(value, max_length=400)}")
+        print(f"{_(name.replace('_', ' '))}{_(': ')}{one_line(value, max_length=400)}")

@@ -41,42 +41,15 @@ from tuitune.commands.arguments import (
     then_arguments,
 )
 from tuitune.commands.examples import epilog
+from tuitune.commands.help import DESCRIPTIONS, OVERVIEW, HelpParser
 from tuitune.commands.output import print_json, quiet_stdout
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.errors import TuituneError, UnusableInput, explain
-from tuitune.language import ENGLISH, from_environment, use
+from tuitune.language import ENGLISH, _, from_environment, use
 from tuitune.paths import expanded, require_home
 from tuitune.settings import Settings, settings_file
 from tuitune.streams import OutputLost
 from tuitune.text import one_line, safe_text
-
-_OVERVIEW = """\
-Walks you through one LLM fine-tuning run: model, data, LoRA settings, training, chat, export.
-
-  tuitune [RECIPE]              the app, in this terminal
-  tuitune demo                  the app on the demo that comes with tuitune
-  tuitune run RECIPE            the same run without the app
-  tuitune resume RUN            go on with a run that ended early
-  tuitune join HOST:PORT        train along with a run on another host
-  tuitune stop RUN              have a live run stop; `checkpoint RUN` has it save
-  tuitune pause RUN             give the GPU back for a while; `resume RUN` goes on
-  tuitune change RUN --set …    steps, epochs or learning rate of a live run
-  tuitune then RUN COMMAND      have a command run when a live run has ended
-  tuitune inspect RECIPE        what is in the data and which tokens are trained
-  tuitune audit RECIPE          every problem in the data, row by row
-  tuitune rewards RECIPE        what rewards say of the model's answers before it is trained
-  tuitune estimate RECIPE       what will be trained, steps, memory; several cards and hosts
-  tuitune chat RUN              talk to a run's adapter
-  tuitune export RUN --to KIND  take the result home
-  tuitune runs [WORD …]         every run so far, as a table, JSON or CSV
-  tuitune compare RUN RUN …     runs side by side: losses, and where their recipes differ
-  tuitune rename RUN NAME       also `note RUN TEXT` and `delete RUN`
-  tuitune attach [RUN]          back to a live run
-  tuitune doctor                is this machine ready?
-  tuitune completion SHELL      completion for bash, zsh or fish
-
-`tuitune COMMAND --help` explains a command. Exit status: 0 done, 1 failed, 2 unusable arguments or recipe,
-75 preempted (SIGTERM or SIGUSR1), 130 interrupted."""
 
 
 def run_command(arguments: list[str]) -> int:
@@ -93,12 +66,12 @@ def run_command(arguments: list[str]) -> int:
     except TuituneError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted.", INTERRUPTED)
+        return _fail(_("interrupted."), INTERRUPTED)
     except Exception as error:
         if os.environ.get("TUITUNE_DEBUG"):
             raise
-        message = one_line(explain(error), max_length=300)
-        return _fail(f"{message} (this is a bug; TUITUNE_DEBUG=1 shows where).", FAILED)
+        problem = one_line(explain(error), max_length=300)
+        return _fail(_("{problem} (this is a bug; TUITUNE_DEBUG=1 shows where).", problem=problem), FAILED)
 
 
 def _fail(message: str, status: int) -> int:
@@ -122,21 +95,24 @@ def _choose_language(arguments: list[str]) -> None:
         use(next(iter(named), "") or Settings.load(settings_file()).language or from_environment())
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(HelpParser):
     def error(self, message: str) -> NoReturn:
-        raise UnusableInput(f"{one_line(message, max_length=300)}: `{self.prog} --help` shows the usage.")
+        raise UnusableInput(
+            "{problem}: `{command} --help` shows the usage.",
+            problem=one_line(message, max_length=300),
+            command=self.prog,
+        )
 
 
 class _Commands(dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]]):
     """What each command is given, and what does it."""
 
     def parser(self, name: str) -> argparse.ArgumentParser:
-        add_arguments, work = self[name]
+        add_arguments, _work = self[name]
         parser = _Parser(
             prog=f"tuitune {name}",
-            description=work.__doc__,
+            description=_(DESCRIPTIONS[name]),
             epilog=epilog(name),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_arguments(parser)
         language_option(parser)
@@ -178,11 +154,16 @@ def _dispatch(arguments: list[str]) -> int:
     arguments = _command_first(arguments, commands)
     if arguments and arguments[0] in commands:
         return _do(commands[arguments[0]][1], commands.parser(arguments[0]).parse_args(arguments[1:]))
-    parser = _Parser(prog="tuitune", description=_OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="a recipe to start from (YAML)")
+    parser = _Parser(prog="tuitune", description=_(OVERVIEW))
+    parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help=_("a recipe to start from (YAML)"))
     app_options(parser)
     language_option(parser)
-    parser.add_argument("--version", action="version", version=f"tuitune {__version__}")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"tuitune {__version__}",
+        help=_("show program's version number and exit"),
+    )
     return _do(_app, parser.parse_args(arguments))
 
 
@@ -378,7 +359,9 @@ def _chat(arguments: argparse.Namespace) -> int:
     run = find_run(arguments.run, runs_folder)
     engine = arguments.engine
     if engine not in ("", "transformers") and engine.partition(":")[0] != "gguf":
-        raise UnusableInput(f"There is no engine {one_line(engine, max_length=40)}: give gguf or gguf:TYPE.")
+        raise UnusableInput(
+            "There is no engine {engine}: give gguf or gguf:TYPE.", engine=one_line(engine, max_length=40)
+        )
     if engine and arguments.base:
         raise UnusableInput("A GGUF has the adapter merged in: --base cannot be had with --engine.")
     first = Side(run.folder, not arguments.base, arguments.checkpoint, engine=engine.replace("transformers", ""))
@@ -426,12 +409,16 @@ def _attach(arguments: argparse.Namespace) -> int:
     else:
         runs = all_runs(folder)
         if not runs:
-            raise UnusableInput(f"There is no run in {folder}: start one with `tuitune` or `tuitune run RECIPE`.")
+            raise UnusableInput(
+                "There is no run in {folder}: start one with `tuitune` or `tuitune run RECIPE`.", folder=folder
+            )
         live = [run for run in runs if run.is_live()]
         if len(live) > 1:
-            names = ", ".join(one_line(run.name, max_length=40) for run in live[:5])
             raise UnusableInput(
-                f"{len(live)} runs are live in {folder}: say which, as in `tuitune attach RUN` ({names})."
+                "{live} runs are live in {folder}: say which, as in `tuitune attach RUN` ({names}).",
+                live=len(live),
+                folder=folder,
+                names=[one_line(run.name, max_length=40) for run in live[:5]],
             )
         run = live[0] if live else runs[0]
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

@@ -10,6 +10,7 @@ from tuitune.commands.output import print_json
 from tuitune.commands.status import DONE
 from tuitune.commands.viewer import plain_console
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.recipe import Recipe
 from tuitune.reward_sections import PythonFile
 from tuitune.rewards.confirmed import confirm, source_of, unconfirmed
@@ -37,7 +38,7 @@ def _ask(reward: PythonFile) -> None:
         raise UnusableInput("--confirm shows code and asks about it: use it in a terminal.")
     print(f"── {one_line(reward.path, max_length=200)} ──\n{safe_text(source_of(reward))}\n──")
     try:
-        answer = input("This code will run on this machine, with all that you may do. Run it? [y/N] ")
+        answer = input(_("This code will run on this machine, with all that you may do. Run it? [y/N] "))
     except EOFError:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
@@ -52,7 +53,7 @@ async def _preview(recipe: Recipe, prompts: int, *, quiet: bool) -> dict[str, An
         console = plain_console()
         if quiet:
             return await session.call(request)
-        with console.status(Text("Starting")) as status:
+        with console.status(Text(_("Starting"))) as status:
             return await session.call(request, lambda part: status.update(Text(one_line(part.get("loading", "")))))
     finally:
         await session.close()
@@ -65,11 +66,22 @@ def _show(preview: dict[str, Any]) -> None:
     for prompt in preview["prompts"]:
         console.print(Text(one_line(prompt["prompt"], max_length=300), style="bold"))
         for answer in sorted(prompt["answers"], key=lambda answer: -answer["reward"]):
-            values = ", ".join(f"{one_line(name)} {value:g}" for name, value in answer["values"].items())
-            cut = "" if answer["ended"] else ", cut off"
-            console.print(Text(f"  {answer['reward']:>6g}  ({values}; {answer['tokens']} tokens{cut})", style="dim"))
+            reward = f"{answer['reward']:>6g}"
+            values = [f"{one_line(name)} {value:g}" for name, value in answer["values"].items()]
+            line = (
+                _("{reward}  ({values}; {tokens} tokens)", reward=reward, values=values, tokens=answer["tokens"])
+                if answer["ended"]
+                else _(
+                    "{reward}  ({values}; {tokens} tokens, cut off)",
+                    reward=reward,
+                    values=values,
+                    tokens=answer["tokens"],
+                )
+            )
+            console.print(Text(f"  {line}", style="dim"))
             console.print(Text(f"          {one_line(answer['text'], max_length=400)}"))
         if not prompt["differs"]:
-            console.print(Text("  all worth the same: nothing to learn here", style="yellow"))
+            console.print(Text(f"  {_('all worth the same: nothing to learn here')}", style="yellow"))
         console.print()
-    console.print(Text(f"Mean reward {preview['mean_reward']:.3g}. {preview['verdict']}"))
+    verdict = _("Mean reward {reward:.3g}. {verdict}", reward=preview["mean_reward"], verdict=preview["verdict"])
+    console.print(Text(verdict))

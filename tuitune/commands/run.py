@@ -13,6 +13,7 @@ from tuitune.commands.status import DONE, FAILED, INTERRUPTED, PREEMPTED
 from tuitune.commands.viewer import Viewer, own_command, viewer_for
 from tuitune.endings.command import shown
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import _
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
@@ -67,8 +68,10 @@ def recipe_beginning_with(run: Run, checkpoint: str | None, recipe: Path | None,
     other = Recipe.load(recipe).model_dump(mode="json") if recipe else run.recipe().model_dump(mode="json")
     if recipe and other["model"]["name"] != resolved.model.name:
         raise UnusableInput(
-            f"The recipe {recipe} is for another base model than run {one_line(run.name)} "
-            f"({one_line(resolved.model.name, max_length=200)}): its adapter cannot be begun with."
+            "The recipe {recipe} is for another base model than run {run} ({model}): its adapter cannot be begun with.",
+            recipe=recipe,
+            run=one_line(run.name),
+            model=one_line(resolved.model.name, max_length=200),
         )
     adapter = str(adapter_of(run, checkpoint).adapter)
     model = resolved.model.model_dump(mode="json")
@@ -99,7 +102,12 @@ def start_detached(request: Request[Trained]) -> int:
     """Have a session begin or go on with a run, and leave it to itself. Raises TuituneError where it is refused."""
     run = asyncio.run(_started_run(request))
     print(
-        f"Run {one_line(run.name)} is training in {one_line(run.folder)}: {own_command('attach', run.folder)} shows it."
+        _(
+            "Run {run} is training in {folder}: {command} shows it.",
+            run=one_line(run.name),
+            folder=one_line(run.folder),
+            command=own_command("attach", run.folder),
+        )
     )
     return DONE
 
@@ -125,17 +133,28 @@ async def _started_run(request: Request[Trained]) -> Run:
 def stop_run(run: Run, *, now: bool) -> int:
     """Ask a live run to stop. Raises TuituneError where no session holds it or answers."""
     stopping = asyncio.run(_answer_of(run, Stop(run.name, now)))["stopping"]
-    moment = {"now": "at once", None: "of itself: it is not training any more"}.get(stopping, stopping)
-    print(f"Run {one_line(run.name)} stops {moment}.")
+    name = one_line(run.name)
+    if stopping is None:
+        print(_("Run {run} stops of itself: it is not training any more.", run=name))
+    elif stopping == "now":
+        print(_("Run {run} stops at once.", run=name))
+    else:
+        print(_("Run {run} stops after this step.", run=name))
     return DONE
 
 
 def pause_run(run: Run) -> int:
     """Ask a live run to pause. Raises TuituneError where no session holds it or answers."""
     if asyncio.run(_answer_of(run, Pause(run.name)))["pausing"]:
-        print(f"Run {one_line(run.name)} pauses after this step: {own_command('resume', run.folder)} goes on with it.")
+        print(
+            _(
+                "Run {run} pauses after this step: {command} goes on with it.",
+                run=one_line(run.name),
+                command=own_command("resume", run.folder),
+            )
+        )
     else:
-        print(f"Run {one_line(run.name)} is not training any more.")
+        print(_("Run {run} is not training any more.", run=one_line(run.name)))
     return DONE
 
 
@@ -143,16 +162,25 @@ def change_run(run: Run, changes: list[str]) -> int:
     """Change a live run's steps or learning rate. Raises TuituneError, UnusableInput."""
     settings = asyncio.run(_answer_of(run, Change(run.name, tuple(changes))))
     steps = (
-        f"{settings['max_steps']} steps" if settings["max_steps"] > 0 else f"{settings['num_train_epochs']:g} epochs"
+        _("{steps} steps", steps=settings["max_steps"])
+        if settings["max_steps"] > 0
+        else _("{epochs:g} epochs", epochs=settings["num_train_epochs"])
     )
-    print(f"Run {one_line(run.name)} goes on to {steps} at a peak learning rate of {settings['learning_rate']:g}.")
+    print(
+        _(
+            "Run {run} goes on to {steps} at a peak learning rate of {learning_rate:g}.",
+            run=one_line(run.name),
+            steps=steps,
+            learning_rate=settings["learning_rate"],
+        )
+    )
     return DONE
 
 
 def save_checkpoint(run: Run) -> int:
     """Ask a live run to save a checkpoint. Raises TuituneError where no session holds it or answers."""
     asyncio.run(_answer_of(run, Save(run.name)))
-    print(f"Run {one_line(run.name)} saves a checkpoint after this step.")
+    print(_("Run {run} saves a checkpoint after this step.", run=one_line(run.name)))
     return DONE
 
 
@@ -160,7 +188,11 @@ def set_then(run: Run, words: Sequence[str]) -> int:
     """Name or cancel the command that follows a run. Raises TuituneError where no session holds it or answers."""
     asyncio.run(_answer_of(run, SetThen(run.name, list(words))))
     name = one_line(run.name)
-    print(f"When run {name} has ended, this is run: {shown(words)}" if words else f"No command follows run {name}.")
+    print(
+        _("When run {run} has ended, this is run: {command}", run=name, command=shown(words))
+        if words
+        else _("No command follows run {run}.", run=name)
+    )
     return DONE
 
 
@@ -174,13 +206,18 @@ async def _answer_of(run: Run, request: Request[ReplyT]) -> ReplyT:
         await _first(answer, silent.wait())
         if answer.done():
             return await answer
-        sigterm_text = ""
         if isinstance(request, Stop):
             session.terminate()
-            sigterm_text = ", and was told to stop by SIGTERM, which it gets once it runs again"
+            raise TuituneError(
+                "The session of run {run} has not answered for 15 s, and was told to stop by SIGTERM, which it gets "
+                "once it runs again: `kill -9 {pid}` ends it.",
+                run=one_line(run.name),
+                pid=session.pid,
+            )
         raise TuituneError(
-            f"The session of run {one_line(run.name)} has not answered for 15 s{sigterm_text}: "
-            f"`kill -9 {session.pid}` ends it."
+            "The session of run {run} has not answered for 15 s: `kill -9 {pid}` ends it.",
+            run=one_line(run.name),
+            pid=session.pid,
         )
     finally:
         await session.close()
@@ -197,7 +234,7 @@ async def _show_training(request: Request[Trained], viewer: Viewer) -> int:
     session.on_silence = viewer.tell_silence
     stop_signal = _stop_on_signals(session, viewer)
     try:
-        viewer.status("Starting: importing the libraries")
+        viewer.status(_("Starting: importing the libraries"))
         try:
             await _while_seen(session, viewer, _train(session, viewer, request))
         finally:
@@ -225,7 +262,7 @@ async def _train(session: Session, viewer: Viewer, request: Request[Trained]) ->
             run_is_named.set()
 
     job = asyncio.create_task(session.call(request, on_part))
-    job.add_done_callback(lambda _: run_is_named.set())
+    job.add_done_callback(lambda _job: run_is_named.set())
     await run_is_named.wait()
     if viewer.run is not None:
         with contextlib.suppress(SessionLost):  # which the job tells
@@ -295,7 +332,7 @@ async def _while_seen(session: Session, viewer: Viewer, work: Coroutine[Any, Any
     """Do the work for as long as the viewer can show it. Raises TuituneError, also where a run goes on unseen."""
     if isinstance(viewer.problem, OutputLost):
         work.close()
-        raise TuituneError(f"{viewer.problem} Nothing was started.") from None
+        raise TuituneError("{problem} Nothing was started.", problem=viewer.problem.sentence) from None
     task = asyncio.create_task(work)
     await _first(task, viewer.left.wait())
     if not task.done():
@@ -308,7 +345,12 @@ async def _while_seen(session: Session, viewer: Viewer, work: Coroutine[Any, Any
     if viewer.run is None or viewer.history.ended is not None or not isinstance(viewer.problem, OutputLost):
         raise viewer.problem
     back = own_command("attach", viewer.run.folder)
-    raise TuituneError(f"{viewer.problem} Run {one_line(viewer.run.name)} goes on; come back to it with: {back}")
+    raise TuituneError(
+        "{problem} Run {run} goes on; come back to it with: {back}",
+        problem=viewer.problem.sentence,
+        run=one_line(viewer.run.name),
+        back=back,
+    )
 
 
 async def _first(*ends: Awaitable[Any]) -> None:
@@ -336,7 +378,9 @@ def _stop_on_signals(session: Session, viewer: Viewer) -> _StopSignal:
     requests: dict[str, asyncio.Task[Any]] = {}
 
     def ask(command: str, status: int) -> None:
-        viewer.status("Stopping now" if command == "now" else "Stopping after this step; Ctrl+C once more stops now")
+        viewer.status(
+            _("Stopping now") if command == "now" else _("Stopping after this step; Ctrl+C once more stops now")
+        )
         stop_signal.status = stop_signal.status or status
         requests[command] = asyncio.create_task(session.stop(now=command == "now"))
         requests[command].add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
@@ -345,11 +389,17 @@ def _stop_on_signals(session: Session, viewer: Viewer) -> _StopSignal:
 
     def leave() -> None:
         run, pid = viewer.run, session.pid
-        run_text = f"Run {one_line(run.name)}" if run else "The run"
-        attach_text = f"`{own_command('attach', run.folder)}` shows it, " if run else ""
         viewer.leave(
             TuituneError(
-                f"{run_text} was asked to stop and has not ended yet: {attach_text}`kill -9 {pid}` ends its session."
+                "Run {run} was asked to stop and has not ended yet: `{command}` shows it, `kill -9 {pid}` ends its "
+                "session.",
+                run=one_line(run.name),
+                command=own_command("attach", run.folder),
+                pid=pid,
+            )
+            if run
+            else TuituneError(
+                "The run was asked to stop and has not ended yet: `kill -9 {pid}` ends its session.", pid=pid
             )
         )
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
+from rich.cells import set_cell_size
 from rich.text import Text
 
 from tuitune.commands.viewer import plain_console
+from tuitune.language import _
 from tuitune.text import safe_text
 
 
@@ -14,12 +16,19 @@ def print_masks(rows: Iterable[dict[str, Any]]) -> None:
     console = plain_console()
     for row in rows:
         if "error" in row:
-            console.print(Text(f"row {row['row']}: {safe_text(row['error'])}\n{safe_text(row['raw'])}\n"))
+            error = _("row {row}: {error}", row=row["row"], error=safe_text(row["error"]))
+            console.print(Text(f"{error}\n{safe_text(row['raw'])}\n"))
             continue
-        console.print(Text(f"row {row['row']}: {row['trained_tokens']} of {row['total_tokens']} tokens trained"))
+        head = _(
+            "row {row}: {trained} of {tokens} tokens trained",
+            row=row["row"],
+            trained=row["trained_tokens"],
+            tokens=row["total_tokens"],
+        )
+        console.print(Text(head))
         for part in row["parts"]:
             if part["title"]:
-                console.print(Text(f"{part['title']}:", style="bold"))
+                console.print(Text(_("{title}:", title=_(part["title"])), style="bold"))
             text, trained = Text(), False
             for token in [*part["tokens"], {"text": "", "trained": False}]:
                 if token["trained"] != trained:
@@ -33,6 +42,7 @@ def print_masks(rows: Iterable[dict[str, Any]]) -> None:
 def print_findings(findings: Iterable[Any]) -> None:
     """What `doctor` found, with the remedy where there is one."""
     for finding in findings:
-        print(f"{finding.status:<5} {safe_text(finding.name)}: {safe_text(finding.text)}")
+        status = set_cell_size(_(finding.status), 5)
+        print(f"{status} {safe_text(finding.name)}{_(': ')}{safe_text(finding.text)}")
         if finding.remedy:
             print(f"      → {safe_text(finding.remedy)}")

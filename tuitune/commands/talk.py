@@ -12,6 +12,7 @@ from rich.text import Text
 from tuitune.chat.conversation import Dialogue, Reply, Side, Turn
 from tuitune.chat.reply import loading_text
 from tuitune.documents.passage import Passage
+from tuitune.language import _, plural
 from tuitune.runs.folder import Run
 from tuitune.session.asking import chat_request, seed_of
 from tuitune.session.client import Session
@@ -54,14 +55,14 @@ class Talk:
         if not self.docs:
             return
         assert self.session is not None, "the conversation has begun"
-        with self._console.status(Text("Reading the documents")) as status:
+        with self._console.status(Text(_("Reading the documents"))) as status:
             index = await self.session.call(Attach([str(path) for path in self.docs]), self._progress(status))
-        documents = "1 document" if index["files"] == 1 else f"{index['files']:,} documents"
-        self.tell(f"{documents}, {index['passages']:,} passages.")
+        documents = plural("{count} document", "{count:,} documents", index["files"])
+        self.tell(_("{documents}, {passages:,} passages.", documents=documents, passages=index["passages"]))
         for file in index["left_out"][:5]:
-            self.tell(f"! {file['file']} is left out: {file['reason']}.")
+            self.tell(_("! {file} is left out: {reason}.", file=file["file"], reason=file["reason"]))
         if len(index["left_out"]) > 5:
-            self.tell(f"! {len(index['left_out']) - 5:,} more files are left out.")
+            self.tell(_("! {files:,} more files are left out.", files=len(index["left_out"]) - 5))
         if index["notice"]:
             self.tell(index["notice"])
 
@@ -71,7 +72,7 @@ class Talk:
             return
         assert self.session is not None, "the conversation has begun"
         request = Retrieve([str(path) for path in self.docs], turn.said)
-        with self._console.status(Text("Looking it up")) as status:
+        with self._console.status(Text(_("Looking it up"))) as status:
             answer = await self.session.call(request, self._progress(status))
         turn.passages = [Passage(**passage) for passage in answer["passages"]]
         for number, passage in enumerate(turn.passages, 1):
@@ -98,7 +99,7 @@ class Talk:
         came: list[str] = []
         loop = asyncio.get_running_loop()
         began = loop.time()
-        with self._console.status(Text("Waiting for the model")) as status:
+        with self._console.status(Text(_("Waiting for the model"))) as status:
             progress = self._progress(status)
 
             def show(part: dict[str, Any]) -> None:
@@ -121,7 +122,9 @@ class Talk:
         if unseen := turn.replies[side].unseen:
             if not self._quiet:
                 print()
-            self.tell(f"! The {unseen} oldest messages no longer fit the model's context and were not seen.")
+            self.tell(
+                _("! The {unseen} oldest messages no longer fit the model's context and were not seen.", unseen=unseen)
+            )
 
     def _progress(self, status: Status) -> Callable[[dict[str, Any]], None]:
         def show(part: dict[str, Any]) -> None:

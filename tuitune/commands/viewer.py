@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -15,6 +16,7 @@ from rich.text import Text
 from tuitune.endings import terminal
 from tuitune.endings.ending import COUNTDOWN_SECONDS
 from tuitune.endings.outcome import Outcome
+from tuitune.language import N_, _
 from tuitune.runs.cost import cost, live_cost
 from tuitune.runs.events import Evaluation, Event, Failed, Finished, Notice, Phase, Plan, Started, Step, to_json
 from tuitune.runs.folder import Run
@@ -82,13 +84,17 @@ class Viewer:
 
     def tell_silence(self, silent_s: int) -> None:
         """Say that the session has not answered for so long, or with 0 that it answers again."""
-        text = f"The session has not answered for {duration(silent_s)}; Ctrl+C leaves it"
-        self._show(lambda: self.show_silence(text if silent_s else "The session answers again", bool(silent_s)))
+        text = (
+            _("The session has not answered for {time}; Ctrl+C leaves it", time=duration(silent_s))
+            if silent_s
+            else _("The session answers again")
+        )
+        self._show(lambda: self.show_silence(text, bool(silent_s)))
 
     def tell_ending(self, ending: EndingStatus) -> None:
         """Say which command is about to be run; by default once, on standard error."""
         if not self._told_ending:
-            print(f"tuitune: {_ending_text(ending)}.", file=sys.stderr, flush=True)
+            print(f"tuitune: {_ending_text(ending)}{_('.')}", file=sys.stderr, flush=True)
         self._told_ending = True
 
     def call_user(self) -> None:
@@ -96,13 +102,13 @@ class Viewer:
         if self.run is None or self.history.ended is None or not sys.stderr.isatty():
             return
         if Settings.load(settings_file()).notifications:
-            text = f"{self.run.name} {Outcome.of(self.run, self.history).state}"
+            text = f"{self.run.name} {_(Outcome.of(self.run, self.history).state)}"
             print(terminal.BELL + terminal.notification(text), end="", file=sys.stderr, flush=True)
 
     def show_silence(self, text: str, silent: bool) -> None:
         """By default on standard error, when it begins and when it ends."""
         if silent != self._silent:
-            print(f"tuitune: {text}.", file=sys.stderr, flush=True)
+            print(f"tuitune: {text}{_('.')}", file=sys.stderr, flush=True)
         self._silent = silent
 
     def show(self, event: Event) -> None:
@@ -159,9 +165,7 @@ class _TextViewer(Viewer):
     def show(self, event: Event) -> None:
         match event:
             case Started():
-                self.console.print(
-                    Text(f"run {one_line(event.run)}" + (f", attempt {event.attempt}" if event.attempt > 1 else ""))
-                )
+                self.console.print(Text(_started_text(event)))
             case Phase():
                 if self._progress:
                     text, total = safe_text(event.text), event.total
@@ -175,10 +179,13 @@ class _TextViewer(Viewer):
                 self._step(event)
             case Evaluation():
                 if "reward" in event.metrics:
-                    self.console.print(Text(f"held-out reward {event.metrics['reward']:.3f} at step {event.step}"))
-                    return
-                loss = f"{event.loss:.3f}" if math.isfinite(event.loss) else "is not a number"
-                self.console.print(Text(f"held-out loss {loss} at step {event.step}"))
+                    reward = event.metrics["reward"]
+                    text = _("held-out reward {reward:.3f} at step {step}", reward=reward, step=event.step)
+                elif math.isfinite(event.loss):
+                    text = _("held-out loss {loss:.3f} at step {step}", loss=event.loss, step=event.step)
+                else:
+                    text = _("held-out loss is not a number at step {step}", step=event.step)
+                self.console.print(Text(text))
             case Notice():
                 self.console.print(Text(f"! {safe_text(event.text)}"))
             case _:
@@ -200,14 +207,17 @@ class _TextViewer(Viewer):
 
     def _step(self, event: Step) -> None:
         reward = event.metrics.get("reward")
-        value_text = f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
-        line = f"step {event.step}/{event.total_steps}  {value_text}"
+        pieces: list[str] = [
+            _("step {step}/{total}", step=event.step, total=event.total_steps),
+            _("loss {loss:.3f}", loss=event.loss) if reward is None else _("reward {reward:.3f}", reward=reward),
+        ]
         if event.tokens_per_second:
-            line += f"  {event.tokens_per_second:,.0f} tokens/s"
+            pieces.append(_("{tokens:,.0f} tokens/s", tokens=event.tokens_per_second))
         if (seconds_left := self.history.seconds_left) is not None:
-            line += f"  {duration(seconds_left)} left"
+            pieces.append(_("{time} left", time=duration(seconds_left)))
         if (cost_so_far := live_cost(self.history)) is not None:
-            line += f"  {cost_so_far}"
+            pieces.append(str(cost_so_far))
+        line = "  ".join(pieces)
         if self._progress:
             self._progress.update(self._task, description=line, completed=event.step, total=event.total_steps)
         elif event.step >= self._next_line or event.step == event.total_steps:
@@ -226,17 +236,29 @@ class _TextViewer(Viewer):
 
 def warning_text(warning: RunWarning) -> str:
     """One line: what is wrong, and what to do."""
-    return f"! {warning.text} → {warning.remedy}."
+    return f"! {warning.text} → {warning.remedy}{_('.')}"
 
 
 def plan_text(plan: Plan) -> str:
     """One line on what will be trained."""
     share = plan.trainable_parameters / max(1, plan.total_parameters)
-    held_out = f" ({plan.eval_rows} more held out)" if plan.eval_rows else ""
-    return (
-        f"{plan.rows} rows{held_out}, {plan.trained_tokens:,} of {plan.tokens:,} tokens trained; "
-        f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.2%}); "
-        f"{plan.total_steps} steps on {one_line(plan.device)} with {one_line(plan.backend)}"
+    rows = (
+        _("{rows} rows ({held_out} more held out)", rows=plan.rows, held_out=plan.eval_rows)
+        if plan.eval_rows
+        else _("{rows} rows", rows=plan.rows)
+    )
+    return _(
+        "{rows}, {trained_tokens:,} of {tokens:,} tokens trained; {trainable:,} of {parameters:,} parameters "
+        "({share:.2%}); {steps} steps on {device} with {backend}",
+        rows=rows,
+        trained_tokens=plan.trained_tokens,
+        tokens=plan.tokens,
+        trainable=plan.trainable_parameters,
+        parameters=plan.total_parameters,
+        share=share,
+        steps=plan.total_steps,
+        device=one_line(plan.device),
+        backend=one_line(plan.backend),
     )
 
 
@@ -244,28 +266,45 @@ def print_report(run: Run, history: History, console: Console | None = None) -> 
     """What came out of a run: loss and replies before and after, and where everything is."""
     console = console or plain_console()
     status = run.status(history)
-    lines = ["", f"Run {one_line(run.name)}: {_STATUS_TEXT[status]}"]
+    lines = ["", _("Run {run}: {status}", run=one_line(run.name), status=_(_STATUS_TEXT[status]))]
     if isinstance(history.ended, Failed):
         lines.append(f"  {safe_text(history.ended.message)}")
     if (result := history.result()) is not None:
         title, first, last = result
-        lines.append(f"  {title} {first:.3f} → {last:.3f} over {history.step} steps")
+        losses = _(
+            "{title} {first:.3f} → {last:.3f} over {steps} steps",
+            title=_(title),
+            first=first,
+            last=last,
+            steps=history.step,
+        )
+        lines.append(f"  {losses}")
     if isinstance(history.ended, Finished):
-        lines.append(f"  took {duration(history.seconds)}")
+        lines.append(f"  {_('took {time}', time=duration(history.seconds))}")
     lines += [f"  {warning_text(warning)}" for warning in warnings_of(history) if status != "live"]
     if (run_cost := cost(history)) is not None:
-        attempts = f" over {len(history.attempts)} attempts" if len(history.attempts) > 1 else ""
-        lines.append(f"  cost {run_cost}{attempts}")
+        attempts = len(history.attempts)
+        cost_line = (
+            _("cost {cost} over {attempts} attempts", cost=str(run_cost), attempts=attempts)
+            if attempts > 1
+            else _("cost {cost}", cost=str(run_cost))
+        )
+        lines.append(f"  {cost_line}")
     for prompt, before, after in history.replies_before_and_after():
-        lines += ["", f"  prompt  {one_line(prompt, max_length=300)}"]
-        lines += [f"  before  {one_line(before, max_length=600)}"] if before is not None else []
-        lines += [f"  after   {one_line(after, max_length=600)}"] if after is not None else []
-    lines += ["", f"  everything is in {one_line(run.folder)}"]
+        replies = [(_("prompt"), one_line(prompt, max_length=300))]
+        replies += [(_("before"), one_line(before, max_length=600))] if before is not None else []
+        replies += [(_("after"), one_line(after, max_length=600))] if after is not None else []
+        width = max(cell_len(title) for title in (_("prompt"), _("before"), _("after")))
+        lines += ["", *(f"  {set_cell_size(title, width)}  {text}" for title, text in replies)]
+    folder = run.folder
+    ways = ["", _("everything is in {folder}", folder=one_line(folder))]
     if status in ("interrupted", "stopped", "paused", "failed"):
-        lines.append(f"  go on with it: {own_command('resume', run.folder)}")
+        ways.append(_("go on with it: {command}", command=own_command("resume", folder)))
     if run.adapter.is_dir():
-        lines += [f"  adapter {one_line(run.adapter)}", f"  talk to it: {own_command('chat', run.folder)}"]
-        lines += [f"  take it home: {own_command('export', run.folder, '--to', 'gguf:q8_0')}"]
+        ways.append(_("adapter {folder}", folder=one_line(run.adapter)))
+        ways.append(_("talk to it: {command}", command=own_command("chat", folder)))
+        ways.append(_("take it home: {command}", command=own_command("export", folder, "--to", "gguf:q8_0")))
+    lines += [f"  {way}".rstrip() for way in ways]
     console.print(Text("\n".join(lines)))
 
 
@@ -273,9 +312,16 @@ def _ending_text(ending: EndingStatus) -> str:
     """What the command for the end does, and how to be rid of it."""
     command = safe_text(ending["command"])
     if ending["state"] == "running":
-        return f"{command} is running; Ctrl+C leaves it"
+        return _("{command} is running; Ctrl+C leaves it", command=command)
     seconds = ending["seconds"] if ending["seconds"] is not None else COUNTDOWN_SECONDS
-    return f"{command} is run in {math.ceil(seconds)} s; Ctrl+C cancels it"
+    return _("{command} is run in {seconds} s; Ctrl+C cancels it", command=command, seconds=math.ceil(seconds))
+
+
+def _started_text(event: Started) -> str:
+    run = one_line(event.run)
+    if event.attempt > 1:
+        return _("run {run}, attempt {attempt}", run=run, attempt=event.attempt)
+    return _("run {run}", run=run)
 
 
 def own_command(*arguments: object) -> str:
@@ -285,10 +331,10 @@ def own_command(*arguments: object) -> str:
 
 
 _STATUS_TEXT = {
-    "live": "training",
-    "done": "done",
-    "stopped": "stopped when asked to",
-    "paused": "paused",
-    "failed": "failed",
-    "interrupted": "its session ended before the run did",
+    "live": N_("training"),
+    "done": N_("done"),
+    "stopped": N_("stopped when asked to"),
+    "paused": N_("paused"),
+    "failed": N_("failed"),
+    "interrupted": N_("its session ended before the run did"),
 }
