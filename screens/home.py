@@ -11,7 +11,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.events import Resize
 from textual.message import Message
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 import tuitune
@@ -22,6 +22,7 @@ from screens.run_state import state_style, state_text
 from screens.run_table import RunTable
 from screens.step_screen import WalkScreen
 from screens.widgets.entry import Entry
+from screens.widgets.footer import Footer
 from screens.widgets.paths import PickPath, has_suffix
 from screens.widgets.step_bar import StepBar
 from screens.widgets.tick import ChoiceList
