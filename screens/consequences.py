@@ -7,6 +7,7 @@ from textual.content import Content
 from screens.actions import ACTIONS, key_name
 from screens.widgets.bars import bar
 from screens.widgets.fit import fit
+from tuitune.export.times import together
 from tuitune.language import N_, _
 from tuitune.plan.advice import offer_of_16bit, passes_over_data, training_seconds, warnings
 from tuitune.plan.scaling import WORTH_ITS_CARDS
@@ -64,6 +65,7 @@ def consequences(
         )
     )
     if estimate is not None:
+        lines += _exports(estimate.get("exports", []))
         parts = (
             f"{_(part)} {size(estimate['memory'][f'{part}_bytes'])}"
             for part in _PARTS
@@ -71,6 +73,21 @@ def consequences(
         )
         lines.append(Content.styled(_("Memory: {parts}", parts=" · ".join(parts)), _MUTED))
     return Content("\n").join(lines)
+
+
+def _exports(exports: list[dict[str, Any]]) -> list[Content]:
+    """What the recipe wants to make of the result: why a kind cannot be made, and how long the others take."""
+    lines = [
+        Content.assemble(
+            (fit(_("Export"), 8), _MUTED), (f"✘ {one_line(kind['kind'], max_length=40)}", _STYLES["does not fit"]),
+            f": {one_line(kind['missing'], max_length=300)}",
+        )
+        for kind in exports if kind["missing"]
+    ]  # fmt: skip
+    if ready := [kind for kind in exports if not kind["missing"]]:
+        names = one_line(", ".join(kind["kind"] for kind in ready), max_length=200)
+        lines.append(_line(_("Export"), f"✔ {names}: {together(ready)}"))
+    return lines
 
 
 def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, price: Price | None) -> list[Content]:

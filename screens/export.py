@@ -17,14 +17,16 @@ from screens.confirm import ConfirmScreen
 from screens.step_screen import StepScreen
 from screens.widgets.tick import Line, TickList
 from tuitune.errors import TuituneError
+from tuitune.export.times import takes, together
 from tuitune.language import N_, _
 from tuitune.paths import expanded
+from tuitune.recipe_sections import ExportSection
 from tuitune.session.messages import Export, Preflight
 from tuitune.text import one_line
 from tuitune.units import size
 
 _BY_COMMAND = {"ollama:f16", "ollama:bf16", "ollama:q6_k", "ollama:q5_k_m"}
-"""Kinds that `tuitune export` makes and the list leaves out, as it does those of the Hub, to stay short."""
+"""Kinds that `tuitune export` makes and the list leaves out to stay short."""
 
 
 class ExportScreen(StepScreen):
@@ -43,6 +45,8 @@ class ExportScreen(StepScreen):
         self._failed: dict[str, str] = {}
         self._lines: dict[str, str] = {}
         self._looked_at: Path | None = None
+        self._wanted = ExportSection()
+        """What the run's recipe wants to be made."""
 
     def body(self) -> ComposeResult:
         kinds = TickList(id="kinds")
@@ -55,6 +59,10 @@ class ExportScreen(StepScreen):
             out = Input(placeholder=_("the run's own"), id="out", compact=True)
             out.tooltip = _("Where the exports are put; left empty, the run's folder.")
             yield out
+            yield Static(_("Hub"), classes="label")
+            hub = Input(placeholder=_("NAME or OWNER/NAME"), id="hub", compact=True)
+            hub.tooltip = _("The repository to upload to; Enter asks whether it may be written to, and lists uploads.")
+            yield hub
         with Horizontal(id="progress"):
             yield ProgressBar(show_eta=False, id="bar")
             yield Static(id="doing")
@@ -72,6 +80,9 @@ class ExportScreen(StepScreen):
             self.query_one("#kinds").focus()
         run = self.tuitune.link.run
         if run is not None and run.folder != self._looked_at:
+            self._wanted = wanted = run.recipe().export
+            with self.prevent(Input.Changed):
+                self.query_one("#hub", Input).value = one_line(wanted.hub_repo or "", max_length=120)
             self._look(run.folder)
 
     @property
@@ -83,7 +94,7 @@ class ExportScreen(StepScreen):
     @work(exclusive=True, group="preflight", exit_on_error=False)
     async def _look(self, folder: Path) -> None:
         try:
-            preflight = await self.tuitune.link.call(Preflight(str(folder)))
+            preflight = await self.tuitune.link.call(Preflight(str(folder), hub_repo=self._repository()))
         except TuituneError as error:
             self.show_problem(error)
             return
@@ -96,15 +107,26 @@ class ExportScreen(StepScreen):
 
     def _show_kinds(self, kinds: list[dict[str, Any]]) -> None:
         """Show what can be made now, the usual kinds of it; what was chosen and where the cursor was stays."""
-        kinds = [kind for kind in kinds if kind["kind"] not in _BY_COMMAND and not kind["kind"].startswith("hub:")]
+        repository = self._repository()
+        kinds = [kind for kind in kinds if kind["kind"] not in _BY_COMMAND]
+        kinds = [kind for kind in kinds if repository or not kind["kind"].startswith("hub:")]
         choice = self.query_one("#kinds", TickList)
-        cursor, ticked = (choice.highlighted or 0, choice.ticked) if self.kinds else (0, {"adapter"})
+        wanted = set(self._wanted.to) or {"adapter"}
+        cursor, ticked = (choice.highlighted or 0, choice.ticked) if self.kinds else (0, wanted)
         self.kinds = {kind["kind"]: kind for kind in kinds}
         lines = [Line(kind["kind"], _line(kind), kind["ready"]) for kind in kinds]
         choice.show(lines, [line.name for line in lines if line.name in ticked and line.ready])
         choice.border_title = _("What to make (space chooses)")
-        choice.highlighted = cursor
+        choice.highlighted = min(cursor, len(lines) - 1)
         self._show_about()
+        self._show_time()
+
+    @on(TickList.Ticked)
+    def _show_time(self) -> None:
+        """How long all that is chosen takes."""
+        choice = self.query_one("#kinds", TickList)
+        chosen = [kind for name, kind in self.kinds.items() if name in choice.ticked]
+        choice.border_subtitle = Content(_("Enter makes them: {time}", time=together(chosen)) if chosen else "")
 
     @on(OptionList.OptionHighlighted, "#kinds")
     def _show_about(self) -> None:
@@ -115,8 +137,10 @@ class ExportScreen(StepScreen):
         text = one_line(kind["about"], max_length=300)
         if kind["missing"]:
             text = _("{about} Not here: {missing}", about=text, missing=one_line(kind["missing"], max_length=400))
-        elif kind.get("question"):
+        elif kind["question"]:
             text = _("{about} Needs llama.cpp's converter: you will be asked before it is downloaded.", about=text)
+        if not kind["missing"] and kind["disk_bytes"] is not None:
+            text += f" {takes(kind)}"
         self.query_one("#about-kind", Static).update(Content(text))
 
     # --- making it --------------------------------------------------------------------------------------------
@@ -158,6 +182,18 @@ class ExportScreen(StepScreen):
         kinds.border_subtitle = Content(_("Enter makes them in {folder}", folder=into))
         kinds.focus()
 
+    @on(Input.Submitted, "#hub")
+    def _repository_given(self) -> None:
+        """Ask whether it may be written to; what is uploaded is chosen then."""
+        run = self.tuitune.link.run
+        if run is not None:
+            self._look(run.folder)
+            self.query_one("#kinds").focus()
+
+    def _repository(self) -> str | None:
+        """The repository of the Hub that was given."""
+        return self.query_one("#hub", Input).value.strip() or None
+
     def _out(self) -> Path | None:
         """The folder that was given, seen from where the app was started; None for the run's own."""
         typed = self.query_one("#out", Input).value.strip()
@@ -180,7 +216,15 @@ class ExportScreen(StepScreen):
         self._earlier, self._made, self._failed = {**self._made, **self._earlier}, {}, {}
         self._show_made()
         try:
-            request = Export(str(run.folder), chosen, str(out) if out else None, allow_download=bool(question))
+            request = Export(
+                str(run.folder),
+                chosen,
+                str(out) if out else None,
+                allow_download=bool(question),
+                hub_repo=self._repository(),
+                hub_public=self._wanted.hub_public,
+                imatrix=self._wanted.imatrix,
+            )
             await self.tuitune.link.call(request, self.show_part)
             self.show_all_made()
         except TuituneError as error:

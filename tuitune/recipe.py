@@ -10,7 +10,15 @@ from pydantic import BaseModel, ValidationError, model_validator
 from tuitune.errors import UnusableInput
 from tuitune.method_sections import METHODS, SFT, MethodSection, Section, fields_of
 from tuitune.paths import expanded
-from tuitune.recipe_sections import HUB, DataSection, LoraSection, ModelSection, SamplesSection, TrainSection
+from tuitune.recipe_sections import (
+    HUB,
+    DataSection,
+    ExportSection,
+    LoraSection,
+    ModelSection,
+    SamplesSection,
+    TrainSection,
+)
 from tuitune.reward_sections import REWARDS
 from tuitune.text import one_line
 
@@ -24,6 +32,7 @@ class Recipe(Section):
     lora: LoraSection = LoraSection()
     train: TrainSection = TrainSection()
     samples: SamplesSection = SamplesSection()
+    export: ExportSection = ExportSection()
 
     @model_validator(mode="before")
     @classmethod

@@ -213,3 +213,16 @@ class SamplesSection(Section):
     """The prompts; empty takes the first ones of the held-out rows, or of the data."""
     max_new_tokens: int = Field(128, ge=1, le=8192)
     """Longest reply in tokens."""
+
+
+class ExportSection(Section):
+    """What the result is for: whether it can be made is looked at before training; `tuitune export` makes it."""
+
+    to: list[str] = Field([], max_length=64)
+    """Kinds of export, such as `merged_16bit` or `gguf:q4_k_m`; a run whose kinds cannot be made here is refused."""
+    hub_repo: str | None = Field(None, min_length=1)
+    """Repository for `hub:` kinds (NAME or OWNER/NAME); name and write access are checked before training."""
+    hub_public: bool = False
+    """Make a new repository public; else it is private."""
+    imatrix: bool = False
+    """Round GGUFs under 8 bits by what the weights see in training rows (an importance matrix)."""

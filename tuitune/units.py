@@ -1,4 +1,6 @@
-"""Numbers as a person reads them."""
+"""Numbers as a person reads them, and writes them."""
+
+import re
 
 from tuitune.language import _
 
@@ -15,6 +17,16 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def bytes_of(text: str) -> int:
+    """Bytes that a person wrote: `500M` and `2G` are binary as in `split`, `500MB` and `2GB` decimal. Raises
+    ValueError."""
+    written = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?b)?", text.strip(), re.IGNORECASE)
+    if written is None:
+        raise ValueError(text)
+    base = 1000 if (written[3] or "").lower() == "b" else 1024
+    return int(float(written[1]) * base ** " kmg".index(written[2].lower() or " "))
 
 
 def duration(seconds: float) -> str:

@@ -3,9 +3,34 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.conftest import DEMO
 from tuitune import export as engine
 from tuitune.export import Exported, ExportOptions
-from tuitune.runs.folder import Run
+from tuitune.recipe import Recipe
+from tuitune.runs.folder import Run, create_run
+
+
+def moved_run(runs: Path) -> Run:
+    """A run of the demo model, kept in the folder `runs`, whose adapter moves every prediction a little."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = {"model": {"name": str(DEMO / "demo_model")}, "data": {"path": str(DEMO / "pirate.jsonl")}}
+    writer = create_run(Recipe.from_data(recipe), runs, "moved")
+    writer.close()
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(DEMO / "demo_model", dtype=torch.float32),
+        LoraConfig(r=4, lora_alpha=8, target_modules=["v_proj", "down_proj"], task_type="CAUSAL_LM"),
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.03)
+    model.save_pretrained(writer.run.adapter)
+    AutoTokenizer.from_pretrained(DEMO / "demo_model").save_pretrained(writer.run.adapter)
+    return writer.run
 
 
 def export(

@@ -205,6 +205,25 @@ def test_a_folder_goes_into_one_tar_that_is_never_older_than_it(run: Run, tmp_pa
     assert (out / "adapter.tar").read_text() == "mine"
 
 
+def test_parts_for_a_slow_link_are_never_older_than_what_they_are_of(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (made,) = export(run, ["adapter"], out, quiet, yes, never, ExportOptions(split_bytes=1 << 20))
+    assert {path.name for path in out.iterdir()} == {"adapter", "adapter.tar.parts"}
+    assert "adapter.tar.parts" in made.commands[0].line
+    shutil.rmtree(out / "adapter")
+    joined = subprocess.run(["bash", "-c", made.commands[2].line], check=False, cwd=out, capture_output=True)
+    assert joined.returncode == 0 and (out / "adapter" / "adapter_model.safetensors").is_file()
+    (out / "adapter.tar").unlink()
+    (made,) = export(run, ["adapter"], out, quiet, yes, never)
+    assert {path.name for path in out.iterdir()} == {"adapter"}
+    (out / "adapter.tar.parts").mkdir()
+    with pytest.raises(UnusableInput, match=r"adapter\.tar\.parts exists and is not an export"):
+        export(run, ["adapter"], out, quiet, yes, never, ExportOptions(split_bytes=1 << 20))
+    (out / "adapter.tar.parts").rmdir()
+    (made,) = export(run, ["adapter"], out, quiet, yes, never, ExportOptions(split_bytes=100))
+    assert "in more than 999 parts: give --split a larger size" in made.notices[-1] and made.path.is_dir()
+
+
 def test_a_tar_that_the_disk_does_not_hold_leaves_the_folder_and_says_so(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

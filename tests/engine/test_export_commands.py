@@ -8,6 +8,7 @@ import pytest
 
 from tuitune.export.card import MARK
 from tuitune.export.commands import commands_for, take_home
+from tuitune.export.packing import is_our_parts, parts_folder, split
 from tuitune.export.sums import is_our_tar, tar_file, write_sums, write_tar
 
 
@@ -99,6 +100,45 @@ def test_a_copy_is_checked_by_the_line_beside_the_one_that_fetches_it(form: str,
     damaged = damaged / MARK if form == "folder" else damaged
     damaged.write_bytes(damaged.read_bytes().replace(b"{}", b"{ ").replace(b"weights", b"weighty"))
     assert pasted(check.line, there).returncode != 0
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "-rf", "back\\slash", "モデル"])
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_parts_are_checked_joined_and_unpacked_by_one_line(form: str, name: str, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    export = here / (f"{name}.gguf" if form == "file" else name)
+    weights = bytes(range(256)) * 1000
+    (export if form == "folder" else here).mkdir(parents=True)
+    there.mkdir()
+    (export / MARK if form == "folder" else export).write_bytes(weights)
+    whole = export
+    if form == "folder":
+        whole = tmp_path / tar_file(export).name
+        write_tar(export, whole, never)
+    split(whole, parts_folder(export), 100_000, never)
+    assert is_our_parts(parts_folder(export)) and len([*parts_folder(export).glob("*.part-*")]) == 3
+    scp, rsync, join = take_home(export)
+    copied = [word.split(":", 1)[1] for word in shlex.split(scp.line) if ":" in word]
+    assert copied == [str(parts_folder(export))]
+    assert [word.split(":", 1)[1] for word in shlex.split(rsync.line) if ":" in word] == copied
+    subprocess.run(["cp", "-r", "--", *copied, "."], cwd=there, check=True)
+    joined = pasted(join.line, there)
+    assert joined.returncode == 0, joined.stderr
+    assert (there / name / MARK if form == "folder" else there / export.name).read_bytes() == weights
+    last = sorted((there / parts_folder(export).name).glob("*.part-*"))[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    assert pasted(join.line, there).returncode != 0
+
+
+def test_a_folder_of_the_users_own_is_no_parts_of_an_export(tmp_path: Path) -> None:
+    mine = tmp_path / "model.gguf.parts"
+    mine.mkdir()
+    assert not is_our_parts(mine)
+    (mine / "SHA256SUMS").touch()
+    (mine / "model.gguf.part-001").touch()
+    assert is_our_parts(mine)
+    (mine / "letter.txt").touch()
+    assert not is_our_parts(mine)
 
 
 def test_a_file_of_the_users_own_is_no_tar_of_an_export(tmp_path: Path) -> None:

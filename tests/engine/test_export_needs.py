@@ -5,6 +5,7 @@ import hashlib
 import io
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 import psutil
@@ -13,11 +14,19 @@ import pytest
 from tests.engine.exporting import export
 from tuitune.atomic import publish
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.export import llama_cpp, place, preflight
+from tuitune.export import llama_cpp, place, preflight, times
+from tuitune.export.needs import require_exportable, wanted_exports
 from tuitune.recipe import Recipe
+from tuitune.recipe_sections import ExportSection
 from tuitune.runs.folder import Run, create_run
 
 DEMO = Path(__file__).parents[2] / "sample_data" / "demo_model"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No export of before tells how long one takes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own-cache"))
 
 
 @pytest.fixture
@@ -58,6 +67,59 @@ def test_a_recipe_is_told_what_its_run_can_become(run: Run, sources: Path) -> No
     assert all(need.ready for need in needs.values())
     projections = 5 * 16 * (2 * (256 + 256) + 2 * (256 + 128) + 3 * (256 + 768))  # q o, k v, gate up down
     assert needs["adapter"].bytes == 4 * projections
+
+
+def test_what_was_made_here_before_tells_how_long_it_takes(run: Run, tmp_path: Path) -> None:
+    """Kinds share parts; what was made of another size, or nowhere, is told by what writing takes at the least."""
+    before = {readiness.kind: readiness for readiness in preflight(run)}
+    assert not before["gguf:q4_k_m"].measured and 0 < before["gguf:q4_k_m"].parts["merge"] < 60
+    assert "writing alone" in before["gguf:q4_k_m"].takes()
+    weights = (DEMO / "model.safetensors").stat().st_size
+    model, quantised = before["merged_16bit"], before["gguf:q4_k_m"]
+    assert quantised.disk_bytes == pytest.approx(2 * weights + weights * 4.85 / 16, rel=0.02), "both models before it"
+    assert model.memory_bytes == pytest.approx(1.1 * weights, rel=0.02)
+
+    for name in quantised.parts:
+        with times.timed(name, lambda: weights):
+            time.sleep(0.02)
+    after = {readiness.kind: readiness for readiness in preflight(run)}
+    assert after["gguf:q4_k_m"].measured and "writing alone" not in after["gguf:q4_k_m"].takes()
+    assert after["gguf:q4_k_m"].parts["merge"] == pytest.approx(0.02, rel=0.5)
+    assert not after["gguf:q8_0"].measured
+    assert after["gguf:q8_0"].parts.keys() & quantised.parts.keys() == {"merge", "ask the adapter"}
+    assert times.seconds_of(times.Part("merge", 100 * weights, 0), times.taken()) is None, "loading does not scale"
+
+
+def test_a_part_that_fails_and_lines_that_are_damaged_tell_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="full"), times.timed("merge", lambda: 1000):
+        raise OSError("full")
+    assert times.taken() == []
+    with times.timed("merge", lambda: 1000):
+        time.sleep(0.01)
+    with times.file().open("a") as lines:
+        lines.write('{"part": "merge"}\nnonsense\n')
+    (took,) = times.taken()
+    assert (took.name, took.bytes) == ("merge", 1000) and took.seconds >= 0.01
+    times.file().unlink()
+    times.file().symlink_to(tmp_path / "elsewhere")
+    with times.timed("merge", lambda: 1000):
+        pass
+    assert not (tmp_path / "elsewhere").exists(), "nothing is written through a link"
+
+
+def test_what_a_recipe_is_to_become_is_looked_at_before_its_run(run: Run, sources: Path, tmp_path: Path) -> None:
+    def wanting(*kinds: str, **given: str) -> Recipe:
+        return run.recipe().model_copy(update={"export": ExportSection(to=list(kinds), **given)})
+
+    require_exportable(wanting("adapter", "gguf:q8_0"), tmp_path)
+    assert [readiness.kind for readiness in wanted_exports(wanting("gguf:q8_0"), tmp_path)] == ["gguf:q8_0"]
+    assert wanted_exports(wanting(), tmp_path) == []
+    with pytest.raises(
+        UnusableInput, match=r"export \(gguf:iq2_xs\) could not be made here, so training did not begin"
+    ):
+        require_exportable(wanting("gguf:iq2_xs"), tmp_path)
+    with pytest.raises(UnusableInput, match="'gguf:q9' is not a kind of export"):
+        require_exportable(wanting("gguf:q9"), tmp_path)
 
 
 def test_without_the_converter_a_gguf_is_ready_but_asks_for_the_download(

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
-from tests.engine.exporting import export
+from tests.engine.exporting import export, moved_run
 from tuitune.errors import TuituneError
+from tuitune.export import answers as asking
 from tuitune.export import llama_cpp, parity
-from tuitune.export.parity import Answers, Asked, Reference
-from tuitune.recipe import Recipe
-from tuitune.runs.folder import Run, create_run
+from tuitune.export.answers import Answers, Asked, Reference
+from tuitune.runs.folder import Run
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "sample_data" / "demo_model"
@@ -31,27 +30,7 @@ def never() -> bool:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of the demo model whose adapter moves every prediction a little."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    data = {"path": str(ROOT / "sample_data" / "pirate.jsonl")}
-    writer = create_run(
-        Recipe.from_data({"model": {"name": str(DEMO)}, "data": data}), tmp_path_factory.mktemp("runs"), "moved"
-    )
-    writer.close()
-    torch.manual_seed(0)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32),
-        LoraConfig(r=4, lora_alpha=8, target_modules=["v_proj", "down_proj"], task_type="CAUSAL_LM"),
-    )
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.03)
-    model.save_pretrained(writer.run.adapter)
-    AutoTokenizer.from_pretrained(DEMO).save_pretrained(writer.run.adapter)
-    return writer.run
+    return moved_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +39,13 @@ def expected(run: Run) -> Reference:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(run.adapter)
-    asked = parity.asked_of(run, tokenizer, never)
+    asked = asking.asked_of(run, tokenizer, never)
     small = Asked(asked.prompts[:2], asked.rows[:3])
-    return parity.reference(run, run.resolved(), tokenizer, small, never)
+    return asking.reference(run, run.resolved(), tokenizer, small, never)
 
 
 def answers_of(run: Run, folder: Path, expected: Reference) -> Answers:
-    return parity.transformers_answers(folder, run.resolved(), expected.asked, never)
+    return asking.transformers_answers(folder, run.resolved(), expected, never)
 
 
 def test_a_merge_that_is_the_base_is_refused(run: Run, expected: Reference) -> None:
@@ -101,13 +80,82 @@ def test_a_template_that_makes_other_tokens_is_refused_unless_it_was_told(
     assert parity.judged("merged_16bit", expected, as_adapter, template_told=True).same_prompt_ids == 0
 
 
-def test_a_reply_that_never_ends_is_refused_where_the_adapters_ends(expected: Reference) -> None:
-    ending = replace(expected, adapter=replace(expected.adapter, ended=[True, True]))
-    endless = replace(expected.adapter, ended=[True, False])
-    with pytest.raises(TuituneError, match="does not end within 96 tokens where the adapter's does"):
+@pytest.fixture
+def ending(expected: Reference) -> Reference:
+    """The adapter's answers, as if both replies ended with their last token."""
+    return replace(expected, adapter=replace(expected.adapter, ended=[True, True]))
+
+
+def gone_on(ending: Reference, place: int, token: int) -> Answers:
+    """Answers whose second reply takes `token` at `place` and goes on from there."""
+    reply = ending.adapter.replies[1]
+    return replace(
+        ending.adapter, replies=[ending.adapter.replies[0], reply[:place] + [token] * 96], ended=[True, False]
+    )
+
+
+def test_a_model_that_does_not_end_the_adapters_reply_is_refused(ending: Reference) -> None:
+    """Whether its own reply ends or not: by chance it may take a way that does."""
+    last = ending.adapter.last_logprobs
+    endless = replace(ending.adapter, last_logprobs=[last[0], last[1] - 3])
+    with pytest.raises(TuituneError, match=r"does not end a reply where the adapter does: the token that ends it has"):
         parity.judged("gguf:q8_0", ending, endless)
-    neither = replace(expected, adapter=endless)
-    assert parity.judged("gguf:q8_0", neither, endless).ended == 1, "the adapter's own does not end either"
+    assert parity.judged("gguf:q2_k", ending, endless).ended == 2, "so much is within the bounds of the smallest kinds"
+
+
+def test_a_model_that_nothing_stops_at_the_end_of_a_reply_is_refused(ending: Reference) -> None:
+    reply = ending.adapter.replies[1]
+    with pytest.raises(TuituneError, match="not stopped by the token that ends a reply, so replies would never end"):
+        parity.judged("merged_16bit", ending, gone_on(ending, len(reply), reply[-1]))
+
+
+def test_a_reply_that_goes_on_is_refused_where_it_left_a_token_that_the_adapter_is_sure_of(ending: Reference) -> None:
+    place = 0
+    while len(choices := sorted(ending.choices[1][place].items(), key=lambda choice: -choice[1])) < 2:
+        place += 1
+    (_, first), (second, _) = choices[:2]
+    assert choices[0][0] == ending.adapter.replies[1][place], "greedy"
+    other = next(token for token in range(9, 4000) if token not in ending.adapter.replies[1] and token != second)
+    answers = gone_on(ending, place, second)
+    answers.replies[1][place + 1 :] = [other] * 95
+
+    def with_second_at(gap: float) -> Reference:
+        changed = [list(choices) for choices in ending.choices]
+        changed[1][place] = {**changed[1][place], second: first - gap}
+        return replace(ending, choices=changed)
+
+    judged = parity.judged("merged_16bit", with_second_at(0.2), answers)
+    assert (judged.ended, judged.parted_undecided) == (1, 1)
+    assert "1 went on, having left the adapter's where two tokens were about as likely" in judged.words()
+    with pytest.raises(TuituneError, match=r"does not end within 96 tokens where the adapter's does, and leaves it at"):
+        parity.judged("merged_16bit", with_second_at(2.0), answers)
+
+
+def test_an_adapter_whose_replies_do_not_end_is_not_held_to_more(expected: Reference) -> None:
+    endless = replace(expected, adapter=replace(expected.adapter, ended=[True, False]))
+    assert parity.judged("gguf:q8_0", endless, endless.adapter).ended == 1
+
+
+def test_a_merged_model_whose_settings_stop_nowhere_is_refused(run: Run, expected: Reference, tmp_path: Path) -> None:
+    """transformers and vLLM stop where generation_config.json says; no other token ends a reply there."""
+    endless = tmp_path / "model"
+    shutil.copytree(DEMO, endless)
+    settings = json.loads((endless / "generation_config.json").read_text())
+    (endless / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": None}))
+    config = json.loads((endless / "config.json").read_text())
+    (endless / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
+    adapter = answers_of(run, DEMO, expected)
+    assert all(adapter.ended)
+    ended = replace(expected, adapter=adapter)
+    with pytest.raises(TuituneError, match="not stopped by the token that ends a reply"):
+        parity.judged("merged_16bit", ended, answers_of(run, endless, ended))
+
+
+def test_bounds_are_no_narrower_than_what_rounding_does_to_the_adapter_itself(expected: Reference) -> None:
+    assert expected.rounding is not None and 0 < expected.rounding < 0.05
+    shaky = replace(expected, rounding=0.2)
+    moved = replace(expected.adapter, logprobs=[logprob - 0.3 for logprob in expected.adapter.logprobs])
+    assert parity.judged("merged_16bit", shaky, moved).bound_logprob_difference == 0.4
 
 
 def test_a_figure_beyond_the_bound_of_its_kind_is_refused(expected: Reference) -> None:

@@ -1,13 +1,19 @@
 """An export goes to the Hub: private, only what belongs to it, and on behind what was there when the line broke."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import DEMO
 from tests.engine.hub_uploads import UploadHub, upload_hub
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.hub.upload import Uploaded, require_writable, upload
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import ExportSection
 
 
 @pytest.fixture
@@ -52,6 +58,42 @@ def test_an_upload_is_private_and_holds_only_what_belongs_to_an_export(hub: Uplo
     }
     assert send(files, "crew/pirate", public=True).repository.name == "crew/pirate"
     assert not hub.private["crew/pirate"]
+
+
+def test_a_run_for_the_hub_begins_only_where_its_repository_may_be_written(
+    hub: UploadHub, demo_recipe: Recipe, tmp_path: Path
+) -> None:
+    from tuitune.export.needs import require_exportable
+
+    def of(repository: str, *kinds: str) -> Recipe:
+        return demo_recipe.model_copy(update={"export": ExportSection(to=list(kinds), hub_repo=repository)})
+
+    require_exportable(of("pirate", "hub:adapter"), tmp_path)
+    require_exportable(of("crew/pirate"), tmp_path)
+    assert not hub.files, "only asked"
+    with pytest.raises(UnusableInput, match=r"training did not begin. The Hub token belongs to ada, which cannot"):
+        require_exportable(of("someone/pirate"), tmp_path)
+    hub.files["ada/novel"] = {"chapter.txt": b"Call me"}
+    with pytest.raises(UnusableInput, match="taken by something that tuitune did not upload"):
+        require_exportable(of("novel", "hub:adapter"), tmp_path)
+    hub.role = "read"
+    with pytest.raises(UnusableInput, match="token may only read"):
+        require_exportable(of("pirate"), tmp_path)
+
+
+def test_the_command_refuses_such_a_run_and_says_it_beforehand(hub: UploadHub, tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_good"}
+
+    def tuitune(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-P", "-m", "tuitune", *words, "--set", "export.hub_repo=someone/pirate"]
+        return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120, env=environment)
+
+    said = tuitune("estimate", str(DEMO / "demo.yaml"), "--set", "export.to=[adapter, hub:adapter]")
+    assert "Export:  adapter ✔ Takes" in said.stdout
+    assert "Export:  hub:adapter ✘ The Hub token belongs to ada, which cannot write to someone/pirate" in said.stdout
+    refused = tuitune("run", str(DEMO / "demo.yaml"), "--runs", str(tmp_path / "own"))
+    assert refused.returncode == 2 and "training did not begin" in refused.stderr
+    assert not (tmp_path / "own").exists() or not any((tmp_path / "own").iterdir())
 
 
 def test_a_broken_connection_is_said_and_the_next_upload_goes_on(hub: UploadHub, files: list[Path]) -> None:

@@ -94,7 +94,7 @@ def test_an_export_of_a_run_begins_where_its_data_did(reply: str, ending: str, t
             "model": {"name": str(model), "load_in_4bit": False},
             "data": {"path": str(rows)},
             "lora": {"target_modules": ["q_proj"]},
-            "train": {"max_steps": 1},
+            "train": {"max_steps": 1, "warmup_steps": 0, "learning_rate": 5e-3},
             "samples": {"prompts": ["Hello!", "again " * 2100], "max_new_tokens": 4},
         }
     )

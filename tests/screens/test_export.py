@@ -144,3 +144,18 @@ async def test_a_session_killed_during_an_export_is_said_and_replaced(attached: 
         assert not screen.exporting
         await pilot.press("enter")
         await until(pilot, lambda: "✔ adapter" in screen_text(pilot), what="the adapter")
+
+
+async def test_with_a_repository_the_kinds_of_the_hub_are_there_and_say_why_not(attached: TuituneApp) -> None:
+    """The tests' sessions have no token, which is said of these kinds alone, before any work."""
+    async with attached.run_test(size=(100, 40)) as pilot:
+        screen = await export_of(pilot)
+        assert not any(kind.startswith("hub:") for kind in screen.kinds)
+        assert "Takes " in words(pilot) and "on the disk while it is made" in words(pilot)
+        screen.query_one("#hub", Input).focus()
+        await pilot.press(*"pirate", "enter")
+        await until(pilot, lambda: "hub:adapter" in screen.kinds, seconds=30, what="the kinds of the Hub")
+        assert "There is no Hub token here" in screen.kinds["hub:adapter"]["missing"]
+        assert screen.kinds["adapter"]["ready"]
+        screen.query_one("#kinds", TickList).highlighted = list(screen.kinds).index("hub:adapter")
+        await until(pilot, lambda: "with a token that may write" in words(pilot), seconds=10, what="why not")

@@ -178,16 +178,17 @@ class GgufModel:
         prompt: list[int],
         sampling: Sampling,
         *,
-        on_text: Callable[[str], None] = lambda text: None,
+        on_text: Callable[[str], None] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Completion:
         """What follows the ids `prompt`; pieces of text go to `on_text` as they come. Raises TuituneError.
 
-        The order of the samplers is that of transformers' `generate`.
+        With `on_text` the ids lack those that make a character only together with the next ones. The order of the
+        samplers is that of transformers' `generate`.
         """
         request = {
             "prompt": prompt,
-            "stream": True,
+            "stream": on_text is not None,
             "return_tokens": True,
             "cache_prompt": True,
             "n_predict": sampling.max_new_tokens,
@@ -206,7 +207,7 @@ class GgufModel:
         stop = ""
         with contextlib.suppress(_Stopped), self._posted("/completion", request, cancelled) as response:
             for line in response:
-                if not line.startswith(b"data: "):
+                if on_text and not line.startswith(b"data: "):
                     continue
                 part = json.loads(line.removeprefix(b"data: "))
                 if "error" in part:
@@ -214,7 +215,8 @@ class GgufModel:
                 ids += part.get("tokens", [])
                 if part["content"]:
                     texts.append(part["content"])
-                    on_text(part["content"])
+                    if on_text:
+                        on_text(part["content"])
                 stop = part.get("stop_type", stop)
         if not stop and not cancelled():
             raise self._broken()

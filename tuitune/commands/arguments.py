@@ -6,6 +6,7 @@ from pathlib import Path
 from tuitune.language import _, languages
 from tuitune.paths import expanded
 from tuitune.text import one_line
+from tuitune.units import bytes_of
 
 
 def runs_option(parser: argparse.ArgumentParser) -> None:
@@ -277,19 +278,41 @@ def chat_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=_("a run's name or folder"))
+    parser.add_argument("--to", action="append", metavar="KIND", dest="kinds", help=_kinds_help(), default=[])
     parser.add_argument(
-        "--to", action="append", required=True, metavar="KIND", dest="kinds", help=_kinds_help(), default=[]
+        "--check", action="store_true", help=_("only say what can be made, and what time, disk and memory it takes")
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help=_("where to (default: the run's exports folder)"))
     parser.add_argument("--yes", action="store_true", help=_("allow a needed download without asking"))
     parser.add_argument("--hub-repo", metavar="NAME", help=_("repository for hub kinds: NAME or OWNER/NAME"))
     parser.add_argument("--hub-public", action="store_true", help=_("make a new repository public (default: private)"))
     parser.add_argument(
+        "--imatrix", action="store_true", help=_("round small GGUFs by what the weights see in training rows")
+    )
+    parser.add_argument(
         "--tar", action="store_true", help=_("put each folder into one uncompressed .tar beside it, too")
+    )
+    parser.add_argument(
+        "--split",
+        type=_bytes,
+        default=0,
+        metavar="SIZE",
+        help=_("for slow links: each file, or tar of a folder, also in parts of SIZE (500M, 2G)"),
     )
     checkpoint_option(parser)
     json_option(parser)
     runs_option(parser)
+
+
+def _bytes(text: str) -> int:
+    try:
+        count = bytes_of(text)
+    except ValueError:
+        count = 0
+    if count < 2**20:
+        shown = one_line(text, max_length=40)
+        raise argparse.ArgumentTypeError(_("{text} is no size from 1M on, such as 500M or 2G", text=shown))
+    return count
 
 
 def _preset_names() -> list[str]:
@@ -301,7 +324,8 @@ def _preset_names() -> list[str]:
 def _kinds_help() -> str:
     from tuitune.export.kinds import KINDS
 
-    return _("repeatable: {kinds}", kinds=[kind.name for kind in KINDS])
+    kinds = [kind.name for kind in KINDS]
+    return _("repeatable (default: what the recipe's export names): {kinds}", kinds=kinds)
 
 
 def runs_arguments(parser: argparse.ArgumentParser) -> None:

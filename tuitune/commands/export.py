@@ -3,14 +3,36 @@
 import asyncio
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tuitune.commands.output import print_json, quiet_stdout
 from tuitune.commands.status import DONE, FAILED
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
 from tuitune.session.messages import Export
 from tuitune.text import safe_text
+from tuitune.units import size
+
+
+def check_exports(
+    run: Run, kinds: list[str], out: Path | None, *, checkpoint: str | None, hub_repo: str | None, as_json: bool
+) -> int:
+    """Say of each kind what making it takes, or why it cannot be made; FAILED where one that was named cannot."""
+    from tuitune.export import KINDS, require_known
+    from tuitune.export.needs import preflight_with_hub
+    from tuitune.train.checkpoints import adapter_of
+
+    chosen = require_known(kinds) if kinds else [kind for kind in KINDS if hub_repo or not kind.of]
+    with quiet_stdout():
+        readinesses = preflight_with_hub(adapter_of(run, checkpoint), hub_repo, out, chosen)
+    if as_json:
+        print_json({"kinds": [asdict(readiness) for readiness in readinesses]})
+    for readiness in [] if as_json else readinesses:
+        taken = f" ({size(readiness.bytes)})" if readiness.bytes else ""
+        print(safe_text(f"{readiness.in_words()}{taken}"))
+    return FAILED if kinds and any(readiness.missing for readiness in readinesses) else DONE
 
 
 def export_run(
@@ -23,6 +45,8 @@ def export_run(
     hub_repo: str | None,
     hub_public: bool,
     tar: bool,
+    split_bytes: int,
+    imatrix: bool,
     as_json: bool,
 ) -> int:
     """Export a run in every kind asked for and say where each lies; FAILED where one could not be made."""
@@ -36,7 +60,16 @@ def export_run(
     if needed and not allow_download and sys.stdin.isatty() and not as_json:
         allow_download = input(f"{llama_cpp.download_question()} [y/N] ").strip().lower() in ("y", "yes")
     request = Export(
-        str(run.folder), kinds, str(out) if out else None, allow_download, checkpoint, hub_repo, hub_public, tar
+        str(run.folder),
+        kinds,
+        str(out) if out else None,
+        allow_download,
+        checkpoint,
+        hub_repo,
+        hub_public,
+        tar,
+        split_bytes,
+        imatrix,
     )
     return asyncio.run(_export(request, as_json))
 

@@ -380,20 +380,28 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     """Write a run's result in one or more forms, each opened again before it is called done."""
-    from tuitune.commands.export import export_run
+    from tuitune.commands.export import check_exports, export_run
     from tuitune.runs.folder import find_run
 
     run = find_run(arguments.run, chosen_runs_folder(arguments))
     out = expanded(arguments.out).resolve() if arguments.out else None
+    wanted = run.recipe().export
+    kinds, hub_repo = arguments.kinds or wanted.to, arguments.hub_repo or wanted.hub_repo
+    if arguments.check:
+        return check_exports(
+            run, kinds, out, checkpoint=arguments.checkpoint, hub_repo=hub_repo, as_json=arguments.json
+        )
     return export_run(
         run,
-        arguments.kinds,
+        kinds,
         out,
         checkpoint=arguments.checkpoint,
         allow_download=arguments.yes,
-        hub_repo=arguments.hub_repo,
-        hub_public=arguments.hub_public,
+        hub_repo=hub_repo,
+        hub_public=arguments.hub_public or wanted.hub_public,
         tar=arguments.tar,
+        split_bytes=arguments.split,
+        imatrix=arguments.imatrix or wanted.imatrix,
         as_json=arguments.json,
     )
 

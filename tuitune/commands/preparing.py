@@ -1,6 +1,7 @@
 """The commands that look at a recipe before it is trained: its data, problems, rewards, and what it will need."""
 
 import argparse
+from dataclasses import asdict
 
 from tuitune.commands.output import print_json, print_table, quiet_stdout
 from tuitune.commands.status import DONE
@@ -59,8 +60,15 @@ def estimate(arguments: argparse.Namespace) -> int:
 
     recipe = Recipe.load(arguments.recipe, arguments.changes)
     with quiet_stdout():
+        from tuitune.export.needs import wanted_exports
         from tuitune.plan import estimate as estimating
+        from tuitune.runs.folder import default_runs_folder
 
         plan = estimating.estimate(recipe, gpus=arguments.gpus, hosts=arguments.hosts)
-    print_json(plan.as_dict()) if arguments.json else print(safe_text(plan.as_text()))
+        exports = wanted_exports(recipe, default_runs_folder())
+    if arguments.json:
+        print_json({**plan.as_dict(), "exports": [asdict(readiness) for readiness in exports]})
+    else:
+        lines = [plan.as_text(), *(f"Export:  {readiness.in_words()}" for readiness in exports)]
+        print(safe_text("\n".join(lines)))
     return DONE

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 from tuitune.export.kinds import Command
+from tuitune.export.packing import is_our_parts, parts_folder
+from tuitune.export.sums import FILE as SUMS
 from tuitune.export.sums import sum_file, tar_file
 
 _ASK = (
@@ -42,8 +44,10 @@ def take_home(path: Path) -> tuple[Command, ...]:
     path = path.absolute()
     host, port = _address()
     shown_host = f"[{host}]" if ":" in host else host
-    tar = tar_file(path)
-    if path.is_dir() and tar.is_file() and sum_file(tar).is_file():
+    tar, parts = tar_file(path), parts_folder(path)
+    if is_our_parts(parts):
+        path = parts
+    elif path.is_dir() and tar.is_file() and sum_file(tar).is_file():
         path = tar
     sums = sum_file(path)
     sum_files = [sums] if path.is_file() and sums.is_file() else []
@@ -63,12 +67,27 @@ def _checks(path: Path, sums: Path) -> tuple[Command, ...]:
     """The line that checks a copy of `path`, and opens it where it is a tar; none where there are no sums."""
     if not sums.is_file():
         return ()
+    if path.is_dir() and is_our_parts(path):
+        return (Command("Check the parts, join them and check the whole", _join(path)),)
     if path.is_dir():
         return (Command("Check the copy", f"cd {shlex.quote(f'./{path.name}')} && sha256sum -c {sums.name}"),)
     check = shlex.join(["sha256sum", "-c", f"./{sums.name}"])
     if path.suffix == ".tar":
         return (Command("Check the copy and unpack it", f"{check} && {shlex.join(['tar', '-xf', f'./{path.name}'])}"),)
     return (Command("Check the copy", check),)
+
+
+def _join(parts: Path) -> str:
+    """The line that makes one file of a copy of the folder `parts`, and unpacks it where it is a tar."""
+    name = parts.name.removesuffix(".parts")
+    whole, inside = shlex.quote(f"./{name}"), shlex.quote(f"./{parts.name}")
+    steps = [
+        f"(cd {inside} && sha256sum -c {SUMS})",
+        f"cat {inside}/*.part-* > {whole}",
+        f"sha256sum -c {inside}/{shlex.quote(f'{name}.sha256')}",
+        *([f"tar -xf {whole}"] if name.endswith(".tar") else []),
+    ]
+    return " && ".join(steps)
 
 
 def hub_lines(kind: str, repository: str, file: str) -> tuple[Command, ...]:

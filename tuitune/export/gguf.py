@@ -62,14 +62,15 @@ def quantise(
     kind: str,
     merged: Path,
     *,
+    imatrix: Path | None = None,
     log: Path,
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
     """Write the 16-bit GGUF file `source` of the merged model again in the type `kind`, and prove it.
 
-    The kernels in xllamacpp do it where they can, else a llama-quantize that the user has. Raises
-    TuituneError.
+    `imatrix` is a file of `write_importance`, by which weights are rounded. The kernels in xllamacpp do it where they
+    can, else a llama-quantize that the user has. Raises TuituneError.
     """
     from transformers import AutoTokenizer
 
@@ -77,10 +78,11 @@ def quantise(
 
     library, program = llama_cpp_place.kernels(), llama_cpp_place.quantiser()
     if kind in DEFAULT_TYPES and library is not None:
-        argv = [str(library), str(source), str(gguf_file), kind]
+        argv = [str(library), str(source), str(gguf_file), kind, *([str(imatrix)] if imatrix else [])]
         _run("quantise.py", argv, log, r"Quantising: +(\d+)%", progress, cancelled)
     elif program is not None:
-        _run_program([str(program), str(source), str(gguf_file), kind.upper()], log, progress, cancelled)
+        weighed = ["--imatrix", str(imatrix)] if imatrix else []
+        _run_program([str(program), *weighed, str(source), str(gguf_file), kind.upper()], log, progress, cancelled)
     else:
         raise TuituneError(no_quantiser(kind))
     prove(gguf_file, merged, kind, AutoTokenizer.from_pretrained(merged, trust_remote_code=False))

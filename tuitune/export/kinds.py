@@ -148,12 +148,16 @@ class ExportOptions:
     """What may be said of an export beside its kinds.
 
     `hub_repo` is the repository for kinds of the Hub (`name` or `owner/name`), public where `hub_public` says so.
-    `tar` puts each folder into one uncompressed tar beside it, too.
+    `tar` puts each folder into one uncompressed tar beside it, too; `split_bytes` has each file, and the tar of each
+    folder, in parts of that size beside it as well, where it is not 0. `imatrix` has GGUFs under 8 bits rounded by what
+    the weights see in training rows.
     """
 
     hub_repo: str | None = None
     hub_public: bool = False
     tar: bool = False
+    split_bytes: int = 0
+    imatrix: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,26 +11,30 @@ from typing import TYPE_CHECKING, Any
 from tuitune.atomic import publish
 from tuitune.backends.loading import explained, weights_folder
 from tuitune.chat import gguf_engine
-from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import beside_gguf, fingerprint, gguf_card, is_ours, mark, marked, say_in_card
 from tuitune.export.commands import commands_for, hub_lines
-from tuitune.export.kinds import Cancelled, Exported, ExportOptions, Kind, NotExported
+from tuitune.export.kinds import KINDS, Cancelled, Exported, ExportOptions, Kind, NotExported
 from tuitune.export.needs import bytes_of, earlier_merged, merges_by_shard, require_quantiser, require_room
 from tuitune.export.ollama import GGUF_NAME
+from tuitune.export.packing import pack, require_own_places
 from tuitune.export.parity import FILE as PARITY
 from tuitune.export.parity import write as write_parity
-from tuitune.export.sums import is_our_tar, sum_file, tar_file, write_sums, write_tar
+from tuitune.export.sums import sum_file, write_sums
+from tuitune.export.times import timed
 from tuitune.hub.upload import require_writable, upload
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
-    from tuitune.export.parity import Answers, Parity, Reference
+    from tuitune.export.answers import Answers, Reference
+    from tuitune.export.parity import Parity
 
 Progress = Callable[[str, str, int | None, int | None], None]
 """Called with the kind, what is being done, and how much of how much where that can be counted."""
 
+_IMATRIX = "imatrix.gguf"
 _CONVERTED = ("f16", "bf16", "q8_0")  # what llama.cpp's converter writes by itself
 
 
@@ -60,10 +64,13 @@ class Making:
         self._done: dict[str, Exported] = {}
         self._answers: dict[str, Answers] = {}
         self._types: set[str] = set()
+        self._kinds: list[Kind] = []
+        self._importance_notice = ""
         self._source: Path | None = None
 
     def prepare(self, kinds: list[Kind], allow_download: Callable[[str], bool]) -> dict[str, NotExported]:
         """Ask for what the kinds need before the long work, while the user is still there; what cannot be made."""
+        self._kinds = kinds
         refused: dict[str, NotExported] = {}
 
         @contextlib.contextmanager
@@ -82,18 +89,14 @@ class Making:
             with needed_by([kind]):
                 final = self._out / file_name(self._run, kind)
                 _require_ours(final)
-                tar = tar_file(final)
-                if self._options.tar and final.suffix != ".gguf" and os.path.lexists(tar) and not is_our_tar(tar):
-                    raise _not_ours(tar)
+                require_own_places(final, self._options, is_folder=final.suffix != ".gguf")
                 if kind.gguf:
                     require_quantiser(kind.gguf)
         whole_models = [kind for kind in kinds if kind.whole_model and kind.name not in refused]
         if whole_models:
             with needed_by(whole_models):
-                recipe = self._run.resolved()
-                sizes = bytes_of(recipe, self._run, kinds)
-                by_shard = merges_by_shard(recipe, self._run)
-                require_room(whole_models, sizes, self._run, self._out, by_shard=by_shard)
+                by_shard = merges_by_shard(self._run.resolved(), self._run)
+                require_room(whole_models, self._sizes, self._run, self._out, by_shard=by_shard)
         ggufs = [kind for kind in kinds if _needs_converter(kind) and kind.name not in refused]
         if ggufs:
             with needed_by(ggufs):
@@ -105,6 +108,15 @@ class Making:
         self._types = {kind.gguf for kind in kinds if kind.gguf and kind.name not in refused}
         return refused
 
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """About what each kind takes on disk."""
+        return bytes_of(self._run.resolved(), self._run, [*KINDS, *self._kinds])
+
+    @property
+    def _whole_bytes(self) -> int:
+        return self._sizes["merged_16bit"]
+
     def make(self, kind: Kind) -> Exported:
         """Make one kind, prove it and give it its place. Raises TuituneError; what others need stays."""
         if self._cancelled():
@@ -114,8 +126,11 @@ class Making:
         name = file_name(self._run, kind)
         final, staged = self._out / name, self._staging / name
         try:
-            notices = self._make(kind, staged)
-            parity, later_notices = self._prove(kind, staged)
+            with (
+                contextlib.nullcontext() if kind.whole_model else timed(f"make {kind.name}", lambda: place.size(staged))
+            ):
+                notices = self._make(kind, staged)
+                parity, later_notices = self._prove(kind, staged)
             proof = parity.words() if parity else ""
             figures_file = staged.with_name(f"{staged.name}.{PARITY}") if staged.suffix == ".gguf" else staged / PARITY
             if parity:
@@ -124,7 +139,8 @@ class Making:
                 mark(staged, self._run, kind.name, proof)
                 say_in_card(staged, proof)
             self._progress(kind.name, "Writing its SHA-256 sums", None, None)
-            sums = write_sums(staged, self._cancelled)
+            with timed(f"sums of {kind.name}", lambda: place.size(staged)):
+                sums = write_sums(staged, self._cancelled)
             if final.suffix == ".gguf":
                 sum_file(final).unlink(missing_ok=True)  # none for a moment, rather than that of another file
             publish(staged, final)
@@ -140,8 +156,15 @@ class Making:
             self._merged = final
         elif kind.gguf and final.is_file():
             self._ggufs[kind.gguf] = final
-        if final.is_dir():
-            later_notices = (*later_notices, *self._write_tar(kind, final))
+        packed = pack(
+            final,
+            self._options,
+            self._staging,
+            lambda text: self._progress(kind.name, text, None, None),
+            self._cancelled,
+        )
+        self._make_room()
+        later_notices = (*later_notices, *packed)
         if kind.form == "ollama":
             later_notices = (*later_notices, *self._try_in_ollama(kind, final))
         commands = commands_for(kind.name, final, self._run.name, base=self._run.resolved().model.name)
@@ -149,32 +172,6 @@ class Making:
             kind.name, final, place.size(final), commands, (*notices, *later_notices), proof
         )
         return self._done[kind.name]
-
-    def _write_tar(self, kind: Kind, final: Path) -> tuple[str, ...]:
-        """Put an exported folder into one tar beside it, where that is wanted, in place of an earlier one.
-
-        The folder is there already, so a tar that could not be written is a notice. Raises Cancelled.
-        """
-        tar = tar_file(final)
-        if is_our_tar(tar):
-            for path in (sum_file(tar), tar):
-                path.unlink(missing_ok=True)
-        if not self._options.tar:
-            return ()
-        staged = self._staging / tar.name
-        self._progress(kind.name, "Writing it as one tar", None, None)
-        try:
-            place.require_space(self._out, place.size(final), "The tar")
-            write_tar(final, staged, self._cancelled)
-            sums = write_sums(staged, self._cancelled)
-            publish(staged, tar)
-            publish(sums, sum_file(tar))
-        except Cancelled:
-            raise
-        except (TuituneError, OSError) as error:
-            self._make_room()
-            return (f"The folder is whole, but no tar of it was written: {one_line(explain(error), max_length=300)}",)
-        return ()
 
     def _upload(self, kind: Kind, of: Kind) -> Exported:
         """Upload what another kind makes; it is made here first, unless it was made now or before from this adapter."""
@@ -191,14 +188,15 @@ class Making:
             card = self._staging / "README.md"
             card.write_text(gguf_card(self._run, of.name, path.name, proof), encoding="utf-8")
             files.append(card)
-        uploaded = upload(
-            files,
-            self._options.hub_repo,
-            public=self._options.hub_public,
-            message=f"{self._run.name} by tuitune",
-            progress=lambda file, done, total: self._progress(kind.name, f"Uploading {file}".strip(), done, total),
-            cancelled=self._cancelled,
-        )
+        with timed("upload", lambda: sum(file.stat().st_size for file in files)):
+            uploaded = upload(
+                files,
+                self._options.hub_repo,
+                public=self._options.hub_public,
+                message=f"{self._run.name} by tuitune",
+                progress=lambda file, done, total: self._progress(kind.name, f"Uploading {file}".strip(), done, total),
+                cancelled=self._cancelled,
+            )
         commands = hub_lines(of.name, uploaded.repository.name, path.name)
         notices = (f"Uploaded: {uploaded.commit_url}",)
         return Exported(kind.name, path, place.size(path), commands, notices, proof)
@@ -236,7 +234,7 @@ class Making:
 
     def _make_room(self) -> None:
         """Remove what a kind that failed left half made, for those that are still to come."""
-        paths_to_keep = (self._merged, self._source, self._staging / "base-bf16.gguf")
+        paths_to_keep = (self._merged, self._source, self._staging / "base-bf16.gguf", self._staging / _IMATRIX)
         for path in self._staging.iterdir():
             if path in paths_to_keep:
                 continue
@@ -254,14 +252,15 @@ class Making:
     @cached_property
     def _reference(self) -> "Reference | TuituneError":
         """What the adapter itself says, or why it cannot be asked; it is asked once for all kinds."""
+        from tuitune.export.answers import asked_of, reference
         from tuitune.export.merged import sixteen_bit
-        from tuitune.export.parity import asked_of, reference
 
         try:
             recipe, _ = sixteen_bit(self._run.resolved())
             tokenizer = self._run_tokenizer
             asked = asked_of(self._run, tokenizer, self._cancelled)
-            return reference(self._run, recipe, tokenizer, asked, self._cancelled)
+            with timed("ask the adapter", lambda: self._whole_bytes):
+                return reference(self._run, recipe, tokenizer, asked, self._cancelled)
         except Cancelled:
             raise
         except TuituneError as error:
@@ -269,7 +268,8 @@ class Making:
 
     def _prove(self, kind: Kind, path: Path) -> tuple["Parity | None", tuple[str, ...]]:
         """How what was made compares with the adapter, or why it was not asked anything. Raises TuituneError."""
-        from tuitune.export import parity
+        from tuitune.export.answers import llama_cpp_answers, transformers_answers
+        from tuitune.export.parity import judged
 
         if kind.form in ("adapter", "script", "notebook"):
             return None, ()
@@ -280,7 +280,8 @@ class Making:
         recipe = self._run.resolved()
         if kind.form in ("merged_16bit", "merged_4bit"):
             try:
-                answers = parity.transformers_answers(path, recipe, expected.asked, self._cancelled)
+                with timed(f"ask {kind.form}", lambda: self._whole_bytes):
+                    answers = transformers_answers(path, recipe, expected, self._cancelled)
             except Cancelled:
                 raise
             except TuituneError as error:
@@ -288,17 +289,16 @@ class Making:
         elif not gguf_engine.available():
             return None, (gguf_engine.MISSING,)
         elif kind.form == "adapter_gguf":
-            prompt_ids = expected.adapter.prompt_ids
-            base = self._base_gguf(kind)
-            answers = parity.llama_cpp_answers(base, expected.asked, self._cancelled, lora=path, prompt_ids=prompt_ids)
+            answers = llama_cpp_answers(self._base_gguf(kind), expected, self._cancelled, lora=path)
         else:
             assert kind.gguf is not None
             if kind.gguf not in self._answers:  # an Ollama folder has the same file
                 file = path / GGUF_NAME if path.is_dir() else path
-                self._answers[kind.gguf] = parity.llama_cpp_answers(file, expected.asked, self._cancelled)
+                with timed(f"ask {kind.gguf}", lambda: self._whole_bytes):
+                    self._answers[kind.gguf] = llama_cpp_answers(file, expected, self._cancelled)
             answers = self._answers[kind.gguf]
         told = bool(self._exported_tokenizer[1])
-        return parity.judged(kind.name, expected, answers, template_told=told), ()
+        return judged(kind.name, expected, answers, template_told=told), ()
 
     def _base_gguf(self, kind: Kind) -> Path:
         """The base model as a GGUF, made to try the adapter's on."""
@@ -353,13 +353,14 @@ class Making:
         if self._merge_failure is not None:  # it takes minutes, and would fail again
             raise self._merge_failure
         try:
-            self._merge_notices = merge(
-                self._run,
-                self._exported_tokenizer[0],
-                path,
-                lambda text, done=None, total=None: self._progress(kind.name, text, done, total),
-                self._cancelled,
-            )
+            with timed("merge", lambda: self._whole_bytes):
+                self._merge_notices = merge(
+                    self._run,
+                    self._exported_tokenizer[0],
+                    path,
+                    lambda text, done=None, total=None: self._progress(kind.name, text, done, total),
+                    self._cancelled,
+                )
         except (TuituneError, OSError) as error:
             self._merge_failure = error
             raise
@@ -370,7 +371,8 @@ class Making:
 
         merged = self._merged_model(kind)
         self._progress(kind.name, "Quantising to 4-bit", None, None)
-        quantise(self._run, merged, path)
+        with timed("quantise nf4", lambda: self._whole_bytes):
+            quantise(self._run, merged, path)
         return (*self._merge_notices, *self._exported_tokenizer[1])
 
     def _merged_model(self, kind: Kind) -> Path:
@@ -401,16 +403,35 @@ class Making:
         if kind.gguf == source_type:
             _link(source, path)
             return notices
-        quantise(
-            source,
-            path,
-            kind.gguf,
-            merged,
-            log=self._staging / "quantise.log",
-            progress=self._counted(kind, f"Writing the GGUF as {kind.gguf}"),
-            cancelled=self._cancelled,
-        )
+        weighs = self._options.imatrix and kind.gguf not in _CONVERTED
+        imatrix = self._importance(kind, source) if weighs else None
+        if imatrix:
+            notices = (*notices, self._importance_notice)
+        with timed(f"quantise {kind.gguf}", lambda: self._whole_bytes):
+            quantise(
+                source,
+                path,
+                kind.gguf,
+                merged,
+                imatrix=imatrix,
+                log=self._staging / "quantise.log",
+                progress=self._counted(kind, f"Writing the GGUF as {kind.gguf}"),
+                cancelled=self._cancelled,
+            )
         return notices
+
+    def _importance(self, kind: Kind, source: Path) -> Path:
+        """The importance matrix of the merged model, which all types of one export share."""
+        from tuitune.export.importance import write_importance
+
+        path = self._staging / _IMATRIX
+        if not path.exists():
+            progress = self._counted(kind, "Looking at what the weights see in the training rows")
+            with timed("importance", lambda: self._whole_bytes):
+                self._importance_notice = write_importance(
+                    self._merged_model(kind), self._run, source, path, progress, self._cancelled
+                )
+        return path
 
     def _source_gguf(self, kind: Kind) -> tuple[Path, str]:
         """The merged model as a GGUF in its own 16-bit type, from which all others are made, and that type."""
@@ -430,16 +451,18 @@ class Making:
         from tuitune.export.gguf import convert
 
         assert self._llama_cpp is not None
-        convert(
-            model or self._merged_model(kind),
-            path,
-            type_,
-            llama_cpp=self._llama_cpp,
-            name=self._run.name,
-            log=self._staging / "convert.log",
-            progress=self._counted(kind, "Converting to GGUF"),
-            cancelled=self._cancelled,
-        )
+        source = model or self._merged_model(kind)
+        with timed(f"convert {type_}", lambda: self._whole_bytes):
+            convert(
+                source,
+                path,
+                type_,
+                llama_cpp=self._llama_cpp,
+                name=self._run.name,
+                log=self._staging / "convert.log",
+                progress=self._counted(kind, "Converting to GGUF"),
+                cancelled=self._cancelled,
+            )
 
     def _try_in_ollama(self, kind: Kind, final: Path) -> tuple[str, ...]:
         from tuitune.export.ollama import tried
@@ -481,10 +504,6 @@ def _link(source: Path, path: Path) -> None:
 def _require_ours(final: Path) -> None:
     """Refuse to take the place of a file or folder that is not an earlier export. Raises UnusableInput."""
     if os.path.lexists(final) and not is_ours(final):
-        raise _not_ours(final)
-
-
-def _not_ours(path: Path) -> UnusableInput:
-    return UnusableInput(
-        f"{one_line(path)} exists and is not an export of tuitune's: move it away, or choose another folder."
-    )
+        raise UnusableInput(
+            f"{one_line(final)} exists and is not an export of tuitune's: move it away, or choose another folder."
+        )

@@ -2,14 +2,14 @@
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from tuitune.backends.loading import require_adapter, weights_folder
-from tuitune.errors import TuituneError
-from tuitune.export import llama_cpp, place, shards
+from tuitune.errors import TuituneError, UnusableInput
+from tuitune.export import llama_cpp, place, shards, times
 from tuitune.export.card import fingerprint, marked
-from tuitune.export.kinds import KINDS, Kind
+from tuitune.export.kinds import KINDS, Kind, require_known
 from tuitune.export.script import require_repeatable
 from tuitune.model.config import require_weights, training_config
 from tuitune.recipe import Recipe
@@ -22,8 +22,11 @@ from tuitune.text import one_line
 class Readiness:
     """Whether `kind` can be made: `missing` is the sentence that says why not.
 
-    `bytes` is about what the export will take on disk, None where that cannot be known. `question` is what the user
-    will be asked (whether a download is allowed), None where nothing is.
+    `bytes` is about what the export will take on disk, None where that cannot be known; `disk_bytes` is what it takes
+    while it is made, and `memory_bytes` the host's memory meanwhile. `parts` has the seconds of each part of the work;
+    several kinds share parts of one name. `measured` says that each was done on this machine before: else they are
+    what writing takes at the least. `question` is what the user will be asked (whether a download is allowed), None
+    where nothing is.
     """
 
     kind: str
@@ -32,12 +35,36 @@ class Readiness:
     missing: str | None
     bytes: int | None
     question: str | None
+    disk_bytes: int | None = None
+    memory_bytes: int | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+    measured: bool = False
+
+    def takes(self) -> str:
+        """Time, disk and memory in words; empty where nothing is known."""
+        return times.takes(asdict(self)) if self.disk_bytes is not None else ""
+
+    def in_words(self) -> str:
+        """A line of its own: the kind, whether it can be made, and what that takes or what is missing."""
+        if self.missing:
+            return f"{self.kind} ✘ {self.missing}"
+        return f"{self.kind} ✔ {self.takes() or 'can be made.'}"
 
 
-def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]:
-    """Every kind in KINDS, looked at for a finished run, or for a recipe whose run is still to come.
+@dataclass(frozen=True)
+class Room:
+    """What making some kinds takes at once: bytes on the disk, and in the host's memory to merge and to ask."""
 
-    Nothing is written, downloaded or loaded. `out` is the folder to export to, by default the run's own.
+    disk_bytes: int
+    merge_bytes: int
+    ask_bytes: int
+
+
+def preflight(subject: Run | Recipe, out: Path | None = None, kinds: Sequence[Kind] = KINDS) -> list[Readiness]:
+    """Each of `kinds`, looked at for a finished run, or for a recipe whose run is still to come.
+
+    Nothing is downloaded or loaded, and a file is written only to see how fast the disk is. `out` is the folder to
+    export to, by default the run's own.
     """
     run = subject if isinstance(subject, Run) else None
     recipe = run.resolved() if run else subject
@@ -48,11 +75,17 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
         if run and run.adapter.is_dir():
             sizes = {"adapter": place.size(run.adapter)}
         require_weights(recipe.model)
-        sizes = bytes_of(recipe, run)
+        sizes = bytes_of(recipe, run, kinds)
     except TuituneError as error:
         unreadable = str(error)
     by_shard = unreadable is None and merges_by_shard(recipe, run)
-    readiness = [_looked_at(kind, run, out, sizes, unreadable, by_shard=by_shard) for kind in KINDS]
+    readiness = [_looked_at(kind, run, out, sizes, unreadable, by_shard=by_shard) for kind in kinds]
+    if unreadable is None:
+        taken = times.taken()
+        readiness = [
+            _with_needs(entry, kind, sizes, run, out, taken, by_shard=by_shard)
+            for entry, kind in zip(readiness, kinds, strict=True)
+        ]
     paths = [recipe.data.path, *(source.path for source in recipe.data.also)]
     missing = [path for path in paths if not path.startswith(HUB) and not Path(path).is_file()]
     if missing:
@@ -69,6 +102,44 @@ def preflight(subject: Run | Recipe, out: Path | None = None) -> list[Readiness]
             for entry in readiness
         ]
     return readiness
+
+
+def preflight_with_hub(
+    subject: Run | Recipe, repository: str | None, out: Path | None = None, kinds: Sequence[Kind] = KINDS
+) -> list[Readiness]:
+    """As `preflight`, and what the Hub says of writing to the repository, where kinds of the Hub are among them."""
+    from tuitune.hub.upload import require_writable
+
+    readiness, refused = preflight(subject, out, kinds), None
+    if any(kind.of for kind in kinds):
+        try:
+            require_writable(repository)
+        except TuituneError as error:
+            refused = str(error)
+    return [
+        replace(entry, ready=False, missing=entry.missing or refused) if kind.of and refused else entry
+        for entry, kind in zip(readiness, kinds, strict=True)
+    ]
+
+
+def wanted_exports(recipe: Recipe, runs_folder: Path) -> list[Readiness]:
+    """What `recipe.export` wants, looked at before its run; the Hub is asked about a repository that it names. Raises
+    UnusableInput for a kind that there is not."""
+    wanted = recipe.export
+    names = [*wanted.to]
+    if wanted.hub_repo and not any(name.startswith("hub:") for name in names):
+        names.append("hub:adapter")
+    return preflight_with_hub(recipe, wanted.hub_repo, runs_folder, require_known(names)) if names else []
+
+
+def require_exportable(recipe: Recipe, runs_folder: Path) -> None:
+    """Refuse a run whose result could not become what `recipe.export` wants. Raises UnusableInput."""
+    for readiness in wanted_exports(recipe, runs_folder):
+        if readiness.missing:
+            raise UnusableInput(
+                f"The recipe's export ({one_line(readiness.kind, max_length=60)}) could not be made here, so training "
+                f"did not begin. {readiness.missing} Or take it out of export in the recipe."
+            )
 
 
 def _looked_at(
@@ -109,24 +180,83 @@ def bytes_of(recipe: Recipe, run: Run | None, kinds: Sequence[Kind] = KINDS) -> 
     return {**models, **{name: size for name, size in bytes_without_model.items() if name in models}}
 
 
-def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path, *, by_shard: bool) -> None:
-    """Refuse kinds that disk or memory cannot take, their intermediate merged model included. Raises TuituneError.
+def room_of(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path, *, by_shard: bool) -> Room:
+    """What making the kinds takes, their intermediate merged model included.
 
     `by_shard` says whether the merge needs only a part of the model in memory.
     """
     names = [kind.name for kind in kinds]
-    merges = any(kind.whole_model for kind in kinds) and (
-        "merged_16bit" in names or run is None or earlier_merged(run, out) is None
-    )
-    merged = int(2 * _weights(kinds, sizes))
+    merged, merges = int(2 * _weights(kinds, sizes)), _merges(kinds, run, out)
     written = sum(sizes[name] for name in names) + (merged if merges and "merged_16bit" not in names else 0)
     types = {kind.gguf for kind in kinds if kind.gguf}
     if types - {"f16", "bf16", "q8_0"} or len(types) > 1:
         written += merged  # the 16-bit GGUF that the others are made from
-    place.require_space(out, written, f"Exporting {' and '.join(names)}")
-    if merges:
-        memory = min(shards.MEMORY_BYTES, merged) if by_shard else merged
-        place.require_memory(memory, "Merging the adapter into the model")
+    merge = (min(shards.MEMORY_BYTES, merged) if by_shard else merged) if merges else 0
+    return Room(written, merge, int(1.1 * merged))
+
+
+def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path, *, by_shard: bool) -> None:
+    """Refuse kinds that disk or memory cannot take, as `room_of` says. Raises TuituneError."""
+    room = room_of(kinds, sizes, run, out, by_shard=by_shard)
+    place.require_space(out, room.disk_bytes, f"Exporting {' and '.join(kind.name for kind in kinds)}")
+    if room.merge_bytes:
+        place.require_memory(room.merge_bytes, "Merging the adapter into the model")
+
+
+def _merges(kinds: list[Kind], run: Run | None, out: Path) -> bool:
+    """Whether the adapter must be merged for the kinds, and was not before."""
+    names = [kind.name for kind in kinds]
+    return any(kind.whole_model for kind in kinds) and (
+        "merged_16bit" in names or run is None or earlier_merged(run, out) is None
+    )
+
+
+def _with_needs(
+    readiness: Readiness,
+    kind: Kind,
+    sizes: dict[str, int],
+    run: Run | None,
+    out: Path,
+    taken: list[times.Took],
+    *,
+    by_shard: bool,
+) -> Readiness:
+    """With what making the kind takes: room, and the seconds of its parts."""
+    room = room_of([kind], sizes, run, out, by_shard=by_shard)
+    parts = parts_of(kind, sizes, merges=_merges([kind], run, out))
+    known = {part.name: times.seconds_of(part, taken) for part in parts}
+    measured = all(seconds is not None for seconds in known.values())
+    if not measured:
+        speed = times.written_bytes_a_second(out)
+        known = {part.name: part.written_bytes / speed if speed else 0.0 for part in parts}
+    return replace(
+        readiness,
+        disk_bytes=room.disk_bytes,
+        memory_bytes=max(room.merge_bytes, room.ask_bytes),
+        parts={name: seconds or 0.0 for name, seconds in known.items()},
+        measured=measured,
+    )
+
+
+def parts_of(kind: Kind, sizes: dict[str, int], *, merges: bool) -> list[times.Part]:
+    """The parts of making one kind; several kinds share those of one name."""
+    whole, own = int(2 * _weights([kind], sizes)), sizes[kind.name]
+    if kind.of is not None:
+        before = parts_of(kind.of, {**sizes, kind.of.name: own}, merges=merges)
+        return [*before, times.Part("upload", own, 0)]
+    if not kind.whole_model:
+        return [times.Part(f"make {kind.name}", own, own)]
+    parts = [times.Part("merge", whole, whole)] if merges else []
+    if kind.gguf in ("f16", "bf16", "q8_0"):
+        parts.append(times.Part(f"convert {kind.gguf}", whole, own))
+    elif kind.gguf:
+        parts.append(times.Part("convert bf16", whole, whole))
+        parts.append(times.Part(f"quantise {kind.gguf}", whole, own))
+    elif kind.form == "merged_4bit":
+        parts.append(times.Part("quantise nf4", whole, own))
+    asked = f"ask {kind.gguf or kind.form}"
+    parts += [times.Part("ask the adapter", whole, 0), times.Part(asked, whole, 0)]
+    return [*parts, times.Part(f"sums of {kind.name}", own, 0)]
 
 
 def merges_by_shard(recipe: Recipe, run: Run | None) -> bool:

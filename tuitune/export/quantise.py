@@ -1,9 +1,10 @@
 """Write a 16-bit GGUF file again in another type, by the kernels of llama.cpp that xllamacpp carries.
 
 A program of its own, started by `tuitune.export.gguf` as a child process:
-`python quantise.py KERNELS SOURCE OUTFILE KIND`. KERNELS is xllamacpp's library. Which tensor gets which type follows
-llama-quantize (llama.cpp, src/llama-quant.cpp), so that a kind means the same in both. It ends when its stdin does.
-Prints `Quantising: NN%`. One tensor is held in memory at a time.
+`python quantise.py KERNELS SOURCE OUTFILE KIND [IMATRIX]`. KERNELS is xllamacpp's library, IMATRIX says which weights
+of a row matter most. Which tensor gets which type follows llama-quantize (llama.cpp, src/llama-quant.cpp), so that a
+kind means the same in both. It ends when its stdin does. Prints `Quantising: NN%`. One tensor is held in memory at a
+time.
 """
 
 import ctypes
@@ -57,7 +58,8 @@ _CHUNK_WEIGHTS = 1 << 22
 class Mixture:
     """Chooses the type of each tensor of one model, asked in the file's order.
 
-    `layers` counts the model's blocks, `values` its tensors of attention values, `grouped` is query heads a key head.
+    `layers` counts the model's blocks, `values` its tensors of attention values, `weighed` says that weights are
+    rounded by their importance.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class Mixture:
     values: int
     experts: int
     tied: bool
+    weighed: bool = False
     seen_values: int = 0
     seen_down: int = 0
 
@@ -132,6 +135,8 @@ class Mixture:
             return Type.Q6_K
         if kind == "q4_k_s" and first and not falcon:
             return Type.Q5_K
+        if kind in ("q4_0", "q5_0") and self.weighed and first:
+            return Type.Q4_1 if kind == "q4_0" else Type.Q5_1
         return default
 
     def _for_attention_output(self, kind: str, default: Type, falcon: bool) -> Type:
@@ -158,26 +163,34 @@ class Kernels:
             *(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p),
         ]
 
-    def quantise(self, type_: Type, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """`rows` (rows, weights) as the bytes of `type_` (rows, bytes)."""
+    def quantise(
+        self, type_: Type, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        """`rows` (rows, weights) as the bytes of `type_` (rows, bytes); `importance` (weights,) says which weights of a
+        row matter most."""
         count, weights = rows.shape
         block, block_bytes = GGML_QUANT_SIZES[type_]
         encoded = np.empty((count, weights // block * block_bytes), dtype=np.uint8)
-        written = self._quantise(type_.value, rows.ctypes.data, encoded.ctypes.data, 0, count, weights, None)
+        weighed = None if importance is None else importance.ctypes.data
+        written = self._quantise(type_.value, rows.ctypes.data, encoded.ctypes.data, 0, count, weights, weighed)
         if written != encoded.nbytes:
             raise ValueError(f"{type_.name} gave {written} bytes, not {encoded.nbytes}")
         return encoded
 
 
-def quantise(library: str, source: str, outfile: str, kind: str) -> None:
+def quantise(library: str, source: str, outfile: str, kind: str, imatrix: str = "") -> None:
     """Write the GGUF file `source`, of 16 and 32-bit tensors, as `outfile` of the given kind. Raises ValueError."""
     kernels, reader = Kernels(library), GGUFReader(source)
     architecture = str(reader.fields["general.architecture"].contents())
     writer = GGUFWriter(outfile, architecture)
     _copy_fields(reader, writer, kind)
+    importances = _importances(imatrix) if imatrix else {}
+    if importances:
+        writer.add_string("quantize.imatrix.dataset", "training rows")
+        writer.add_uint32("quantize.imatrix.entries_count", len(importances))
     # llama-quantize takes tensors by layer and name.
     tensors = sorted(reader.tensors, key=lambda tensor: (_layer(tensor.name), tensor.name))
-    mixture = _mixture(reader, kind, architecture)
+    mixture = _mixture(reader, kind, architecture, weighed=bool(importances))
     types: dict[str, Type] = {}
     for tensor in tensors:
         type_ = mixture.type_of(tensor.name, int(tensor.shape[0]), len(tensor.shape), tensor.tensor_type)
@@ -200,7 +213,10 @@ def quantise(library: str, source: str, outfile: str, kind: str) -> None:
             if type_ == tensor.tensor_type:
                 data = np.ascontiguousarray(tensor.data).view(np.uint8)
             else:
-                parts = pool.map(lambda rows, type_=type_: kernels.quantise(type_, rows), _chunks(tensor))
+                importance = importances.get(tensor.name)
+                parts = pool.map(
+                    lambda rows, type_=type_, weighed=importance: kernels.quantise(type_, rows, weighed), chunks(tensor)
+                )
                 data = np.concatenate([*parts])
             writer.write_tensor_data(data.reshape(-1))
             done += int(tensor.n_elements)
@@ -208,7 +224,7 @@ def quantise(library: str, source: str, outfile: str, kind: str) -> None:
     writer.close()
 
 
-def _chunks(tensor: Any) -> Iterator[NDArray[np.float32]]:
+def chunks(tensor: Any) -> Iterator[NDArray[np.float32]]:
     """The tensor's rows in float32, some millions of weights at a time."""
     weights = int(tensor.shape[0])
     raw = np.ascontiguousarray(tensor.data)
@@ -224,7 +240,14 @@ def _chunks(tensor: Any) -> Iterator[NDArray[np.float32]]:
             yield part.astype(np.float32)
 
 
-def _mixture(reader: GGUFReader, kind: str, architecture: str) -> Mixture:
+def _importances(path: str) -> dict[str, NDArray[np.float32]]:
+    """For each tensor of an importance matrix the mean square of what its columns see, (columns,)."""
+    tensors = {tensor.name: np.array(tensor.data, dtype=np.float32).reshape(-1) for tensor in GGUFReader(path).tensors}
+    sums = {name.removesuffix(".in_sum2"): data for name, data in tensors.items() if name.endswith(".in_sum2")}
+    return {name: np.ascontiguousarray(data / tensors[f"{name}.counts"][0]) for name, data in sums.items()}
+
+
+def _mixture(reader: GGUFReader, kind: str, architecture: str, *, weighed: bool) -> Mixture:
     names = [tensor.name for tensor in reader.tensors]
     experts = reader.fields.get(f"{architecture}.expert_count")
     return Mixture(
@@ -234,6 +257,7 @@ def _mixture(reader: GGUFReader, kind: str, architecture: str) -> Mixture:
         values=sum(bool(_LIKE_V.search(name)) for name in names),
         experts=int(experts.contents()) if experts else 0,
         tied="output.weight" not in names,
+        weighed=weighed,
     )
 
 

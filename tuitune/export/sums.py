@@ -29,7 +29,7 @@ def write_sums(export: Path, cancelled: Callable[[], bool]) -> Path:
     sums.unlink(missing_ok=True)
     files = _files(export) if export.is_dir() else [export]
     names = (file.relative_to(sums.parent).as_posix() for file in files)
-    lines = [_line(_digest(file, cancelled), name) for file, name in zip(files, names, strict=True)]
+    lines = [line_of(_digest(file, cancelled), name) for file, name in zip(files, names, strict=True)]
     sums.write_text("".join(lines), encoding="utf-8")
     return sums
 
@@ -92,7 +92,7 @@ def _digest(path: Path, cancelled: Callable[[], bool]) -> str:
     return digest.hexdigest()
 
 
-def _line(digest: str, name: str) -> str:
-    """As sha256sum writes it: a name that would break the line is escaped, and a backslash before the sum says so."""
+def line_of(digest: str, name: str) -> str:
+    """A line as sha256sum writes it: a name that would break it is escaped, and a backslash before the sum says so."""
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n"

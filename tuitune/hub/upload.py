@@ -49,7 +49,10 @@ def require_writable(name: str | None, api: Any = None) -> Repository:
     a token that is missing, wrong or may only read; TuituneError where the Hub is not reached.
     """
     if not name:
-        raise UnusableInput("A Hub export needs a name for the repository: give --hub-repo NAME (or OWNER/NAME).")
+        raise UnusableInput(
+            "A Hub export needs a name for the repository, NAME or OWNER/NAME: give --hub-repo, or export.hub_repo in "
+            "the recipe."
+        )
     if not _NAME.fullmatch(name) or "--" in name or ".." in name or name.endswith((".git", ".", "-")):
         raise UnusableInput(
             f"{one_line(name, max_length=120)!r} cannot name a Hub repository: take letters, digits, '-', '_' and '.', "

@@ -148,9 +148,12 @@ class Jobs:
         return {"configs": dataset_splits(name, revision)}
 
     def estimate(self, job: Job, recipe: Recipe, runs: str | None = None) -> Result:
+        from tuitune.export.needs import wanted_exports
         from tuitune.plan.estimate import estimate
 
-        return estimate(recipe, runs_folder=Path(runs) if runs else None).as_dict()
+        runs_folder = Path(runs) if runs else default_runs_folder()
+        wanted = [dataclasses.asdict(kind) for kind in wanted_exports(recipe, runs_folder)]
+        return {**estimate(recipe, runs_folder=runs_folder).as_dict(), "exports": wanted}
 
     def preview_rewards(self, job: Job, recipe: Recipe, prompts: int) -> Result:
         """What the recipe's rewards say of answers of the model as it is."""
@@ -180,18 +183,20 @@ class Jobs:
         rendezvous: str = "",
     ) -> Result:
         """Train in a new run folder, which is sent as a part as soon as it exists."""
+        from tuitune.export.needs import require_exportable
         from tuitune.machine.hardware import machine
         from tuitune.train.pinning import pinned
         from tuitune.train.run import check
 
         per_hour = price_of(price)
+        runs_folder = Path(runs) if runs else default_runs_folder()
         check(recipe, hosts)
+        require_exportable(recipe, runs_folder)
         cards_of(recipe.train.gpus)
         if hosts > 1:
             listen(rendezvous).close()
         resolved = pinned(recipe)
         self._models.free()
-        runs_folder = Path(runs) if runs else default_runs_folder()
         sweep(runs_folder)
         writer = create_run(recipe, runs_folder, name, machine().as_dict(), resolved)
         return self._train(job, writer, recipe, resolved, per_hour, hosts=hosts, rendezvous=rendezvous)
@@ -418,6 +423,8 @@ class Jobs:
         hub_repo: str | None = None,
         hub_public: bool = False,
         tar: bool = False,
+        split_bytes: int = 0,
+        imatrix: bool = False,
     ) -> Result:
         """Every kind as a part of its own when it is there: `exported`, or `failed` with its `error`.
 
@@ -432,7 +439,7 @@ class Jobs:
             progress=lambda kind, text, done, total: job.part(kind=kind, text=text, done=done, total=total),
             allow_download=lambda question: allow_download,
             cancelled=job.cancelled.is_set,
-            options=ExportOptions(hub_repo, hub_public, tar),
+            options=ExportOptions(hub_repo, hub_public, tar, split_bytes, imatrix),
         ):
             if isinstance(outcome, Exported):
                 job.part(exported=_as_data(outcome))
@@ -440,14 +447,14 @@ class Jobs:
                 job.part(failed={"kind": outcome.kind, "error": explain(outcome.error)})
         return {}
 
-    def preflight(self, job: Job, run: Run, checkpoint: str | None = None) -> Result:
+    def preflight(self, job: Job, run: Run, checkpoint: str | None = None, hub_repo: str | None = None) -> Result:
         """`kinds`: what can be made; `exports`: what lies in the run's own folder already."""
-        from tuitune.export import exports_of, preflight
+        from tuitune.export import exports_of
+        from tuitune.export.needs import preflight_with_hub
 
         run = adapter_of(run, checkpoint)
-
         return {
-            "kinds": [dataclasses.asdict(kind) for kind in preflight(run)],
+            "kinds": [dataclasses.asdict(kind) for kind in preflight_with_hub(run, hub_repo)],
             "exports": [_as_data(exported) for exported in exports_of(run)],
         }
 

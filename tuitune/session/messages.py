@@ -432,6 +432,8 @@ class Export(Request[Nothing]):
     hub_repo: str | None = None
     hub_public: bool = False
     tar: bool = False
+    split_bytes: int = 0
+    imatrix: bool = False
 
 
 class Exports(TypedDict):
@@ -443,9 +445,12 @@ class Exports(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Preflight(Request[Exports]):
+    """With `hub_repo` the Hub is asked whether the repository may be written to."""
+
     command: ClassVar[str] = "preflight"
     run: str
     checkpoint: str | None = None
+    hub_repo: str | None = None
 
 
 REQUESTS: dict[str, type[Request[Any]]] = {
