@@ -9,7 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import DEMO
-from tests.engine.training import trained
+from tests.engine.training import trained, without_probabilities
+from tuitune.errors import TuituneError
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Finished, Started, Step
 from tuitune.runs.folder import Run, RunWriter
@@ -140,6 +141,72 @@ def test_a_continued_adapter_is_held_to_what_it_was(pairs: Path, whole: dict[str
     assert history.evaluations[0].loss == pytest.approx(0.693147, abs=1e-4)
 
 
+def alone(model: Any, rows: Any) -> Any:
+    """Log-probabilities (rows, chosen and rejected) of the replies, each asked by itself with transformers alone."""
+    import torch
+
+    def logprob(ids: list[int], labels: list[int]) -> float:
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
+        counted = [place for place, label in enumerate(labels[1:]) if label != -100]
+        logprobs = torch.log_softmax(logits, -1)[counted, [labels[place + 1] for place in counted]]
+        return float(logprobs.sum())
+
+    with torch.no_grad():
+        return torch.tensor(
+            [
+                [logprob(row[f"{side}_input_ids"], row[f"{side}_labels"]) for side in ("chosen", "rejected")]
+                for row in rows
+            ]
+        )
+
+
+def test_the_reference_is_the_model_as_the_run_began_with_it(
+    pairs: Path, whole: dict[str, Run], tmp_path: Path
+) -> None:
+    """After a run of two steps: not its base without an adapter, and not the adapter that was trained."""
+    from tuitune import backends
+    from tuitune.backends.loading import begin_with_adapter
+    from tuitune.data.prepare import prepare
+    from tuitune.model.config import load_tokenizer
+    from tuitune.runs.folder import create_run
+
+    first = str(whole["orpo"].adapter)
+    recipe = recipe_of(pairs, "dpo", "max_steps=2", "lora.lora_dropout=0", f"lora.init_adapter={first}")
+    writer = create_run(recipe, tmp_path, "continued")
+    trained_model = train(recipe, writer.run, Control(), writer.append)
+    writer.close()
+    assert trained_model is not None
+    prepared = prepare(recipe, load_tokenizer(recipe.model))
+    backend = backends.choose(recipe)
+    begun = backend.load(recipe)
+    backend.attach(begun)
+    begin_with_adapter(begun, first)
+    backend.for_inference(begun)
+    expected = alone(begun.model, prepared.train)
+    with begun.model.disable_adapter():
+        base = alone(begun.model, prepared.train)
+    reference, rounding = trained_model.reference["train"], 1e-2
+    assert (reference - expected).abs().max() < rounding < 0.2 * (reference - base).abs().max()
+    # What the run says of the held-out pairs in the end is measured from there.
+    after = writer.run.history().evaluations[-1].metrics
+    backend.for_inference(trained_model)
+    moved = alone(trained_model.model, prepared.eval) - alone(begun.model, prepared.eval)
+    for side, title in enumerate(("rewards/chosen", "rewards/rejected")):
+        assert after[title] == pytest.approx(0.1 * float(moved[:, side].mean()), abs=0.1 * rounding)
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo"])
+def test_a_model_without_probabilities_is_told_in_one_sentence(pairs: Path, tmp_path: Path, method: str) -> None:
+    """A weight that is NaN, as a damaged file or an overflow leaves it."""
+    recipe = recipe_of(pairs, method, f"model.name={without_probabilities(tmp_path)}", "data.eval_share=0")
+    with pytest.raises(TuituneError) as failed:
+        trained(recipe, tmp_path, method)
+    sentence = {
+        "orpo": "The loss is nan at step 1: ",
+    }.get(method, "The model gives a reply of the data no probability (NaN or infinite) before it is trained: ")
+    assert str(failed.value).startswith(sentence) and str(failed.value).endswith(".")
+
+
 def test_single_replies_with_marks_are_learned_from(pairs: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     marked = [
@@ -159,7 +226,6 @@ def test_a_model_of_which_nothing_would_be_trained_is_refused() -> None:
 
     import torch
 
-    from tuitune.errors import TuituneError
     from tuitune.train.run import require_trainable
 
     frozen: Any = SimpleNamespace(model=torch.nn.Linear(2, 2).requires_grad_(False))

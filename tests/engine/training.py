@@ -1,9 +1,12 @@
 """What tests of a whole run share: training in this process, with a hand on its events."""
 
+import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.conftest import DEMO
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Started
 from tuitune.runs.folder import Run, create_run
@@ -26,3 +29,15 @@ def trained(
     train(recipe, writer.run, control, emit)
     writer.close()
     return writer.run, writer.run.history()
+
+
+def without_probabilities(folder: Path) -> Path:
+    """The demo model with a weight that is NaN, so that it finds no token likelier than another."""
+    from safetensors.torch import load_file, save_file
+
+    model = folder / "without_probabilities"
+    shutil.copytree(DEMO / "demo_model", model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][0] = math.nan
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    return model
