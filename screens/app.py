@@ -26,6 +26,7 @@ from screens import attention
 from screens.actions import ACTIONS, bind, key_name, name_of
 from screens.appearance import HARMLESS, SAFE_DARK, SAFE_LIGHT, Ascii, Plain
 from screens.draft import Draft
+from screens.line_breaks import break_wide_text
 from screens.palette import ActionProvider
 from screens.run_link import RunLink
 from screens.step_screen import WalkScreen
@@ -66,6 +67,7 @@ class TuituneApp(App[int]):
         settings: Settings | None = None,
     ) -> None:
         super().__init__()
+        break_wide_text()
         self.settings = settings or Settings()
         for theme in (SAFE_DARK, SAFE_LIGHT):
             self.register_theme(theme)

@@ -1,13 +1,17 @@
 """The screens in Japanese: chosen at once, kept, and in their place at 80 columns."""
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 from textual.widgets._footer import FooterKey
 
 from screens.app import ScreenName, TuituneApp
+from screens.line_breaks import WORD, break_wide_text
 from screens.steps import STEP_NAMES
 from screens.widgets.footer import Footer
 from screens.widgets.step_bar import StepTab
@@ -47,6 +51,18 @@ async def test_footers_and_step_names_fit_in_japanese(attached: TuituneApp) -> N
             palette = footer.query_one("FooterKey.-command-palette")
             assert keys[-1].region.right <= palette.region.x, f"the footer of {step}:\n{screen_text(pilot)}"
             assert all(tab.region.right <= SIZE[0] for tab in attached.screen.query(StepTab)), step
+
+
+def test_lines_of_japanese_are_filled_and_begin_with_no_full_stop() -> None:
+    break_wide_text()
+    text = Text("実行 demo を削除しますか？ 記録（1.2 MB）が、すべて消えます。")
+    lines = [line.plain.rstrip() for line in text.wrap(Console(), 20)]
+    assert lines == ["実行 demo を削除しま", "すか？ 記録（1.2", "MB）が、すべて消えま", "す。"]
+
+
+def test_lines_of_other_texts_are_broken_at_spaces() -> None:
+    text = "  Löss 4.2 → 3.7,  a “mask”…\n\tname=a/b‑c  ✔ 100 %  "
+    assert WORD.findall(text) == re.findall(r"\s*\S+\s*", text)
 
 
 def shows_keys(footer: Footer) -> bool:
