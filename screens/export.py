@@ -1,5 +1,6 @@
 """Step 6: take the result home."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,10 @@ class ExportScreen(StepScreen):
             self.query_one("#kinds").focus()
         run = self.tuitune.link.run
         if run is not None and run.folder != self._looked_at:
-            self._wanted = wanted = run.recipe().export
+            with suppress(TuituneError):  # the session says what is wrong with a recipe
+                self._wanted = run.recipe().export
             with self.prevent(Input.Changed):
-                self.query_one("#hub", Input).value = one_line(wanted.hub_repo or "", max_length=120)
+                self.query_one("#hub", Input).value = one_line(self._wanted.hub_repo or "", max_length=120)
             self._look(run.folder)
 
     @property
