@@ -9,7 +9,9 @@ import ast
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from inspect import cleandoc
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +72,21 @@ CONVERTED = (
     "tuitune/commands",
     "tuitune/errors.py",
     "tuitune/language.py",
+    "tuitune/machine",
+    "tuitune/method_sections.py",
+    "tuitune/methods",
+    "tuitune/paths.py",
+    "tuitune/plan",
+    "tuitune/recipe.py",
+    "tuitune/recipe_sections.py",
+    "tuitune/reward_sections.py",
+    "tuitune/rewards",
     "tuitune/runs/manage.py",
     "tuitune/runs/summary.py",
     "tuitune/session/failure.py",
+    "tuitune/settings.py",
+    "tuitune/streams.py",
+    "tuitune/typed.py",
     "tuitune/units.py",
 )
 """Files and folders whose texts are all marked: they are extracted, and tests/engine/test_language.py holds them so."""
@@ -91,15 +105,21 @@ def converted() -> list[Path]:
 
 def error_classes() -> set[str]:
     """TuituneError and every class that is one: their first argument is a message."""
-    bases = {
-        node.name: [base.id for base in node.bases if isinstance(base, ast.Name)]
-        for folder in ("tuitune", "screens")
-        for file in (HERE / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ClassDef)
-    }
-    names = {"TuituneError"}
-    while more := {name for name, above in bases.items() if names & set(above)} - names:
+    return subclasses("TuituneError")
+
+
+def subclasses(name: str) -> set[str]:
+    """The class of this name and every one that is derived from it; of classes of one name each counts."""
+    bases: dict[str, set[str]] = {}
+    for folder in ("tuitune", "screens"):
+        for file in (HERE / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    bases.setdefault(node.name, set()).update(
+                        base.id for base in node.bases if isinstance(base, ast.Name)
+                    )
+    names = {name}
+    while more := {derived for derived, above in bases.items() if names & above} - names:
         names |= more
     return names
 
@@ -117,6 +137,17 @@ def calls(opened: Any, keywords: Any, tags: Any, options: Any) -> Iterator[Any]:
             yield node.lineno, name, tuple(text if isinstance(text, str) else None for text in texts), []
 
 
+def field_docstrings(file: Path, models: set[str]) -> Iterator[str]:
+    """What stands below each field of the file's pydantic models, as the app and the recipe's reference show it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ClassDef) and node.name in models:
+            for above, below in pairwise(node.body):
+                text = below.value if isinstance(below, ast.Expr) else None
+                is_field = isinstance(above, ast.AnnAssign) and "ClassVar" not in ast.unparse(above.annotation)
+                if is_field and isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    yield cleandoc(text.value)
+
+
 def name_of(function: ast.expr) -> str:
     """The last name of what is called."""
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
@@ -127,8 +158,10 @@ def extracted() -> dict[str, set[str | tuple[str, str]]]:
     keywords: dict[str, tuple[int, ...] | None] = {"_": None, "N_": None, "plural": (1, 2)}
     keywords |= dict.fromkeys(error_classes())
     packages: dict[str, set[str | tuple[str, str]]] = {}
+    models = subclasses("BaseModel")
     for file in converted():
         messages = packages.setdefault(package_of(file), set())
+        messages.update(field_docstrings(file, models))
         for _line, message, _comments, _context in extract_from_file(calls, file, keywords=keywords):
             if message:
                 messages.add(message if isinstance(message, str) else (message[0], message[1]))

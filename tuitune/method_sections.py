@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tuitune.language import _
 from tuitune.reward_sections import NumericMatch, Reward, RewardSection
 
 
@@ -68,9 +69,11 @@ class DPO(MethodFields):
     @model_validator(mode="after")
     def _one_weight_a_loss(self) -> Self:
         if self.loss_weights is not None and len(self.loss_weights) != len(self.loss_type):
-            raise ValueError(f"loss_weights needs one number for each of loss_type ({len(self.loss_type)})")
+            raise ValueError(
+                _("loss_weights needs one number for each of loss_type ({count})", count=len(self.loss_type))
+            )
         if "robust" in self.loss_type and self.label_smoothing == 0:
-            raise ValueError("loss_type robust needs a label_smoothing, the share of wrong pairs, for example 0.1")
+            raise ValueError(_("loss_type robust needs a label_smoothing, the share of wrong pairs, for example 0.1"))
         return self
 
 
@@ -173,10 +176,13 @@ class GRPO(MethodFields):
     def problem_of_step(self, rows: int) -> str | None:
         if rows % self.num_generations == 0:
             return None
-        return (
-            f"a step has {rows} answers (train.per_device_train_batch_size × gradient_accumulation_steps), which "
-            f"method.num_generations ({self.num_generations}) does not divide: "
-            f"change one of them, for example num_generations to {_divisor(rows, self.num_generations)}"
+        return _(
+            "a step has {rows} answers (train.per_device_train_batch_size × gradient_accumulation_steps), which "
+            "method.num_generations ({answers}) does not divide: change one of them, for example num_generations to "
+            "{divisor}",
+            rows=rows,
+            answers=self.num_generations,
+            divisor=_divisor(rows, self.num_generations),
         )
 
 

@@ -41,12 +41,15 @@ def own_folder(folder: Path) -> Path:
         status = folder.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             raise TuituneError(
-                f"{folder} belongs to someone else: remove it, or set XDG_RUNTIME_DIR to a folder of yours."
+                "{folder} belongs to someone else: remove it, or set XDG_RUNTIME_DIR to a folder of yours.",
+                folder=folder,
             )
         folder.chmod(0o700)
     except OSError as error:
         raise TuituneError(
-            f"{folder} cannot be made ({explain(error)}): set XDG_RUNTIME_DIR to a folder of yours."
+            "{folder} cannot be made ({reason}): set XDG_RUNTIME_DIR to a folder of yours.",
+            folder=folder,
+            reason=explain(error),
         ) from None
     return folder
 

@@ -1,6 +1,8 @@
 """The recipe: everything one run needs, as validated data that is read from and written to YAML."""
 
 import difflib
+import re
+from functools import reduce
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 
 from tuitune.errors import UnusableInput
+from tuitune.language import N_, Sentence, _
 from tuitune.method_sections import METHODS, SFT, MethodSection, Section, fields_of
 from tuitune.paths import expanded
 from tuitune.recipe_sections import (
@@ -57,25 +60,35 @@ class Recipe(Section):
         path = Path(path)
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise UnusableInput(f"The recipe {path} is a pipe, socket or device: save it in a file, and give that.")
+                raise UnusableInput(
+                    "The recipe {path} is a pipe, socket or device: save it in a file, and give that.", path=path
+                )
             with path.open(encoding="utf-8-sig") as file:
                 text = file.read(_MOST_CHARACTERS + 1)
             if len(text) > _MOST_CHARACTERS:
                 raise UnusableInput(
-                    f"The recipe {path} is longer than a million characters: give the path of a recipe."
+                    "The recipe {path} is longer than a million characters: give the path of a recipe.", path=path
                 )
             raw = yaml.safe_load(text)
         except FileNotFoundError:
-            raise UnusableInput(f"There is no recipe at {path}: give the path of a .yaml file.") from None
+            raise UnusableInput("There is no recipe at {path}: give the path of a .yaml file.", path=path) from None
         except IsADirectoryError:
-            raise UnusableInput(f"{path} is a folder: give the path of a .yaml recipe inside it.") from None
+            raise UnusableInput("{path} is a folder: give the path of a .yaml recipe inside it.", path=path) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise UnusableInput(f"The recipe {path} cannot be read ({one_line(error)}).") from None
+            raise UnusableInput(
+                "The recipe {path} cannot be read ({reason}).", path=path, reason=one_line(error)
+            ) from None
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             mark = getattr(error, "problem_mark", None)
-            line = f", line {mark.line + 1}" if mark else ""
             problem = one_line(getattr(error, "problem", None) or error, max_length=200)
-            raise UnusableInput(f"The recipe {path}{line} is not valid YAML: {problem}.") from None
+            if mark:
+                raise UnusableInput(
+                    "The recipe {path}, line {line} is not valid YAML: {problem}.",
+                    path=path,
+                    line=mark.line + 1,
+                    problem=problem,
+                ) from None
+            raise UnusableInput("The recipe {path} is not valid YAML: {problem}.", path=path, problem=problem) from None
         return cls.from_data(raw, source=str(path), folder=path.resolve().parent, changes=changes)
 
     @classmethod
@@ -83,9 +96,11 @@ class Recipe(Section):
         cls, raw: Any, *, source: str | None = None, folder: Path | None = None, changes: list[str] | None = None
     ) -> Self:
         """Validate plain data as a recipe; `source` is named in errors, relative paths are taken from `folder`."""
-        named = "recipe" if source is None else f"recipe {source}"
+        named = _("recipe") if source is None else _("recipe {file}", file=source)
         if not isinstance(raw, dict):
-            raise UnusableInput(f"The {named} must hold the sections model and data, as `name: value` pairs.")
+            raise UnusableInput(
+                "The {named} must hold the sections model and data, as `name: value` pairs.", named=named
+            )
         raw = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
         for change in changes or []:
             if change.partition("=")[0].strip() == "method":  # another method has other fields: all of them go
@@ -99,15 +114,19 @@ class Recipe(Section):
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
-            raise UnusableInput(f"The {named} cannot be used: {'; '.join(field_errors(error).values())}.") from None
+            raise UnusableInput(
+                "The {named} cannot be used: {problem}.", named=named, problem=listed(field_errors(error))
+            ) from None
         train = recipe.train
         rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
         if problem := recipe.method.problem_of_step(rows):
-            raise UnusableInput(f"The {named} cannot be used: {problem}.")
+            raise UnusableInput("The {named} cannot be used: {problem}.", named=named, problem=problem)
         try:
             return recipe.with_absolute_paths(folder) if folder else recipe
         except OSError as error:  # a name too long for any file system, or a loop of links
-            raise UnusableInput(f"A path in the {named} cannot be used ({error.strerror}).") from None
+            raise UnusableInput(
+                "A path in the {named} cannot be used ({reason}).", named=named, reason=error.strerror
+            ) from None
 
     def with_absolute_paths(self, folder: Path) -> Self:
         """The same recipe with `data.path`, and `model.name` where it means a folder, made absolute from `folder`."""
@@ -149,11 +168,15 @@ def _require_few_values(raw: Any, named: str) -> None:
     try:
         count = _unfolded(raw, {})
     except RecursionError:
-        raise UnusableInput(f"The {named} is nested too deeply: write its fields as `name: value` pairs.") from None
+        raise UnusableInput(
+            "The {named} is nested too deeply: write its fields as `name: value` pairs.", named=named
+        ) from None
     if count > _MOST_VALUES:
         raise UnusableInput(
-            f"The {named} holds more than {_MOST_VALUES:,} values once its aliases (*name) are unfolded: "
-            "write out what they stand for."
+            "The {named} holds more than {most:,} values once its aliases (*name) are unfolded: "
+            "write out what they stand for.",
+            named=named,
+            most=_MOST_VALUES,
         )
 
 
@@ -170,26 +193,35 @@ def _unfolded(value: Any, counts: dict[int, int]) -> int:
 
 
 _PLAINLY = {
-    "int_parsing": "should be a whole number",
-    "int_type": "should be a whole number",
-    "int_from_float": "should be a whole number",
-    "float_parsing": "should be a number",
-    "float_type": "should be a number",
-    "bool_parsing": "should be true or false",
-    "bool_type": "should be true or false",
-    "string_type": "should be text",
-    "list_type": "should be a list",
-    "dict_type": "should be `name: value` pairs",
-    "model_type": "should be a section of `name: value` pairs",
-    "model_attributes_type": "should be a section of `name: value` pairs",
-    "union_tag_invalid": f"should be one of {', '.join(METHODS)}",
+    "int_parsing": N_("should be a whole number"),
+    "int_type": N_("should be a whole number"),
+    "int_from_float": N_("should be a whole number"),
+    "float_parsing": N_("should be a number"),
+    "float_type": N_("should be a number"),
+    "finite_number": N_("should be a finite number"),
+    "bool_parsing": N_("should be true or false"),
+    "bool_type": N_("should be true or false"),
+    "string_type": N_("should be text"),
+    "list_type": N_("should be a list"),
+    "dict_type": N_("should be `name: value` pairs"),
+    "model_type": N_("should be a section of `name: value` pairs"),
+    "model_attributes_type": N_("should be a section of `name: value` pairs"),
 }
 """What pydantic's kinds of error ask for, in a user's words."""
+_BOUNDS = (
+    N_("should be greater than or equal to {value}"),
+    N_("should be greater than {value}"),
+    N_("should be less than or equal to {value}"),
+    N_("should be less than {value}"),
+    N_("string should match pattern {value}"),
+    N_("string should have at least 1 character"),
+    N_("list should have at least 1 item after validation, not 0"),
+)
+"""How pydantic words a bound."""
 
 
 def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -> dict[str, str]:
     """Dotted field name to what is wrong with its value and what is allowed, in `model` or else in a recipe."""
-    kind = "recipe field" if model is None else "field of the settings"
     problems: dict[str, str] = {}
     for item in error.errors(include_url=False, include_context=True):
         location, value = item["loc"], item["input"]
@@ -202,24 +234,53 @@ def field_errors(error: ValidationError, model: type[BaseModel] | None = None) -
         elif reward and len(location) > 3:
             location = (*location[:3], *location[4:])
         name = one_line(".".join(str(part) for part in location), max_length=120)
+        shown = one_line(repr(value), max_length=60)
+        problem: str
         if reward and item["type"] == "extra_forbidden":
-            allowed = ", ".join(REWARDS[str(item["loc"][4])].model_fields)
-            problems[name] = f"{name} is not an option of that reward (allowed: {allowed})"
+            allowed = list(REWARDS[str(item["loc"][4])].model_fields)
+            problem = _("{name} is not an option of that reward (allowed: {allowed})", name=name, allowed=allowed)
         elif reward and item["type"].startswith("union_tag"):
-            problems[name] = (
-                f"{name} is {one_line(repr(value), max_length=60)} but should be one of {', '.join(REWARDS)}"
-            )
+            problem = _("{name} is {value} but should be one of {words}", name=name, value=shown, words=list(REWARDS))
         elif item["type"] == "extra_forbidden" and (others := _methods_with(chosen and location[-1])):
-            problems[name] = f"{name} is a field of {', '.join(others)}, and method.name is {chosen}"
+            problem = _(
+                "{name} is a field of {methods}, and method.name is {method}",
+                name=name,
+                methods=others,
+                method=chosen,
+            )
         elif item["type"] == "extra_forbidden":
-            problems[name] = f"{name} is not a {kind}{_suggestion(location, model or Recipe, chosen)}"
+            problem = _unknown_field(name, location, model, chosen)
         elif item["type"] == "missing":
-            problems[name] = f"{name} is missing"
+            problem = _("{name} is missing", name=name)
         else:
-            reason = _PLAINLY.get(item["type"]) or item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            reason = reason[:1].lower() + reason[1:]
-            problems[name] = f"{name} is {one_line(repr(value), max_length=60)} but {reason}"
+            problem = _("{name} is {value} but {reason}", name=name, value=shown, reason=_reason(item))
+        problems[name] = problem
     return problems
+
+
+def listed(problems: dict[str, str]) -> str:
+    """What is wrong with several fields, one behind the other."""
+    return reduce(lambda first, rest: _("{first}; {rest}", first=first, rest=rest), problems.values())
+
+
+def _reason(item: Any) -> str:
+    """What is wrong with a value, as the end of a sentence: a validator's own words, else what pydantic asks for."""
+    validator = item.get("ctx", {}).get("error")
+    if isinstance(validator, ValueError) and isinstance(validator.args[0], Sentence):
+        return validator.args[0]
+    if item["type"] == "union_tag_invalid":
+        return _("should be one of {words}", words=list(METHODS))
+    if item["type"] in _PLAINLY:
+        return _(_PLAINLY[item["type"]])
+    text = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    text = text[:1].lower() + text[1:]
+    if item["type"] == "literal_error":
+        *others, last = re.split(", | or ", text.removeprefix("should be "))
+        return _("should be {words} or {last}", words=others, last=last) if others else _("should be {word}", word=last)
+    for pattern in _BOUNDS:
+        if text.startswith(before := pattern.partition("{")[0]):
+            return _(pattern, value=text.removeprefix(before))
+    return text
 
 
 def _methods_with(field: str | int) -> list[str]:
@@ -249,11 +310,17 @@ def _fields(section: str | None, model: type[BaseModel] | None = None, method: s
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
-def _suggestion(location: tuple[int | str, ...], model: type[BaseModel], method: str) -> str:
+def _unknown_field(name: str, location: tuple[int | str, ...], model: type[BaseModel] | None, method: str) -> str:
+    """That there is no such field, and which ones there are."""
     section = str(location[0]) if len(location) > 1 else None
-    allowed = _fields(section, None if model is Recipe else model, method)
-    close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-    return f"; did you mean {close[0]}?" if close else f" (allowed: {', '.join(allowed)})"
+    allowed = _fields(section, model, method)
+    if close := difflib.get_close_matches(str(location[-1]), allowed, n=1):
+        if model is None:
+            return _("{name} is not a recipe field; did you mean {close}?", name=name, close=close[0])
+        return _("{name} is not a field of the settings; did you mean {close}?", name=name, close=close[0])
+    if model is None:
+        return _("{name} is not a recipe field (allowed: {allowed})", name=name, allowed=allowed)
+    return _("{name} is not a field of the settings (allowed: {allowed})", name=name, allowed=allowed)
 
 
 def _parse_change(change: str) -> tuple[str, str, Any]:
@@ -261,25 +328,35 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
     name = name.strip()
     if not equals:
         raise UnusableInput(
-            f"--set {one_line(change, max_length=80)}: write it as field=value, for example max_steps=5."
+            "--set {change}: write it as field=value, for example max_steps=5.", change=one_line(change, max_length=80)
         )
     section, dot, field = name.partition(".")
     if not dot:
         field = name
         holders = [section for section in _fields(None) if field in _fields(section)]
         if len(holders) != 1:
-            every = [name for holder in _fields(None) for name in _fields(holder)]
-            close = difflib.get_close_matches(field, every, n=1)
-            hint = f"did you mean {close[0]}" if close else "its fields are in README.md"
-            hint = f"say which: {', '.join(f'{section}.{field}' for section in holders)}" if holders else hint
-            raise UnusableInput(f"--set {one_line(name, max_length=80)}: not one recipe field; {hint}.")
+            raise _not_one_field(name, holders)
         section = holders[0]
     elif section not in _fields(None):
-        raise UnusableInput(f"--set {one_line(name, max_length=80)}: sections are {', '.join(_fields(None))}.")
+        raise UnusableInput(
+            "--set {name}: sections are {fields}.", name=one_line(name, max_length=80), fields=_fields(None)
+        )
     try:
         return section, field, yaml.safe_load(text)
     except yaml.YAMLError:
         return section, field, text
+
+
+def _not_one_field(name: str, holders: list[str]) -> UnusableInput:
+    """Of `--set` with a field's bare name, which several sections have, or none."""
+    shown = one_line(name, max_length=80)
+    if holders:
+        fields = [f"{section}.{name}" for section in holders]
+        return UnusableInput("--set {name}: not one recipe field; say which: {fields}.", name=shown, fields=fields)
+    every = [field for section in _fields(None) for field in _fields(section)]
+    if close := difflib.get_close_matches(name, every, n=1):
+        return UnusableInput("--set {name}: not one recipe field; did you mean {close}.", name=shown, close=close[0])
+    return UnusableInput("--set {name}: not one recipe field; its fields are in README.md.", name=shown)
 
 
 def reference() -> str:

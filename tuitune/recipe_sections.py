@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tuitune.language import _
 from tuitune.method_sections import Section
 
 TARGET_WORDS = ("auto", "attention", "all")
@@ -33,7 +34,7 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _one_precision(self) -> Self:
         if self.load_in_4bit and self.load_in_8bit:
-            raise ValueError("load_in_4bit and load_in_8bit exclude each other: set one of them to false")
+            raise ValueError(_("load_in_4bit and load_in_8bit exclude each other: set one of them to false"))
         return self
 
 
@@ -121,7 +122,9 @@ class LoraSection(Section):
     def _word_or_names(cls, value: Any) -> Any:
         names = isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value)
         if not names and value not in TARGET_WORDS:
-            raise ValueError(f"should be {', '.join(TARGET_WORDS)}, or a list of names such as [q_proj, v_proj]")
+            raise ValueError(
+                _("should be {words}, or a list of names such as [q_proj, v_proj]", words=list(TARGET_WORDS))
+            )
         return value
 
 
@@ -181,7 +184,7 @@ class TrainSection(Section):
         if isinstance(value, str) and value.strip().isdecimal():
             return int(value)
         if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise ValueError("should be auto, or a whole number from 0 on")
+            raise ValueError(_("should be auto, or a whole number from 0 on"))
         return value
 
     @field_validator("gpus", mode="before")
@@ -195,14 +198,14 @@ class TrainSection(Section):
             value = [int(card) if isinstance(card, str) and card.isdecimal() else card for card in value]
         numbers = isinstance(value, list | tuple) and all(type(card) is int and card >= 0 for card in value)
         if not numbers or len(value) < 2 or len(set(value)) < len(value):
-            raise ValueError("should be auto, all, or the numbers of two cards or more, such as [0, 2]")
+            raise ValueError(_("should be auto, all, or the numbers of two cards or more, such as [0, 2]"))
         return list(value)
 
     @field_validator("max_steps")
     @classmethod
     def _not_zero(cls, value: int) -> int:
         if value == 0:
-            raise ValueError("must be at least 1, or -1 to train by epochs")
+            raise ValueError(_("must be at least 1, or -1 to train by epochs"))
         return value
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tuitune.language import _
+
 
 class Reward(BaseModel):
     """What every reward has."""
@@ -63,7 +65,7 @@ class Format(Reward):
         try:
             re.compile(pattern, re.DOTALL)
         except (re.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"should be a regular expression ({error})") from None
+            raise ValueError(_("should be a regular expression ({error})", error=str(error))) from None
         return pattern
 
 
@@ -82,9 +84,9 @@ class Length(Reward):
     @model_validator(mode="after")
     def _some_bound(self) -> Self:
         if self.most is None and self.least == 0:
-            raise ValueError("length needs least or most")
+            raise ValueError(_("length needs least or most"))
         if self.most is not None and self.most < self.least:
-            raise ValueError("most should not be less than least")
+            raise ValueError(_("most should not be less than least"))
         return self
 
 
@@ -102,7 +104,7 @@ class JSONSchema(Reward):
         try:
             json.dumps(schema, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"should be a schema as JSON writes it ({error})") from None
+            raise ValueError(_("should be a schema as JSON writes it ({error})", error=str(error))) from None
         return schema
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.architectures import ARCHITECTURES, architecture
 from tuitune.plan.catalogue import known_models
 from tuitune.plan.models_page import table
-from tuitune.plan.proven import architectures, proof
+from tuitune.plan.proven import LIMITS, architectures, proof
 
 
 def test_the_page_is_made_from_the_record() -> None:
@@ -62,3 +62,9 @@ def test_sizes_agree_with_the_defaults_of_transformers(name: str, config: str) -
     assert shape.key_value == head * own.num_key_value_heads
     per_token = own.intermediate_size * getattr(own, "num_experts_per_tok", 1)
     assert shape.intermediate == per_token
+
+
+def test_every_limit_is_one_that_is_translated() -> None:
+    proofs = [proof(name, backend) for name in architectures() for backend in ("transformers", "unsloth")]
+    limits = {limit for proven in proofs if proven is not None for limit in proven.limits}
+    assert limits and limits == set(LIMITS)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from tuitune.commands.viewer import plain_console
 from tuitune.language import _
+from tuitune.machine.doctor import STATUSES, Finding
 from tuitune.text import safe_text
 
 
@@ -39,10 +40,10 @@ def print_masks(rows: Iterable[dict[str, Any]]) -> None:
         console.print()
 
 
-def print_findings(findings: Iterable[Any]) -> None:
+def print_findings(findings: Iterable[Finding]) -> None:
     """What `doctor` found, with the remedy where there is one."""
     for finding in findings:
-        status = set_cell_size(_(finding.status), 5)
+        status = set_cell_size(_(STATUSES[finding.status]), 5)
         print(f"{status} {safe_text(finding.name)}{_(': ')}{safe_text(finding.text)}")
         if finding.remedy:
             print(f"      → {safe_text(finding.remedy)}")

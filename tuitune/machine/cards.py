@@ -26,8 +26,9 @@ def cards_of(gpus: str | list[int]) -> list[Gpu | None]:
         return [*gpu_list] if len(gpu_list) > 1 else []
     by_index = {card.index: card for card in gpu_list}
     if missing := [str(index) for index in gpus if index not in by_index]:
-        known = ", ".join(map(str, by_index))
         raise UnusableInput(
-            f"train.gpus names GPU {', '.join(missing)}, and there is only {known}: `nvidia-smi` lists them."
+            "train.gpus names GPU {missing}, and there is only {cards}: `nvidia-smi` lists them.",
+            missing=missing,
+            cards=list(by_index),
         )
     return [by_index[int(index)] for index in gpus]

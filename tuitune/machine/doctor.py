@@ -16,12 +16,15 @@ import psutil
 from packaging.requirements import Requirement
 
 from tuitune.hub.reach import has_token
+from tuitune.language import N_, _
 from tuitune.machine.hardware import Gpu, disk_free_bytes, gpus, installed_versions
 from tuitune.machine.torch_build import Card, fitting_tags, install_command
 from tuitune.text import one_line
 from tuitune.units import gib
 
 Status = Literal["ok", "warn", "fail"]
+STATUSES: dict[Status, str] = {"ok": N_("ok"), "warn": N_("warn"), "fail": N_("fail")}
+"""As they are shown."""
 GIB = 2**30
 # What is installed where there is no torch at all; the versions that constraints.txt has.
 _TESTED = {"torch": "2.13.0", "torchvision": "0.28.0"}
@@ -97,27 +100,31 @@ def examine(runs_folder: Path | None = None) -> list[Finding]:
 
 def _versions() -> Finding:
     """Installed libraries against what this version of tuitune asks for."""
-    requirements_unmet: dict[str, Requirement] = {}
+    unmet: dict[str, Requirement] = {}
     try:
         requirements = [Requirement(line) for line in requires("tuitune") or []]
     except PackageNotFoundError:
-        return Finding("Libraries", "warn", "tuitune is not installed as a package", "Install it with pip.")
+        return Finding(_("Libraries"), "warn", _("tuitune is not installed as a package"), _("Install it with pip."))
     for requirement in requirements:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
             installed = version(requirement.name)
         except PackageNotFoundError:
-            requirements_unmet[f"{requirement.name} is missing"] = requirement
+            unmet[_("{library} is missing", library=requirement.name)] = requirement
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
-            requirements_unmet[f"{requirement.name} {installed} is not {requirement.specifier}"] = requirement
-    if requirements_unmet:
-        return Finding(
-            "Libraries", "fail", "; ".join(requirements_unmet), _install_command(*requirements_unmet.values())
-        )
+            text = _(
+                "{library} {installed} is not {wanted}",
+                library=requirement.name,
+                installed=installed,
+                wanted=str(requirement.specifier),
+            )
+            unmet[text] = requirement
+    if unmet:
+        return Finding(_("Libraries"), "fail", "; ".join(unmet), _install_command(*unmet.values()))
     names = ("torch", "transformers", "trl", "peft", "datasets")
-    return Finding("Libraries", "ok", ", ".join(f"{name} {version(name)}" for name in names))
+    return Finding(_("Libraries"), "ok", ", ".join(f"{name} {version(name)}" for name in names))
 
 
 def _install_command(*requirements: Requirement) -> str:
@@ -132,20 +139,25 @@ def _gpu(cards: list[Gpu]) -> list[Finding]:
             Finding(
                 "GPU",
                 "warn",
-                "no NVIDIA GPU is visible: training runs on the CPU, which suits small models only",
-                "On a GPU machine, check that `nvidia-smi` works and that CUDA_VISIBLE_DEVICES is not empty.",
+                _("no NVIDIA GPU is visible: training runs on the CPU, which suits small models only"),
+                _("On a GPU machine, check that `nvidia-smi` works and that CUDA_VISIBLE_DEVICES is not empty."),
             )
         ]
     findings = []
     for card in cards:
-        free_text = f"{gib(card.free_bytes)} of {gib(card.total_bytes)} free"
         busy = card.used_bytes > 0.1 * card.total_bytes
         findings.append(
             Finding(
                 f"GPU {card.index}",
                 "warn" if busy else "ok",
-                f"{card.name}, {free_text}, {'bf16' if card.has_bf16 else 'fp16 only'}",
-                "Another program holds memory on it: `nvidia-smi` shows which." if busy else None,
+                _(
+                    "{card}, {free} of {total} free, {format}",
+                    card=card.name,
+                    free=gib(card.free_bytes),
+                    total=gib(card.total_bytes),
+                    format="bf16" if card.has_bf16 else _("fp16 only"),
+                ),
+                _("Another program holds memory on it: `nvidia-smi` shows which.") if busy else None,
             )
         )
     return [*findings, _driver(cards[0])]
@@ -154,25 +166,33 @@ def _gpu(cards: list[Gpu]) -> list[Finding]:
 def _driver(card: Gpu) -> Finding:
     """Which builds of torch the driver runs; whether the installed one is among them is for `_torch` to say."""
     tags = fitting_tags(Card(card.driver, card.compute_capability))
+    driver = card.driver
     if tags == ["cpu"]:
-        return Finding(
-            "NVIDIA driver", "fail", f"{card.driver} is too old for any torch of today", "Update the NVIDIA driver."
-        )
-    builds_text = f"runs torch built for CUDA 12 ({', '.join(tags)})" if tags else "runs torch built for CUDA 12 and 13"
-    return Finding("NVIDIA driver", "ok", f"{card.driver} {builds_text}")
+        text = _("{driver} is too old for any torch of today", driver=driver)
+        return Finding(_("NVIDIA driver"), "fail", text, _("Update the NVIDIA driver."))
+    if tags:
+        text = _("{driver} runs torch built for CUDA 12 ({builds})", driver=driver, builds=tags)
+    else:
+        text = _("{driver} runs torch built for CUDA 12 and 13", driver=driver)
+    return Finding(_("NVIDIA driver"), "ok", text)
 
 
 def _torch(probe: dict[str, Any], cards: list[Gpu]) -> Finding:
     if "torch" not in probe or "error" in probe:
-        text = one_line(probe.get("error", "torch did not start"), max_length=200)
+        text = one_line(probe.get("error", _("torch did not start")), max_length=200)
         uninstall = f"{shlex.quote(sys.executable)} -m pip uninstall --yes torch"
         return Finding("PyTorch", "fail", text, f"{uninstall} && {_torch_command(cards)}")
+    torch = probe["torch"]
     if probe.get("device"):
-        return Finding("PyTorch", "ok", f"{probe['torch']} computes on {one_line(probe['device'], max_length=80)}")
-    if cards:
-        problem = "is a CPU build" if probe.get("cuda") is None else f"(CUDA {probe['cuda']}) cannot use the GPU"
-        return Finding("PyTorch", "fail", f"{probe['torch']} {problem}", _torch_command(cards))
-    return Finding("PyTorch", "ok", f"{probe['torch']} computes on the CPU")
+        device = one_line(probe["device"], max_length=80)
+        return Finding("PyTorch", "ok", _("{torch} computes on {device}", torch=torch, device=device))
+    if not cards:
+        return Finding("PyTorch", "ok", _("{torch} computes on the CPU", torch=torch))
+    if probe.get("cuda") is None:
+        text = _("{torch} is a CPU build", torch=torch)
+    else:
+        text = _("{torch} (CUDA {cuda}) cannot use the GPU", torch=torch, cuda=probe["cuda"])
+    return Finding("PyTorch", "fail", text, _torch_command(cards))
 
 
 def _torch_command(cards: list[Gpu]) -> str:
@@ -185,26 +205,26 @@ def _torch_command(cards: list[Gpu]) -> str:
 
 def _four_bit(probe: dict[str, Any]) -> Finding:
     if "nf4" in probe:
-        return Finding("4-bit weights", "ok", f"bitsandbytes {probe['nf4']} quantises to nf4")
-    text = one_line(probe.get("nf4_error", "bitsandbytes did not start"), max_length=200)
+        return Finding(_("4-bit weights"), "ok", _("bitsandbytes {version} quantises to nf4", version=probe["nf4"]))
+    text = one_line(probe.get("nf4_error", _("bitsandbytes did not start")), max_length=200)
     command = f"{_install_command(Requirement('bitsandbytes'))} --force-reinstall --no-deps"
-    return Finding("4-bit weights", "warn", text, f"Set model.load_in_4bit: false, or: {command}")
+    return Finding(_("4-bit weights"), "warn", text, _("Set model.load_in_4bit: false, or: {command}", command=command))
 
 
 def _unsloth(cards: list[Gpu]) -> Finding:
     installed = importlib.util.find_spec("unsloth") is not None
     if not cards:
-        text = "not used without an NVIDIA GPU: the transformers backend trains instead"
+        text = _("not used without an NVIDIA GPU: the transformers backend trains instead")
         remedy = f"{shlex.quote(sys.executable)} -m pip uninstall unsloth unsloth_zoo" if installed else None
         return Finding("Unsloth", "warn" if installed else "ok", text, remedy)
     if not installed:
-        text = "not installed: the transformers backend trains instead, several times slower"
+        text = _("not installed: the transformers backend trains instead, several times slower")
         return Finding("Unsloth", "warn", text, _unsloth_command())
     probe = _probe(_UNSLOTH_PROBE)
     if "unsloth" in probe:
         return Finding("Unsloth", "ok", one_line(probe["unsloth"], max_length=40))
-    text = one_line(probe.get("error", "it did not start"), max_length=200)
-    return Finding("Unsloth", "fail", text, f"{_unsloth_command()} --force-reinstall --no-deps")
+    problem = one_line(probe.get("error", _("it did not start")), max_length=200)
+    return Finding("Unsloth", "fail", problem, f"{_unsloth_command()} --force-reinstall --no-deps")
 
 
 def _unsloth_command() -> str:
@@ -215,49 +235,64 @@ def _unsloth_command() -> str:
 def _memory() -> Finding:
     memory = psutil.virtual_memory()
     is_low = memory.available < 4 * GIB
-    text = f"{gib(memory.available)} of {gib(memory.total)} available"
-    remedy = "Close other programs: merging and exporting hold a whole model in memory." if is_low else None
-    return Finding("Memory", "warn" if is_low else "ok", text, remedy)
+    text = _("{available} of {total} available", available=gib(memory.available), total=gib(memory.total))
+    remedy = _("Close other programs: merging and exporting hold a whole model in memory.") if is_low else None
+    return Finding(_("Memory"), "warn" if is_low else "ok", text, remedy)
 
 
 def _disk(folder: Path) -> Finding:
     free_bytes = disk_free_bytes(folder)
     is_low = free_bytes < 20 * GIB
-    remedy = "A merged 8B model takes 16 GiB and its GGUF as much again: free some, or use --runs." if is_low else None
-    return Finding("Disk", "warn" if is_low else "ok", f"{gib(free_bytes)} free for {one_line(folder)}", remedy)
+    remedy = (
+        _("A merged 8B model takes 16 GiB and its GGUF as much again: free some, or use --runs.") if is_low else None
+    )
+    return Finding(
+        _("Disk"),
+        "warn" if is_low else "ok",
+        _("{free} free for {folder}", free=gib(free_bytes), folder=one_line(folder)),
+        remedy,
+    )
 
 
 def _runs(folder: Path) -> Finding:
     """Whether runs can be written, found out without leaving anything behind."""
     at = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if at.is_dir() and os.access(at, os.W_OK | os.X_OK):
-        return Finding("Runs folder", "ok", one_line(folder))
-    remedy = "Choose another with --runs, or set TUITUNE_RUNS."
-    return Finding("Runs folder", "fail", f"{one_line(folder)} cannot be written", remedy)
+        return Finding(_("Runs folder"), "ok", one_line(folder))
+    remedy = _("Choose another with --runs, or set TUITUNE_RUNS.")
+    return Finding(_("Runs folder"), "fail", _("{folder} cannot be written", folder=one_line(folder)), remedy)
 
 
 def _hub_token() -> Finding:
     """Whether a Hub token is there; what it is goes nowhere."""
     if has_token():
-        return Finding("Hugging Face token", "ok", "present (not shown)")
-    return Finding("Hugging Face token", "ok", "none: gated models and uploads need one, from `hf auth login`")
+        return Finding(_("Hugging Face token"), "ok", _("present (not shown)"))
+    return Finding(_("Hugging Face token"), "ok", _("none: gated models and uploads need one, from `hf auth login`"))
 
 
 def _terminal() -> Finding:
     kind = os.environ.get("TERM", "")
     stdout = sys.__stdout__  # the app captures sys.stdout
     if stdout is None or not stdout.isatty():
-        return Finding("Terminal", "ok", "standard output is not a terminal: `tuitune run` works, the app does not")
+        return Finding(
+            _("Terminal"), "ok", _("standard output is not a terminal: `tuitune run` works, the app does not")
+        )
     size = os.get_terminal_size(stdout.fileno())
     encoding = (stdout.encoding or "").lower().replace("-", "")
-    text = f"{kind or 'unknown'}, {size.columns}×{size.lines}, {encoding or 'unknown encoding'}"
+    text = _(
+        "{kind}, {columns}×{lines}, {encoding}",
+        kind=kind or _("unknown"),
+        columns=size.columns,
+        lines=size.lines,
+        encoding=encoding or _("unknown encoding"),
+    )
     if kind in ("", "dumb"):
-        return Finding("Terminal", "fail", text, "Set TERM, for example to xterm-256color.")
+        return Finding(_("Terminal"), "fail", text, _("Set TERM, for example to xterm-256color."))
     if encoding != "utf8":
-        return Finding("Terminal", "warn", text, "Set a UTF-8 locale, for example LANG=C.UTF-8.")
+        return Finding(_("Terminal"), "warn", text, _("Set a UTF-8 locale, for example LANG=C.UTF-8."))
     if size.columns < 80 or size.lines < 20:
-        return Finding("Terminal", "warn", text, "Make the window at least 80×20.")
-    return Finding("Terminal", "ok", text)
+        return Finding(_("Terminal"), "warn", text, _("Make the window at least 80×20."))
+    return Finding(_("Terminal"), "ok", text)
 
 
 def _probe(code: str, *arguments: str) -> dict[str, Any]:
@@ -283,5 +318,5 @@ def _probe(code: str, *arguments: str) -> dict[str, Any]:
         report = None
     if isinstance(report, dict):
         return report
-    message = f"it ended with status {process.returncode}"
+    message = _("it ended with status {status}", status=process.returncode)
     return {"error": message, "nf4_error": message}

@@ -14,15 +14,16 @@ from typing import Any
 import psutil
 
 from tuitune.errors import UnusableInput
+from tuitune.language import N_
 from tuitune.machine.precision import is_ampere_or_later
 from tuitune.runs.events import Sample
 from tuitune.text import one_line
 
 # NVML's bits of `nvmlDeviceGetCurrentClocksEventReasons`, and what they say of a card that works.
 _SLOWED_BY = {
-    "heat": 0x20 | 0x40,  # SwThermalSlowdown, HwThermalSlowdown
-    "power limit": 0x04,  # SwPowerCap
-    "power brake": 0x80,  # HwPowerBrakeSlowdown: what feeds the machine cannot give more
+    N_("heat"): 0x20 | 0x40,  # SwThermalSlowdown, HwThermalSlowdown
+    N_("power limit"): 0x04,  # SwPowerCap
+    N_("power brake"): 0x80,  # HwPowerBrakeSlowdown: what feeds the machine cannot give more
 }
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "unsloth", "unsloth_zoo", "triton")
@@ -157,8 +158,15 @@ def choose_gpu(index: int | None = None) -> None:
     if index is not None:
         chosen = next((card for card in cards if card.index == index), None)
         if chosen is None:
-            cards_text = f"has {', '.join(str(card.index) for card in cards)}" if cards else "has none"
-            raise UnusableInput(f"There is no GPU {index}: this machine {cards_text}; `nvidia-smi` lists them.")
+            if not cards:
+                raise UnusableInput(
+                    "There is no GPU {index}: this machine has none; `nvidia-smi` lists them.", index=index
+                )
+            raise UnusableInput(
+                "There is no GPU {index}: this machine has {cards}; `nvidia-smi` lists them.",
+                index=index,
+                cards=[card.index for card in cards],
+            )
     elif len(cards) > 1:
         chosen = max(cards, key=lambda card: card.free_bytes)
     else:

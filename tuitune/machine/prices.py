@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from tuitune.language import _
+
 _FILE = Path(__file__).with_name("prices.yaml")
 
 
@@ -18,7 +20,13 @@ class SuggestedPrice:
     read: str
 
     def __str__(self) -> str:
-        return f"Suggestion: ${self.per_hour:.2f}, {self.card} at {self.source}, {self.read}"
+        return _(
+            "Suggestion: ${price:.2f}, {card} at {source}, {read}",
+            price=self.per_hour,
+            card=self.card,
+            source=self.source,
+            read=self.read,
+        )
 
 
 def suggested_price(card: str) -> SuggestedPrice | None:

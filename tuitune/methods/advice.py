@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tuitune.conversation import Conversation, Sample
+from tuitune.language import _
 from tuitune.text import one_line
 
 _MANY = 20
@@ -49,8 +50,12 @@ class PromptAdvice(Advice):
         for column, reward in self._columns.items():
             if (sample.columns or {}).get(column) in (None, ""):
                 shown = one_line(column, max_length=40)
-                text = f"the column {shown}, which the reward {reward} compares with, is empty or missing: fill it in"
-                yield Remark(f"no {shown}", text)
+                text = _(
+                    "the column {column}, which the reward {reward} compares with, is empty or missing: fill it in",
+                    column=shown,
+                    reward=reward,
+                )
+                yield Remark(_("no {column}", column=shown), text)
 
 
 class PairAdvice(Advice):
@@ -63,10 +68,11 @@ class PairAdvice(Advice):
             return
         chosen, rejected = answer(sample.messages), answer(sample.rejected)
         if not rejected.strip():
-            text = "the rejected reply is empty or only white space: write it, or take the row out"
-            yield Remark("empty rejected", text)
+            text = _("the rejected reply is empty or only white space: write it, or take the row out")
+            yield Remark(_("empty rejected"), text)
         if chosen.strip() == rejected.strip() and sample.messages != sample.rejected:
-            yield Remark("alike", "chosen and rejected end in the same reply: see whether they differ as they should")
+            text = _("chosen and rejected end in the same reply: see whether they differ as they should")
+            yield Remark(_("alike"), text)
         self._pairs += 1
         self._longer += len(chosen) > len(rejected)
         self._characters[0] += len(chosen)
@@ -74,20 +80,29 @@ class PairAdvice(Advice):
 
     def all(self) -> Iterator[Remark]:
         """Whether length tells the chosen replies from the rejected ones."""
-        for count, side, other in (
-            (self._longer, "chosen", "rejected"),
-            (self._pairs - self._longer, "rejected", "chosen"),
-        ):
-            if self._pairs >= _MANY and count > _BIASED * self._pairs:
-                means = [total / self._pairs for total in self._characters]
-                yield Remark(
-                    "length bias",
-                    f"the {side} reply is the longer one in {count / self._pairs:.0%} of pairs (mean length "
-                    f"{means[0]:,.0f} characters chosen, {means[1]:,.0f} rejected), so length may be what is learned: "
-                    f"add pairs whose {other} reply is the longer one, or set method.name to simpo, which counts "
-                    "by the token",
-                    count,
-                )
+        longer, shorter = self._longer, self._pairs - self._longer
+        if self._pairs < _MANY or max(longer, shorter) <= _BIASED * self._pairs:
+            return
+        figures = {
+            "share": max(longer, shorter) / self._pairs,
+            "chosen": self._characters[0] / self._pairs,
+            "rejected": self._characters[1] / self._pairs,
+        }
+        if longer > shorter:
+            text = _(
+                "the chosen reply is the longer one in {share:.0%} of pairs (mean length {chosen:,.0f} characters "
+                "chosen, {rejected:,.0f} rejected), so length may be what is learned: add pairs whose rejected reply "
+                "is the longer one, or set method.name to simpo, which counts by the token",
+                **figures,
+            )
+        else:
+            text = _(
+                "the rejected reply is the longer one in {share:.0%} of pairs (mean length {chosen:,.0f} characters "
+                "chosen, {rejected:,.0f} rejected), so length may be what is learned: add pairs whose chosen reply "
+                "is the longer one, or set method.name to simpo, which counts by the token",
+                **figures,
+            )
+        yield Remark(_("length bias"), text, max(longer, shorter))
 
 
 class ThumbAdvice(Advice):
@@ -115,9 +130,10 @@ def imbalance(good: int, bad: int, desirable_weight: float, undesirable_weight: 
 
     Good ones should weigh 1 to 4/3 of what the bad ones do (Ethayarajh et al. 2024, section 4.2).
     """
-    if good == 0 or bad == 0:
-        kind, other = ("good", "bad") if good else ("bad", "good")
-        return Remark("one kind", f"all replies are marked {kind}: add {other} ones, or choose sft", max(good, bad))
+    if bad == 0:
+        return Remark(_("one kind"), _("all replies are marked good: add bad ones, or choose sft"), good)
+    if good == 0:
+        return Remark(_("one kind"), _("all replies are marked bad: add good ones, or choose sft"), bad)
     ratio = desirable_weight * good / (undesirable_weight * bad)
     if 0.99 <= ratio <= 4 / 3 + 0.01:
         return None
@@ -125,11 +141,14 @@ def imbalance(good: int, bad: int, desirable_weight: float, undesirable_weight: 
         mend = f"method.desirable_weight: {undesirable_weight * bad / good:.3g}"
     else:
         mend = f"method.undesirable_weight: {desirable_weight * good / bad:.3g}"
-    return Remark(
-        "imbalance",
-        f"{good:,} replies are good and {bad:,} bad, which weighs them {ratio:.2g} to 1: set {mend}",
-        good + bad,
+    text = _(
+        "{good:,} replies are good and {bad:,} bad, which weighs them {ratio:.2g} to 1: set {mend}",
+        good=good,
+        bad=bad,
+        ratio=ratio,
+        mend=mend,
     )
+    return Remark(_("imbalance"), text, good + bad)
 
 
 def answer(turns: Conversation) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from tuitune.language import _
 from tuitune.masking import IGNORED, Conversation, Masked, Masker, Sample, UnusableRow
 
 
@@ -15,13 +16,14 @@ def fitted(
         return [result]
     if over_length == "drop":
         return UnusableRow(
-            f"it is longer than max_length ({masker.max_length})",
-            "raise data.max_length, or set data.over_length to cut or split",
+            _("it is longer than max_length ({max_length})", max_length=masker.max_length),
+            _("raise data.max_length, or set data.over_length to cut or split"),
         )
     if over_length == "split":
         parts = _split(masker, sample)
         return parts or UnusableRow(
-            f"no part of it with a reply fits max_length ({masker.max_length})", "raise data.max_length"
+            _("no part of it with a reply fits max_length ({max_length})", max_length=masker.max_length),
+            _("raise data.max_length"),
         )
     return result if isinstance(result, UnusableRow) else [result]
 

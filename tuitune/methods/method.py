@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tuitune.conversation import Sample, UnusableRow
+from tuitune.language import N_
 from tuitune.masking import IGNORED, Masked, Masker
 from tuitune.recipe import Recipe
 
@@ -81,7 +82,7 @@ class Method:
     """Of tokenised rows: name to `IDS` or `TEXT`."""
     metrics: Sequence[Metric] = ()
     """In the order in which a dashboard shows them; the first is the one that tells most."""
-    loss_says: str = "The loss falls as the model learns."
+    loss_says: str = N_("The loss falls as the model learns.")
     """What the loss of this method tells, where beginners err."""
     sequences_a_row: int = 1
     """How many sequences of tokens one row brings into a pass."""

@@ -4,21 +4,32 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tuitune.conversation import Conversation, Sample, UnusableRow
+from tuitune.language import N_, _
 from tuitune.masking import IGNORED, Masked, Masker
 from tuitune.methods.method import IDS, Encoded, Masks, Method, Metric, OverLength, Part
 from tuitune.recipe import Recipe
 
 REWARDS = (
-    Metric("rewards/margins", "margin", "By how much the chosen replies beat the rejected ones: it should rise."),
+    Metric(
+        "rewards/margins", N_("margin"), N_("By how much the chosen replies beat the rejected ones: it should rise.")
+    ),
     Metric(
         "rewards/accuracies",
-        "accuracy",
-        "Share of pairs with the chosen reply ahead; only 0 or 1 means a step has very few pairs.",
+        N_("accuracy"),
+        N_("Share of pairs with the chosen reply ahead; only 0 or 1 means a step has very few pairs."),
     ),
-    Metric("rewards/chosen", "chosen", "Reward of the chosen replies. It often falls too: the margin is what counts."),
-    Metric("rewards/rejected", "rejected", "Reward of the rejected replies: it should fall below that of the chosen."),
-    Metric("logps/chosen", "logp chosen", "Log-probability of the chosen replies.", ".1f"),
-    Metric("logps/rejected", "logp rejected", "Log-probability of the rejected replies.", ".1f"),
+    Metric(
+        "rewards/chosen",
+        N_("chosen"),
+        N_("Reward of the chosen replies. It often falls too: the margin is what counts."),
+    ),
+    Metric(
+        "rewards/rejected",
+        N_("rejected"),
+        N_("Reward of the rejected replies: it should fall below that of the chosen."),
+    ),
+    Metric("logps/chosen", N_("logp chosen"), N_("Log-probability of the chosen replies."), ".1f"),
+    Metric("logps/rejected", N_("logp rejected"), N_("Log-probability of the rejected replies."), ".1f"),
 )
 
 
@@ -39,7 +50,7 @@ class Pairs(Method):
     columns = {f"{side}_{name}": IDS for side in ("chosen", "rejected") for name in ("input_ids", "labels")}  # noqa: RUF012
     metrics: Sequence[Metric] = REWARDS
     sequences_a_row = 2
-    why_one_card = "its loss weighs whole replies, which cards cannot count together yet"
+    why_one_card = N_("its loss weighs whole replies, which cards cannot count together yet")
 
     def train_on(self, recipe: Recipe) -> Literal["assistant", "last", "all"]:
         return "assistant"
@@ -47,15 +58,19 @@ class Pairs(Method):
     def samples(self, sample: Sample) -> list[Sample]:
         if sample.messages is None or sample.rejected is None:
             raise UnusableRow(
-                "it is no pair of a chosen and a rejected reply",
-                f"map them in data.columns, or choose another method than {self.name} (method.name)",
+                _("it is no pair of a chosen and a rejected reply"),
+                _("map them in data.columns, or choose another method than {name} (method.name)", name=self.name),
             )
         shared = shared_turns(sample.messages, sample.rejected)
         if len(sample.messages) == len(sample.rejected) == shared:
-            raise UnusableRow("its chosen and rejected replies are the same", "take it out, for it teaches nothing")
+            raise UnusableRow(
+                _("its chosen and rejected replies are the same"), _("take it out, for it teaches nothing")
+            )
         for turns, side in ((sample.messages, "chosen"), (sample.rejected, "rejected")):
             if not any(turn["role"] == "assistant" for turn in turns[shared:]):
-                raise UnusableRow(f"its {side} side has no reply of its own", "add a reply, or take the row out")
+                raise UnusableRow(
+                    _("its {side} side has no reply of its own", side=_(side)), _("add a reply, or take the row out")
+                )
         return [Sample(context(turns, shared), sample.tools) for turns in (sample.messages, sample.rejected)]
 
     def encode(self, masker: Masker, sample: Sample, masks: Masks, over_length: OverLength) -> list[Encoded]:
@@ -103,25 +118,27 @@ _SIDES: tuple[Literal["chosen", "rejected"], ...] = ("chosen", "rejected")
 
 class DPO(Pairs):
     name = "dpo"
-    sentence = "Learns from pairs which of two replies people prefer, and keeps close to the model as it was."
-    loss_says = (
+    sentence = N_("Learns from pairs which of two replies people prefer, and keeps close to the model as it was.")
+    loss_says = N_(
         "The loss begins at 0.693, where neither reply is ahead. Rewards of both sides often fall: watch the margin."
     )
 
 
 class ORPO(Pairs):
     name = "orpo"
-    sentence = "Learns from pairs in one go with imitating the chosen replies, for a base model that was not tuned yet."
+    sentence = N_(
+        "Learns from pairs in one go with imitating the chosen replies, for a base model that was not tuned yet."
+    )
     metrics = (
         *REWARDS,
-        Metric("nll_loss", "nll", "Loss of imitating the chosen replies alone."),
-        Metric("log_odds_ratio", "log odds", "Preference part of the loss: it rises towards 0."),
+        Metric("nll_loss", N_("nll"), N_("Loss of imitating the chosen replies alone.")),
+        Metric("log_odds_ratio", N_("log odds"), N_("Preference part of the loss: it rises towards 0.")),
     )
 
 
 class SimPO(Pairs):
     name = "simpo"
-    sentence = (
+    sentence = N_(
         "Learns from pairs like dpo, with no reference model: less memory, and more drift from the model as it was."
     )
 
@@ -150,12 +167,14 @@ def context(turns: Conversation, count: int) -> Conversation:
 def require_mask(mask: Masked | UnusableRow, masker: Masker, over_length: OverLength, side: str) -> Masked:
     """The mask of a reply, which over_length does not forbid. Raises UnusableRow."""
     if isinstance(mask, UnusableRow):
-        reason, _, remedy = str(mask).partition(": ")
-        raise UnusableRow(f"its {side} side: {reason}", remedy, over_length=mask.over_length)
+        reason, remedy = mask.sentence.values["reason"], mask.sentence.values["remedy"]
+        raise UnusableRow(
+            _("its {side} side: {reason}", side=_(side), reason=reason), remedy, over_length=mask.over_length
+        )
     if mask.truncated and over_length != "cut":
         raise UnusableRow(
-            f"its {side} side is longer than max_length ({masker.max_length})",
-            "raise data.max_length, or set data.over_length to cut",
+            _("its {side} side is longer than max_length ({max_length})", side=_(side), max_length=masker.max_length),
+            _("raise data.max_length, or set data.over_length to cut"),
             over_length=True,
         )
     return mask

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tuitune.conversation import Sample, UnusableRow
+from tuitune.language import N_, _
 from tuitune.masking import Masker
 from tuitune.methods.method import Encoded, Masks, OverLength
 from tuitune.methods.packing import packed
@@ -14,14 +15,14 @@ class Pretrain(SFT):
     """A row of the data is a document, kept whole; the trainer gets them packed to max_length."""
 
     name = "pretrain"
-    sentence = "Goes on with pretraining on raw text: a new language, or the literature of a field."
-    loss_says = "The loss is that of every token of the text; it falls slowly."
+    sentence = N_("Goes on with pretraining on raw text: a new language, or the literature of a field.")
+    loss_says = N_("The loss is that of every token of the text; it falls slowly.")
 
     def samples(self, sample: Sample) -> list[Sample]:
         if sample.text is None:
             raise UnusableRow(
-                "it is a conversation, and pretrain learns from raw text",
-                "map its column as text in data.columns, or set method.name to sft",
+                _("it is a conversation, and pretrain learns from raw text"),
+                _("map its column as text in data.columns, or set method.name to sft"),
             )
         return [sample]
 
@@ -31,8 +32,8 @@ class Pretrain(SFT):
             raise mask
         if mask.truncated and over_length == "drop":
             raise UnusableRow(
-                f"it is longer than max_length ({masker.max_length})",
-                "raise data.max_length, or set data.over_length to split",
+                _("it is longer than max_length ({max_length})", max_length=masker.max_length),
+                _("raise data.max_length, or set data.over_length to split"),
                 over_length=True,
             )
         whole = masker.whole(sample) if mask.truncated else mask

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuitune.conversation import Sample, UnusableRow
+from tuitune.language import N_, _
 from tuitune.masking import IGNORED, Masker
 from tuitune.method_sections import GRPO as Section
 from tuitune.methods.advice import Advice, PromptAdvice
@@ -19,45 +20,52 @@ class GRPO(Method):
     """
 
     name = "grpo"
-    sentence = "Answers prompts itself and learns from rewards that check the answers: mathematics, code, formats."
-    why_one_card = "the answers of a step are generated and judged in one process"
+    sentence = N_("Answers prompts itself and learns from rewards that check the answers: mathematics, code, formats.")
+    why_one_card = N_("the answers of a step are generated and judged in one process")
     columns = {"prompt_ids": IDS, "row": TEXT}  # noqa: RUF012
     metrics = (
-        Metric("reward", "reward", "What the answers are worth on average: this is what should rise."),
+        Metric("reward", N_("reward"), N_("What the answers are worth on average: this is what should rise.")),
         Metric(
             "reward_std",
-            "spread",
-            "How much the answers to one prompt differ in worth; without any nothing is learned.",
+            N_("spread"),
+            N_("How much the answers to one prompt differ in worth; without any nothing is learned."),
         ),
         Metric(
             "frac_reward_zero_std",
-            "no spread",
-            "Share of prompts whose answers are all worth the same: near 1 the task is too easy, too hard or unclear.",
+            N_("no spread"),
+            N_(
+                "Share of prompts whose answers are all worth the same: near 1 the task is too easy, too hard "
+                "or unclear."
+            ),
             ".0%",
         ),
-        Metric("completions/mean_length", "tokens", "How long the answers are on average.", ".0f"),
+        Metric("completions/mean_length", N_("tokens"), N_("How long the answers are on average."), ".0f"),
         Metric(
             "completions/clipped_ratio",
-            "cut off",
-            "Share of answers that reached max_completion_length unended.",
+            N_("cut off"),
+            N_("Share of answers that reached max_completion_length unended."),
             ".0%",
         ),
-        Metric("entropy", "entropy", "How undecided the model is at each token; near 0 it explores no more."),
-        Metric("kl", "KL", "How far the model has moved from what it was, where method.beta holds it.", ".4f"),
-        Metric("clip_ratio", "clipped", "Share of tokens whose probability has moved further than epsilon.", ".1%"),
-        Metric("generating", "generating", "Share of the step's time that answering took.", ".0%"),
+        Metric("entropy", N_("entropy"), N_("How undecided the model is at each token; near 0 it explores no more.")),
+        Metric("kl", N_("KL"), N_("How far the model has moved from what it was, where method.beta holds it."), ".4f"),
+        Metric(
+            "clip_ratio", N_("clipped"), N_("Share of tokens whose probability has moved further than epsilon."), ".1%"
+        ),
+        Metric("generating", N_("generating"), N_("Share of the step's time that answering took."), ".0%"),
         Metric(
             "sampling_difference",
-            "drift",
-            "Mean difference of a token's log-probability between decoder and training: rounding alone, about 0.01.",
+            N_("drift"),
+            N_(
+                "Mean difference of a token's log-probability between decoder and training: rounding alone, about 0.01."
+            ),
             ".4f",
         ),
     )
-    loss_says = "The loss is about 0 by construction and says nothing of progress: watch the reward."
+    loss_says = N_("The loss is about 0 by construction and says nothing of progress: watch the reward.")
 
     def samples(self, sample: Sample) -> list[Sample]:
         if prompt_of(sample) is None:
-            raise UnusableRow("it has no prompt to answer", "map the question's column as prompt in data.columns")
+            raise UnusableRow(_("it has no prompt to answer"), _("map the question's column as prompt in data.columns"))
         return []
 
     def encode(self, masker: Masker, sample: Sample, masks: Masks, over_length: OverLength) -> list[Encoded]:
@@ -66,8 +74,12 @@ class GRPO(Method):
         ids = masker.prompt_ids(prompt, sample.tools)
         if len(ids) > masker.max_length:
             raise UnusableRow(
-                f"its prompt has {len(ids):,} tokens, more than max_length ({masker.max_length})",
-                "raise data.max_length, or take it out",
+                _(
+                    "its prompt has {ids:,} tokens, more than max_length ({max_length})",
+                    ids=len(ids),
+                    max_length=masker.max_length,
+                ),
+                _("raise data.max_length, or take it out"),
                 over_length=True,
             )
         row = json.dumps({**(sample.columns or {}), "prompt": prompt}, ensure_ascii=False, default=str)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tuitune.conversation import Sample, UnusableRow
+from tuitune.language import N_, _
 from tuitune.masking import Masker
 from tuitune.methods.lengths import fitted
 from tuitune.methods.method import IDS, Encoded, Masks, Method, OverLength, Part
@@ -10,12 +11,14 @@ from tuitune.methods.method import IDS, Encoded, Masks, Method, OverLength, Part
 
 class SFT(Method):
     name = "sft"
-    sentence = "Imitates the replies of the data: the place to begin."
+    sentence = N_("Imitates the replies of the data: the place to begin.")
     columns = {"input_ids": IDS, "labels": IDS}  # noqa: RUF012
 
     def samples(self, sample: Sample) -> list[Sample]:
         if sample.desirable is False:
-            raise UnusableRow("its reply is marked bad", "take it out, or set method.name to kto, which learns from it")
+            raise UnusableRow(
+                _("its reply is marked bad"), _("take it out, or set method.name to kto, which learns from it")
+            )
         return [sample]
 
     def encode(self, masker: Masker, sample: Sample, masks: Masks, over_length: OverLength) -> list[Encoded]:

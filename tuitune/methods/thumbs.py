@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from tuitune import method_sections
 from tuitune.conversation import Sample, UnusableRow
+from tuitune.language import N_, _
 from tuitune.masking import Masker
 from tuitune.methods.method import IDS, Encoded, Masks, Method, Metric, OverLength, Part
 from tuitune.methods.pairs import Pairs, chunked_logits_bytes, context, require_mask
@@ -16,17 +17,23 @@ class KTO(Method):
     """A row is one reply: `input_ids`, `labels`, and `desirable` ([1] or [0]); a pair counts as one of each."""
 
     name = "kto"
-    sentence = "Learns from single replies with a thumb up or down, where there is no pair for each prompt."
+    sentence = N_("Learns from single replies with a thumb up or down, where there is no pair for each prompt.")
     columns = {"input_ids": IDS, "labels": IDS, "desirable": IDS}  # noqa: RUF012
-    why_one_card = "its loss weighs whole replies, which cards cannot count together yet"
-    loss_says = "The loss begins at 0.5, and falls as good replies become likelier than bad ones."
+    why_one_card = N_("its loss weighs whole replies, which cards cannot count together yet")
+    loss_says = N_("The loss begins at 0.5, and falls as good replies become likelier than bad ones.")
     metrics = (
-        Metric("rewards/margins", "margin", "By how much good replies beat bad ones: it should rise."),
-        Metric("rewards/chosen", "good", "Reward of the good replies. It often falls too: the margin is what counts."),
-        Metric("rewards/rejected", "bad", "Reward of the bad replies: it should fall below that of the good ones."),
-        Metric("kl", "kl", "How far the model has drifted from what it was, in nats a reply."),
-        Metric("logps/chosen", "logp good", "Log-probability of the good replies.", ".1f"),
-        Metric("logps/rejected", "logp bad", "Log-probability of the bad replies.", ".1f"),
+        Metric("rewards/margins", N_("margin"), N_("By how much good replies beat bad ones: it should rise.")),
+        Metric(
+            "rewards/chosen",
+            N_("good"),
+            N_("Reward of the good replies. It often falls too: the margin is what counts."),
+        ),
+        Metric(
+            "rewards/rejected", N_("bad"), N_("Reward of the bad replies: it should fall below that of the good ones.")
+        ),
+        Metric("kl", N_("kl"), N_("How far the model has drifted from what it was, in nats a reply.")),
+        Metric("logps/chosen", N_("logp good"), N_("Log-probability of the good replies."), ".1f"),
+        Metric("logps/rejected", N_("logp bad"), N_("Log-probability of the bad replies."), ".1f"),
     )
 
     def train_on(self, recipe: Recipe) -> Literal["assistant", "last", "all"]:
@@ -37,12 +44,12 @@ class KTO(Method):
             return _PAIRS.samples(sample)
         if sample.messages is None or sample.desirable is None:
             raise UnusableRow(
-                "it has no mark whether its reply is good",
-                "map the column with the marks as label in data.columns, or choose another method (method.name)",
+                _("it has no mark whether its reply is good"),
+                _("map the column with the marks as label in data.columns, or choose another method (method.name)"),
             )
         roles = [turn["role"] for turn in sample.messages]
         if "assistant" not in roles:
-            raise UnusableRow("it has no reply", "add one, or take the row out")
+            raise UnusableRow(_("it has no reply"), _("add one, or take the row out"))
         last = len(roles) - 1 - roles[::-1].index("assistant")
         return [Sample(context(sample.messages, last), sample.tools)]
 

@@ -128,14 +128,14 @@ def download_bytes(known: Known) -> int:
 
 def cached_models() -> list[str]:
     """Hub ids of the models in the cache that have a config and weights; newest first."""
-    return [name for _, name in sorted(_in_cache(hub_cache()), reverse=True)]
+    return [name for _changed_at, name in sorted(_in_cache(hub_cache()), reverse=True)]
 
 
 def _in_cache(folder: Path) -> Iterator[tuple[float, str]]:
     for model_folder in folder.glob("models--*--*"):
         snapshots = model_folder / "snapshots"
         if any(snapshots.glob("*/config.json")) and any(snapshots.glob("*/*.safetensors")):
-            owner, _, name = model_folder.name.removeprefix("models--").partition("--")
+            owner, _dashes, name = model_folder.name.removeprefix("models--").partition("--")
             yield model_folder.stat().st_mtime, f"{owner}/{name}"
 
 
@@ -167,9 +167,14 @@ def search_hub(words: str, limit: int = 20) -> list[Found]:
     try:
         answer = _ask(f"/api/models?{query}")
     except _Refused as refused:
-        remedy = "check HF_ENDPOINT" if refused.status == 404 else "try again later"
+        if refused.status == 404:
+            raise TuituneError(
+                "The Hugging Face Hub refuses to search (error {status}): check HF_ENDPOINT, or type a model's id.",
+                status=refused.status,
+            ) from None
         raise TuituneError(
-            f"The Hugging Face Hub refuses to search (error {refused.status}): {remedy}, or type a model's id."
+            "The Hugging Face Hub refuses to search (error {status}): try again later, or type a model's id.",
+            status=refused.status,
         ) from None
     return [_found(model) for model in answer if isinstance(model, dict)] if isinstance(answer, list) else []
 
@@ -205,14 +210,18 @@ def _ask(path: str) -> Any:
         raise TuituneError("HF_HUB_OFFLINE is set: the Hugging Face Hub is not asked.")
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if not endpoint.startswith(("https://", "http://")):
-        raise TuituneError(f"HF_ENDPOINT is {one_line(endpoint, max_length=80)}: give an https address.")
+        raise TuituneError(
+            "HF_ENDPOINT is {endpoint}: give an https address.", endpoint=one_line(endpoint, max_length=80)
+        )
     try:
         with urllib.request.urlopen(endpoint.rstrip("/") + path, timeout=_TIMEOUT_SECONDS) as answer:
             return json.loads(answer.read(4 * 2**20))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 404):
             raise _Refused(error.code) from None
-        raise TuituneError(f"The Hugging Face Hub answered with error {error.code}: try again later.") from None
+        raise TuituneError(
+            "The Hugging Face Hub answered with error {status}: try again later.", status=error.code
+        ) from None
     except (OSError, ValueError) as error:
         reason = one_line(getattr(error, "reason", error), max_length=120)
-        raise TuituneError(f"The Hugging Face Hub cannot be reached ({reason}).") from None
+        raise TuituneError("The Hugging Face Hub cannot be reached ({reason}).", reason=reason) from None

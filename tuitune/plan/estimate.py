@@ -1,9 +1,13 @@
 """What a recipe will train, in how many steps and how much memory, before any weight is read."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.cells import cell_len, set_cell_size
+
+from tuitune.language import N_, _
 from tuitune.machine.hardware import chosen_gpu, disk_free_bytes, visible_gpus
 from tuitune.methods import method_of
 from tuitune.model.targets import Targets, resolve
@@ -35,6 +39,11 @@ LAYER_SHARES = {True: 1.26, False: 0.37}
 HOST_BYTES = int(1.0 * GIB)  # Python with torch, transformers and trl imported
 # Data files up to this size are read and tokenised for exact counts; a larger one only when a run starts.
 _READ_UP_TO_BYTES = 16 * 2**20
+
+
+Verdict = Literal["fits", "tight", "does not fit"]
+VERDICTS: dict[Verdict, str] = {"fits": N_("fits"), "tight": N_("tight"), "does not fit": N_("does not fit")}
+"""As they are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +112,7 @@ class Estimate:
     """Tokens in the largest micro-batch, padding included: it decides the peak."""
     memory: Memory
     available_bytes: int
-    verdict: Literal["fits", "tight", "does not fit"]
+    verdict: Verdict
     warnings: list[str]
     """Settings that are likely to spoil the run, one sentence each."""
     targets: dict[str, int] = field(default_factory=dict)
@@ -133,36 +142,74 @@ class Estimate:
 
     def as_text(self) -> str:
         """A few lines for a terminal."""
-        memory = self.memory
-        parts = ", ".join(
-            f"{name} {_gib(size)}"
-            for name, size in (
-                ("weights", memory.weights_bytes),
-                ("adapter", memory.adapter_bytes),
-                ("optimizer", memory.optimizer_bytes),
-                ("activations", memory.activations_bytes),
-                ("logits", memory.logits_bytes),
-                ("overhead", memory.overhead_bytes),
-            )
-        )
-        data = "not read yet (large file)" if self.rows is None else f"{self.rows:,} rows, {self.tokens:,} tokens"
-        if self.trained_tokens is not None:
-            data += f", {self.trained_tokens:,} of them trained"
+        lines = [(_(label), text) for label, text in self._lines()]
+        width = 1 + max(cell_len(label) for label, _text in lines)
         return "\n".join(
-            (
-                f"Model:   {self.model}, {self.total_parameters:,} parameters",
-                f"Trained: {self.trainable_parameters:,} parameters ({self.trainable_share:.2%})",
-                f"         on {', '.join(f'{name} {count:,}' for name, count in self.targets.items())}",
-                *(f"         {text}" for text in self.left_out),
-                f"Data:    {data}",
-                f"Steps:   {'known once the data is read' if self.steps is None else f'{self.steps:,}'}",
-                f"Memory:  {_gib(memory.total_bytes)} at the peak ({parts})",
-                f"         {self.verdict} in {_gib(self.available_bytes)} free on {self.device}, with {self.backend}",
-                *([f"         {offer_of_16bit(self.bytes_in_16bit)}"] if self.bytes_in_16bit else []),
-                f"Disk:    {size(self.disk_bytes)} for checkpoints and adapter, {size(self.disk_free_bytes)} free",
-                *(f"Cards:   {way.as_text()} (computed, for H200s)" for way in self.scaling),
-                *(f"! {text}" for text in self.warnings),
+            (*(set_cell_size(label, width) + text for label, text in lines), *(f"! {text}" for text in self.warnings))
+        )
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        """What is told, each with its label, empty where it goes on with what is above."""
+        memory = self.memory
+        parts = [
+            f"{_(name)} {_gib(size)}"
+            for name, size in (
+                (N_("weights"), memory.weights_bytes),
+                (N_("adapter"), memory.adapter_bytes),
+                (N_("optimizer"), memory.optimizer_bytes),
+                (N_("activations"), memory.activations_bytes),
+                (N_("logits"), memory.logits_bytes),
+                (N_("overhead"), memory.overhead_bytes),
             )
+        ]
+        yield N_("Model:"), _("{model}, {parameters:,} parameters", model=self.model, parameters=self.total_parameters)
+        yield (
+            N_("Trained:"),
+            _(
+                "{parameters:,} parameters ({share:.2%})",
+                parameters=self.trainable_parameters,
+                share=self.trainable_share,
+            ),
+        )
+        yield "", _("on {targets}", targets=[f"{name} {count:,}" for name, count in self.targets.items()])
+        for text in self.left_out:
+            yield "", text
+        yield N_("Data:"), self._data_text()
+        yield N_("Steps:"), _("known once the data is read") if self.steps is None else f"{self.steps:,}"
+        yield N_("Memory:"), _("{peak} at the peak ({parts})", peak=_gib(memory.total_bytes), parts=parts)
+        yield (
+            "",
+            _(
+                "{verdict} in {available} free on {device}, with {backend}",
+                verdict=_(VERDICTS[self.verdict]),
+                available=_gib(self.available_bytes),
+                device=self.device,
+                backend=self.backend,
+            ),
+        )
+        if self.bytes_in_16bit:
+            yield "", offer_of_16bit(self.bytes_in_16bit)
+        yield (
+            N_("Disk:"),
+            _(
+                "{needed} for checkpoints and adapter, {free} free",
+                needed=size(self.disk_bytes),
+                free=size(self.disk_free_bytes),
+            ),
+        )
+        for way in self.scaling:
+            yield N_("Cards:"), _("{scaled} (computed, for H200s)", scaled=way.as_text())
+
+    def _data_text(self) -> str:
+        if self.rows is None:
+            return _("not read yet (large file)")
+        if self.trained_tokens is None:
+            return _("{rows:,} rows, {tokens:,} tokens", rows=self.rows, tokens=self.tokens)
+        return _(
+            "{rows:,} rows, {tokens:,} tokens, {trained:,} of them trained",
+            rows=self.rows,
+            tokens=self.tokens,
+            trained=self.trained_tokens,
         )
 
 
@@ -187,14 +234,18 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
     advice = list(warnings(recipe, rows.count if rows else None, shape.total_parameters))
     if needed > room:
         advice.append(
-            f"Checkpoints and adapter take {size(needed)} on the disk, where {size(room)} are free: make room, or keep "
-            "runs on another disk with --runs."
+            _(
+                "Checkpoints and adapter take {needed} on the disk, where {free} are free: make room, or keep runs on "
+                "another disk with --runs.",
+                needed=size(needed),
+                free=size(room),
+            )
         )
     in_16bit = _bytes_in_16bit(recipe, shape, longest, backend, card.total_bytes) if card else None
     return Estimate(
         model=recipe.model.name,
         backend=backend,
-        device=card.name if card else "the CPU",
+        device=card.name if card else _("the CPU"),
         total_parameters=shape.total_parameters,
         trainable_parameters=shape.adapter_parameters,
         rows=rows.count if rows else None,
@@ -394,7 +445,7 @@ def steps_of(recipe: Recipe, rows: int | None) -> int | None:
     return max(1, -int(-train.num_train_epochs * method_of(recipe).steps_an_epoch(recipe, rows) // 1))
 
 
-def verdict(needed_bytes: int, available_bytes: int) -> Literal["fits", "tight", "does not fit"]:
+def verdict(needed_bytes: int, available_bytes: int) -> Verdict:
     """`tight` from nine tenths of what is free on: another program, or a longer row, would end the run."""
     if needed_bytes > available_bytes:
         return "does not fit"

@@ -7,6 +7,21 @@ from typing import Any
 
 import yaml
 
+from tuitune.language import N_, _
+
+LIMITS = (
+    N_("Trained on text alone; what reads images is kept by the merge and left out of a GGUF."),
+    N_("The experts get no adapter."),
+    N_("Proven with heads of 64; the wider heads of the published models were only checked before the first step."),
+    N_("llama.cpp's converter did not take the tiny model."),
+    N_(
+        "Proven in 16-bit. In 4-bit Unsloth wants files that are stored in 4-bit; a load that would begin with random "
+        "experts is refused."
+    ),
+    N_("Mamba's out_proj gets no adapter."),
+)
+"""Every limit that proven.yaml tells, to be translated."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proof:
@@ -26,8 +41,10 @@ class Proof:
 
     def as_text(self) -> str:
         """One line for a screen."""
-        gguf = {True: "GGUF", False: "no GGUF", None: "GGUF not tried"}[self.gguf]
-        return " · ".join((f"rows {self.rows}", f"attention {self.attention}", gguf, *self.limits))
+        gguf = {True: "GGUF", False: _("no GGUF"), None: _("GGUF not tried")}[self.gguf]
+        rows = _("rows end to end") if self.rows == "end to end" else _("rows padded")
+        attention = _("attention {kernel}", kernel=self.attention)
+        return " · ".join((rows, attention, gguf, *map(_, self.limits)))
 
 
 def proof(architecture: str, backend: str) -> Proof | None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tuitune.language import N_, _, plural
+
 # Parameters of the base, and FLOP/s that a large step of it reaches: 4 FLOP a parameter and token, as frozen weights
 # get no gradient. From `own choice, 4-bit, 64 rows a step` of benchmarks/results/gpu_speed_{1b,8b}.json.
 MEASURED = ((1.247e9, 3.76e14), (8.03e9, 4.79e14))
@@ -27,7 +29,7 @@ NVLINK = (200e9, 20e-6)
 ETHERNET = {"10 Gbit/s": (1.1e9, 60e-6), "25 Gbit/s": (2.8e9, 50e-6), "100 Gbit/s": (11e9, 30e-6)}
 
 
-GAINS_LITTLE = "so small a step gains little"
+GAINS_LITTLE = N_("so small a step gains little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,21 @@ class Scaled:
         return asdict(self)
 
     def as_text(self) -> str:
-        cards = f"{self.gpus} card{'s' * (self.gpus > 1)}"
-        where = f"{self.hosts} hosts with {cards} each, {self.link}" if self.hosts > 1 else cards
-        return (
-            f"{where}: {self.speedup:.2f}× one card ({self.efficiency:.0%} of each), {self.step_s:.3f} s a step, "
-            f"{1e3 * self.gradients_s:.1f} ms of it for gradients{f'; {GAINS_LITTLE}' if self.gains_little else ''}"
+        cards = plural("{count} card", "{count} cards", self.gpus)
+        if self.hosts > 1:
+            where = _("{hosts} hosts with {cards} each, {link}", hosts=self.hosts, cards=cards, link=self.link)
+        else:
+            where = cards
+        text = _(
+            "{where}: {speedup:.2f}× one card ({share:.0%} of each), {seconds:.3f} s a step, {ms:.1f} ms of it for "
+            "gradients",
+            where=where,
+            speedup=self.speedup,
+            share=self.efficiency,
+            seconds=self.step_s,
+            ms=1e3 * self.gradients_s,
         )
+        return _("{text}; {remark}", text=text, remark=_(GAINS_LITTLE)) if self.gains_little else text
 
 
 def scaled(step: Step, gpus: int, hosts: int = 1, link: str = "", *, imbalance: float = 0.0) -> Scaled:
@@ -174,9 +185,9 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=8.03e9)
     parser.add_argument("--adapter", type=float, default=42e6)
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--tokens", type=float, default=310, help="tokens a row")
-    parser.add_argument("--rows", type=int, default=64, help="rows a step")
-    parser.add_argument("--a-card", action="store_true", help="--rows are of each card, not of a step")
+    parser.add_argument("--tokens", type=float, default=310, help=_("tokens a row"))
+    parser.add_argument("--rows", type=int, default=64, help=_("rows a step"))
+    parser.add_argument("--a-card", action="store_true", help=_("--rows are of each card, not of a step"))
     parser.add_argument("--no-graphs", action="store_true")
     chosen = parser.parse_args()
     step = Step(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tuitune.atomic import write_atomic
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.reward_sections import PythonFile, Reward
 from tuitune.settings import settings_file
 from tuitune.text import one_line
@@ -20,13 +21,15 @@ def source_of(reward: PythonFile) -> str:
     try:
         raw = Path(reward.path).read_bytes()
         if len(raw) > _MOST_BYTES:
-            raise UnusableInput(f"The rewards' file {path} is longer than a million bytes: give another.")
+            raise UnusableInput("The rewards' file {path} is longer than a million bytes: give another.", path=path)
         return raw.decode("utf-8")
     except OSError as error:
-        reason = error.strerror or "it cannot be read"
-        raise UnusableInput(f"The rewards' file {path} cannot be read ({reason}): mend method.rewards.") from None
+        reason = error.strerror or _("it cannot be read")
+        raise UnusableInput(
+            "The rewards' file {path} cannot be read ({reason}): mend method.rewards.", path=path, reason=reason
+        ) from None
     except UnicodeDecodeError:
-        raise UnusableInput(f"The rewards' file {path} is not UTF-8 text: save it as such.") from None
+        raise UnusableInput("The rewards' file {path} is not UTF-8 text: save it as such.", path=path) from None
 
 
 def digest_of(source: str) -> str:
@@ -58,13 +61,15 @@ def require_confirmed(reward: PythonFile) -> str:
     path, digest = one_line(reward.path, max_length=200), digest_of(source)
     if reward.sha256 is not None and reward.sha256 != digest:
         raise UnusableInput(
-            f"The rewards' file {path} has changed since the run was begun with it: bring back what it was, or train a "
-            "new run (leave out sha256 in method.rewards)."
+            "The rewards' file {path} has changed since the run was begun with it: bring back what it was, "
+            "or train a new run (leave out sha256 in method.rewards).",
+            path=path,
         )
     if digest not in _digests():
         raise UnusableInput(
-            f"The rewards' file {path} is code that would run on this machine: read it, then confirm it with "
-            "`tuitune rewards RECIPE --confirm`."
+            "The rewards' file {path} is code that would run on this machine: read it, then confirm it "
+            "with `tuitune rewards RECIPE --confirm`.",
+            path=path,
         )
     return source
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tuitune.errors import TuituneError
+from tuitune.language import _, reworded
 from tuitune.reward_sections import PythonFile, Reward, UnitTests, titles
 from tuitune.rewards.confirmed import require_confirmed
 from tuitune.text import one_line
@@ -71,7 +72,7 @@ class Judge:
     def values(self, answers: Sequence[Answer], cancelled: Callable[[], bool] = lambda: False) -> list[list[float]]:
         """The value of each answer by each reward: one list a reward. Raises RewardFailed, Cancelled."""
         if not answers:
-            return [[] for _ in self.rewards]
+            return [[] for _reward in self.rewards]
         try:
             return self._ask(answers, cancelled)
         except _Failure as failure:
@@ -106,8 +107,11 @@ class Judge:
         reply = one_line(repr(answer.reply), max_length=160)
         prompt = one_line(repr(str(answer.prompt[-1].get("content", "")) if answer.prompt else ""), max_length=100)
         return RewardFailed(
-            f"The reward {title} {one_line(clause, max_length=300)} for the reply {reply} to {prompt}: mend it, or "
-            "take it out of method.rewards."
+            "The reward {title} {clause} for the reply {reply} to {prompt}: mend it, or take it out of method.rewards.",
+            title=title,
+            clause=one_line(clause, max_length=300),
+            reply=reply,
+            prompt=prompt,
         )
 
     def _ask(self, answers: Sequence[Answer], cancelled: Callable[[], bool]) -> list[list[float]]:
@@ -125,7 +129,7 @@ class Judge:
                 line = reader.next(allowed, cancelled)
                 if line is None:
                     self.close()
-                    raise _Failure(place, row, f"did not end within {allowed:g} s")
+                    raise _Failure(place, row, _("did not end within {seconds:g} s", seconds=allowed))
                 answer = json.loads(line)
                 if "values" in answer:
                     values: list[list[float]] = answer["values"]
@@ -134,12 +138,13 @@ class Judge:
                     place, row = answer["failed"]
                     by_function = isinstance(self.rewards[place], PythonFile)
                     fails_for_all = by_function and "returned" not in answer["clause"]
-                    raise _Failure(place, None if fails_for_all else row, answer["clause"])
+                    clause = reworded(answer["clause"], answer.get("said"))
+                    raise _Failure(place, None if fails_for_all else row, clause)
                 place, row = answer["at"]
                 allowed = self._seconds_of(self.rewards[place])
         except (EOFError, BrokenPipeError):
             self.close()
-            raise _Failure(place, row, "ended its process") from None
+            raise _Failure(place, row, _("ended its process")) from None
         except Cancelled:
             self.close()
             raise

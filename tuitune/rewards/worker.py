@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tuitune.language import Sentence, _, said
 from tuitune.rewards.answer import exact_match, numeric_match
 from tuitune.rewards.form import format_match, json_of_schema, length_within
 from tuitune.rewards.unit_tests import unit_tests
@@ -22,6 +23,10 @@ Row = dict[str, Any]
 
 class Misbehaved(Exception):
     """A reward gave no number; the message is a clause."""
+
+    def __init__(self, clause: Sentence) -> None:
+        super().__init__(clause)
+        self.clause = clause
 
 
 def value_of(options: dict[str, Any], row: Row) -> Any:
@@ -40,26 +45,30 @@ def value_of(options: dict[str, Any], row: Row) -> Any:
             return json_of_schema(options, reply)
         case "unit_tests":
             return unit_tests(options, reply, _column(options, row))
-    raise Misbehaved(f"there is no reward {options['name']}")
+    raise Misbehaved(_("there is no reward {name}", name=options["name"]))
 
 
 def _column(options: dict[str, Any], row: Row) -> Any:
     name = options["column"]
     if row["columns"].get(name) is None:
-        column_names = ", ".join(sorted(map(str, row["columns"]))[:20])
-        raise Misbehaved(f"needs the column {name}, which the row lacks (it has {column_names or 'none'})")
+        columns = sorted(map(str, row["columns"]))[:20]
+        if not columns:
+            raise Misbehaved(_("needs the column {column}, which the row lacks (it has none)", column=name))
+        raise Misbehaved(
+            _("needs the column {column}, which the row lacks (it has {columns})", column=name, columns=columns)
+        )
     return row["columns"][name]
 
 
 def function_of(options: dict[str, Any], source: str) -> Callable[..., Any]:
     """The function of a user's file, whose text is `source`."""
-    path, _, name = options["function"].rpartition(":")
+    path, _colon, name = options["function"].rpartition(":")
     names: dict[str, Any] = {"__name__": "rewards", "__file__": path}
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     exec(compile(source, path, "exec"), names)  # noqa: S102  # the user has seen it and confirmed it
     function = names.get(name)
     if not callable(function):
-        raise Misbehaved(f"there is no function {name} in {path}")
+        raise Misbehaved(_("there is no function {name} in {file}", name=name, file=path))
     return function  # type: ignore[no-any-return]
 
 
@@ -79,7 +88,7 @@ def call(function: Callable[..., Any], rows: list[Row]) -> list[Any]:
     try:
         return list(values)
     except TypeError:
-        raise Misbehaved(f"returned {type(values).__name__} instead of a list of numbers") from None
+        raise Misbehaved(_("returned {value} instead of a list of numbers", value=type(values).__name__)) from None
 
 
 def checked(value: Any) -> float:
@@ -87,9 +96,9 @@ def checked(value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise Misbehaved(f"returned {str(value)[:60]!r}, which is no number") from None
+        raise Misbehaved(_("returned {value}, which is no number", value=repr(str(value)[:60]))) from None
     if not math.isfinite(number):
-        raise Misbehaved(f"returned {number}")
+        raise Misbehaved(_("returned {value}", value=str(number)))
     return number
 
 
@@ -115,8 +124,13 @@ class Worker:
                     numbers.append(checked(value_of(options, answer)))
                 values.append(numbers)
         except BaseException as error:  # a user's file may even raise SystemExit
-            clause = str(error) if isinstance(error, Misbehaved) else f"raised {type(error).__name__}: {error}"
-            self._say({"failed": [place, getattr(error, "row", row)], "clause": clause[:500]})
+            clause = (
+                error.clause
+                if isinstance(error, Misbehaved)
+                else _("raised {error}: {text}", error=type(error).__name__, text=str(error)[:500])
+            )
+            failed = [place, getattr(error, "row", row)]
+            self._say({"failed": failed, "clause": clause.english, "said": said(clause)})
             return
         self._say({"values": values})
 
@@ -126,7 +140,7 @@ class Worker:
             self._functions[place] = function_of(reward["options"], reward["source"])
         values = call(self._functions[place], rows)
         if len(values) != len(rows):
-            raise Misbehaved(f"returned {len(values)} values for {len(rows)} replies")
+            raise Misbehaved(_("returned {values} values for {replies} replies", values=len(values), replies=len(rows)))
         numbers = []
         for row, value in enumerate(values):
             try:
