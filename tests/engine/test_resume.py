@@ -18,10 +18,9 @@ from tuitune.runs.events import Event, Notice, Reply, Started, Step
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
 from tuitune.session.messages import Chat, Columns, Export, Pause, Resume, Status, Stop, Train
+from tuitune.train.checkpoints import checkpoints_of
 
-pytestmark = pytest.mark.usefixtures("warm_sessions")
-
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("warm_sessions")]
 
 STEPS, SAVED, KILLED_AT = 12, 4, 6
 """Of five steps an epoch: the run is killed in its second one, after its first checkpoint."""
@@ -111,6 +110,22 @@ async def test_a_killed_run_goes_on_as_if_it_had_not_been(place: Path, killed: R
     for name in ("optimizer.pt", "scheduler.pt"):
         digests = [json.loads((run.checkpoints / last / "manifest.json").read_text())[name] for run in (killed, whole)]
         assert digests[0] == digests[1], name
+
+
+async def test_a_run_that_was_killed_after_its_last_step_trains_no_other(place: Path, tmp_path: Path) -> None:
+    whole = Run(place / "runs" / "whole")
+    run = Run(Path(shutil.copytree(whole.folder, tmp_path / "saving")))
+    lines = run.events_file.read_text().splitlines(keepends=True)
+    saving = next(number for number, line in enumerate(lines) if '"name": "saving"' in line)
+    run.events_file.write_text("".join(lines[: saving + 1]))
+    shutil.rmtree(run.adapter)
+    run.summary_file.unlink(missing_ok=True)
+    assert run.status() == "interrupted"
+    await resume(run)
+    assert losses(run) == losses(whole)
+    assert [path.name for path in checkpoints_of(run)] == [path.name for path in checkpoints_of(whole)]
+    ours, theirs = (load_file(folder.adapter / "adapter_model.safetensors") for folder in (run, whole))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
 async def test_a_damaged_checkpoint_is_passed_over_and_a_torn_line_of_the_record_too(place: Path, killed: Run) -> None:

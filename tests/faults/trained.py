@@ -138,11 +138,11 @@ class Disturbed:
     def kill(self, what: str) -> None:
         status, _ = forked(lambda: os.kill(os.getpid(), signal.SIGKILL))
         assert status == -signal.SIGKILL
-        self.killed.append((what, self.copy()))
+        self.killed.append((what, self.copy(self.run)))
 
-    def copy(self) -> Run:
+    def copy(self, run: Run) -> Run:
         folder = self.work / "left" / f"{len(list((self.work / 'left').glob('*'))):04}"
-        shutil.copytree(self.run.folder, folder)
+        shutil.copytree(run.folder, folder)
         return Run(folder)
 
     def sweep(self, case: str, until: type[Event]) -> None:
@@ -152,7 +152,7 @@ class Disturbed:
             raise GoOn
 
         def problems() -> list[str]:
-            left = self.copy()
+            left = self.copy(self.run)
             wrong = problems_of(left)
             if len(self.records) % (12 * self.every) == 0:
                 self.killed.append((case, left))
@@ -176,7 +176,8 @@ def _raise(error: BaseException) -> None:
 def going_on(disturbed: Disturbed) -> Iterator[Record]:
     """Each run that was killed is gone on with, and ends as the one that nothing disturbed."""
     whole = disturbed.run
-    for what, run in disturbed.killed[:: 1 if disturbed.every == 1 else 4]:
+    for what, left in disturbed.killed[:: 1 if disturbed.every == 1 else 4]:
+        run = disturbed.copy(left)  # what is left is looked at again
 
         def resume(run: Run = run) -> None:
             Training(disturbed.work).resume(run)

@@ -109,7 +109,21 @@ def make_trainer(
         trainer.evaluate = lambda: _held_out_loss(trainer, loaded, learner.collator(loaded), ranks)
     if ranks.world > 1:
         share_gradients(trainer, loaded, ranks)
+    _end_with_last_step(trainer)
     return trainer
+
+
+def _end_with_last_step(trainer: Any) -> None:
+    """Have `trainer` train nothing from a checkpoint of the last step: transformers trains a step, and counts then."""
+    samples_of = trainer.get_batch_samples
+
+    def get_batch_samples(*arguments: Any, **options: Any) -> Any:
+        if 0 < trainer.state.max_steps <= trainer.state.global_step:
+            trainer.control.should_training_stop = True
+            return [], None
+        return samples_of(*arguments, **options)
+
+    trainer.get_batch_samples = get_batch_samples
 
 
 def _held_out_loss(trainer: Any, loaded: LoadedModel, collate: Collate, ranks: Ranks) -> dict[str, float]:
