@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.conftest import DEMO
-from tests.engine.training import trained
-from tuitune.errors import UnusableInput
+from tests.engine.training import trained, without_probabilities
+from tuitune.errors import TuituneError, UnusableInput
 from tuitune.method_sections import GRPO
 from tuitune.recipe import Recipe
 from tuitune.reward_sections import PythonFile
@@ -298,3 +298,10 @@ def test_the_audit_asks_for_what_rewards_compare_with_and_for_no_replies(tmp_pat
     assert texts == {
         "the column right, which the reward exact_match compares with, is empty or missing: fill it in": [2]
     }
+
+
+def test_a_model_without_probabilities_is_told_in_one_sentence(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, f"model.name={without_probabilities(tmp_path)}")
+    with pytest.raises(TuituneError) as failed:
+        trained(recipe, tmp_path, "run")
+    assert "NaN" in str(failed.value) and str(failed.value).endswith(".")

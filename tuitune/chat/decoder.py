@@ -1,6 +1,7 @@
 """The decoder for a model: the fast one where it proves right on the model itself, else transformers' `generate`."""
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from tuitune.backends.plain import NotPlain
 from tuitune.chat.choice import Choice
 from tuitune.chat.decoding import CanDecode, Decoded, DecodeRequest
 from tuitune.chat.fast_decoder import Decoder
-from tuitune.errors import explain
+from tuitune.errors import TuituneError, explain
 from tuitune.text import one_line
 
 _MOST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}
@@ -33,6 +34,11 @@ def decoder_of(loaded: LoadedModel, prompt: Sequence[int], tell: Callable[[str],
     except Exception as error:  # of whatever a layer does that no plain module of it can
         tell(f"Replies of this model are generated slowly ({one_line(explain(error), max_length=160)}).")
         return Generating(loaded)
+    if math.isnan(difference) and logprobs_of(loaded, prompt, prompt[-1:]).isnan().any():
+        raise TuituneError(
+            "The model gives no token a probability (NaN), so it cannot reply: its files are damaged, or its "
+            "numbers overflow in this precision. Load it anew, or in another precision."
+        )
     if not difference <= _MOST_DIFFERENCE.get(decoder.plain.dtype, 0.12):
         tell(
             "Replies of this model are generated slowly, because the fast decoder's probabilities are not those of the "
