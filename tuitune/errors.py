@@ -39,14 +39,16 @@ class TuituneError(Exception):
 
         Who changes the beginning of a message gives it its former code.
         """
-        return self._code or _code_of(self.sentence)
+        return self._code or code_of(self.sentence)
 
 
-def _code_of(sentence: Sentence) -> str:
-    if words := _WORDS.findall(_BRACES.sub(" ", sentence.message).lower()):
+def code_of(text: str) -> str:
+    """The code of a sentence that stands for an error: its first words, or those of the first sentence in it."""
+    if not isinstance(text, Sentence):
+        return "error"
+    if words := _WORDS.findall(_BRACES.sub(" ", text.message).lower()):
         return "-".join(words[:6])
-    inner = next((value for value in sentence.values.values() if isinstance(value, Sentence)), None)
-    return _code_of(inner) if inner is not None else "error"
+    return code_of(next((value for value in text.values.values() if isinstance(value, Sentence)), ""))
 
 
 class UnusableInput(TuituneError):

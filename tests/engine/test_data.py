@@ -406,6 +406,14 @@ def test_inspect_shows_what_is_trained(tmp_path: Path) -> None:
     assert summary(recipe(path))["rows"] == 3
 
 
+def test_a_row_that_cannot_be_used_has_a_code_for_programs(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", {"question": "Who are you?", "answer": "a pirate " * 20})
+    (row,) = inspect_rows(recipe(path, max_length=16, over_length="drop"), 0, 1)
+    assert row["code"] == "it-is-longer-than-max-length" and row["error"].startswith(
+        "it is longer than max_length (16): "
+    )
+
+
 def test_prepare_counts_splits_and_agrees_with_inspect(tmp_path: Path) -> None:
     rows: list[Any] = [{"question": f"What is {n}?", "answer": f"{n} it is"} for n in range(100)]
     rows[3] = "{"

@@ -82,6 +82,7 @@ def test_a_run_is_one_event_a_line_then_chats_and_exports(tmp_path: Path, recipe
     (told,) = json_lines(half.stdout)
     assert [item["kind"] for item in told["exports"]] == ["adapter"]
     assert [item["kind"] for item in told["failed"]] == ["script"]
+    assert all(item.keys() == {"kind", "error", "code"} for item in told["failed"])
 
     (listed,) = json_lines(tuitune("runs", "--json").stdout)
     assert (listed["run"], listed["status"], listed["step"]) == ("one", "done", 2)

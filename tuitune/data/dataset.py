@@ -141,7 +141,7 @@ class Dataset:
             sample = replace(read(record.value, self.format), columns=record.value)
             return Row(index, record.value, sample, None)
         except UnusableRow as error:
-            return Row(index, record.value, None, str(error))
+            return Row(index, record.value, None, error.sentence)
 
 
 def sections(data: DataSection) -> list[DataSection]:

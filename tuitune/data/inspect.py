@@ -10,6 +10,7 @@ from tuitune.data.files import records
 from tuitune.data.formats import MAPPABLE
 from tuitune.data.prepare import encode_row
 from tuitune.data.proposal import proposal
+from tuitune.errors import code_of
 from tuitune.masking import IGNORED, Masker, token_texts
 from tuitune.methods import Part, method_of
 from tuitune.model.config import load_tokenizer
@@ -23,9 +24,9 @@ def inspect_rows(recipe: Recipe, start: int, stop: int, source: int = 0) -> Iter
     "id", "text", "trained"}]}], "tokens", "trained_tokens", "total_tokens"}`; `row` is its number, from 1, and `tokens`
     are those of all its parts.
 
-    A row that cannot be used gives `{"row", "error", "raw"}`, with what stands in the file. The token texts of a part,
-    joined, are its decoded text; a character made of several tokens stands at the last of them. A row that is split
-    gives one for each row that is trained in its place. `source` is a place in `summary`'s `sources`. Raises
+    A row that cannot be used gives `{"row", "error", "code", "raw"}`, with what stands in the file. The token texts of
+    a part, joined, are its decoded text; a character made of several tokens stands at the last of them. A row that is
+    split gives one for each row that is trained in its place. `source` is a place in `summary`'s `sources`. Raises
     UnusableInput.
     """
     dataset = open_dataset(_sources(recipe.data)[source])
@@ -35,7 +36,7 @@ def inspect_rows(recipe: Recipe, start: int, stop: int, source: int = 0) -> Iter
     for row in dataset.rows(start, stop):
         encoded = encode_row(method, masker, row, data.over_length)
         if isinstance(encoded, str):
-            yield {"row": row.index + 1, "error": encoded, "raw": row.as_in_file()}
+            yield {"row": row.index + 1, "error": encoded, "code": code_of(encoded), "raw": row.as_in_file()}
             continue
         for trained in encoded:
             parts = [{"title": part.title, "tokens": _tokens(tokenizer, part)} for part in method.parts(trained)]
@@ -57,8 +58,8 @@ def _tokens(tokenizer: Any, part: Part) -> list[dict[str, Any]]:
 
 
 def unusable_rows(recipe: Recipe, among: int) -> dict[str, Any]:
-    """`unusable`: of the first `among` rows of each dataset those that cannot be used, `{"source", "row", "error"}`;
-    `looked_at`: how many rows that were. `source` is a place in `summary`'s `sources`. Raises UnusableInput.
+    """`unusable`: of the first `among` rows of each dataset those that cannot be used, `{"source", "row", "error",
+    "code"}`; `looked_at`: how many rows that were. `source` is a place in `summary`'s `sources`. Raises UnusableInput.
     """
     data = recipe.data
     method = method_of(recipe)
@@ -68,7 +69,7 @@ def unusable_rows(recipe: Recipe, among: int) -> dict[str, Any]:
         for row in open_dataset(section).rows(0, among):
             looked_at += 1
             if isinstance(error := encode_row(method, masker, row, data.over_length), str):
-                unusable.append({"source": source, "row": row.index + 1, "error": error})
+                unusable.append({"source": source, "row": row.index + 1, "error": error, "code": code_of(error)})
     return {"looked_at": looked_at, "unusable": unusable}
 
 

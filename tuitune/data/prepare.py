@@ -13,6 +13,7 @@ from tuitune.data.cache import Dropped, Rows, RowsWriter
 from tuitune.data.dataset import Dataset, Row, eval_section, open_dataset, sections, told_apart
 from tuitune.data.digest import among, digest
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.masking import Conversation, Masked, Masker, Sample, UnusableRow
 from tuitune.methods import Encoded, Method, method_of
 from tuitune.methods.method import OverLength
@@ -266,7 +267,7 @@ def _sampled(method: Method, batch: list[Row]) -> list[tuple[Row, list[Sample]]]
         try:
             sampled.append((row, method.samples(row.sample) if row.sample else []))
         except UnusableRow as error:
-            sampled.append((replace(row, sample=None, error=str(error)), []))
+            sampled.append((replace(row, sample=None, error=error.sentence), []))
     return sampled
 
 
@@ -274,11 +275,11 @@ def _encoded(
     method: Method, masker: Masker, row: Row, masks: list[Masked | UnusableRow], over_length: OverLength
 ) -> list[Encoded] | str:
     if row.sample is None:
-        return row.error or "it cannot be read"
+        return row.error or _("it cannot be read")
     try:
         return method.encode(masker, row.sample, masks, over_length)
     except UnusableRow as error:
-        return str(error)
+        return error.sentence
 
 
 def _batches(rows: Iterator[Row], cancelled: Callable[[], bool]) -> Iterator[list[Row]]:

@@ -444,7 +444,8 @@ class Jobs:
             if isinstance(outcome, Exported):
                 job.part(exported=_as_data(outcome))
             else:
-                job.part(failed={"kind": outcome.kind, "error": explain(outcome.error)})
+                error = outcome.error
+                job.part(failed={"kind": outcome.kind, "error": explain(error), "code": error.code})
         return {}
 
     def preflight(self, job: Job, run: Run, checkpoint: str | None = None, hub_repo: str | None = None) -> Result:

@@ -212,7 +212,7 @@ class Rows(Request[MaskedRows]):
 
 
 class UnusableRows(TypedDict):
-    """Rows that cannot be used, each with `source`, `row` and `error`, among the first `looked_at` of each dataset."""
+    """Rows that cannot be used, with `source`, `row`, `error`, `code`, of the first `looked_at` of each dataset."""
 
     looked_at: int
     unusable: list[dict[str, Any]]
