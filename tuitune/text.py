@@ -1,8 +1,10 @@
 """What may be shown on a terminal: outside text with everything taken out that a terminal would obey."""
 
 import re
+from collections.abc import Iterable
+from functools import reduce
 
-from tuitune.language import Sentence
+from tuitune.language import Sentence, _
 
 # C0 but tab and newline, DEL, C1, bidirectional controls, line and paragraph separators, zero-width
 # joiners that hide text, the BOM, tag characters, and lone surrogates (which cannot be encoded).
@@ -35,6 +37,11 @@ def one_line(text: object, *, max_length: int | None = None) -> str:
     limit = None if max_length is None else max_length * 4 + 64
     line = " ".join(safe_text(text, max_length=limit).split())
     return safe_text(text if line == text else line, max_length=max_length)
+
+
+def in_a_row(texts: Iterable[str]) -> str:
+    """Texts one after another, "; " between them; sentences among them can still be worded in other languages."""
+    return reduce(lambda before, text: _("{before}; {text}", before=before, text=text), texts)
 
 
 def without_controls(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tuitune.chat.window import with_passages
 from tuitune.documents.passage import Passage
+from tuitune.language import Sentence, _
 from tuitune.text import one_line, safe_text
 
 Messages = list[dict[str, str]]
@@ -23,15 +24,20 @@ class Side:
     engine: str = ""
     """`gguf` or `gguf:TYPE` for an exported GGUF in llama.cpp; empty for the adapter on its base."""
 
-    def label(self, among: Path) -> str:
+    def label(self, among: Path) -> Sentence:
         """Its name in a chat with the run in the folder `among`."""
-        name = "base model" if not self.adapter else f"checkpoint {self.checkpoint}" if self.checkpoint else "adapter"
+        names: list[str] = [one_line(self.run.name, max_length=40)] if self.run != among else []
         if self.engine:
-            name = f"{self.engine}, checkpoint {self.checkpoint}" if self.checkpoint else self.engine
-        if self.run != among:
-            own = one_line(self.run.name, max_length=40)
-            name = own if name == "adapter" else f"{own}, {name}"
-        return name if self.documents else f"{name}, no documents"
+            names.append(self.engine)
+        if not self.adapter and not self.engine:
+            names.append(_("base model"))
+        elif self.checkpoint:
+            names.append(_("checkpoint {checkpoint}", checkpoint=self.checkpoint))
+        elif not names:
+            names.append(_("adapter"))
+        if not self.documents:
+            names.append(_("no documents"))
+        return _("{names}", names=names)
 
 
 @dataclass(slots=True)
@@ -57,20 +63,28 @@ class Reply:
 
     def stats(self) -> str:
         """Its size and speed in words."""
-        parts = [f"{self.tokens:,} tokens", f"{self.seconds:.1f} s"]
+        return " · ".join(self._stats())
+
+    def english_stats(self) -> str:
+        """The same in English, as transcripts hold it."""
+        return " · ".join(text.english for text in self._stats())
+
+    def _stats(self) -> Iterator[Sentence]:
+        yield _("{tokens:,} tokens", tokens=self.tokens)
+        yield _("{seconds:.1f} s", seconds=self.seconds)
         if self.stopped:
-            parts.append("stopped")
+            yield _("stopped")
         elif self.tokens:
-            parts += [f"{self.tokens / max(self.seconds, 1e-6):.0f} tokens/s", f"first {self.first_token_s:.2f} s"]
+            yield _("{pace:.0f} tokens/s", pace=self.tokens / max(self.seconds, 1e-6))
+            yield _("first {seconds:.2f} s", seconds=self.first_token_s)
         if not self.ended and not self.stopped:
-            parts.append("cut at max_new_tokens")
+            yield _("cut at max_new_tokens")
         if self.seed:
-            parts.append(f"seed {self.seed}")
+            yield _("seed {seed}", seed=self.seed)
         if self.unseen:
-            parts.append(f"{self.unseen} oldest messages not seen")
+            yield _("{messages} oldest messages not seen", messages=self.unseen)
         if self.kept:
-            parts.append(f"kept as {self.kept}")
-        return " · ".join(parts)
+            yield _("kept as {kind}", kind=_(self.kept))
 
 
 @dataclass(eq=False, slots=True)
@@ -180,11 +194,12 @@ class Dialogue:
         for turn in self.turns:
             parts.append(f"**You**\n\n{turn.said}\n")
             parts += [
-                f"[{number}] {passage.file}, {passage.place}\n" for number, passage in enumerate(turn.passages, 1)
+                f"[{number}] {passage.file}, {passage.place.english}\n"
+                for number, passage in enumerate(turn.passages, 1)
             ]
             for side, reply in turn.replies.items():
-                label = side.label(run)
-                parts.append(f"**{label[0].upper()}{label[1:]}** ({reply.stats()})\n\n{reply.text}\n")
+                label = side.label(run).english
+                parts.append(f"**{label[0].upper()}{label[1:]}** ({reply.english_stats()})\n\n{reply.text}\n")
         return safe_text("\n".join(parts))
 
     def _seen(self, turn: Turn, side: Side) -> Messages:

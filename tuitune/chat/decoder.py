@@ -14,6 +14,7 @@ from tuitune.chat.choice import Choice
 from tuitune.chat.decoding import CanDecode, Decoded, DecodeRequest
 from tuitune.chat.fast_decoder import Decoder
 from tuitune.errors import TuituneError, explain
+from tuitune.language import _
 from tuitune.text import one_line
 
 _MOST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}
@@ -29,10 +30,11 @@ def decoder_of(loaded: LoadedModel, prompt: Sequence[int], tell: Callable[[str],
     except torch.OutOfMemoryError:
         raise
     except NotPlain as error:
-        tell(f"Replies of this model are generated slowly, because {error}.")
+        tell(_("Replies of this model are generated slowly, because {reason}.", reason=error.sentence))
         return Generating(loaded)
     except Exception as error:  # of whatever a layer does that no plain module of it can
-        tell(f"Replies of this model are generated slowly ({one_line(explain(error), max_length=160)}).")
+        reason = one_line(explain(error), max_length=160)
+        tell(_("Replies of this model are generated slowly ({reason}).", reason=reason))
         return Generating(loaded)
     if math.isnan(difference) and logprobs_of(loaded, prompt, prompt[-1:]).isnan().any():
         raise TuituneError(
@@ -41,8 +43,11 @@ def decoder_of(loaded: LoadedModel, prompt: Sequence[int], tell: Callable[[str],
         )
     if not difference <= _MOST_DIFFERENCE.get(decoder.plain.dtype, 0.12):
         tell(
-            "Replies of this model are generated slowly, because the fast decoder's probabilities are not those of the "
-            f"training (a token's logarithm differs by {difference:.2g} on average)."
+            _(
+                "Replies of this model are generated slowly, because the fast decoder's probabilities are not those of "
+                "the training (a token's logarithm differs by {difference:.2g} on average).",
+                difference=difference,
+            )
         )
         return Generating(loaded)
     return decoder

@@ -25,9 +25,10 @@ from tuitune.chat.sampling import Sampling
 from tuitune.chat.window import fitted
 from tuitune.conversation import Conversation
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import N_, _
 from tuitune.text import one_line
 
-MISSING = (
+MISSING = N_(
     "Running a GGUF needs xllamacpp, which is not installed here: `pip install xllamacpp` (34 MB, no compiler needed)."
 )
 _SECONDS_WITHOUT_A_WORD = 600.0
@@ -74,7 +75,7 @@ def open_gguf(
         raise TuituneError(MISSING)
     for file in (path, *([lora] if lora else [])):
         if not file.is_file():
-            raise UnusableInput(f"{one_line(file)} is not a file: name a GGUF file.")
+            raise UnusableInput("{file} is not a file: name a GGUF file.", file=one_line(file))
     with tempfile.TemporaryDirectory(prefix="tt-") as folder, (Path(folder) / "log").open("w+b") as log:
         model = GgufModel(path, Path(folder) / "s.sock", log, lora, context)
         try:
@@ -117,7 +118,9 @@ class GgufModel:
             if watch.cancelled:
                 raise TuituneError("Loading the GGUF was stopped.")
             self._process.wait(timeout=30)
-            raise UnusableInput(f"llama.cpp cannot load {one_line(self.path)}: {self._last_words()}.")
+            raise UnusableInput(
+                "llama.cpp cannot load {file}: {reason}.", file=one_line(self.path), reason=self._last_words()
+            )
 
     def close(self) -> None:
         """End the process; nothing of it is left."""
@@ -211,7 +214,9 @@ class GgufModel:
                     continue
                 part = json.loads(line.removeprefix(b"data: "))
                 if "error" in part:
-                    raise TuituneError(f"llama.cpp did not answer: {one_line(part['error'].get('message', ''))}.")
+                    raise TuituneError(
+                        "llama.cpp did not answer: {reason}.", reason=one_line(part["error"].get("message", ""))
+                    )
                 ids += part.get("tokens", [])
                 if part["content"]:
                     texts.append(part["content"])
@@ -261,7 +266,9 @@ class GgufModel:
                         words = response.read().decode(errors="replace")
                         with contextlib.suppress(ValueError, KeyError, TypeError):
                             words = json.loads(words)["error"]["message"]
-                        raise TuituneError(f"llama.cpp did not answer: {one_line(words, max_length=300).rstrip('.')}.")
+                        raise TuituneError(
+                            "llama.cpp did not answer: {reason}.", reason=one_line(words, max_length=300).rstrip(".")
+                        )
                     yield response
                 except (OSError, http.client.HTTPException, ValueError):
                     if watch.cancelled:
@@ -286,16 +293,19 @@ class GgufModel:
     def _broken(self) -> TuituneError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
-        problem = "ended" if self._process.poll() is not None else "does not answer"
-        return TuituneError(f"llama.cpp {problem} while it ran {one_line(self.path)}: {self._last_words()}.")
+        file, reason = one_line(self.path), self._last_words()
+        if self._process.poll() is not None:
+            return TuituneError("llama.cpp ended while it ran {file}: {reason}.", file=file, reason=reason)
+        return TuituneError("llama.cpp does not answer while it ran {file}: {reason}.", file=file, reason=reason)
 
     def _last_words(self) -> str:
         """The last line that llama.cpp wrote, fit for a sentence."""
         code = self._process.poll()
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 4096))
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-        killed = f"signal {-code}" if code is not None and code < 0 else "it said nothing"
-        return one_line(lines[-1], max_length=200).rstrip(".") if lines else killed
+        if lines:
+            return one_line(lines[-1], max_length=200).rstrip(".")
+        return _("signal {number}", number=-code) if code is not None and code < 0 else _("it said nothing")
 
 
 class _Stopped(TuituneError):

@@ -70,9 +70,13 @@ def _folder(run: Path) -> Path:
     except OSError as error:
         raise _not_kept(folder, error) from None
     if folder.is_symlink():
-        raise TuituneError(f"{one_line(folder)} is a link, through which nothing is written: remove it.")
+        raise TuituneError("{folder} is a link, through which nothing is written: remove it.", folder=one_line(folder))
     return folder
 
 
 def _not_kept(file: Path, error: OSError) -> TuituneError:
-    return TuituneError(f"{one_line(file)} cannot be written ({explain(error)}): make room there, or allow writing.")
+    return TuituneError(
+        "{file} cannot be written ({reason}): make room there, or allow writing.",
+        file=one_line(file),
+        reason=explain(error),
+    )

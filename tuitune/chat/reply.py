@@ -12,6 +12,7 @@ from tuitune.chat.window import Cut, fitted
 from tuitune.chat_template.turn_end import end_of_turn_id
 from tuitune.conversation import Conversation, UnusableRow
 from tuitune.errors import TuituneError
+from tuitune.language import _
 from tuitune.text import one_line
 
 
@@ -175,7 +176,7 @@ def context_tokens(loaded: LoadedModel) -> int | None:
 def loading_text(loading: str, done: int | None, total: int | None) -> str:
     """What a session's `loading` part says, on one line: `Loading the model's weights, 120 of 290`."""
     text = one_line(loading, max_length=100)
-    return f"{text}, {done:,} of {total:,}" if total else text
+    return _("{text}, {done:,} of {total:,}", text=text, done=done, total=total) if total else text
 
 
 def prompt_ids(loaded: LoadedModel, messages: Conversation) -> list[int]:
@@ -192,7 +193,9 @@ def prompt_ids(loaded: LoadedModel, messages: Conversation) -> list[int]:
     try:
         ids: list[int] = loaded.masker.prompt_ids(messages, thinks=loaded.thinks)
     except UnusableRow as error:
-        raise TuituneError(f"The model cannot answer this conversation, because {error}.") from error
+        raise TuituneError(
+            "The model cannot answer this conversation, because {reason}.", reason=error.sentence
+        ) from error
     return ids
 
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tuitune.errors import UnusableInput
 from tuitune.recipe import field_errors
-from tuitune.text import one_line
+from tuitune.text import in_a_row, one_line
 
 
 class Sampling(BaseModel):
@@ -36,7 +36,8 @@ class Sampling(BaseModel):
             return cls.model_validate(raw)
         except ValidationError as error:
             raise UnusableInput(
-                f"The sampling settings cannot be used: {'; '.join(field_errors(error, cls).values())}."
+                "The sampling settings cannot be used: {problems}.",
+                problems=in_a_row(field_errors(error, cls).values()),
             ) from None
 
 
@@ -53,7 +54,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset(name: str) -> dict[str, Any]:
     """The fields of a preset. Raises UnusableInput for a name there is not."""
     if name not in PRESETS:
-        raise UnusableInput(f"There is no preset {one_line(name, max_length=40)}: choose one of {', '.join(PRESETS)}.")
+        raise UnusableInput(
+            "There is no preset {name}: choose one of {presets}.",
+            name=one_line(name, max_length=40),
+            presets=list(PRESETS),
+        )
     return PRESETS[name]
 
 
@@ -71,6 +76,8 @@ def with_fields(fields: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
-            raise UnusableInput(f"{one_line(change, max_length=80)} is not FIELD=VALUE, as in temperature=0.7.")
+            raise UnusableInput(
+                "{change} is not FIELD=VALUE, as in temperature=0.7.", change=one_line(change, max_length=80)
+            )
         changed[name.strip()] = value.strip()
     return Sampling.parse(changed).model_dump(exclude_defaults=True)

@@ -20,7 +20,9 @@ def side_of(text: str, run: Path, runs_folder: Path) -> Side:
     if model_name == _WITHOUT and not comma:
         model_name, option = "adapter", _WITHOUT
     if option not in ("", _WITHOUT):
-        raise UnusableInput(f"{one_line(text, max_length=120)} is no side: give WHO or WHO,{_WITHOUT}.")
+        raise UnusableInput(
+            "{text} is no side: give WHO or WHO,{without}.", text=one_line(text, max_length=120), without=_WITHOUT
+        )
     documents = option != _WITHOUT
     if model_name in ("adapter", "base"):
         return Side(run, model_name == "adapter", documents=documents)

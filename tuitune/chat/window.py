@@ -60,7 +60,9 @@ def fitted(
     first = bisect_left(starts, True, key=lambda start: len(ids_of(messages_from(number, start))) <= room)
     least = cut(number, starts[min(first, len(starts) - 1)])
     if len(least.ids) >= limit:
-        raise TuituneError(f"The prompt fills the model's {limit} tokens: shorten it, or clear the history.")
+        raise TuituneError(
+            "The prompt fills the model's {limit} tokens: shorten it, or clear the history.", limit=limit
+        )
     return least
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tuitune.errors import TuituneError
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -17,5 +19,5 @@ class Block:
     page: int | None = None
 
 
-class Unreadable(Exception):
+class Unreadable(TuituneError):
     """A file that is left out; the message is the reason, as a clause."""

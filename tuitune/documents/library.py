@@ -21,7 +21,8 @@ from tuitune.documents.split import passages_of
 from tuitune.documents.store import Store
 from tuitune.documents.words import question_terms, terms_of
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.text import one_line, safe_text
+from tuitune.language import _
+from tuitune.text import in_a_row, one_line, safe_text
 
 Progress = Callable[[str, int, int], None]
 
@@ -76,18 +77,26 @@ class Library:
             self._documents = documents
             self._passages = [passage for document in documents for passage in document.passages]
             if not self._passages:
-                reasons = "; ".join(f"{file['file']}: {file['reason']}" for file in self.left_out[:3])
-                raise UnusableInput(
-                    f"There is no document with text at {one_line(self.paths[0])}"
-                    + (f" ({one_line(reasons, max_length=300)})" if reasons else "")
-                    + ": give text, Markdown, HTML, PDF or source code."
-                )
+                raise self._no_text()
             self._index(bm25s, progress, cancelled)
             if not cancelled():
                 self._embed(store, progress, cancelled)
             store.settle(document.digest for document in documents)
         if not cancelled():
             self._key = key
+
+    def _no_text(self) -> UnusableInput:
+        place = one_line(self.paths[0])
+        reasons = [_("{file}: {reason}", file=file["file"], reason=file["reason"]) for file in self.left_out[:3]]
+        if not reasons:
+            return UnusableInput(
+                "There is no document with text at {place}: give text, Markdown, HTML, PDF or source code.", place=place
+            )
+        return UnusableInput(
+            "There is no document with text at {place} ({reasons}): give text, Markdown, HTML, PDF or source code.",
+            place=place,
+            reasons=one_line(in_a_row(reasons), max_length=300),
+        )
 
     def summary(self) -> dict[str, Any]:
         """As in `tuitune.session.messages.Attached`."""
@@ -121,11 +130,11 @@ class Library:
                 if cancelled():
                     return []
                 if done % 100 == 0:
-                    progress("Reading the documents", done, len(files))
+                    progress(_("Reading the documents"), done, len(files))
                 try:
                     documents.append(self._document(path, safe_text(name), store, pdf))
                 except Unreadable as reason:
-                    self.left_out.append({"file": one_line(name, max_length=200), "reason": str(reason)})
+                    self.left_out.append({"file": one_line(name, max_length=200), "reason": reason.sentence})
         return documents
 
     def _document(self, path: Path, name: str, store: Store, pdf: PdfReader) -> _Document:
@@ -158,7 +167,7 @@ class Library:
         terms: list[list[str]] = []
         for done, passage in enumerate(self._passages):
             if done % 1000 == 0:
-                progress("Indexing the passages", done, len(self._passages))
+                progress(_("Indexing the passages"), done, len(self._passages))
                 if cancelled():
                     return
             terms.append(terms_of(f"{passage.file} {passage.heading} {passage.text}") or [""])
@@ -179,22 +188,29 @@ class Library:
         self._vectors, self.notice = None, ""
         folder = embedding_model()
         if folder is None:
-            self.notice = (
-                "Passages are found by their words alone: no embedding model is on this machine "
-                f"(${VARIABLE} may name the folder of one)."
+            self.notice = _(
+                "Passages are found by their words alone: no embedding model is on this machine (${variable} may name "
+                "the folder of one).",
+                variable=VARIABLE,
             )
             return
         try:
             self._embedder = self._embedder or Embedder(folder)
         except Exception as error:  # whatever such a folder holds
             reason = one_line(error, max_length=160)
-            self.notice = f"Passages are found by their words alone: {one_line(folder)} cannot be loaded ({reason})."
+            self.notice = _(
+                "Passages are found by their words alone: {folder} cannot be loaded ({reason}).",
+                folder=one_line(folder),
+                reason=reason,
+            )
             return
         limit = _MOST_EMBEDDED if self._embedder.on_gpu else _MOST_EMBEDDED // 10
         if len(self._passages) > limit:
-            self.notice = (
-                f"Passages are found by their words alone: embedding {len(self._passages):,} of them would take too "
-                f"long here (up to {limit:,} are)."
+            self.notice = _(
+                "Passages are found by their words alone: embedding {passages:,} of them would take too long here (up "
+                "to {limit:,} are).",
+                passages=len(self._passages),
+                limit=limit,
             )
             return
         model = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
@@ -206,7 +222,7 @@ class Library:
         texts = [f"{passage.heading}\n{passage.text}" for document in missing for passage in document.passages]
         if texts:
             new_vectors = self._embedder.passages(
-                texts, lambda done: progress("Embedding the passages", done, len(texts)), cancelled
+                texts, lambda done: progress(_("Embedding the passages"), done, len(texts)), cancelled
             )
             if len(new_vectors) < len(texts):
                 return

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tuitune.language import Sentence, _
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -22,17 +24,15 @@ class Passage:
     score: float = 0.0
 
     @property
-    def place(self) -> str:
+    def place(self) -> Sentence:
         if self.page is not None:
-            return f"page {self.page}"
-        return (
-            f"line {self.start_line}"
-            if self.end_line <= self.start_line
-            else f"lines {self.start_line}–{self.end_line}"
-        )
+            return _("page {page}", page=self.page)
+        if self.end_line <= self.start_line:
+            return _("line {line}", line=self.start_line)
+        return _("lines {first}–{last}", first=self.start_line, last=self.end_line)
 
     @property
     def sent(self) -> str:
         """What a model reads of it: where it is from, then its text."""
         heading = f", {self.heading}" if self.heading else ""
-        return f"{self.file}, {self.place}{heading}\n{self.text}"
+        return f"{self.file}, {self.place.english}{heading}\n{self.text}"

@@ -1,6 +1,7 @@
 """PDF through pdfium, in a process of its own: what a hostile file does to the parser ends that process alone.
 
-Run as `python -m tuitune.documents.pdf`: reads a path a line, writes for each a line of JSON with `pages` or `reason`.
+Run as `python -m tuitune.documents.pdf`: reads a path a line, writes for each a line of JSON with `pages` or, from
+`_REASONS`, a `reason`.
 """
 
 import contextlib
@@ -13,11 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.documents.block import Block, Unreadable
+from tuitune.language import N_, _
 
 MAX_PAGES = 20_000
 MAX_PAGE_CHARACTERS = 100_000
 _SECONDS = 120.0
 _MEMORY_BYTES = 4 * 2**30
+_REASONS = {
+    "library": N_("pypdfium2 is not installed (`pip install 'tuitune[documents]'`)"),
+    "password": N_("it needs a password"),
+    "no text": N_("it holds no text, only pictures"),
+    "other": N_("it is no PDF"),
+}
 
 
 class PdfReader:
@@ -35,7 +43,7 @@ class PdfReader:
         try:
             child.stdin.write(f"{path.absolute()}\n".encode(errors="surrogateescape"))
             child.stdin.flush()
-            ready, _, _ = select.select([child.stdout], [], [], _SECONDS)
+            ready, _writable, _failed = select.select([child.stdout], [], [], _SECONDS)
             answer = child.stdout.readline() if ready else b""
         except OSError:
             answer = b""
@@ -44,7 +52,7 @@ class PdfReader:
             raise Unreadable("the PDF reader did not get through it")
         result = json.loads(answer)
         if "reason" in result:
-            raise Unreadable(result["reason"])
+            raise Unreadable(_(_REASONS.get(result["reason"], _REASONS["other"])))
         return [
             Block(text, 0, 0, (), number)
             for number, page in enumerate(result["pages"], 1)
@@ -91,12 +99,10 @@ def main() -> None:
                 raise ValueError("no text")
             answer: dict[str, Any] = {"pages": pages}
         except ImportError:
-            answer = {"reason": "pypdfium2 is not installed (`pip install 'tuitune[documents]'`)"}
+            answer = {"reason": "library"}
         except Exception as error:
             words = str(error).lower()
-            locked, empty = "password" in words, "no text" in words
-            reason = "it needs a password" if locked else "it holds no text, only pictures" if empty else "it is no PDF"
-            answer = {"reason": reason}
+            answer = {"reason": next((known for known in ("password", "no text") if known in words), "other")}
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
         sys.stdout.buffer.flush()
 

@@ -35,7 +35,7 @@ def files_of(paths: list[Path]) -> Iterator[tuple[Path, str]]:
     seen: set[Path] = set()
     for path in paths:
         if not path.exists():
-            raise UnusableInput(f"There are no documents at {one_line(path)}: give a file or a folder.")
+            raise UnusableInput("There are no documents at {path}: give a file or a folder.", path=one_line(path))
         if not path.is_dir():
             files: Iterator[Path] = iter([path])
         else:
@@ -46,7 +46,11 @@ def files_of(paths: list[Path]) -> Iterator[tuple[Path, str]]:
                 continue
             seen.add(real)
             if len(seen) > MAX_FILES:
-                raise UnusableInput(f"{one_line(path)} holds over {MAX_FILES:,} documents: give a folder within it.")
+                raise UnusableInput(
+                    "{path} holds over {limit:,} documents: give a folder within it.",
+                    path=one_line(path),
+                    limit=MAX_FILES,
+                )
             yield file, str(file.relative_to(path)) if path.is_dir() else file.name
 
 
@@ -68,18 +72,18 @@ def content_of(path: Path) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Unreadable(f"it cannot be read ({explain(error)})") from None
+        raise Unreadable("it cannot be read ({reason})", reason=explain(error)) from None
     with os.fdopen(handle, "rb") as file:
         file_status = os.fstat(file.fileno())
         if not stat.S_ISREG(file_status.st_mode):
             raise Unreadable("it is no file")
         limit_bytes = MAX_PDF_BYTES if kind_of(path) == "pdf" else MAX_TEXT_BYTES
         if file_status.st_size > limit_bytes:
-            raise Unreadable(f"it is larger than {size(limit_bytes)}")
+            raise Unreadable("it is larger than {limit}", limit=size(limit_bytes))
         try:
             return file.read(limit_bytes + 1)
         except OSError as error:
-            raise Unreadable(f"it cannot be read ({explain(error)})") from None
+            raise Unreadable("it cannot be read ({reason})", reason=explain(error)) from None
 
 
 def blocks_of(path: Path, content: bytes) -> list[Block]:

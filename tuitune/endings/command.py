@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tuitune.endings.outcome import Outcome
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import _
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
@@ -21,8 +22,9 @@ def words_of(command: str) -> list[str]:
         words = shlex.split(command)
     except ValueError as error:
         raise UnusableInput(
-            f"The command {one_line(command, max_length=80)!r} cannot be read ({one_line(error)}): "
-            "close its quotation marks."
+            "The command {command!r} cannot be read ({reason}): close its quotation marks.",
+            command=one_line(command, max_length=80),
+            reason=one_line(error),
         ) from None
     return require_command(words) if words else []
 
@@ -32,13 +34,15 @@ def require_command(words: Sequence[str]) -> list[str]:
     name = one_line(words[0], max_length=80)
     if operators := [word for word in words if word in _OF_A_SHELL or word.endswith(";")]:
         raise UnusableInput(
-            f"The command is run without a shell, so {one_line(operators[0], max_length=20)!r} would be a word to "
-            f"{name}: write a script and name it, or name sh -c '…'."
+            "The command is run without a shell, so {operator!r} would be a word to {name}: write a script and name "
+            "it, or name sh -c '…'.",
+            operator=one_line(operators[0], max_length=20),
+            name=name,
         )
     if any("\0" in word for word in words):
         raise UnusableInput("The command holds a NUL character, which no command can: leave it out.")
     if shutil.which(words[0]) is None:
-        raise UnusableInput(f"There is no command {name} on this machine: give its name, or its whole path.")
+        raise UnusableInput("There is no command {name} on this machine: give its name, or its whole path.", name=name)
     return list(words)
 
 
@@ -65,7 +69,8 @@ async def run_command(words: Sequence[str], run: Run, outcome: Outcome) -> int:
             start_new_session=True,
         )
     except OSError as error:
-        raise TuituneError(f"could not be run ({one_line(error.strerror or 'it failed', max_length=120)})") from None
+        reason = one_line(error.strerror, max_length=120) if error.strerror else _("it failed")
+        raise TuituneError("could not be run ({reason})", reason=reason) from None
     finally:
         os.close(log)
     return await process.wait()

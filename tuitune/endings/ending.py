@@ -11,6 +11,7 @@ from tuitune.endings.command import run_command, shown
 from tuitune.endings.notify import SECONDS_TO_ANSWER, senders
 from tuitune.endings.outcome import Outcome
 from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.language import _
 from tuitune.runs.events import Notice
 from tuitune.runs.folder import Run, RunWriter, all_runs
 from tuitune.settings import Settings, settings_file
@@ -56,14 +57,14 @@ class Ending:
             outcome = await asyncio.to_thread(lambda: Outcome.of(self.run, self.run.history()))
             telling = asyncio.create_task(self._tell(outcome))
             if self._words and outcome.state not in ("done", "failed"):
-                self.cancel(f"the run {'was stopped' if outcome.state == 'stopped' else 'is paused'}")
+                self.cancel(_("the run was stopped") if outcome.state == "stopped" else _("the run is paused"))
             counted_down = bool(self._words) and await self._count_down()
             await telling
             if counted_down and not self._cancelled.is_set():
                 await self._run(outcome)
         except Exception as error:  # whatever it is, the run has ended as it has
             log.error("what follows the run's end failed (%s)", type(error).__name__)
-            self._notice(f"What was to follow the run's end failed ({type(error).__name__}).")
+            self._notice(_("What was to follow the run's end failed ({error}).", error=type(error).__name__))
         finally:
             self._let_go()
 
@@ -73,12 +74,12 @@ class Ending:
             return False
         self._cancelled.set()
         self.command, self.seconds_left = "", None
-        self._notice(f"The command for the end ({self._name}) is not run: {reason}.")
+        self._notice(_("The command for the end ({name}) is not run: {reason}.", name=self._name, reason=reason))
         return True
 
     def give_way(self) -> None:
         """Let another attempt take the run's folder: nothing more is recorded, and no command begun."""
-        self.cancel("another run begins")
+        self.cancel(_("another run begins"))
         self._gave_way = True
         self._let_go()
 
@@ -93,8 +94,12 @@ class Ending:
             return False
         self._hold()
         self._notice(
-            f"In {COUNTDOWN_SECONDS:.0f} s the command for the end ({self._name}) is run; "
-            f"`tuitune then {one_line(self.run.name, max_length=80)} --cancel` cancels it."
+            _(
+                "In {seconds:.0f} s the command for the end ({name}) is run; `tuitune then {run} --cancel` cancels it.",
+                seconds=COUNTDOWN_SECONDS,
+                name=self._name,
+                run=one_line(self.run.name, max_length=80),
+            )
         )
         self.state = "counting"
         loop = asyncio.get_running_loop()
@@ -111,7 +116,7 @@ class Ending:
         """Whether another run of the same folder of runs is training, for which the machine is needed."""
         live_run = await asyncio.to_thread(_live_beside, self.run)
         if live_run is not None:
-            self.cancel(f"run {one_line(live_run.name, max_length=80)} is training")
+            self.cancel(_("run {run} is training", run=one_line(live_run.name, max_length=80)))
         return live_run is not None
 
     async def _run(self, outcome: Outcome) -> None:
@@ -119,10 +124,18 @@ class Ending:
         try:
             status = await run_command(self._words, self.run, outcome)
         except TuituneError as error:
-            self._notice(f"The command for the end ({self._name}) {error}.")
+            self._notice(_("The command for the end ({name}) {problem}.", name=self._name, problem=error.sentence))
             return
-        result_text = "has ended" if status == 0 else f"failed with status {status}: what it printed is in the log"
-        self._notice(f"The command for the end ({self._name}) {result_text}.")
+        if status == 0:
+            self._notice(_("The command for the end ({name}) has ended.", name=self._name))
+            return
+        self._notice(
+            _(
+                "The command for the end ({name}) failed with status {status}: what it printed is in the log.",
+                name=self._name,
+                status=status,
+            )
+        )
 
     async def _tell(self, outcome: Outcome) -> None:
         await asyncio.gather(
@@ -133,13 +146,23 @@ class Ending:
         try:
             await asyncio.wait_for(asyncio.to_thread(send), _TELL_SECONDS)
         except UnusableInput as error:
-            self._notice(str(error))
+            self._notice(error.sentence)
         except TimeoutError:
-            self._notice(f"The {what} was not told of the end: it took longer than {_TELL_SECONDS:.0f} s to answer.")
+            self._notice(
+                _(
+                    "The {receiver} was not told of the end: it took longer than {seconds:.0f} s to answer.",
+                    receiver=_(what),
+                    seconds=_TELL_SECONDS,
+                )
+            )
         except TuituneError as error:
-            self._notice(f"The {what} was not told of the end: {error}.")
+            self._notice(
+                _("The {receiver} was not told of the end: {reason}.", receiver=_(what), reason=error.sentence)
+            )
         except Exception as error:  # its text may quote the address
-            self._notice(f"The {what} was not told of the end ({type(error).__name__}).")
+            self._notice(
+                _("The {receiver} was not told of the end ({error}).", receiver=_(what), error=type(error).__name__)
+            )
 
     def _notice(self, text: str) -> None:
         """Record a sentence with the run, as long as nobody else has taken its folder."""

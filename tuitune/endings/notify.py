@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from tuitune.endings.outcome import Outcome
 from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.language import N_, _
 from tuitune.settings import Settings
 from tuitune.text import one_line
 
@@ -31,9 +32,9 @@ def senders(settings: Settings, outcome: Outcome) -> dict[str, Callable[[], None
     """What there is to tell, by its name in a sentence. Each blocks, and raises TuituneError where it did not work."""
     senders_by_name: dict[str, Callable[[], None]] = {}
     if settings.webhook:
-        senders_by_name["webhook"] = lambda: send_webhook(settings, outcome)
+        senders_by_name[N_("webhook")] = lambda: send_webhook(settings, outcome)
     if settings.ntfy:
-        senders_by_name["ntfy topic"] = lambda: send_ntfy(settings, outcome)
+        senders_by_name[N_("ntfy topic")] = lambda: send_ntfy(settings, outcome)
     return senders_by_name
 
 
@@ -55,16 +56,17 @@ def ntfy_address(topic: str) -> str:
     """The address of a topic: one of ntfy.sh by its name, or a whole address. Raises UnusableInput."""
     if _TOPIC.fullmatch(topic):
         return _NTFY + topic
-    _require_address(topic, "ntfy topic", "give a topic's name (letters, digits, - and _) or https://SERVER/TOPIC")
+    remedy = _("give a topic's name (letters, digits, - and _) or https://SERVER/TOPIC")
+    _require_address(topic, _("ntfy topic"), remedy)
     return topic
 
 
 def require_webhook(address: str) -> None:
     """Raises UnusableInput."""
-    _require_address(address, "webhook", "give one that begins with https:// or http://")
+    _require_address(address, _("webhook"), _("give one that begins with https:// or http://"))
 
 
-def _require_address(address: str, what: str, remedy: str) -> None:
+def _require_address(address: str, receiver: str, remedy: str) -> None:
     """Refuse what is no web address, or holds a password, which belongs into the token."""
     try:
         parts = urlsplit(address)
@@ -72,9 +74,11 @@ def _require_address(address: str, what: str, remedy: str) -> None:
     except ValueError:
         usable = False
     if not usable or not address.isascii() or any(character <= " " or character == "\x7f" for character in address):
-        raise UnusableInput(f"The {what}'s address cannot be used: {remedy}.")
+        raise UnusableInput("The {receiver}'s address cannot be used: {remedy}.", receiver=receiver, remedy=remedy)
     if "@" in parts.netloc:
-        raise UnusableInput(f"The {what}'s address holds a user or password: give it as the token instead.")
+        raise UnusableInput(
+            "The {receiver}'s address holds a user or password: give it as the token instead.", receiver=receiver
+        )
 
 
 def _post(address: str, body: bytes, headers: dict[str, str], token: str) -> None:
@@ -90,10 +94,18 @@ def _post(address: str, body: bytes, headers: dict[str, str], token: str) -> Non
             pass
     except urllib.error.HTTPError as error:
         error.close()
-        where = ": redirects are not followed, so give the address that it leads to" if 300 <= error.code < 400 else ""
-        raise TuituneError(f"{host} answered with status {error.code}{where}") from None
+        if 300 <= error.code < 400:
+            raise TuituneError(
+                "{host} answered with status {status}: redirects are not followed, so give the address that it leads "
+                "to",
+                host=host,
+                status=error.code,
+            ) from None
+        raise TuituneError("{host} answered with status {status}", host=host, status=error.code) from None
     except urllib.error.URLError as error:
-        reason = explain(error.reason) if isinstance(error.reason, OSError) else "it cannot be reached"
-        raise TuituneError(f"{host}: {one_line(reason, max_length=120)}") from None
+        reason = explain(error.reason) if isinstance(error.reason, OSError) else _("it cannot be reached")
+        raise TuituneError("{host}: {reason}", host=host, reason=one_line(reason, max_length=120)) from None
     except (OSError, http.client.HTTPException, ValueError) as error:  # a text of theirs may quote the address
-        raise TuituneError(f"{host} did not answer as a web server does ({type(error).__name__})") from None
+        raise TuituneError(
+            "{host} did not answer as a web server does ({error})", host=host, error=type(error).__name__
+        ) from None

@@ -74,7 +74,7 @@ def dataset_splits(name: str, revision: str = "") -> dict[str, list[str]]:
     """Splits of each configuration of a Hub dataset, by what its page and files say. Raises UnusableInput."""
     shown = one_line(name, max_length=120)
     if not _ID.fullmatch(name):
-        raise UnusableInput(f"{shown!r} is no Hub dataset id: write owner/name.")
+        raise UnusableInput("{name!r} is no Hub dataset id: write owner/name.", name=shown)
     if problem := refusal(name, "dataset"):
         raise UnusableInput(explained(problem, name, "dataset", revision)) from None
     import datasets
@@ -105,7 +105,7 @@ def hub_files(data: DataSection) -> HubFiles:
     """The recipe's Hub dataset: its `config`, `split` and `revision`. Raises UnusableInput, saying what to do."""
     name = data.path.removeprefix(HUB)
     if not _ID.fullmatch(name):
-        raise UnusableInput(f"{one_line(name, max_length=120)!r} is no Hub dataset id: write hub:owner/name.")
+        raise UnusableInput("{name!r} is no Hub dataset id: write hub:owner/name.", name=one_line(name, max_length=120))
     return _list(name, data.config or "", split_name(data.split), data.revision or "")
 
 
@@ -172,21 +172,32 @@ def _ask(name: str, config: str, split: str, revision: str) -> HubFiles:
         if "config" not in str(error).lower():
             raise
         known = one_line(", ".join(datasets.get_dataset_config_names(address, revision=asked_revision)), max_length=300)
-        raise UnusableInput(f"Set data.config to one of the configurations of {shown}: {known}.") from None
+        raise UnusableInput(
+            "Set data.config to one of the configurations of {name}: {known}.", name=shown, known=known
+        ) from None
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in _READABLE:
         raise UnusableInput(
-            f"The files of {shown} are of the kind {kind}: only JSON, CSV, Parquet and Arrow files hold conversations; "
-            "convert them and give one as data.path."
+            "The files of {name} are of the kind {kind}: only JSON, CSV, Parquet and Arrow files hold conversations; "
+            "convert them and give one as data.path.",
+            name=shown,
+            kind=kind,
         )
     splits = builder.config.data_files or {}
     if split not in splits:
         known = one_line(", ".join(map(str, splits)), max_length=300)
-        raise UnusableInput(f"{shown} has no split {one_line(split, max_length=80)}: set data.split to one of {known}.")
+        raise UnusableInput(
+            "{name} has no split {split}: set data.split to one of {known}.",
+            name=shown,
+            split=one_line(split, max_length=80),
+            known=known,
+        )
     prefix = re.compile(rf"hf://datasets/{re.escape(name)}@([0-9a-f]+)/(.+)")
     parts = [prefix.fullmatch(str(file)) for file in splits[split]]
     if not all(parts) or len({match[1] for match in parts if match}) != 1:
-        raise UnusableInput(f"{shown} takes files from elsewhere, which is not followed: give a file as data.path.")
+        raise UnusableInput(
+            "{name} takes files from elsewhere, which is not followed: give a file as data.path.", name=shown
+        )
     matches = [match for match in parts if match]
     counted = builder.info.splits or {}
     rows = counted[split].num_examples if split in counted else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tuitune.language import Sentence, _
 from tuitune.paths import expanded
 from tuitune.text import one_line
 
@@ -107,30 +108,45 @@ def unreached() -> Exception | None:
     return None
 
 
-def search_explained(error: BaseException) -> str:
+def search_explained(error: BaseException) -> Sentence:
     """The sentence for a search that the Hub did not answer."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    give = "give a dataset file instead."
     for cause in _causes(error):
         if isinstance(cause, OfflineModeIsEnabled):
-            return f"HF_HUB_OFFLINE is set, so the Hugging Face Hub is not asked: unset it, or {give}"
+            return _(
+                "HF_HUB_OFFLINE is set, so the Hugging Face Hub is not asked: unset it, or give a dataset file instead."
+            )
         if isinstance(cause, httpx.TransportError | ConnectionError):
-            return f"The Hugging Face Hub ({_endpoint()}) cannot be reached: check the connection, or {give}"
+            return _(
+                "The Hugging Face Hub ({address}) cannot be reached: check the connection, or give a dataset file "
+                "instead.",
+                address=_endpoint(),
+            )
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
             if status in (401, 403):
-                return f"The Hugging Face Hub refuses to search (error {status}): run `hf auth login` again, or {give}"
-            return f"The Hugging Face Hub answered with error {status}: try again later, or {give}"
-    return f"The Hugging Face Hub gave no list ({one_line(error, max_length=120)}): try again later, or {give}"
+                return _(
+                    "The Hugging Face Hub refuses to search (error {status}): run `hf auth login` again, or give a "
+                    "dataset file instead.",
+                    status=status,
+                )
+            return _(
+                "The Hugging Face Hub answered with error {status}: try again later, or give a dataset file instead.",
+                status=status,
+            )
+    return _(
+        "The Hugging Face Hub gave no list ({reason}): try again later, or give a dataset file instead.",
+        reason=one_line(error, max_length=120),
+    )
 
 
 def _endpoint() -> str:
     return one_line(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", max_length=120)
 
 
-def explained(error: BaseException, name: str, what: What, revision: str | None) -> str:
+def explained(error: BaseException, name: str, what: What, revision: str | None) -> Sentence:
     """The sentence for an exception of huggingface_hub, or of a library that it went through."""
     import httpx
     from huggingface_hub.errors import (
@@ -149,29 +165,54 @@ def explained(error: BaseException, name: str, what: What, revision: str | None)
         return any(isinstance(cause, kinds) for cause in causes)
 
     if found(GatedRepoError):
-        return f"{shown} is gated: accept its licence on its Hub page, then run `hf auth login` with your access token."
+        return _(
+            "{name} is gated: accept its licence on its Hub page, then run `hf auth login` with your access token.",
+            name=shown,
+        )
+    kind = _("model") if what == "model" else _("dataset")
     if found(RepositoryNotFoundError):
-        return (
-            f"The Hugging Face Hub has no {what} {shown} that you may read: check the spelling, "
-            "or run `hf auth login` where it is private."
+        return _(
+            "The Hugging Face Hub has no {kind} {name} that you may read: check the spelling, or run `hf auth login` "
+            "where it is private.",
+            kind=kind,
+            name=shown,
         )
     if found(RevisionNotFoundError):
-        section = "model" if what == "model" else "data"
-        revision_text = one_line(revision or "main", max_length=120)
-        return f"{shown} has no revision {revision_text}: give a branch, tag or commit of it in {section}.revision."
-    local = "a model folder" if what == "model" else "a dataset file"
+        return _(
+            "{name} has no revision {revision}: give a branch, tag or commit of it in {section}.revision.",
+            name=shown,
+            revision=one_line(revision or "main", max_length=120),
+            section="model" if what == "model" else "data",
+        )
+    instead = _("give a model folder") if what == "model" else _("give a dataset file")
     if found(OfflineModeIsEnabled):
-        return f"{shown} is not downloaded here and HF_HUB_OFFLINE is set: unset it, or give {local}."
+        return _(
+            "{name} is not downloaded here and HF_HUB_OFFLINE is set: unset it, or {instead}.",
+            name=shown,
+            instead=instead,
+        )
     if any(isinstance(cause, HfHubHTTPError) and cause.response.status_code == 403 for cause in causes):
-        return f"The Hub forbids reading {shown}: run `hf auth login` with a token that may read it, or give {local}."
+        return _(
+            "The Hub forbids reading {name}: run `hf auth login` with a token that may read it, or {instead}.",
+            name=shown,
+            instead=instead,
+        )
     if found(httpx.TransportError, LocalEntryNotFoundError, ConnectionError):
-        return (
-            f"{shown} is not downloaded here and the Hugging Face Hub ({_endpoint()}) cannot be reached: "
-            f"check the connection, or give {local}."
+        return _(
+            "{name} is not downloaded here and the Hugging Face Hub ({address}) cannot be reached: check the "
+            "connection, or {instead}.",
+            name=shown,
+            address=_endpoint(),
+            instead=instead,
         )
     lines = str(error).strip().splitlines()
-    reason = one_line(lines[0] if lines else type(error).__name__, max_length=200).rstrip(".")
-    return f"The {what} {shown} cannot be read from the Hugging Face Hub ({reason}): check its page, or give {local}."
+    return _(
+        "The {kind} {name} cannot be read from the Hugging Face Hub ({reason}): check its page, or {instead}.",
+        kind=kind,
+        name=shown,
+        reason=one_line(lines[0] if lines else type(error).__name__, max_length=200).rstrip("."),
+        instead=instead,
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -29,12 +29,14 @@ def split_rows(split: str, count: Callable[[], int]) -> tuple[int, int | None]:
         (part,) = datasets.ReadInstruction.from_spec(split).to_absolute({split_name(split): rows})
     except (ValueError, KeyError, AssertionError):
         raise UnusableInput(
-            f"data.split is {one_line(split, max_length=80)!r}, which is no single part of a split: write train, "
-            "train[:10%] or train[100:200], and give further parts in data.also."
+            "data.split is {split!r}, which is no single part of a split: write train, train[:10%] or train[100:200], "
+            "and give further parts in data.also.",
+            split=one_line(split, max_length=80),
         ) from None
     if part.from_ >= part.to:
         raise UnusableInput(
-            f"data.split is {one_line(split, max_length=80)!r}, which holds no row: write the first row and the one "
-            "behind the last, from 0, for example train[100:200]."
+            "data.split is {split!r}, which holds no row: write the first row and the one behind the last, "
+            "from 0, for example train[100:200].",
+            split=one_line(split, max_length=80),
         )
     return part.from_, None if part.to == rows else part.to

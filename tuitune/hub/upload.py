@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import Sentence, _
 from tuitune.text import one_line
 
 ALLOWED = (
@@ -55,8 +56,8 @@ def require_writable(name: str | None, api: Any = None) -> Repository:
         )
     if not _NAME.fullmatch(name) or "--" in name or ".." in name or name.endswith((".git", ".", "-")):
         raise UnusableInput(
-            f"{one_line(name, max_length=120)!r} cannot name a Hub repository: take letters, digits, '-', '_' and '.', "
-            "as NAME or OWNER/NAME."
+            "{name!r} cannot name a Hub repository: take letters, digits, '-', '_' and '.', as NAME or OWNER/NAME.",
+            name=one_line(name, max_length=120),
         )
     api = api or _api()
     with _Explained(name):
@@ -65,8 +66,10 @@ def require_writable(name: str | None, api: Any = None) -> Repository:
     full = name if "/" in name else f"{account['name']}/{name}"
     if full.split("/")[0] not in owners:
         raise UnusableInput(
-            f"The Hub token belongs to {one_line(account.get('name'))}, which cannot write to {one_line(full)}: "
-            f"choose one of {one_line(', '.join(sorted(owners)), max_length=200)}."
+            "The Hub token belongs to {account}, which cannot write to {name}: choose one of {owners}.",
+            account=one_line(account.get("name")),
+            name=one_line(full),
+            owners=one_line(", ".join(sorted(owners)), max_length=200),
         )
     role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
@@ -79,7 +82,8 @@ def require_writable(name: str | None, api: Any = None) -> Repository:
         files = set(api.list_repo_files(full)) if exists else set()
     if files - {".gitattributes", "README.md"} and _OURS not in files:
         raise UnusableInput(
-            f"{one_line(full)} is taken by something that tuitune did not upload: choose another name, or empty it."
+            "{name} is taken by something that tuitune did not upload: choose another name, or empty it.",
+            name=one_line(full),
         )
     return Repository(full, exists, f"{api.endpoint}/{full}")
 
@@ -112,8 +116,8 @@ def upload(
         for file in chosen:
             if cancelled():
                 raise TuituneError(
-                    f"The upload to {one_line(repository.name)} was stopped: what is there stays, and the next upload "
-                    "goes on behind it."
+                    "The upload to {name} was stopped: what is there stays, and the next upload goes on behind it.",
+                    name=one_line(repository.name),
                 )
             target = _OURS if file.name.endswith(_OURS) else file.name
             progress(target, done, total)
@@ -164,27 +168,36 @@ class _Explained:
         raise TuituneError(_sentence(error, self._name)) from error
 
 
-def _sentence(error: Exception, name: str) -> str:
+def _sentence(error: Exception, name: str) -> Sentence:
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, LocalTokenNotFoundError):
-        return "There is no Hub token here: run `hf auth login`, or set HF_TOKEN, with a token that may write."
+        return _("There is no Hub token here: run `hf auth login`, or set HF_TOKEN, with a token that may write.")
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it."
+        return _("HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it.")
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         status = error.response.status_code
         if status == 401:
-            return "The Hub does not know this token: run `hf auth login` with a valid one that may write."
+            return _("The Hub does not know this token: run `hf auth login` with a valid one that may write.")
         if status == 403:
-            return f"The Hub token may not write to {name}: make one that may, or choose a name of your own."
+            return _(
+                "The Hub token may not write to {name}: make one that may, or choose a name of your own.", name=name
+            )
         if status == 409:
-            return f"The name {name} is taken on the Hub: choose another."
-        return f"The Hub answered with error {status} for {name}: try again, and it goes on where it was."
+            return _("The name {name} is taken on the Hub: choose another.", name=name)
+        return _(
+            "The Hub answered with error {status} for {name}: try again, and it goes on where it was.",
+            status=status,
+            name=name,
+        )
     if isinstance(error, httpx.TransportError | ConnectionError | TimeoutError):
         endpoint = one_line(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", max_length=120)
-        return (
-            f"The connection to the Hub ({endpoint}) was lost: what was uploaded to {name} stays, and exporting again "
-            "goes on behind it."
+        return _(
+            "The connection to the Hub ({address}) was lost: what was uploaded to {name} stays, and exporting again "
+            "goes on behind it.",
+            address=endpoint,
+            name=name,
         )
-    return f"The upload to {name} failed ({one_line(error, max_length=200).rstrip('.')}): try again."
+    reason = one_line(error, max_length=200).rstrip(".")
+    return _("The upload to {name} failed ({reason}): try again.", name=name, reason=reason)
