@@ -125,7 +125,7 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, pric
     lines += _cards(recipe, estimate, speed, price)
     memory, available, verdict = estimate["memory"], estimate["available_bytes"], estimate["verdict"]
     needed = memory["total_bytes"]
-    device = one_line(estimate["device"], max_length=40)
+    device = one_line(_(estimate["device"]), max_length=40)
     lines.append(
         Content.assemble(
             (fit(_("Memory"), 8), _MUTED),
