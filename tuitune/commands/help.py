@@ -9,8 +9,9 @@ from rich.cells import cell_len
 
 from tuitune.language import ENGLISH, N_, _, language
 
-_PIECES = re.compile(r"[!-~]+\s*|.[、。）：；」・]*\s*", re.DOTALL)
-"""Words of Latin letters, and single characters of a language without spaces, each with what cannot begin a line."""
+_PIECES = re.compile(r"[（「]*(?:[!-~]+|.)[、。）：；」・]*\s*", re.DOTALL)
+"""Words of Latin letters, and single characters of a language without spaces, each with the
+marks that do not begin a line, or end one."""
 
 
 OVERVIEW = N_("""\

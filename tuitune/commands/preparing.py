@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from tuitune.commands.output import print_json, print_table, quiet_stdout
 from tuitune.commands.status import DONE
+from tuitune.language import _
 from tuitune.text import safe_text
 
 
@@ -69,6 +70,6 @@ def estimate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({**plan.as_dict(), "exports": [asdict(readiness) for readiness in exports]})
     else:
-        lines = [plan.as_text(), *(f"Export:  {readiness.in_words()}" for readiness in exports)]
+        lines = [plan.as_text(), *(f"{_('Export:  ')}{readiness.in_words()}" for readiness in exports)]
         print(safe_text("\n".join(lines)))
     return DONE

@@ -330,6 +330,8 @@ def own_command(*arguments: object) -> str:
     return safe_text(shlex.join([program, *map(str, arguments)]).replace("\n", " "))
 
 
+_RESULTS = (N_("training loss"), N_("training reward"), N_("held-out loss"), N_("held-out reward"))
+"""What `History.result` may be of."""
 _STATUS_TEXT = {
     "live": N_("training"),
     "done": N_("done"),
