@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import _
 from tuitune.machine.hardware import choose_gpu
 from tuitune.runs.events import Event, Failed, Finished, from_data
 from tuitune.runs.folder import Run
@@ -53,9 +54,9 @@ class Session:
         self._on_event: Callable[[Event], None] | None = None
         self.lost = asyncio.Event()
         """Set once the connection has ended, from whichever side."""
-        self.ending = "The session process has ended unexpectedly"
+        self.ending = _("The session process has ended unexpectedly")
         """Why it has ended, as the beginning of a sentence."""
-        self._remedy = "what it had saved is in the run folder: `tuitune resume` goes on with a run."
+        self._remedy = _("what it had saved is in the run folder: `tuitune resume` goes on with a run.")
         self.silent_s = 0
         """For how many seconds the session has not answered; 0 while it answers, and until that takes 15 s."""
         self.on_silence: Callable[[int], None] | None = None
@@ -74,7 +75,7 @@ class Session:
         log_file = socket.with_suffix(".log")
         process = _spawn(socket, log_file)
         try:
-            for _ in range(int(_START_SECONDS / 0.02)):
+            for _poll in range(int(_START_SECONDS / 0.02)):
                 if process.poll() is not None:
                     break
                 with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
@@ -87,8 +88,12 @@ class Session:
             raise
         code = process.poll()
         process.kill()
-        ending = "does not answer" if code is None else _ended(code)
-        raise TuituneError(f"The session process {ending} before it could be used: its log is {log_file}.")
+        ending = _("does not answer") if code is None else _ended(code)
+        raise TuituneError(
+            "The session process {ending} before it could be used: its log is {log_file}.",
+            ending=ending,
+            log_file=log_file,
+        )
 
     @classmethod
     async def attach(cls, run: Run) -> Self:
@@ -99,7 +104,7 @@ class Session:
                 raise FileNotFoundError
             session = await cls._connect(socket)
         except OSError:
-            raise TuituneError(f"Run {one_line(run.name)} has no live session.") from None
+            raise TuituneError("Run {run} has no live session.", run=one_line(run.name)) from None
         session._log_file = run.log_file
         return session
 
@@ -158,7 +163,7 @@ class Session:
 
     async def close(self) -> None:
         """End the connection. A live run goes on; a session with nothing to do and no other client ends."""
-        self.ending, self._remedy = "The connection to the session was closed", "a run that is going goes on."
+        self.ending, self._remedy = _("The connection to the session was closed"), _("a run that is going goes on.")
         self._writer.close()
         self._listener.cancel()
         self._watcher.cancel()
@@ -170,7 +175,8 @@ class Session:
         line = encode(message)
         if len(line) > MAX_LINE_BYTES:
             raise UnusableInput(
-                f"What is sent to the session is larger than {MAX_LINE_BYTES // 2**20} MiB: give a shorter text."
+                "What is sent to the session is larger than {most} MiB: give a shorter text.",
+                most=MAX_LINE_BYTES // 2**20,
             )
         self._writer.write(line)
 
@@ -197,37 +203,40 @@ class Session:
                 with contextlib.suppress(ValueError):  # a line of the record that something else wrote there
                     message = decode(line)
                     if not self._greeted and message.get("version") != VERSION:
-                        self.ending = "The session is of another version of tuitune"
-                        self._remedy = "a run that is going goes on: follow it with that version, or wait for its end."
+                        self.ending = _("The session is of another version of tuitune")
+                        self._remedy = _(
+                            "a run that is going goes on: follow it with that version, or wait for its end."
+                        )
                         return
                     self._greeted = True
                     self._receive(message)
             await self._learn_how_it_ended()
         except ValueError as error:  # a line that is too long
-            self.ending = f"The session sent what cannot be read ({one_line(error, max_length=80)})"
-            self._remedy = "a run that is going goes on: come back to it with `tuitune attach`."
+            reason = one_line(error, max_length=80)
+            self.ending = _("The session sent what cannot be read ({reason})", reason=reason)
+            self._remedy = _("a run that is going goes on: come back to it with `tuitune attach`.")
         except OSError:
             await self._learn_how_it_ended()
         finally:
             self._writer.close()
             self.lost.set()
-            for future, _ in self._waiting.values():
+            for future, _on_part in self._waiting.values():
                 if not future.done():
                     future.set_exception(self._lost())
 
     async def _learn_how_it_ended(self) -> None:
         """Wait a moment for the process to be gone, and tell what killed it."""
-        for _ in range(20):
+        for _poll in range(20):
             if self._process is None:
                 return
             if (code := self._process.poll()) is not None:
-                self.ending = f"The session process {_ended(code)}"
+                self.ending = _("The session process {ending}", ending=_ended(code))
                 return
             await asyncio.sleep(0.05)
 
     def _receive(self, message: dict[str, Any]) -> None:
         if "lost" in message:
-            self.ending, self._remedy = message["lost"], "a run that is going goes on."
+            self.ending, self._remedy = message["lost"], _("a run that is going goes on.")
             return
         if isinstance(message.get("event"), dict):
             event = from_data(message["event"])
@@ -258,14 +267,19 @@ class Session:
             future.set_result(message.get("result") or {})
 
     def _lost(self) -> SessionLost:
-        return SessionLost(f"{self.ending}; its log is {self._log_file}; {self._remedy}")
+        return SessionLost(
+            "{ending}; its log is {log_file}; {remedy}",
+            ending=self.ending,
+            log_file=self._log_file,
+            remedy=self._remedy,
+        )
 
 
 def _ended(code: int) -> str:
     """How a process with this exit code ended."""
     if code == -signal.SIGKILL:
-        return "was killed by signal 9 (often: memory ran out)"
-    return f"was ended by signal {-code}" if code < 0 else "has ended unexpectedly"
+        return _("was killed by signal 9 (often: memory ran out)")
+    return _("was ended by signal {signal}", signal=-code) if code < 0 else _("has ended unexpectedly")
 
 
 def _spawn(socket: Path, log_file: Path) -> subprocess.Popen[bytes]:

@@ -18,13 +18,16 @@ import psutil
 
 from tuitune import __version__
 from tuitune.errors import UnusableInput, explain
+from tuitune.language import N_, _
 from tuitune.session.rank_messages import Ended
 from tuitune.text import one_line
 from tuitune.train.control import Control
 from tuitune.train.ranks import network_store
 from tuitune.typed import checked, field_types
 
-PRIVATE = "Everyone on that network can join or disturb the run: nobody is authenticated, so it must be a private one."
+PRIVATE = N_(
+    "Everyone on that network can join or disturb the run: nobody is authenticated, so it must be a private one."
+)
 BEAT_SECONDS = 0.5
 LOST_SECONDS = 10.0
 """A host that has told nothing for so long is taken for lost."""
@@ -177,7 +180,7 @@ class Meeting:
 
     def places(self, processes: int) -> list[str]:
         """The host of each process by rank, `processes` of them on this one."""
-        others = [member.place for member in self.members for _ in range(member.processes)]
+        others = [member.place for member in self.members for _process in range(member.processes)]
         return [self.place] * processes + others
 
     def lost(self) -> Member | None:
@@ -194,7 +197,7 @@ class Meeting:
             told = self._heard(member.name)
             if told.round == self.round and told.end is not None:
                 end = Ended.from_data(told.end)
-                text = f"On host {member.place}: {one_line(end.text, max_length=1000)}"
+                text = _("On host {host}: {text}", host=member.place, text=one_line(end.text, max_length=1000))
                 ends.append(Ended(end.how, text, end.step, end.is_own_fault))
         return ends
 
@@ -206,7 +209,7 @@ class Meeting:
         """Tell the others how the run has ended."""
         self._tell(state="over", text=text)
         deadline = time.monotonic() + 4 * BEAT_SECONDS
-        while time.monotonic() < deadline and any(not told.has_left for _, told in self._there()):
+        while time.monotonic() < deadline and any(not told.has_left for _name, told in self._there()):
             time.sleep(0.1)
         self._contact.close()
 
@@ -273,10 +276,12 @@ class Joined:
 
 def host_and_port(address: str) -> tuple[str, int]:
     """The two parts of HOST:PORT. Raises UnusableInput."""
-    host, _, port = address.strip().rpartition(":")
+    host, _colon, port = address.strip().rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or host in ("0.0.0.0", "::") or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise UnusableInput(f"{one_line(address, max_length=80)} is not HOST:PORT, such as 10.0.0.1:29500.")
+        raise UnusableInput(
+            "{address} is not HOST:PORT, such as 10.0.0.1:29500.", address=one_line(address, max_length=80)
+        )
     return host, int(port)
 
 
@@ -284,12 +289,14 @@ def listen(address: str) -> socket.socket:
     """A socket that listens on HOST:PORT, an address of this host's own. Raises UnusableInput."""
     host, port = host_and_port(address)
     try:
-        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, *_kind, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((where[0], port), family=family)
     except OSError as error:
         raise UnusableInput(
-            f"This host cannot listen on {one_line(address)} ({one_line(explain(error))}): give an address of its own "
-            "in the network of the hosts, and a port that nothing uses."
+            "This host cannot listen on {address} ({reason}): give an address of its own in the network of "
+            "the hosts, and a port that nothing uses.",
+            address=one_line(address),
+            reason=one_line(explain(error)),
         ) from None
 
 
@@ -298,7 +305,9 @@ def sockets_of(address: str) -> dict[str, str]:
     for name, addresses in psutil.net_if_addrs().items():
         if any(own.address.partition("%")[0] == address for own in addresses):
             return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}
-    raise UnusableInput(f"{one_line(address, max_length=80)} is no address of this host: `ip addr` lists them.")
+    raise UnusableInput(
+        "{address} is no address of this host: `ip addr` lists them.", address=one_line(address, max_length=80)
+    )
 
 
 def libraries() -> str:
@@ -325,7 +334,13 @@ def _unfit(own: HostTold, told: HostTold) -> str:
     """Why a host cannot take part; empty where it can."""
     theirs = one_line(told.libraries, max_length=120)
     if theirs != own.libraries:
-        return f"this host has {theirs}, and the first one has {own.libraries}: install the same on both."
+        return _(
+            "this host has {theirs}, and the first one has {first}: install the same on both.",
+            theirs=theirs,
+            first=own.libraries,
+        )
     if told.have_cards != own.have_cards:
-        return "either each process of every host has a GPU of its own, or none has: this host is not as the first one."
+        return _(
+            "either each process of every host has a GPU of its own, or none has: this host is not as the first one."
+        )
     return ""

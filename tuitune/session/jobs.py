@@ -14,6 +14,7 @@ from tuitune.atomic import write_atomic
 from tuitune.conversation import Conversation
 from tuitune.data import cache
 from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.language import _
 from tuitune.machine.cards import cards_of
 from tuitune.machine.environment import warm_up
 from tuitune.machine.hardware import Gpu, chosen_gpu, sample
@@ -239,8 +240,8 @@ class Jobs:
         recipe = changed(before, list(changes))
         if recipe.train.gpus != before.train.gpus:
             raise UnusableInput(
-                "A run that goes stays on its cards: "
-                f"pause it, and `tuitune resume {one_line(self.run.name)} --gpus` takes others."
+                "A run that goes stays on its cards: pause it, and `tuitune resume {run} --gpus` takes others.",
+                run=one_line(self.run.name),
             )
         job.control.recipe = recipe
         self.emit(Notice(text=_told(changes)))
@@ -342,7 +343,9 @@ class Jobs:
             if version != installed.get(name)
         ]
         if changed:
-            text = f"Libraries have changed since the run began, so what follows may differ: {', '.join(changed)}."
+            text = _(
+                "Libraries have changed since the run began, so what follows may differ: {changes}.", changes=changed
+            )
             self.emit(Notice(text=one_line(text, max_length=600)))
 
     def chat(
@@ -481,8 +484,11 @@ class Jobs:
         self.run.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(self.run.recipe_file, self._recipe.to_yaml())
         self.run.keep_resolved(self._resolved or self._recipe)
-        text = "was moved or removed: what is saved from now on is in a new folder of that name."
-        self.emit(Notice(text=f"The run folder {one_line(self.run.folder)} {text}"))
+        text = _(
+            "The run folder {folder} was moved or removed: what is saved from now on is in a new folder of that name.",
+            folder=one_line(self.run.folder),
+        )
+        self.emit(Notice(text=text))
 
     def abandon(self) -> None:
         """Record that the run was stopped in the middle of a step; the process ends after this."""
@@ -509,11 +515,13 @@ class Jobs:
 def _how_it_ended(run: Run) -> str:
     """For the hosts that have joined the run."""
     ended = run.history().ended
-    return ended.message if isinstance(ended, Failed) else f"{one_line(run.name)} is {run.status()}."
+    if isinstance(ended, Failed):
+        return ended.message
+    return _("{run} is {status}.", run=one_line(run.name), status=_(run.status()))
 
 
 def _told(changes: tuple[str, ...]) -> str:
-    return f"Changed from the next step on: {one_line(', '.join(changes), max_length=300)}."
+    return _("Changed from the next step on: {changes}.", changes=one_line(", ".join(changes), max_length=300))
 
 
 def price_of(text: str) -> Price | None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import Sentence, _
 from tuitune.machine.hardware import Gpu
 from tuitune.paths import own_folder, temporary_folder
 from tuitune.session.hosts import HostTold, Joined, RunTold, libraries
@@ -35,21 +36,24 @@ def join_run(address: str, cards: Sequence[Gpu | None], tell: Callable[[str], No
             joined = Joined(address, told)
         except OSError:
             if not waiting:
-                tell(waiting := f"No run answers at {one_line(address)}: trying until one does; Ctrl+C ends this.")
+                waiting = _(
+                    "No run answers at {address}: trying until one does; Ctrl+C ends this.", address=one_line(address)
+                )
+                tell(waiting)
             time.sleep(_TRY_SECONDS)
             continue
         waiting = ""
-        tell(f"Joined {one_line(address)} as {joined.place}.")
+        tell(_("Joined {address} as {host}.", address=one_line(address), host=joined.place))
         host = _Host(joined, cards, folder, tell)
         try:
             if (over := host.work()) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-                tell(f"The run is over: {safe_text(one_line(over.text, max_length=1000))}")
+                tell(_("The run is over: {text}", text=one_line(over.text, max_length=1000)))
                 return
         finally:
             host.end_round()
             joined.leave()
-        tell(f"The first host at {one_line(address)} does not answer any more.")
+        tell(_("The first host at {address} does not answer any more.", address=one_line(address)))
 
 
 class _Host:
@@ -75,7 +79,7 @@ class _Host:
                 if run.state == "over":
                     return run
                 if self._joined.name in run.refused:
-                    raise UnusableInput(f"The first host refuses: {run.refused[self._joined.name]}")
+                    raise UnusableInput("The first host refuses: {reason}", reason=run.refused[self._joined.name])
                 if self._processes and (run.state != "training" or run.round != self._round):
                     self.end_round()
                 if not self._processes and run.state == "training" and run.round != self._round:
@@ -102,7 +106,14 @@ class _Host:
         starts = [replace(start, rank=first_rank + number) for number in range(len(self._cards))]
         self._messages, self._failing_since, self._has_told_end = queue.SimpleQueue(), None, False
         self._processes = start_processes(starts, self._cards, self._joined.sockets, self._messages, self._log)
-        self._tell(f"Training with {len(starts)} of the run's {start.world} processes; their log is {self._log.name}.")
+        self._tell(
+            _(
+                "Training with {own} of the run's {processes} processes; their log is {file}.",
+                own=len(starts),
+                processes=start.world,
+                file=self._log.name,
+            )
+        )
 
     def _listen(self) -> None:
         """Hear what the processes say, and tell the first host where one has failed."""
@@ -122,6 +133,7 @@ class _Host:
         if time.monotonic() - self._failing_since > _GATHERING_SECONDS:
             failure = first_failure(failures)
             self._has_told_end = True
-            self._joined.tell(round=self._round, end=asdict(failure))
+            text = failure.text.english if isinstance(failure.text, Sentence) else failure.text
+            self._joined.tell(round=self._round, end=asdict(replace(failure, text=text)))
             if failure.is_own_fault:
                 self._tell(safe_text(failure.text))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar
 
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.text import one_line
 from tuitune.typed import checked, field_types
 
@@ -467,18 +468,22 @@ def request_from(command: Any, arguments: Any) -> Request[Any]:
     """The request in a message. Raises UnusableInput for one there is not, and for wrong arguments."""
     cls = REQUESTS.get(command) if isinstance(command, str) else None
     if cls is None:
-        raise UnusableInput(f"The session knows no command {one_line(command, max_length=40)}.")
+        raise UnusableInput("The session knows no command {command}.", command=one_line(command, max_length=40))
     types, arguments_given = field_types(cls), arguments or {}
     if not isinstance(arguments_given, dict) or (unknown := arguments_given.keys() - types.keys()):
         problem = (
-            f"unknown: {one_line(', '.join(unknown), max_length=80)}"
+            _("unknown: {names}", names=one_line(", ".join(unknown), max_length=80))
             if isinstance(arguments_given, dict)
-            else "not named"
+            else _("not named")
         )
-        raise UnusableInput(f"The command {command} was given wrong arguments ({problem}).")
+        raise UnusableInput(
+            "The command {command} was given wrong arguments ({problem}).", command=command, problem=problem
+        )
     try:
         return cls(**{name: checked(value, types[name]) for name, value in arguments_given.items()})
     except (TypeError, ValueError, OverflowError) as error:
         raise UnusableInput(
-            f"The command {command} was given wrong arguments ({one_line(error, max_length=80)})."
+            "The command {command} was given wrong arguments ({problem}).",
+            command=command,
+            problem=one_line(error, max_length=80),
         ) from None

@@ -17,6 +17,7 @@ from tuitune.backends.progress import Progress
 from tuitune.chat.gguf_engine import GgufModel, open_gguf
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import exports_of
+from tuitune.language import _
 from tuitune.machine.hardware import chosen_gpu
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
@@ -65,14 +66,16 @@ class Models:
             if (attached := base.adapters.get((run, checkpoint))) is not None:
                 return self._active(base, *attached)
         if run.status() == "live":
-            raise TuituneError(f"Run {one_line(run.name)} is still training: chat with it once it has finished.")
+            raise TuituneError(
+                "Run {run} is still training: chat with it once it has finished.", run=one_line(run.name)
+            )
         chosen = adapter_of(run, checkpoint)
         require_whole_adapter(chosen)
         recipe = run.resolved()
         shared = next((base for base in self._bases if base.key == _key(recipe)), None)
         if shared is not None:
-            progress("Adding the adapter", 0, 0)
-            for _, other in shared.adapters.values():
+            progress(_("Adding the adapter"), 0, 0)
+            for _name, other in shared.adapters.values():
                 other.decoder = None  # which holds a copy of one adapter alone
             adapter = f"adapter{len(shared.adapters)}"
             attach_beside(shared.model, str(chosen.adapter), adapter)
@@ -80,9 +83,9 @@ class Models:
             shared.adapters[(run, checkpoint)] = (adapter, loaded)
             return self._active(shared, adapter, loaded)
         self._make_room(recipe, beside=beside)
-        progress("Loading the model", 0, 0)
+        progress(_("Loading the model"), 0, 0)
         loaded = backends.load(recipe, notice, progress)
-        progress("Adding the adapter", 0, 0)
+        progress(_("Adding the adapter"), 0, 0)
         loaded.backend.attach_saved(loaded, str(chosen.adapter))
         loaded.thinks = run.thinks()
         self._bases.append(_Base(_key(recipe), loaded, {(run, checkpoint): ("default", loaded)}))
@@ -102,12 +105,14 @@ class Models:
         if export is None:
             kind_to_make = kind if ":" in kind else "gguf:q8_0"
             raise UnusableInput(
-                f"Run {one_line(run.name)} has no export {one_line(kind, max_length=40)}: make it with "
-                f"`tuitune export {one_line(run.name)} --to {one_line(kind_to_make, max_length=40)}`."
+                "Run {run} has no export {kind}: make it with `tuitune export {run} --to {kind_to_make}`.",
+                run=one_line(run.name),
+                kind=one_line(kind, max_length=40),
+                kind_to_make=one_line(kind_to_make, max_length=40),
             )
         if self._gguf is None or self._gguf[0] != export.path:
             self._close_gguf()
-            progress(f"Loading {export.path.name} into llama.cpp", 0, 0)
+            progress(_("Loading {file} into llama.cpp", file=export.path.name), 0, 0)
             positions = getattr(load_config(run.resolved().model).get_text_config(), "max_position_embeddings", None)
             context = min(positions or _GGUF_TOKENS, _GGUF_TOKENS)
             model = self._running.enter_context(open_gguf(export.path, context=context, cancelled=cancelled))
@@ -143,9 +148,11 @@ class Models:
         needed, available = _needed_bytes(recipe), _available_bytes()
         if needed > available:
             raise TuituneError(
-                f"{one_line(recipe.model.name, max_length=120)} does not fit beside the model in memory (it needs "
-                f"about {size(needed)}, {size(available)} are free): compare runs of one base model, or chat with this "
-                "run alone."
+                "{model} does not fit beside the model in memory (it needs about {needed}, {free} are "
+                "free): compare runs of one base model, or chat with this run alone.",
+                model=one_line(recipe.model.name, max_length=120),
+                needed=size(needed),
+                free=size(available),
             )
 
 

@@ -63,7 +63,7 @@ def peer(writer: asyncio.StreamWriter) -> tuple[int | None, int | None]:
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None, None
-    pid, uid, _ = struct.unpack(
+    pid, uid, _group = struct.unpack(
         "3i", writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
     )
     return pid, uid
@@ -81,7 +81,9 @@ def new_socket_path() -> Path:
     """A path for a new session's socket, short enough for a Unix socket address (107 bytes)."""
     path = runtime_folder() / f"{secrets.token_hex(6)}.sock"
     if len(os.fsencode(path)) > 107:
-        raise TuituneError(f"{path.parent} is too long for a socket: set XDG_RUNTIME_DIR to a shorter folder.")
+        raise TuituneError(
+            "{folder} is too long for a socket: set XDG_RUNTIME_DIR to a shorter folder.", folder=path.parent
+        )
     return path
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, TextIO
 
+from tuitune.language import _
 from tuitune.machine.hardware import Gpu, usable_cores
 from tuitune.session.rank_messages import Ended, Start
 from tuitune.text import one_line, safe_text
@@ -51,13 +52,22 @@ class RankProcess:
 
     def _death(self) -> str:
         code = self.process.returncode
-        ending = f"was ended by signal {-code}" if code < 0 else f"has ended with status {code}"
+        ending = (
+            _("was ended by signal {signal}", signal=-code)
+            if code < 0
+            else _("has ended with status {status}", status=code)
+        )
         if code == -9:
-            ending = "was killed by signal 9 (often: memory ran out)"
-        words = " / ".join(line for line in self.last_lines if line.strip()) or "none"
-        return (
-            f"The process on {self.place} ({self.rank + 1} of {self.world}) {ending}; the others were ended. "
-            f"Its last words: {one_line(words[-300:], max_length=300)}."
+            ending = _("was killed by signal 9 (often: memory ran out)")
+        words = " / ".join(line for line in self.last_lines if line.strip())
+        return _(
+            "The process on {place} ({number} of {processes}) {ending}; the others were ended. Its last words: "
+            "{words}.",
+            place=self.place,
+            number=self.rank + 1,
+            processes=self.world,
+            ending=ending,
+            words=one_line(words[-300:], max_length=300) or _("none"),
         )
 
 
@@ -111,7 +121,7 @@ def _spawn(
     process = RankProcess(
         start.rank,
         start.world,
-        f"GPU {card.index}" if card else "the CPU",
+        f"GPU {card.index}" if card else _("the CPU"),
         subprocess.Popen(
             [sys.executable, "-P", "-m", "tuitune.session.rank"],
             stdin=subprocess.PIPE,

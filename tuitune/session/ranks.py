@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import _
 from tuitune.machine.hardware import Gpu
 from tuitune.paths import own_folder, temporary_folder
 from tuitune.recipe import Recipe
@@ -109,10 +110,13 @@ def _resumed_anew(work: _Work, resumed: Resumption | None) -> Resumption:
 
 def _loss_of(member: Member, work: _Work, resumed: Resumption) -> str:
     assert work.meeting is not None
-    where = resumed.checkpoint.name if resumed.checkpoint else "the start, as nothing was saved yet"
-    return (
-        f"Host {member.place} has left or does not answer: the run waits for it, and goes on from {where} when it is "
-        f"back (there: `tuitune join {work.meeting.address}`)."
+    where = resumed.checkpoint.name if resumed.checkpoint else _("the start, as nothing was saved yet")
+    return _(
+        "Host {host} has left or does not answer: the run waits for it, and goes on from {where} when it is back "
+        "(there: `tuitune join {address}`).",
+        host=member.place,
+        where=where,
+        address=work.meeting.address,
     )
 
 
@@ -153,11 +157,28 @@ def _train_once(work: _Work, recipe: Recipe, resumed: Resumption | None) -> Ende
 
 def _gather(work: _Work, meeting: Meeting) -> bool:
     """Wait for the other hosts; False where the run is asked to stop."""
-    work.emit(Notice(text=f"Waiting for other hosts: `tuitune join {meeting.address}` on each. {PRIVATE}"))
+    work.emit(
+        Notice(
+            text=_(
+                "Waiting for other hosts: `tuitune join {address}` on each. {warning}",
+                address=meeting.address,
+                warning=_(PRIVATE),
+            )
+        )
+    )
     if not meeting.gather(len(work.cards), work.have_cards, work.control):
         return False
-    there = ", ".join(member.place for member in meeting.members)
-    work.emit(Notice(text=f"{len(meeting.members) + 1} hosts train with {meeting.world} processes; joined: {there}."))
+    there = [member.place for member in meeting.members]
+    work.emit(
+        Notice(
+            text=_(
+                "{hosts} hosts train with {processes} processes; joined: {there}.",
+                hosts=len(meeting.members) + 1,
+                processes=meeting.world,
+                there=there,
+            )
+        )
+    )
     return True
 
 
@@ -201,8 +222,13 @@ def _judged(failure: Ended, run: Run) -> Ended:
         raise UnusableInput(failure.text)
     if failure.how == "dead":
         saved = checkpoints.checkpoints_of(run)
-        where = saved[-1].name if saved else "the start, as nothing was saved yet"
-        raise RanksEnded(f"{failure.text} `tuitune resume {one_line(run.name)}` goes on from {where}.")
+        where = saved[-1].name if saved else _("the start, as nothing was saved yet")
+        raise RanksEnded(
+            "{text} `tuitune resume {run}` goes on from {where}.",
+            text=failure.text,
+            run=one_line(run.name),
+            where=where,
+        )
     raise TuituneError(failure.text)
 
 

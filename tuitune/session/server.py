@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from tuitune.endings.command import require_command, shown
 from tuitune.endings.ending import Ending, is_wanted
 from tuitune.errors import TuituneError, UnusableInput, explain
-from tuitune.language import _
+from tuitune.language import N_, _
 from tuitune.machine.environment import prepare_environment
 from tuitune.runs.cost import Price
 from tuitune.runs.events import Notice, is_damaged, to_json
@@ -59,7 +59,7 @@ _MOST_JOBS = 64
 _MOST_UNREAD_BYTES = 4 * MAX_LINE_BYTES
 _TRAINING = (Train.command, Resume.command)
 _OUTLIVE_THEIR_CLIENT = (Train, Resume, Export)
-_OTHER_VERSION = "The session is of another version of tuitune: leave, and start tuitune again."
+_OTHER_VERSION = N_("The session is of another version of tuitune: leave, and start tuitune again.")
 
 
 class Client:
@@ -78,9 +78,10 @@ class Client:
         """
         line = encode(message)
         if len(line) > MAX_LINE_BYTES:
-            problem = (
-                f"The answer has {len(line) // 2**20} MiB and may have {MAX_LINE_BYTES // 2**20}: "
-                "ask for fewer rows, or shorten them."
+            problem = _(
+                "The answer has {size} MiB and may have {most}: ask for fewer rows, or shorten them.",
+                size=len(line) // 2**20,
+                most=MAX_LINE_BYTES // 2**20,
             )
             line = encode({"id": message.get("id"), "error": problem, "exit_code": 1})
         if not self.writer.is_closing():
@@ -178,7 +179,9 @@ class Server:
             work = self.jobs.work(request)
             then = require_command(request.then) if isinstance(request, Train | Resume) and request.then else []
             if len(client.jobs) >= _MOST_JOBS:
-                raise TuituneError(f"{_MOST_JOBS} commands of this client wait already: let some end first.")
+                raise TuituneError(
+                    "{waiting} commands of this client wait already: let some end first.", waiting=_MOST_JOBS
+                )
         except Exception as error:
             client.send({"id": number, **_error(error)})
             return
@@ -219,7 +222,9 @@ class Server:
                 return Pausing(pausing=job is not None)
             case Change():
                 if (job := self._training(request.run)) is None:
-                    raise UnusableInput(f"Run {one_line(request.run)} is not training: resume it with these changes.")
+                    raise UnusableInput(
+                        "Run {run} is not training: resume it with these changes.", run=one_line(request.run)
+                    )
                 return self.jobs.change(job, request.changes)
             case Save():
                 if job := self._training(request.run):
@@ -257,7 +262,7 @@ class Server:
             ending = Ending(job.run, job.then, self.socket_path, self._wake_followers)
             self.endings.append(ending)
             if self.leaving:
-                ending.cancel("the session was told to end")
+                ending.cancel(_("the session was told to end"))
             self._spawn(self._follow_end(ending))
         self._end_if_idle()
 
@@ -289,9 +294,13 @@ class Server:
             job.then = words
             return
         ending = next((ending for ending in self.endings if ending.run.name == request.run), None)
-        if words or ending is None or not ending.cancel("it was cancelled"):
-            reason = "it is not training any more" if words else "none waits to be run"
-            raise UnusableInput(f"The command for the end of run {one_line(request.run)} cannot be changed: {reason}.")
+        if words or ending is None or not ending.cancel(_("it was cancelled")):
+            reason = _("it is not training any more") if words else _("none waits to be run")
+            raise UnusableInput(
+                "The command for the end of run {run} cannot be changed: {reason}.",
+                run=one_line(request.run),
+                reason=reason,
+            )
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -320,7 +329,10 @@ class Server:
                         client.writer.write(_as_message(line))
                     await client.writer.drain()
         except OSError as error:
-            client.send({"lost": f"The record of run {run.name if run else ''} cannot be read ({explain(error)})"})
+            reason = _(
+                "The record of run {run} cannot be read ({reason})", run=run.name if run else "", reason=explain(error)
+            )
+            client.send({"lost": reason})
             client.writer.close()
         finally:
             if record is not None:
@@ -380,10 +392,15 @@ class Server:
         if job not in self.lasting or not job.control.in_step.is_set():
             return
         saved = checkpoints_of(job.run)[-1:] if job.run else []
-        where = saved[0].name if saved else "the start"
+        where = saved[0].name if saved else _("the start")
         with contextlib.suppress(OSError):
-            text = f"The step did not end within {grace:g} s of the signal to end, and is given up"
-            self.jobs.emit(Notice(text=f"{text}: `tuitune resume` goes on from {where}."))
+            text = _(
+                "The step did not end within {seconds:g} s of the signal to end, and is given up: `tuitune resume` "
+                "goes on from {where}.",
+                seconds=grace,
+                where=where,
+            )
+            self.jobs.emit(Notice(text=text))
         job.control.now.set()
         await self._end_now(job)
 
@@ -399,7 +416,7 @@ class Server:
             job.control.stop.set()
             job.cancelled.set()
         for ending in self.endings:
-            ending.cancel("the session was told to end")
+            ending.cancel(_("the session was told to end"))
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
@@ -419,11 +436,13 @@ def _as_message(line: bytes) -> bytes:
     """An event's line of the record as a message to a client."""
     message = b'{"event": ' + line[:-1] + b"}\n"
     if is_damaged(line):
-        notice = Notice(text="A line of the record is damaged: what stood there is left out, all else is shown.")
+        notice = Notice(text=_("A line of the record is damaged: what stood there is left out, all else is shown."))
     elif len(message) <= MAX_LINE_BYTES:
         return message
     else:
-        notice = Notice(text=f"An event of {len(line) // 2**20} MiB is too long to be shown; it is in events.jsonl.")
+        notice = Notice(
+            text=_("An event of {size} MiB is too long to be shown; it is in events.jsonl.", size=len(line) // 2**20)
+        )
     return b'{"event": ' + to_json(notice).encode() + b"}\n"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tuitune.backends.dequantized import kept_bytes
 from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError
+from tuitune.language import _
 from tuitune.methods import method_of
 from tuitune.plan.advice import passes_over_data, training_seconds
 from tuitune.plan.optimizer import optimizer_name
@@ -48,11 +49,15 @@ class Candidate:
     dequantize_once: bool = False
     """Whether the 16-bit values of 4-bit weights are kept."""
 
-    def describe(self) -> str:
-        recompute = "with" if self.checkpointing else "without"
-        dequantised = ", 4-bit weights dequantised once" if self.dequantize_once else ""
-        graphs = ", as CUDA graphs" if self.graphs else ""
-        return f"{self.batch} × {self.accumulation} rows {recompute} checkpointing{dequantised}{graphs}"
+    def describe(self) -> list[str]:
+        rows = {"batch": self.batch, "accumulation": self.accumulation}
+        return [
+            _("{batch} × {accumulation} rows with checkpointing", **rows)
+            if self.checkpointing
+            else _("{batch} × {accumulation} rows without checkpointing", **rows),
+            *([_("4-bit weights dequantised once")] if self.dequantize_once else []),
+            *([_("as CUDA graphs")] if self.graphs else []),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +86,18 @@ class Fitted:
         speed = self.chosen.tokens_per_second or 0.0
         safe = [trial for trial in self.trials if (trial.peak_bytes or 0) <= self.limit_bytes and trial != self.chosen]
         others = [trial.tokens_per_second for trial in safe if trial.tokens_per_second]
-        comparison = f", against {max(others):,.0f} in the next best way" if others else ""
-        peak = (self.chosen.peak_bytes or 0) / 2**30
-        both_compiled = len({trial.candidate.compiled for trial in self.trials}) > 1
-        compiled = (", compiled" if self.chosen.candidate.compiled else ", not compiled") if both_compiled else ""
-        return (
-            f"Chosen by timing {len(self.trials)} ways: {self.chosen.candidate.describe()}{compiled}, "
-            f"{speed:,.0f} tokens/s{comparison}; up to {peak:.1f} GiB; attention: {attention}."
+        way = self.chosen.candidate.describe()
+        if len({trial.candidate.compiled for trial in self.trials}) > 1:
+            way.append(_("compiled") if self.chosen.candidate.compiled else _("not compiled"))
+        way.append(_("{speed:,.0f} tokens/s", speed=speed))
+        if others:
+            way.append(_("against {speed:,.0f} in the next best way", speed=max(others)))
+        return _(
+            "Chosen by timing {ways} ways: {way}; up to {peak:.1f} GiB; attention: {attention}.",
+            ways=len(self.trials),
+            way=way,
+            peak=(self.chosen.peak_bytes or 0) / 2**30,
+            attention=attention,
         )
 
 
@@ -185,8 +195,9 @@ def fit(
         chosen = best(trials, limit)
     if chosen is None:
         raise TuituneError(
-            f"A row of {lengths[by_length[0]]:,} tokens does not fit into this GPU's memory: "
-            "lower data.max_length, set model.load_in_4bit: true, or choose a smaller model."
+            "A row of {tokens:,} tokens does not fit into this GPU's memory: lower data.max_length, set "
+            "model.load_in_4bit: true, or choose a smaller model.",
+            tokens=lengths[by_length[0]],
         )
     if not cancelled() and _compiling_may_pay(loaded, chosen, len(lengths), sum(lengths)):
         trials.append(_agreed(_trial(loaded, replace(chosen.candidate, compiled=True), rows, by_length), ranks))

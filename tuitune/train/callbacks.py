@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from tuitune.language import N_
 from tuitune.methods import method_of
 from tuitune.runs.events import Checkpoint, Step
 from tuitune.runs.folder import Run
@@ -135,11 +136,11 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def _step(self, args: Any, state: Any, logs: dict[str, Any]) -> None:
         loss = float(logs["loss"])
-        require_finite("loss", loss, state.global_step)
+        require_finite(N_("loss"), loss, state.global_step)
         if (
             not args.fp16 and "grad_norm" in logs
         ):  # in fp16 a step whose gradients overflow is left out and tried smaller
-            require_finite("gradient norm", float(logs["grad_norm"]), state.global_step)
+            require_finite(N_("gradient norm"), float(logs["grad_norm"]), state.global_step)
         self.steps_done = state.global_step
         began = self._step_began or time.monotonic()
         seconds = max(1e-9, time.monotonic() - began + self._evaluator.take_waited_s())

@@ -28,7 +28,7 @@ def on_every_host(checkpoint: Path | None, run: Run, ranks: Ranks) -> Path | Non
         _copy(checkpoint / relative if ranks.is_first and checkpoint else None, size, target / relative, writes, ranks)
     ranks.wait()
     if (problem := checkpoints.damage(target)) is not None:
-        raise TuituneError(f"{name} did not come whole from the first host: {problem}.")
+        raise TuituneError("{name} did not come whole from the first host: {problem}.", name=name, problem=problem)
     return target
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tuitune.atomic import publish, recover, remove, write_atomic
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
@@ -95,23 +96,23 @@ def damage(folder: Path) -> str | None:
     """What differs from the folder's manifest, as a clause for the user; None where every file is as it was saved."""
     try:
         if not (folder / MANIFEST).is_file():
-            return f"{MANIFEST} is missing"
+            return _("{file} is missing", file=MANIFEST)
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if not isinstance(manifest, dict) or not manifest:
-            return f"{MANIFEST} lists no files"
+            return _("{file} lists no files", file=MANIFEST)
         for name, digest in manifest.items():
             file = folder / name
             if not file.is_file():
-                return f"{one_line(name, max_length=120)} is missing"
+                return _("{file} is missing", file=one_line(name, max_length=120))
             if _sha256(file) != digest:
-                return f"{one_line(name, max_length=120)} has changed since"
+                return _("{file} has changed since", file=one_line(name, max_length=120))
         if _CHECKPOINT.fullmatch(folder.name):  # the trainer loads what it finds there, in folders within it too
             for file in sorted(folder.rglob("*")):
                 name = str(file.relative_to(folder))
                 if file.suffix in _LOADED_BY_LIBRARIES and name not in manifest:
-                    return f"{one_line(name, max_length=120)} was not saved with it"
+                    return _("{file} was not saved with it", file=one_line(name, max_length=120))
     except (OSError, ValueError, RecursionError) as error:
-        return f"it cannot be read ({one_line(error, max_length=120)})"
+        return _("it cannot be read ({reason})", reason=one_line(error, max_length=120))
     return None
 
 
@@ -126,7 +127,7 @@ def adapter_of(run: Run, which: str | None) -> Run:
             return run
         whole_checkpoint = next((checkpoint for checkpoint in reversed(saved) if damage(checkpoint) is None), None)
         if whole_checkpoint is None:
-            raise UnusableInput(f"Run {one_line(run.name)} has no adapter: it ended before one was saved.")
+            raise UnusableInput("Run {run} has no adapter: it ended before one was saved.", run=one_line(run.name))
         return Run(run.folder, whole_checkpoint.name)
     by_step = {step_of(checkpoint): checkpoint.name for checkpoint in saved}
     if which == "last" and saved:
@@ -135,15 +136,18 @@ def adapter_of(run: Run, which: str | None) -> Run:
         evaluations = [evaluation for evaluation in run.history().evaluations if evaluation.step in by_step]
         if not evaluations:
             raise UnusableInput(
-                f"Run {one_line(run.name)} has no checkpoint whose held-out loss was measured: give the step of one."
+                "Run {run} has no checkpoint whose held-out loss was measured: give the step of one.",
+                run=one_line(run.name),
             )
         return Run(run.folder, by_step[min(evaluations, key=lambda evaluation: evaluation.loss).step])
     if which.isdecimal() and int(which) in by_step:
         return Run(run.folder, by_step[int(which)])
-    steps = ", ".join(map(str, by_step)) or "no step"
+    steps = list(map(str, by_step)) or _("no step")
     raise UnusableInput(
-        f"Run {one_line(run.name)} has no checkpoint {one_line(which, max_length=40)}: it has those of {steps}; "
-        "`best` and `last` name one, too."
+        "Run {run} has no checkpoint {which}: it has those of {steps}; `best` and `last` name one, too.",
+        run=one_line(run.name),
+        which=one_line(which, max_length=40),
+        steps=steps,
     )
 
 
@@ -157,8 +161,11 @@ def require_whole_adapter(run: Run) -> None:
     problem = damage(run.adapter)
     if problem is not None:
         raise UnusableInput(
-            f"The adapter in {one_line(run.adapter)} is not what training saved ({problem}): "
-            f"bring it back from a copy, or delete its {MANIFEST} if you changed it yourself."
+            "The adapter in {adapter} is not what training saved ({problem}): bring it back from a copy, "
+            "or delete its {manifest} if you changed it yourself.",
+            adapter=one_line(run.adapter),
+            problem=problem,
+            manifest=MANIFEST,
         )
 
 

@@ -14,6 +14,7 @@ from tuitune.chat.reply import reply
 from tuitune.chat.sampling import Sampling
 from tuitune.data.prepare import Prepared
 from tuitune.errors import TuituneError, explain
+from tuitune.language import N_, _
 from tuitune.methods import Method, method_of
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import TrainSection
@@ -136,7 +137,15 @@ class Evaluator:
         except Exception as error:  # a reply that memory runs out for, say: the training need not end for it
             log.error("measuring the model at step %s failed", step, exc_info=error)
             reason = one_line(explain(error), max_length=200)
-            self._emit(Notice(text=f"Measuring the model at step {step} failed ({reason}); it is measured at the end."))
+            self._emit(
+                Notice(
+                    text=_(
+                        "Measuring the model at step {step} failed ({reason}); it is measured at the end.",
+                        step=step,
+                        reason=reason,
+                    )
+                )
+            )
             self._last_step = total_steps
             return None
         finally:
@@ -197,7 +206,12 @@ def measure_loss(
             evaluation = Evaluation(attempt=attempt, step=step, loss=float(logs["eval_loss"]), metrics=metrics)
             emit(evaluation)
             if not math.isfinite(evaluation.loss):
-                raise NotFinite(f"The held-out loss is {evaluation.loss} after {step} steps: {_CAUSES}")
+                raise NotFinite(
+                    "The held-out loss is {loss} after {step} steps: {causes}",
+                    loss=evaluation.loss,
+                    step=step,
+                    causes=_(_CAUSES),
+                )
             return evaluation
         except Stopped:
             return None
@@ -208,8 +222,10 @@ def measure_loss(
             if trainer.args.per_device_eval_batch_size == 1:
                 emit(
                     Notice(
-                        text="The held-out loss is left out, because a single row does not fit into the GPU's memory: "
-                        "lower data.max_length."
+                        text=_(
+                            "The held-out loss is left out, because a single row does not fit into the GPU's "
+                            "memory: lower data.max_length."
+                        )
                     )
                 )
                 return None
@@ -219,13 +235,17 @@ def measure_loss(
     return None
 
 
-_CAUSES = "lower train.learning_rate, or train in 16-bit (model.load_in_4bit: false); what was saved before is kept."
+_CAUSES = N_(
+    "lower train.learning_rate, or train in 16-bit (model.load_in_4bit: false); what was saved before is kept."
+)
 
 
 def require_finite(what: str, value: float, step: int) -> None:
     """Refuse to go on with `value`, the loss or the gradient norm of `step`. Raises NotFinite."""
     if not math.isfinite(value):
-        raise NotFinite(f"The {what} is {value} at step {step}: {_CAUSES}")
+        raise NotFinite(
+            "The {what} is {value} at step {step}: {causes}", what=_(what), value=value, step=step, causes=_(_CAUSES)
+        )
 
 
 @contextlib.contextmanager
@@ -263,6 +283,14 @@ def sample_replies(
             answer = reply(loaded, messages, sampling, cancelled=control.is_asked_to_stop)
         except TuituneError as error:
             if step == 0:
-                emit(Notice(text=f"No reply to {one_line(messages[-1]['content'], max_length=60)!r}. {error}"))
+                emit(
+                    Notice(
+                        text=_(
+                            "No reply to {prompt!r}. {reason}",
+                            prompt=one_line(messages[-1]["content"], max_length=60),
+                            reason=error.sentence,
+                        )
+                    )
+                )
             continue
         emit(Reply(step=step, prompt=messages[-1]["content"], reply=answer.text))

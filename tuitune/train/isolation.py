@@ -9,6 +9,7 @@ from typing import Any, Literal
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained
 from tuitune.errors import explain
+from tuitune.language import N_, _
 from tuitune.machine.precision import compute_dtype
 from tuitune.text import one_line
 from tuitune.train.batching import IGNORED, Padded, Row, collator
@@ -58,11 +59,16 @@ class Isolation:
     def problem(self) -> str | None:
         """What is wrong, in words for a user; None where nothing is."""
         if not abs(self.leak) <= _REPEATS * abs(self.repeat):
-            return f"a row's tokens change the loss of other rows, by {abs(self.leak):.2g}"
+            return _("a row's tokens change the loss of other rows, by {leak:.2g}", leak=abs(self.leak))
         if not abs(self.loss_difference) <= max(_LOSS, _ROUNDINGS * abs(self.loss_floor)):
-            return f"their loss differs from that of each row alone by {abs(self.loss_difference):.2g}"
+            return _(
+                "their loss differs from that of each row alone by {difference:.2g}",
+                difference=abs(self.loss_difference),
+            )
         if not 1 - self.gradient_cosine <= max(1 - _COSINE, _ROUNDINGS * (1 - self.cosine_floor)):
-            return f"their gradient differs from that of each row alone (cosine {self.gradient_cosine:.4f})"
+            return _(
+                "their gradient differs from that of each row alone (cosine {cosine:.4f})", cosine=self.gradient_cosine
+            )
         return None
 
     def as_dict(self) -> dict[str, float]:
@@ -102,7 +108,7 @@ def settle_batches(
 
     loaded.backend.for_training(loaded)
     problem = None
-    with explained(loaded.recipe, "running a first pass of"):
+    with explained(loaded.recipe, N_("running a first pass of")):
         if loaded.padding_free:
             try:
                 isolation, attention = _proven(loaded, rows, progress, way)
@@ -110,7 +116,7 @@ def settle_batches(
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # a kernel that refuses the rows' ends raises whatever it likes
-                problem = f"this model refuses them ({one_line(explain(error), max_length=200)})"
+                problem = _("this model refuses them ({reason})", reason=one_line(explain(error), max_length=200))
             if problem is None:
                 return Batches("end to end", attention, isolation, None)
             loaded.padding_free = False
@@ -118,14 +124,17 @@ def settle_batches(
     loaded.attention = attention
     notice = None
     if problem is not None:
-        notice = f"Rows are padded and grouped by length, because laid end to end {problem}."
+        notice = _("Rows are padded and grouped by length, because laid end to end {problem}.", problem=problem)
     elif loaded.backend.name == "unsloth" and loaded.recipe.train.padding_free is not False:
-        notice = (
+        notice = _(
             "Rows are padded and grouped by length, because no kernel here keeps this model's rows apart end to end."
         )
     if isolation.problem is not None:
-        advice = f"Even padded, {isolation.problem}: train.per_device_train_batch_size: 1 trains each row alone."
-        notice = f"{notice} {advice}" if notice else advice
+        advice = _(
+            "Even padded, {problem}: train.per_device_train_batch_size: 1 trains each row alone.",
+            problem=isolation.problem,
+        )
+        notice = _("{first} {second}", first=notice, second=advice) if notice else advice
     return Batches("padded", attention, isolation, notice)
 
 
@@ -162,9 +171,9 @@ def prove_isolation(
     random_of = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=random_of), _without_dropout(loaded.model):
         began = time.monotonic()
-        progress("Compiling kernels, once; the next run finds them")
+        progress(_("Compiling kernels, once; the next run finds them"))
         _pass(loaded, way, [batch, collate_alone(chosen[:1])], trained)
-        progress("Checking that the rows of a batch are kept apart")
+        progress(_("Checking that the rows of a batch are kept apart"))
         warm = time.monotonic()
         loss, gradient = _pass(loaded, way, [batch], trained)
         loss_alone, gradient_alone = _pass(loaded, way, [collate_alone([row]) for row in chosen], trained)

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from tuitune.errors import UnusableInput, explain
+from tuitune.language import _
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Notice
 from tuitune.runs.folder import Run
@@ -25,7 +26,8 @@ def require_reporters(recipe: Recipe) -> None:
     for name in recipe.train.report_to:
         if importlib.util.find_spec(name) is None:
             raise UnusableInput(
-                f"train.report_to names {name}, which is not installed: `pip install {name}`, or leave it out."
+                "train.report_to names {name}, which is not installed: `pip install {name}`, or leave it out.",
+                name=name,
             )
 
 
@@ -62,7 +64,15 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             self._failed = True
             log.error("reporting to %s failed", self._name, exc_info=error)
             reason = one_line(explain(error), max_length=200)
-            self._emit(Notice(text=f"The run is not reported to {self._name} any more ({reason}); it goes on."))
+            self._emit(
+                Notice(
+                    text=_(
+                        "The run is not reported to {name} any more ({reason}); it goes on.",
+                        name=self._name,
+                        reason=reason,
+                    )
+                )
+            )
 
     def _made(self) -> Any:
         from transformers.integrations import get_reporting_integration_callbacks

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tuitune.data.prepare import Prepared
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.model.config import is_folder
 from tuitune.paths import key_of
 from tuitune.recipe import Recipe
@@ -56,13 +57,15 @@ def changed(recipe: Recipe, changes: list[str]) -> Recipe:
     changed_recipe = Recipe.from_data(recipe.model_dump(mode="json"), changes=changes)
     if with_tail_of(recipe, changed_recipe) != changed_recipe:
         raise UnusableInput(
-            f"A run that has begun can change train.{', '.join(CHANGEABLE)} alone: for anything else train a new run, "
-            "with --from where it should begin with this run's adapter."
+            "A run that has begun can change train.{fields} alone: for anything else train a new run, "
+            "with --from where it should begin with this run's adapter.",
+            fields=", ".join(CHANGEABLE),
         )
     if changed_recipe.train.num_train_epochs != recipe.train.num_train_epochs and changed_recipe.train.max_steps != -1:
         raise UnusableInput(
-            f"The run ends after train.max_steps: {changed_recipe.train.max_steps} steps, whatever its epochs: change "
-            "that, or set max_steps=-1 with num_train_epochs."
+            "The run ends after train.max_steps: {max_steps} steps, whatever its epochs: change that, or "
+            "set max_steps=-1 with num_train_epochs.",
+            max_steps=changed_recipe.train.max_steps,
         )
     return changed_recipe
 
@@ -78,14 +81,16 @@ def require_unfinished(run: Run, recipe: Recipe) -> None:
     history = run.history()
     status, train = run.status(history), recipe.train
     if status == "live":
-        raise UnusableInput(f"Run {one_line(run.name)} is going: `tuitune attach {one_line(run.name)}` shows it.")
+        raise UnusableInput("Run {run} is going: `tuitune attach {run}` shows it.", run=one_line(run.name))
     has_steps_left = train.max_steps > history.step or (
         train.max_steps == -1 and train.num_train_epochs > (history.steps[-1].epoch if history.steps else 0) + 1e-6
     )
     if status == "done" and not has_steps_left:
         raise UnusableInput(
-            f"Run {one_line(run.name)} is done after {history.step} steps: `tuitune resume {one_line(run.name)} --set "
-            f"max_steps={2 * history.step}` trains it further."
+            "Run {run} is done after {step} steps: `tuitune resume {run} --set max_steps={more}` trains it further.",
+            run=one_line(run.name),
+            step=history.step,
+            more=2 * history.step,
         )
 
 
@@ -95,21 +100,33 @@ def newest_whole_checkpoint(run: Run, emit: Emit) -> Path | None:
         problem = checkpoints.damage(checkpoint)
         if problem is None:
             return checkpoint
-        emit(Notice(text=f"{checkpoint.name} is damaged and passed over: {problem}."))
+        emit(
+            Notice(
+                text=_(
+                    "{checkpoint} is damaged and passed over: {problem}.", checkpoint=checkpoint.name, problem=problem
+                )
+            )
+        )
     return None
 
 
 def require_same(before: Plan, now: Plan, run: Run) -> None:
     """Refuse to go on with other data or another base model than the run began with. Raises UnusableInput."""
-    remedy = "bring back what it was, or train a new run"
     if before.data_digest and before.data_digest != now.data_digest:
         raise UnusableInput(
-            f"Run {one_line(run.name)} cannot go on, because its data has changed since: {before.rows:,} rows of "
-            f"{before.tokens:,} tokens then, {now.rows:,} rows of {now.tokens:,} tokens now; {remedy}."
+            "Run {run} cannot go on, because its data has changed since: {rows:,} rows of {tokens:,} "
+            "tokens then, {rows_now:,} rows of {tokens_now:,} tokens now; bring back what it was, or train a new run.",
+            run=one_line(run.name),
+            rows=before.rows,
+            tokens=before.tokens,
+            rows_now=now.rows,
+            tokens_now=now.tokens,
         )
     if before.model_digest and before.model_digest != now.model_digest:
         raise UnusableInput(
-            f"Run {one_line(run.name)} cannot go on, because its base model's weights have changed since; {remedy}."
+            "Run {run} cannot go on, because its base model's weights have changed since; bring back what it was, "
+            "or train a new run.",
+            run=one_line(run.name),
         )
 
 

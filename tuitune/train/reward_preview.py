@@ -8,6 +8,7 @@ from typing import Any
 from tuitune import backends
 from tuitune.data.prepare import prepare
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.methods.prompts import section_of
 from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
@@ -59,16 +60,31 @@ class RewardPreview:
     def verdict(self) -> str:
         """What it means for a training, in a sentence."""
         count = len(self.prompts)
-        share = f"The answers to {self.without_spread:.0%} of {count} prompts are all worth the same"
         if self.without_spread == 0:
-            return f"The answers to each of {count} prompts differ in worth, so every prompt teaches something."
+            return _(
+                "The answers to each of {prompts} prompts differ in worth, so every prompt teaches something.",
+                prompts=count,
+            )
         if self.without_spread < 0.8:
-            return f"{share}, which teaches nothing; the others do."
-        remedy = "easier prompts, a more lenient reward, more answers (method.num_generations) or a higher temperature"
+            return _(
+                "The answers to {share:.0%} of {prompts} prompts are all worth the same, which teaches nothing; the "
+                "others do.",
+                share=self.without_spread,
+                prompts=count,
+            )
+        remedy = _(
+            "easier prompts, a more lenient reward, more answers (method.num_generations) or a higher temperature"
+        )
         best = max(answer.reward for prompt in self.prompts for answer in prompt.answers)
         if all(answer.reward == best for prompt in self.prompts for answer in prompt.answers) and best > 0:
-            remedy = "harder prompts or a stricter reward"
-        return f"{share}, so hardly anything would be learned: try {remedy}."
+            remedy = _("harder prompts or a stricter reward")
+        return _(
+            "The answers to {share:.0%} of {prompts} prompts are all worth the same, so hardly anything would be "
+            "learned: try {remedy}.",
+            share=self.without_spread,
+            prompts=count,
+            remedy=remedy,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -92,14 +108,14 @@ def preview_rewards(
     """
     if not recipe.method.learns_from_rewards:
         raise UnusableInput(
-            f"The recipe learns by {recipe.method.name}, which has no rewards: set method.name to grpo."
+            "The recipe learns by {method}, which has no rewards: set method.name to grpo.", method=recipe.method.name
         )
     section = section_of(recipe)
     require_rewards(section.rewards)
-    progress("Reading and tokenising the data")
+    progress(_("Reading and tokenising the data"))
     prepared = prepare(recipe, load_tokenizer(recipe.model), cancelled=cancelled)
     notices: list[str] = []
-    progress("Loading the model")
+    progress(_("Loading the model"))
     loaded = backends.load(recipe, notices.append, lambda text, done, total: progress(text))
     loaded.thinks = prepared.thinking
     loaded.backend.attach(loaded)
@@ -108,8 +124,8 @@ def preview_rewards(
 
     count = min(prompts, len(prepared.train))
     rows = [prepared.train[(2 * place + 1) * len(prepared.train) // (2 * count)] for place in range(count)]
-    progress("Answering the prompts")
-    roller = roller_of(loaded, section, rows, lambda event: notices.append(str(getattr(event, "text", ""))))
+    progress(_("Answering the prompts"))
+    roller = roller_of(loaded, section, rows, lambda event: notices.append(getattr(event, "text", "")))
     try:
         generation = roller.generate(rows, section.num_generations, seed=recipe.train.seed, cancelled=cancelled)
     finally:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tuitune.errors import disk_is_full
+from tuitune.language import _
 from tuitune.machine.hardware import disk_free_bytes
 from tuitune.runs.events import Evaluation, Event, Notice
 from tuitune.runs.folder import Run
@@ -39,7 +40,7 @@ class Room:
                 self._emit(event)
                 return
             except OSError as error:
-                if not disk_is_full(error) or not self.again(error, "the record", _EVENT_BYTES):
+                if not disk_is_full(error) or not self.again(error, _("the record"), _EVENT_BYTES):
                     raise
 
     def again(self, error: BaseException, what: str, needed_bytes: int) -> bool:
@@ -51,14 +52,25 @@ class Room:
         freed = checkpoints.give_way(self._run, best.step if best else None)
         folder = one_line(self._run.folder)
         if freed is not None:
-            self._tell(f"The disk of {folder} is full: {freed.name} was removed for the next one.")
+            self._tell(
+                _(
+                    "The disk of {folder} is full: {checkpoint} was removed for the next one.",
+                    folder=folder,
+                    checkpoint=freed.name,
+                )
+            )
             return True
         if self._control.is_asked_to_stop():
             return False
-        free_text = size(disk_free_bytes(self._run.folder))
         self._tell(
-            f"The disk of {folder} is full: {what} takes {size(needed_bytes)}, {free_text} are free. "
-            "The run waits for room, for up to an hour; a stop saves its adapter alone, if that fits."
+            _(
+                "The disk of {folder} is full: {what} takes {needed}, {free} are free. The run waits for room, for "
+                "up to an hour; a stop saves its adapter alone, if that fits.",
+                folder=folder,
+                what=what,
+                needed=size(needed_bytes),
+                free=size(disk_free_bytes(self._run.folder)),
+            )
         )
         began, pause = time.monotonic(), min(_LONGEST_PAUSE_S, 2.0**self._attempts)
         self._attempts += 1  # free bytes do not tell of a quota: what fails again and again is tried less often
@@ -67,7 +79,8 @@ class Room:
             if self._control.is_asked_to_stop():
                 return False
             if time.monotonic() - began >= pause and disk_free_bytes(self._run.folder) >= needed_bytes:
-                self._tell(f"There is room again: the run goes on after {time.monotonic() - began:.0f} s.")
+                waited_s = time.monotonic() - began
+                self._tell(_("There is room again: the run goes on after {seconds:.0f} s.", seconds=waited_s))
                 return True
         raise error
 
@@ -79,7 +92,10 @@ class Room:
         """Report that the checkpoint of a stopping run is not saved, and let the run end with its adapter alone."""
         self._control.pause.clear()  # what is paused goes on from a checkpoint
         self._tell(
-            f"The checkpoint of step {step} does not fit on the disk: if there is room, the adapter alone is saved."
+            _(
+                "The checkpoint of step {step} does not fit on the disk: if there is room, the adapter alone is saved.",
+                step=step,
+            )
         )
 
     def checkpoint_bytes(self, trainable_parameters: int) -> int:

@@ -15,12 +15,13 @@ from tuitune.backends.loading import begin_with_adapter, require_adapter
 from tuitune.backends.loftq import require_loftq
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
+from tuitune.language import N_, _
 from tuitune.machine.hardware import chosen_gpu
 from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer, require_weights
 from tuitune.recipe import Recipe
 from tuitune.rewards.confirmed import require_rewards
-from tuitune.runs.events import Evaluation, Finished, Notice, Phase, Plan
+from tuitune.runs.events import Finished, Notice, Phase, Plan
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 from tuitune.train import checkpoints
@@ -62,8 +63,9 @@ def check(recipe: Recipe, hosts: int = 1) -> None:
     method = method_of(recipe)
     if (recipe.train.gpus != "auto" or hosts > 1) and method.why_one_card:
         raise UnusableInput(
-            f"The method {method.name} trains on one card, because {method.why_one_card}: leave train.gpus at auto, on "
-            "one host."
+            "The method {method} trains on one card, because {reason}: leave train.gpus at auto, on one host.",
+            method=method.name,
+            reason=_(method.why_one_card),
         )
     if recipe.lora.init_adapter is not None:
         require_adapter(recipe.lora.init_adapter)
@@ -104,12 +106,13 @@ def train(
         seconds = time.monotonic() - began
         emit(Finished(status=status, step=step, seconds=seconds, adapter=saved, adapter_step=adapter_step))
 
-    phase("data", "Reading and tokenising the data")
+    reading = _("Reading and tokenising the data")
+    phase("data", reading)
     tokenizer = load_tokenizer(recipe.model)
     prepared = prepare(
         recipe,
         tokenizer,
-        progress=_at_most_every(0.2, lambda done, total: phase("data", "Reading and tokenising the data", done, total)),
+        progress=_at_most_every(0.2, lambda done, total: phase("data", reading, done, total)),
         cancelled=control.is_asked_to_stop,
     )
     control.agree()
@@ -120,20 +123,20 @@ def train(
     _tell_about(prepared, emit)
     learner = learner_of(recipe)
     learner.require(recipe, prepared)
-    phase("model", "Loading the model" + (" in 4-bit" if recipe.model.load_in_4bit else ""))
+    phase("model", _("Loading the model in 4-bit") if recipe.model.load_in_4bit else _("Loading the model"))
     loaded = backends.load(
         recipe, lambda text: emit(Notice(text=text)), lambda text, done, total: phase("model", text, done, total)
     )
     loaded.thinks = prepared.thinking
     backend = loaded.backend
-    phase("adapter", "Adding the LoRA adapter")
+    phase("adapter", _("Adding the LoRA adapter"))
     backend.attach(loaded)
     for text in loaded.targets.left_out if loaded.targets else ():
         emit(Notice(text=text))
     on_gpu = loaded.model.device.type == "cuda"
     batches = _settle(loaded, learner, prepared, emit, ranks) if on_gpu else None
     if recipe.train.fit and learner.fits and on_gpu:
-        phase("adapter", "Timing ways to run a step on this GPU")
+        phase("adapter", _("Timing ways to run a step on this GPU"))
         recipe = _fit(loaded, recipe, prepared, run, control, emit, ranks)
     elif on_gpu and recipe.train.gradient_checkpointing == "auto":
         loaded.gradient_checkpointing = not keeps_activations(loaded, prepared.train)
@@ -164,7 +167,7 @@ def train(
     emit(plan)
     status: Literal["done", "stopped"] = "stopped"
     adapter_step = None
-    asking = "Asking the model as it is for its log-probabilities"
+    asking = _("Asking the model as it is for its log-probabilities")
     tell = _at_most_every(0.2, lambda done, total: phase("before", asking, done, total))
     try:
         if not learner.before_training(loaded, recipe, prepared, plan.model_digest, tell, control.stop.is_set):
@@ -172,12 +175,14 @@ def train(
         if loaded.reference:  # rows look it up as they are drawn
             evaluator.trainer = new_trainer(recipe)
         if checkpoint is None:
-            phase("before", "Measuring the model before training")
+            phase("before", _("Measuring the model before training"))
             evaluator.measure(0)
         control.agree()
         if not control.stop.is_set():
             going_on = (
-                f"Going on from {checkpoint.name}" if checkpoint else "Training; the first step takes the longest"
+                _("Going on from {checkpoint}", checkpoint=checkpoint.name)
+                if checkpoint
+                else _("Training; the first step takes the longest")
             )
             phase("training", going_on)
             backend.for_training(loaded)
@@ -185,14 +190,14 @@ def train(
             if evaluator.stopped_early:
                 adapter_step = _go_back_to_the_best(evaluator, loaded, run, emit, ranks)
             if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
-                phase("saving", "Saving the adapter")
+                phase("saving", _("Saving the adapter"))
                 if ranks.is_first:
                     _save_where_there_is_room(loaded, run, room, plan.trainable_parameters)
                 adapter_saved = True
             control.agree()
             if not control.stop.is_set():
                 status = "done"
-                phase("after", "Measuring the model after training")
+                phase("after", _("Measuring the model after training"))
                 try:
                     if adapter_step is None:
                         evaluator.measure(callback.steps_done)
@@ -205,7 +210,12 @@ def train(
                     log.error("measuring the trained model failed", exc_info=error)
                     reason = one_line(explain(error), max_length=300)
                     emit(
-                        Notice(text=f"The adapter is saved, but measuring it failed ({reason}): chat with it instead.")
+                        Notice(
+                            text=_(
+                                "The adapter is saved, but measuring it failed ({reason}): chat with it instead.",
+                                reason=reason,
+                            )
+                        )
                     )
     except Stopped:
         pass
@@ -222,13 +232,15 @@ def _require_the_same_everywhere(recipe: Recipe, prepared: Prepared, ranks: Rank
     """Refuse hosts whose data or base model is not the first one's. Raises UnusableInput."""
     if not ranks.span_hosts:
         return
-    for what, digest in (("data", data_digest(prepared)), ("base model", model_digest(recipe.model))):
+    for what, digest in ((N_("data"), data_digest(prepared)), (N_("base model"), model_digest(recipe.model))):
         if other := ranks.unlike_the_first(digest):
-            places = ", ".join(dict.fromkeys(ranks.places[rank] for rank in other))
+            places = list(dict.fromkeys(ranks.places[rank] for rank in other))
             path = recipe.data.path if what == "data" else recipe.model.name
             raise UnusableInput(
-                f"The {what} in {one_line(path, max_length=200)} is not the same on host {places} as on the first one: "
-                "copy it from there."
+                "The {what} in {path} is not the same on host {hosts} as on the first one: copy it from there.",
+                what=_(what),
+                path=one_line(path, max_length=200),
+                hosts=places,
             )
 
 
@@ -242,11 +254,18 @@ def _settle(loaded: LoadedModel, learner: Learner, prepared: Prepared, emit: Emi
     )
     warm_up = batches.isolation.warm_up_seconds
     if warm_up > _LONG_WARM_UP_SECONDS:
-        emit(Notice(text=f"The model's kernels were compiled in {warm_up:.0f} s; the next run finds them."))
+        emit(
+            Notice(
+                text=_(
+                    "The model's kernels were compiled in {seconds:.0f} s; the next run finds them.", seconds=warm_up
+                )
+            )
+        )
     (pads_somewhere,) = ranks.any(batches.kind == "padded")
     if pads_somewhere and batches.kind != "padded":
         loaded.padding_free = False
-        batches = replace(batches, kind="padded", notice="Rows are padded, because they must be on another card.")
+        notice = _("Rows are padded, because they must be on another card.")
+        batches = replace(batches, kind="padded", notice=notice)
     if batches.notice:
         emit(Notice(text=batches.notice))
     return batches
@@ -288,21 +307,36 @@ def _go_back_to_the_best(evaluator: Evaluator, loaded: LoadedModel, run: Run, em
     assert best is not None, "a run ends early for what was measured"
     checkpoint = run.checkpoints / f"checkpoint-{best.step}"
     last = evaluator.measured[-1]
-    told = f"Ended early: the held-out {_told_apart(best, last, ') and is ')} now"
+    told = (
+        _(
+            "Ended early: the held-out reward was highest at step {step} ({best:.4f}) and is {last:.4f} now",
+            step=best.step,
+            best=-best.loss,
+            last=-last.loss,
+        )
+        if "reward" in best.metrics
+        else _(
+            "Ended early: the held-out loss was lowest at step {step} ({best:.4f}) and is {last:.4f} now",
+            step=best.step,
+            best=best.loss,
+            last=last.loss,
+        )
+    )
     whole = on_every_host(checkpoint if checkpoints.damage(checkpoint) is None else None, run, ranks)
     if whole is None:
-        emit(Notice(text=f"{told}; the adapter is the last one, as that of step {best.step} is not there."))
+        emit(
+            Notice(
+                text=_(
+                    "{told}; the adapter is the last one, as that of step {step} is not there.",
+                    told=told,
+                    step=best.step,
+                )
+            )
+        )
         return None
     set_peft_model_state_dict(loaded.model, load_file(whole / "adapter_model.safetensors"))
-    emit(Notice(text=f"{told}; the adapter is that of step {best.step}."))
+    emit(Notice(text=_("{told}; the adapter is that of step {step}.", told=told, step=best.step)))
     return best.step
-
-
-def _told_apart(best: Evaluation, last: Evaluation, between: str) -> str:
-    """Such as `loss was lowest at step 8 (0.1000, now 0.2000`; of a run of rewards its reward, which was highest."""
-    if "reward" in best.metrics:
-        return f"reward was highest at step {best.step} ({-best.loss:.4f}{between}{-last.loss:.4f}"
-    return f"loss was lowest at step {best.step} ({best.loss:.4f}{between}{last.loss:.4f}"
 
 
 def _tell_of_a_better_one(evaluator: Evaluator, run: Run, emit: Emit) -> None:
@@ -311,13 +345,28 @@ def _tell_of_a_better_one(evaluator: Evaluator, run: Run, emit: Emit) -> None:
     if best is None or last is None or best.loss >= last.loss:
         return
     if (run.checkpoints / f"checkpoint-{best.step}").is_dir():
-        emit(
-            Notice(
-                text=f"The held-out {_told_apart(best, last, ', now ')}): "
-                f"`tuitune chat {one_line(run.name)} --checkpoint best` talks to that adapter, and "
-                "`tuitune export` takes the same option."
+        told = (
+            _(
+                "The held-out reward was highest at step {step} ({best:.4f}, now {last:.4f})",
+                step=best.step,
+                best=-best.loss,
+                last=-last.loss,
+            )
+            if "reward" in best.metrics
+            else _(
+                "The held-out loss was lowest at step {step} ({best:.4f}, now {last:.4f})",
+                step=best.step,
+                best=best.loss,
+                last=last.loss,
             )
         )
+        text = _(
+            "{told}: `tuitune chat {run} --checkpoint best` talks to that adapter, and `tuitune export` takes the same "
+            "option.",
+            told=told,
+            run=one_line(run.name),
+        )
+        emit(Notice(text=text))
 
 
 def _train_to_the_end(
@@ -387,11 +436,26 @@ def require_trainable(loaded: LoadedModel) -> None:
 def tell_less_memory(hungry: Recipe, recipe: Recipe, step: int, checkpoint: Path | None, emit: Emit) -> None:
     """Tell how a run goes on by `recipe` after memory ran out by `hungry` in the step that follows `step`."""
     train = recipe.train
-    split = f"{train.per_device_train_batch_size} × {train.gradient_accumulation_steps} rows a step"
+    split = [
+        _(
+            "{batch} × {accumulation} rows a step",
+            batch=train.per_device_train_batch_size,
+            accumulation=train.gradient_accumulation_steps,
+        )
+    ]
     if train.per_device_train_batch_size == hungry.train.per_device_train_batch_size:
-        split += ", without CUDA graphs and dequantised weights"
-    where = checkpoint.name if checkpoint else "the start"
-    emit(Notice(text=f"Memory ran out at step {step + 1}: going on from {where} with {split}."))
+        split.append(_("without CUDA graphs and dequantised weights"))
+    where = checkpoint.name if checkpoint else _("the start")
+    emit(
+        Notice(
+            text=_(
+                "Memory ran out at step {step}: going on from {where} with {split}.",
+                step=step + 1,
+                where=where,
+                split=split,
+            )
+        )
+    )
 
 
 def _save_where_there_is_room(loaded: LoadedModel, run: Run, room: Room, trainable_parameters: int) -> None:
@@ -400,7 +464,7 @@ def _save_where_there_is_room(loaded: LoadedModel, run: Run, room: Room, trainab
             save_adapter(loaded, run)
             return
         except Exception as error:
-            if not disk_is_full(error) or not room.again(error, "the adapter", 4 * trainable_parameters):
+            if not disk_is_full(error) or not room.again(error, _("the adapter"), 4 * trainable_parameters):
                 raise
 
 
@@ -426,9 +490,18 @@ def _at_most_every(seconds: float, call: Callable[..., None]) -> Callable[..., N
 
 def _tell_about(prepared: Prepared, emit: Emit) -> None:
     for reason, rows in prepared.dropped.items():
-        emit(Notice(text=f"{rows.count} rows are left out: {reason} (first: row {rows.examples[0]})."))
+        emit(
+            Notice(
+                text=_(
+                    "{rows} rows are left out: {reason} (first: row {row}).",
+                    rows=rows.count,
+                    reason=reason,
+                    row=rows.examples[0],
+                )
+            )
+        )
     if prepared.truncated:
-        emit(Notice(text=f"{prepared.truncated} rows are longer than data.max_length and are cut."))
+        emit(Notice(text=_("{rows} rows are longer than data.max_length and are cut.", rows=prepared.truncated)))
     for notice in prepared.notices:
         emit(Notice(text=notice))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import Prepared
 from tuitune.errors import disk_is_full
+from tuitune.language import _
 from tuitune.machine.precision import gpu_has_bf16
 from tuitune.plan.optimizer import optimizer_name
 from tuitune.recipe import Recipe
@@ -85,7 +86,7 @@ def make_trainer(
             except Exception as error:  # safetensors and torch raise kinds of their own
                 if room is None or not disk_is_full(error):
                     raise
-                if not room.again(error, "a checkpoint", room.checkpoint_bytes(trainable)):
+                if not room.again(error, _("a checkpoint"), room.checkpoint_bytes(trainable)):
                     room.leave_out(trainer.state.global_step)
                     return
             else:

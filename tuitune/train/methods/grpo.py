@@ -58,9 +58,12 @@ class GRPO(Learner):
         needed = prompts_a_step(recipe)
         if len(prepared.train) < needed:
             raise UnusableInput(
-                f"A step needs {needed} prompts ({needed * section.num_generations} answers, "
-                f"{section.num_generations} to each) and the data has {len(prepared.train)}: add prompts, or lower "
-                "train.gradient_accumulation_steps."
+                "A step needs {needed} prompts ({answers} answers, {generations} to each) and the data has "
+                "{prompts}: add prompts, or lower train.gradient_accumulation_steps.",
+                needed=needed,
+                answers=needed * section.num_generations,
+                generations=section.num_generations,
+                prompts=len(prepared.train),
             )
 
     def script_part(self, recipe: Recipe) -> ScriptPart:

@@ -76,7 +76,8 @@ class Learner:
     def script_part(self, recipe: Recipe) -> ScriptPart:
         """What an exported script trains by. Raises UnusableInput where a script could not repeat the run."""
         raise UnusableInput(
-            f"A script cannot repeat a run of method {recipe.method.name}; `tuitune run` with its recipe can."
+            "A script cannot repeat a run of method {method}; `tuitune run` with its recipe can.",
+            method=recipe.method.name,
         )
 
     def problem_of_first_step(self, recipe: Recipe, loss: float, metrics: Mapping[str, float]) -> str | None:

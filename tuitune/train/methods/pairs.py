@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tuitune import method_sections
 from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import Prepared
+from tuitune.language import _
 from tuitune.methods import METHODS
 from tuitune.plan.advice import passes_over_data
 from tuitune.recipe import Recipe
@@ -157,14 +158,17 @@ class Sequences:
         return self.learner.sequences(self.dataset[row])[side]
 
 
-def _tell(progress: Callable[[int, int], None], before: int, total: int, done: int, _: int) -> None:
+def _tell(progress: Callable[[int, int], None], before: int, total: int, done: int, _total: int) -> None:
     progress(before + done, total)
 
 
 def wrong_start(method: str, start: str, expected: str) -> str:
-    return (
-        f"The first step of this run has {start}, where {method} begins at {expected}: the reference is not the model "
-        "that training began with, so nothing would be learned from it; this is a bug: please report it."
+    return _(
+        "The first step of this run has {start}, where {method} begins at {expected}: the reference is not the model "
+        "that training began with, so nothing would be learned from it; this is a bug: please report it.",
+        start=start,
+        method=method,
+        expected=expected,
     )
 
 
@@ -277,7 +281,8 @@ class DPO(PairLearner):
         assert isinstance(section, method_sections.DPO)
         margin, tolerance = metrics.get("rewards/margins", 0.0), START_NATS * section.beta
         if (section.loss_type == ["sigmoid"] and abs(loss - LN2) > tolerance) or abs(margin) > 4 * tolerance:
-            return wrong_start("dpo", f"loss {loss:.4f} and margin {margin:.4f}", "0.6931 and 0")
+            start = _("loss {loss:.4f} and margin {margin:.4f}", loss=loss, margin=margin)
+            return wrong_start("dpo", start, _("{first} and {second}", first="0.6931", second="0"))
         return None
 
     def script_part(self, recipe: Recipe) -> ScriptPart:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuitune import method_sections
 from tuitune.backends.loaded import LoadedModel
+from tuitune.language import _
 from tuitune.methods import METHODS
 from tuitune.recipe import Recipe
 from tuitune.train.batching import IGNORED
@@ -90,7 +91,8 @@ class KTO(ReplyLearner):
         reward = max(abs(metrics.get(f"rewards/{side}", 0.0)) for side in ("chosen", "rejected"))
         tolerance, weighs_alike = START_NATS * section.beta, section.desirable_weight == section.undesirable_weight == 1
         if (weighs_alike and abs(loss - 0.5) > tolerance) or reward > 4 * tolerance:
-            return wrong_start("kto", f"loss {loss:.4f} and rewards of {reward:.4f}", "0.5 and 0")
+            start = _("loss {loss:.4f} and rewards of {reward:.4f}", loss=loss, reward=reward)
+            return wrong_start("kto", start, _("{first} and {second}", first="0.5", second="0"))
         return None
 
     def script_part(self, recipe: Recipe) -> ScriptPart:
