@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 import sample_data
-from tests.warm import WarmSessions
+from tests.warm import VARIABLE, WarmProcess, WarmSessions
 from tuitune.recipe import Recipe
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the session sets it, before torch is imported
@@ -36,21 +36,26 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not alive, "a session process outlived its test"
 
 
-_WARM = WarmSessions()
+_WARM = WarmProcess()
 
 
 @pytest.fixture(scope="session")
 def warm() -> Iterator[WarmSessions]:
     """What starts sessions that have the libraries imported."""
-    yield _WARM
+    yield WarmSessions(_WARM.path)
     _WARM.close()
 
 
 @pytest.fixture
-def warm_sessions(request: pytest.FixtureRequest, warm: WarmSessions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests whose point is not how a session starts (see `tests.warm`); those marked `cold` start as users do."""
+def warm_sessions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests whose point is not how a session starts (see `tests.warm`); those marked `cold` start as users do.
+
+    The test's process, and the commands that it starts by `tests.command`, start them.
+    """
     if request.node.get_closest_marker("cold") is None:
+        warm: WarmSessions = request.getfixturevalue("warm")
         monkeypatch.setattr("tuitune.session.client._spawn", warm.start)
+        monkeypatch.setenv(VARIABLE, str(_WARM.path))
 
 
 def _is_session(process: psutil.Process) -> bool:

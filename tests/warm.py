@@ -8,62 +8,82 @@ what a library reads as it is imported, or there is a GPU (CUDA cannot be forked
 import importlib
 import json
 import os
+import selectors
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tuitune.machine.hardware import gpus
 from tuitune.session import client
 
-_READ_WHEN_USED = ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "PYTEST_CURRENT_TEST", "COLUMNS", "LINES", "TERM", "NO_COLOR")
+VARIABLE = "TUITUNE_TEST_WARM"
+"""Names to a command's process (`tests/command.py`) the socket at which sessions are ordered."""
+_READ_WHEN_USED = ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR")
+_OURS_AND_THE_TESTS = ("TUITUNE_", "TEXTUAL_", "PYTEST_")
 
 
-class WarmSessions:
-    """Starts sessions by forking one process, which is started with the first of them and ends with this one."""
+class WarmProcess:
+    """The process that sessions are forked from: started with the first of them, in the environment of now."""
 
     def __init__(self) -> None:
-        self._start_as_users_do = client._spawn
-        self._process: subprocess.Popen[str] | None = None
-        self._environment: dict[str, str] = {}
+        self._environment = dict(os.environ)
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process that sessions are forked from, if there is one."""
         return self._process.pid if self._process else None
+
+    @property
+    def path(self) -> Path:
+        """Where it listens."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="warm-"))
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(self._folder / "socket"))
+                listener.listen()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", __file__, str(listener.fileno()), "tuitune.session"],
+                    env=self._environment,
+                    stdin=subprocess.PIPE,
+                    pass_fds=[listener.fileno()],
+                    start_new_session=True,
+                )
+        return self._folder / "socket"
+
+    def close(self) -> None:
+        if self._process is not None and self._process.stdin and self._folder:
+            self._process.stdin.close()
+            self._process.wait(timeout=20)
+            shutil.rmtree(self._folder)
+
+
+class WarmSessions:
+    """Starts sessions by having the process that listens at `path` fork."""
+
+    def __init__(self, path: Path) -> None:
+        self._start_as_users_do = client._spawn
+        self._path = path
 
     def start(self, socket: Path, log_file: Path) -> "subprocess.Popen[bytes] | WarmSession":
         """A session, as `tuitune.session.client` starts one."""
-        if self._process is None:
-            if gpus():
-                return self._start_as_users_do(socket, log_file)
-            self._environment = _read_at_import()
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__, "tuitune.session"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        if _read_at_import() != self._environment:
-            return self._start_as_users_do(socket, log_file)
         os.umask(mask := os.umask(0o077))
         order = {"socket": str(socket), "log": str(log_file), "folder": os.getcwd(), "umask": mask}
-        return WarmSession(self, self.ask({**order, "environment": dict(os.environ)}))
+        pid = self.ask({**order, "environment": dict(os.environ)})
+        return self._start_as_users_do(socket, log_file) if pid is None else WarmSession(self, pid)
 
     def ask(self, order: dict[str, Any]) -> Any:
-        assert self._process is not None and self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def close(self) -> None:
-        if self._process is not None and self._process.stdin and self._process.stdout:
-            self._process.stdin.close()
-            self._process.wait(timeout=20)
-            self._process.stdout.close()
+        with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rw") as stream:
+            connection.connect(str(self._path))
+            stream.write(json.dumps(order) + "\n")
+            stream.flush()
+            return json.loads(stream.readline())
 
 
 class WarmSession:
@@ -83,23 +103,32 @@ class WarmSession:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _read_at_import() -> dict[str, str]:
+def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment but for what is read when it is used."""
     return {
         name: value
-        for name, value in os.environ.items()
-        if name not in _READ_WHEN_USED and not name.startswith("TUITUNE_")
+        for name, value in environment.items()
+        if name not in _READ_WHEN_USED and not name.startswith(_OURS_AND_THE_TESTS)
     }
 
 
-def main() -> None:
-    """Fork a session for each order that is read, and answer with its process, or with how one ended."""
+def main(listener: socket.socket) -> None:
+    """Fork a session for each order that comes, and answer with its process, or with how one ended.
+
+    Ends with its standard input.
+    """
     from tuitune.machine.environment import warm_up
+    from tuitune.machine.hardware import gpus
 
-    warm_up()
-    for name in ("session.server", "train.run", "train.trainer", "train.callbacks", "chat.reply"):
-        importlib.import_module(f"tuitune.{name}")
+    before = set(os.environ)
+    can_fork = not gpus()
+    if can_fork:
+        warm_up()
+        for name in ("session.server", "train.run", "train.trainer", "train.callbacks", "chat.reply"):
+            importlib.import_module(f"tuitune.{name}")
 
+    here = _read_at_import(os.environ)
+    set_here = {name: value for name, value in here.items() if name not in before}
     codes: dict[int, int] = {}
 
     def collect(*_: Any) -> None:
@@ -112,17 +141,27 @@ def main() -> None:
                 return
             codes[pid] = os.waitstatus_to_exitcode(status)
 
-    signal.signal(signal.SIGCHLD, collect)
-    for line in sys.stdin:
-        order = json.loads(line)
+    def answer(order: dict[str, Any]) -> int | None:
         if "ended" in order:
             collect()
-            print(json.dumps(codes.get(order["ended"])), flush=True)
-        elif pid := os.fork():
-            print(pid, flush=True)
-        else:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _become_session(order)
+            return codes.get(order["ended"])
+        if not can_fork or set_here | _read_at_import(order["environment"]) != here:
+            return None
+        if pid := os.fork():
+            return pid
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        _become_session(order)
+
+    signal.signal(signal.SIGCHLD, collect)
+    with selectors.DefaultSelector() as selector:
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
+        while sys.stdin not in [key.fileobj for key, _ in selector.select()]:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rw") as stream:
+                if line := stream.readline():
+                    stream.write(json.dumps(answer(json.loads(line))) + "\n")
 
 
 def _become_session(order: dict[str, Any]) -> NoReturn:
@@ -150,4 +189,5 @@ def _become_session(order: dict[str, Any]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    with socket.socket(fileno=int(sys.argv[1])) as listener:
+        main(listener)

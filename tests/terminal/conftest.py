@@ -13,3 +13,8 @@ def terminals() -> Iterator[list[Terminal]]:
     yield opened
     for terminal in opened:
         terminal.close()
+
+
+@pytest.fixture(autouse=True)
+def start_quickly(warm_sessions: None) -> None:
+    """How a session starts is the point of few tests here."""

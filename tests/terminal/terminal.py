@@ -2,13 +2,14 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
 import pyte
+
+from tests.command import COMMAND
 
 ENTER, ESC, TAB, UP, DOWN = "\r", "\x1b", "\t", "\x1b[A", "\x1b[B"
 CTRL_C, CTRL_E, CTRL_N, CTRL_Q, CTRL_T, CTRL_Y = "\x03", "\x05", "\x0e", "\x11", "\x14", "\x19"
@@ -22,8 +23,8 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
         self.child = pexpect.spawn(
-            sys.executable,
-            ["-m", "tuitune", *arguments],
+            COMMAND[0],
+            [*COMMAND[1:], *arguments],
             dimensions=(rows, columns),
             env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
             preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where the tests run under nohup

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.command import COMMAND
 from tests.terminal.terminal import Terminal, write_recipe
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Evaluation, Finished, Plan, Started, Step
@@ -20,7 +21,7 @@ from tuitune.runs.folder import create_run, find_run
 
 
 def tuitune(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tuitune", *map(str, arguments)]
+    command = [*COMMAND, *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -184,7 +185,7 @@ def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_is_said_to(
     form: list[str], recipe_file: str, tmp_path: Path
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "unseen", *form],
+        [*COMMAND, "run", recipe_file, "--name", "unseen", *form],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -209,7 +210,7 @@ def test_output_on_a_full_disk_is_said_in_a_sentence(unbuffered: str, recipe_fil
     for arguments in (["runs"], ["inspect", recipe_file], ["run", recipe_file]):
         with open("/dev/full", "w") as full:
             done = subprocess.run(
-                [sys.executable, "-m", "tuitune", *arguments],
+                [*COMMAND, *arguments],
                 env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
                 stdout=full,
                 stderr=subprocess.PIPE,
@@ -222,7 +223,7 @@ def test_output_on_a_full_disk_is_said_in_a_sentence(unbuffered: str, recipe_fil
 
 
 def test_output_that_is_read_in_part_is_no_failure(recipe_file: str) -> None:
-    command = shlex.join([sys.executable, "-m", "tuitune", "inspect", recipe_file, "--rows", "1:300"])
+    command = shlex.join([*COMMAND, "inspect", recipe_file, "--rows", "1:300"])
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, check=False
     )
@@ -231,7 +232,7 @@ def test_output_that_is_read_in_part_is_no_failure(recipe_file: str) -> None:
 
 @pytest.mark.fault
 def test_a_session_that_does_not_answer_is_said_and_can_be_left(recipe_file: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "stuck", "--set", "max_steps=5000"]
+    command = [*COMMAND, "run", recipe_file, "--name", "stuck", "--set", "max_steps=5000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stderr is not None
     for line in process.stdout:
@@ -248,7 +249,7 @@ def test_a_session_that_does_not_answer_is_said_and_can_be_left(recipe_file: str
         assert "Run stuck was asked to stop and has not ended yet" in said and f"`kill -9 {pid}`" in said
 
         follower = subprocess.Popen(
-            [sys.executable, "-m", "tuitune", "attach", "stuck"],
+            [*COMMAND, "attach", "stuck"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -306,7 +307,7 @@ def test_a_run_that_is_left_to_itself_is_asked_for_a_checkpoint_stopped_and_gone
 @pytest.mark.fault
 def test_ctrl_c_saves_and_ends_with_130(recipe_file: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "c", "--set", "max_steps=5000", "--json"],
+        [*COMMAND, "run", recipe_file, "--name", "c", "--set", "max_steps=5000", "--json"],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -328,9 +329,7 @@ def test_one_signal_to_the_command_and_its_session_saves_everything(
 ) -> None:
     """As `systemctl stop` and Slurm do; the step is long, so that all of them come within it."""
     options = ["--name", "t", "--set", "max_steps=5000", "--set", "gradient_accumulation_steps=32", "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuitune", "run", recipe_file, *options], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*COMMAND, "run", recipe_file, *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     session = None
     for line in process.stdout:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import COMMAND
 from tests.terminal.terminal import Terminal, write_recipe
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import find_run
@@ -103,7 +104,7 @@ def test_where_everybody_may_write_only_the_owner_does(tmp_path: Path, recipe_fi
 
 @pytest.mark.fault
 def test_a_session_that_is_killed_is_told_in_one_sentence(recipe_file: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tuitune", "run", recipe_file, "--name", "dead", "--set", "max_steps=5000"]
+    command = [*COMMAND, "run", recipe_file, "--name", "dead", "--set", "max_steps=5000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:

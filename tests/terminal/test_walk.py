@@ -95,6 +95,7 @@ def test_six_screens_with_keys_alone(tmp_path: Path, demo_recipe: Recipe, termin
     assert [reply.step for reply in run.history().replies].count(3) > 0
 
 
+@pytest.mark.cold
 def test_the_demo_takes_five_keys_to_the_first_reply(tmp_path: Path, terminals: list[Terminal]) -> None:
     terminal = started(terminals, "--runs", str(tmp_path / "runs"), rows=23)
     walk: list[tuple[str, str | Callable[[str], bool]]] = [
@@ -202,6 +203,7 @@ def test_a_wrong_recipe_never_starts_the_app(recipe: str, says: str, tmp_path: P
     assert terminal.exit_status() == 2
 
 
+@pytest.mark.cold
 def test_a_conversation_on_the_command_line(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> None:
     recipe = write_recipe(tmp_path, demo_recipe.to_yaml())
     run = started(terminals, "run", recipe, "--name", "talk")

@@ -1,0 +1,24 @@
+"""`tuitune` as the tests start it: its session is forked from their warm process, where `tests.warm` tells of one."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COMMAND = (sys.executable, __file__)
+
+
+def main() -> int:
+    from tuitune.__main__ import main
+
+    if path := os.environ.get("TUITUNE_TEST_WARM"):
+        from tests.warm import WarmSessions
+        from tuitune.session import client
+
+        client._spawn = WarmSessions(Path(path)).start  # type: ignore[assignment]
+    return main()
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+    sys.exit(main())
