@@ -18,7 +18,7 @@ from tuitune.chat.reply import reply
 from tuitune.chat.sampling import Sampling
 from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
-from tuitune.export import Exported, llama_cpp
+from tuitune.export import Exported, answers, llama_cpp
 from tuitune.model.config import reads_other_than_text
 from tuitune.plan.proven import proof
 from tuitune.recipe import Recipe
@@ -147,7 +147,13 @@ def test_it_replies_and_its_adapter_does_so_again(walk: Walk) -> None:
     assert (adapted - before).abs().max() > 0.1
 
 
-def test_the_merged_model_is_base_and_adapter(walk: Walk, tmp_path: Path) -> None:
+@pytest.fixture
+def short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an export is compared with its adapter by: weights drawn at random end no reply, however long it is."""
+    monkeypatch.setattr(answers, "REPLY_TOKENS", 8)
+
+
+def test_the_merged_model_is_base_and_adapter(walk: Walk, tmp_path: Path, short_replies: None) -> None:
     """Every adapted weight up to its rounding to bf16, every other one byte for byte, a vision tower's too."""
     import torch
 
@@ -194,7 +200,7 @@ def published(folders: dict[str, Path], tmp_path: Path) -> Recipe:
     )
 
 
-def test_a_gguf_of_a_multimodal_model_holds_its_text(published: Recipe, tmp_path: Path) -> None:
+def test_a_gguf_of_a_multimodal_model_holds_its_text(published: Recipe, tmp_path: Path, short_replies: None) -> None:
     if llama_cpp.find() is None:
         try:
             llama_cpp.obtain(lambda question: True, lambda done, total: None, lambda: False)
