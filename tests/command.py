@@ -1,4 +1,7 @@
-"""`tuitune` as the tests start it: its session is forked from their warm process, where `tests.warm` tells of one."""
+"""`tuitune` as the tests start it: its session is forked from their warm process, where `tests.warm` tells of one.
+
+What its doctor finds of the libraries is what it found in an earlier test.
+"""
 
 import os
 import sys
@@ -12,10 +15,12 @@ def main() -> int:
     from tuitune.__main__ import main
 
     if path := os.environ.get("TUITUNE_TEST_WARM"):
-        from tests.warm import WarmSessions
+        from tests.warm import Probes, WarmSessions
+        from tuitune.machine import doctor
         from tuitune.session import client
 
         client._spawn = WarmSessions(Path(path)).start  # type: ignore[assignment]
+        doctor._probe = Probes(Path(path).parent).ask
     return main()
 
 

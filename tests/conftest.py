@@ -12,6 +12,9 @@ from tests.warm import VARIABLE, WarmProcess, WarmSessions
 from tuitune.recipe import Recipe
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the session sets it, before torch is imported
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # the workers share the cores, and more threads train no small model faster
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
 
 DEMO = Path(sample_data.__file__).parent

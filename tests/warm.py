@@ -5,6 +5,7 @@ takes 4 s of CPU less; tests use it whose point is not how a session starts. Whe
 what a library reads as it is imported, or there is a GPU (CUDA cannot be forked), it starts as a user's does.
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -20,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tuitune.atomic import write_atomic
+from tuitune.machine import doctor
 from tuitune.session import client
 
 VARIABLE = "TUITUNE_TEST_WARM"
@@ -69,7 +72,7 @@ class WarmSessions:
 
     def __init__(self, path: Path) -> None:
         self._start_as_users_do = client._spawn
-        self._path = path
+        self.path = path
 
     def start(self, socket: Path, log_file: Path) -> "subprocess.Popen[bytes] | WarmSession":
         """A session, as `tuitune.session.client` starts one."""
@@ -80,10 +83,26 @@ class WarmSessions:
 
     def ask(self, order: dict[str, Any]) -> Any:
         with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rw") as stream:
-            connection.connect(str(self._path))
+            connection.connect(str(self.path))
             stream.write(json.dumps(order) + "\n")
             stream.flush()
             return json.loads(stream.readline())
+
+
+class Probes:
+    """What the doctor's probes say, which import torch for seconds: asked once for each PYTHONPATH, and kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._probe = doctor._probe
+
+    def ask(self, code: str, *arguments: str) -> dict[str, Any]:
+        words = "\0".join([os.environ.get("PYTHONPATH", ""), code, *arguments])
+        file = self._folder / hashlib.sha256(words.encode(errors="surrogateescape")).hexdigest()
+        if not file.is_file():
+            write_atomic(file, json.dumps(self._probe(code, *arguments)), lasting=False)
+        report: dict[str, Any] = json.loads(file.read_text())
+        return report
 
 
 class WarmSession:

@@ -1,19 +1,16 @@
 """What the screen tests share: an app on a short recipe, and waiting for what it shows."""
 
 import asyncio
-import functools
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 
 from screens.app import TuituneApp
 from tests.conftest import DEMO
-from tests.warm import WarmSessions
+from tests.warm import Probes, WarmSessions
 from tuitune.machine import doctor
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
@@ -22,27 +19,15 @@ from tuitune.session.messages import Train
 
 SIZE = (80, 24)
 
-_probe = doctor._probe
-
-
-@functools.cache
-def _probed(libraries: str | None, code: str, *arguments: str) -> dict[str, Any]:
-    return _probe(code, *arguments)
-
-
-def probed(code: str, *arguments: str) -> dict[str, Any]:
-    """What the doctor's probe says, asked once for each PYTHONPATH."""
-    return _probed(os.environ.get("PYTHONPATH"), code, *arguments)
-
 
 @pytest.fixture(autouse=True)
-def start_quickly(warm_sessions: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def start_quickly(warm_sessions: None, warm: WarmSessions, monkeypatch: pytest.MonkeyPatch) -> None:
     """How a session starts, and what the doctor finds of the libraries, is the point of no test of the screens.
 
     Each app that begins at home looks at them, in a process that imports torch for seconds, and an app that ends waits
     for it: here they are looked at once.
     """
-    monkeypatch.setattr(doctor, "_probe", probed)
+    monkeypatch.setattr(doctor, "_probe", Probes(warm.path.parent).ask)
 
 
 @pytest.fixture
