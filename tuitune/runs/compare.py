@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuitune.language import _
 from tuitune.runs.folder import Run
 
 
@@ -28,11 +29,11 @@ def why_not_comparable(differences: Sequence[Difference]) -> str | None:
     """Why the losses of runs with these differences are not of the same tokens; None where they are."""
     fields = {difference.field for difference in differences}
     if fields & {"model.name", "model.chat_template"}:
-        return "Their models differ: the losses may be of different tokens."
+        return _("Their models differ: the losses may be of different tokens.")
     if any(field.startswith("data.") and field != "data.bad_rows" for field in fields):
-        return "Their data differ: the losses are of different tokens."
+        return _("Their data differ: the losses are of different tokens.")
     if "train.seed" in fields:
-        return "Their seeds differ: so do the order of the rows, and which share of them is held out."
+        return _("Their seeds differ: so do the order of the rows, and which share of them is held out.")
     return None
 
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.runs.history import Attempt, History
 from tuitune.text import one_line
 
@@ -29,14 +30,15 @@ class Price:
         parts = _PRICE.fullmatch(text)
         if parts is None or (parts["before"] and parts["after"]):
             raise UnusableInput(
-                f"The price {one_line(text, max_length=40)!r} is not an amount: give it as 2.5, $2.50 or 2.50 EUR."
+                "The price {text!r} is not an amount: give it as 2.5, $2.50 or 2.50 EUR.",
+                text=one_line(text, max_length=40),
             )
         amount = float(parts["amount"].replace(",", "."))
         label = one_line(parts["before"] or parts["after"] or _DOLLAR, max_length=8)
         return cls(amount, label) if amount else None
 
     def __str__(self) -> str:
-        return f"{money(self.per_hour, self.currency)} an hour"
+        return _("{price} an hour", price=money(self.per_hour, self.currency))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,9 @@ class Cost:
 
     def __str__(self) -> str:
         text = money(self.so_far, self.currency)
-        return text if self.to_end is None else f"{text} of about {money(self.to_end, self.currency)}"
+        if self.to_end is None:
+            return text
+        return _("{cost} of about {whole}", cost=text, whole=money(self.to_end, self.currency))
 
 
 def cost(history: History, now: float | None = None) -> Cost | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from tuitune.atomic import flush, write_atomic
 from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.language import _
 from tuitune.paths import expanded, open_own
 from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Notice, Plan, from_json, is_damaged, to_line
 from tuitune.runs.history import History
@@ -144,8 +145,10 @@ class Run:
             return
         except OSError as error:
             raise UnusableInput(
-                f"The record of run {one_line(self.name)} cannot be read ({one_line(explain(error))}): "
-                "bring it back from a copy, or move the run's folder away."
+                "The record of run {run} cannot be read ({reason}): bring it back from a copy, or move "
+                "the run's folder away.",
+                run=one_line(self.name),
+                reason=one_line(explain(error)),
             ) from None
 
     def open_events(self) -> BinaryIO:
@@ -210,18 +213,23 @@ class Run:
         """Which session holds this run, in words: its process, machine and since when, as far as it has said so."""
         try:
             if not self.socket_file.is_file():  # reading a pipe would not end
-                return "another session"
+                return _("another session")
             fields = json.loads(self.socket_file.read_text())
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(fields["since"])))
-            return f"process {int(fields['pid'])} on {one_line(fields['host'], max_length=80)} since {since}"
+            host = one_line(fields["host"], max_length=80)
+            return _("process {pid} on {host} since {since}", pid=int(fields["pid"]), host=host, since=since)
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            return "another session"
+            return _("another session")
 
 
 def damaged_line(at: float, number: int) -> Notice:
     """What stands in the place of one or more damaged lines of a record, of which the first has this number."""
-    text = f"The record is damaged from line {number} on, as a power cut or a broken disk leaves it"
-    return Notice(at=at, text=f"{text}: what stood there is left out, all else is shown.")
+    text = _(
+        "The record is damaged from line {line} on, as a power cut or a broken disk leaves it: what stood there is "
+        "left out, all else is shown.",
+        line=number,
+    )
+    return Notice(at=at, text=text)
 
 
 class RunWriter:
@@ -235,7 +243,9 @@ class RunWriter:
         except BlockingIOError:
             os.close(self._lock)
             raise TuituneError(
-                f"Run {one_line(run.name)} is in use by {run.holder()}: attach to it, or stop it first."
+                "Run {run} is in use by {holder}: attach to it, or stop it first.",
+                run=one_line(run.name),
+                holder=run.holder(),
             ) from None
         try:
             self._events = open_own(run.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -314,7 +324,9 @@ def create_run(
     except OSError as error:
         reason = error.strerror or "write failed"
         raise TuituneError(
-            f"No run folder can be made in {runs_folder} ({reason}): choose another with --runs."
+            "No run folder can be made in {folder} ({reason}): choose another with --runs.",
+            folder=runs_folder,
+            reason=reason,
         ) from None
     return writer
 
@@ -323,16 +335,22 @@ def require_usable(name: str, runs_folder: Path) -> None:
     """Refuse a name that cannot be a new folder's. Raises UnusableInput."""
     if not _NAME.fullmatch(name):
         raise UnusableInput(
-            f"The run name {one_line(name, max_length=80)!r} cannot be a folder name: "
-            "use letters, digits, '.', '_' and '-', starting with a letter or digit."
+            "The run name {name!r} cannot be a folder name: use letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit.",
+            name=one_line(name, max_length=80),
         )
     if os.path.lexists(runs_folder / name):
         raise _taken(name, runs_folder)
 
 
 def _taken(name: str, runs_folder: Path) -> UnusableInput:
-    entry_kind = "run" if holds_run(runs_folder / name) else "file or folder"
-    return UnusableInput(f"A {entry_kind} named {name} exists in {runs_folder}: choose another name.")
+    if holds_run(runs_folder / name):
+        return UnusableInput(
+            "A run named {name} exists in {folder}: choose another name.", name=name, folder=runs_folder
+        )
+    return UnusableInput(
+        "A file or folder named {name} exists in {folder}: choose another name.", name=name, folder=runs_folder
+    )
 
 
 def _named(folder: Path, name: str | None, stem: str) -> Path:
@@ -383,8 +401,10 @@ def find_run(named: str, runs_folder: Path) -> Run:
     for folder in (runs_folder / named, expanded(named)):
         if holds_run(folder):
             return Run(folder.resolve())
-    known = ", ".join(one_line(run.name) for run in all_runs(runs_folder)[:5]) or "none yet"
+    known = [one_line(run.name) for run in all_runs(runs_folder)[:5]] or _("none yet")
     raise UnusableInput(
-        f"There is no run {one_line(named, max_length=120)} in {runs_folder} (newest runs: {known}): "
-        "give a run's name or folder."
+        "There is no run {run} in {folder} (newest runs: {known}): give a run's name or folder.",
+        run=one_line(named, max_length=120),
+        folder=runs_folder,
+        known=known,
     )

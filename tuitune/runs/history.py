@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
+from tuitune.language import N_
 from tuitune.runs.events import (
     Checkpoint,
     Completions,
@@ -227,12 +228,12 @@ class History:
             tenth = max(1, len(rewards) // 10)
             if len(rewards) < 2:
                 return None
-            return "training reward", sum(rewards[:tenth]) / tenth, sum(rewards[-tenth:]) / tenth
+            return N_("training reward"), sum(rewards[:tenth]) / tenth, sum(rewards[-tenth:]) / tenth
         if (losses := self.loss_before_and_after()) is None:
             return None
         if self.learns_from_rewards:
-            return "held-out reward", -losses[0], -losses[1]
-        return f"{where} loss", *losses
+            return N_("held-out reward"), -losses[0], -losses[1]
+        return N_("held-out loss") if where == "held-out" else N_("training loss"), *losses
 
     def reply_steps(self) -> list[int]:
         """After which steps the sample prompts were answered, 0 left out, or which learnt from answers of their own."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 
+from tuitune.language import N_, _
 from tuitune.runs.events import Sample, Step
 from tuitune.runs.history import History
 from tuitune.runs.warning import RunWarning
@@ -38,10 +39,16 @@ def slower_steps(history: History) -> RunWarning | None:
     return RunWarning.since(
         late[-1],
         "pace",
-        "slower than at first",
-        f"A step takes {slower:.1f} times as long as at first ({late_speed:,.0f} tokens/s, {early_speed:,.0f} then)",
-        "look for other programs with `top`"
-        + (" and `nvidia-smi`" if history.sample and history.sample.gpu_total_bytes else ""),
+        _("slower than at first"),
+        _(
+            "A step takes {times:.1f} times as long as at first ({late:,.0f} tokens/s, {early:,.0f} then)",
+            times=slower,
+            late=late_speed,
+            early=early_speed,
+        ),
+        _("look for other programs with `top` and `nvidia-smi`")
+        if history.sample and history.sample.gpu_total_bytes
+        else _("look for other programs with `top`"),
     )
 
 
@@ -84,10 +91,12 @@ _MOST_OF_SAMPLES = 0.8
 _LOW_CLOCK = 0.6
 """A card at work reaches its power limit and lowers its clock by up to a third: that is how cards are made."""
 _SLOWED_REMEDIES = {
-    "heat": "give the machine air, or lower the card's power limit; the run itself is right",
-    "power brake": "look at the machine's power supply; the run itself is right",
-    "power limit": "plug a laptop in, or raise the limit with `nvidia-smi -pl`; the run itself is right",
+    "heat": N_("give the machine air, or lower the card's power limit; the run itself is right"),
+    "power brake": N_("look at the machine's power supply; the run itself is right"),
+    "power limit": N_("plug a laptop in, or raise the limit with `nvidia-smi -pl`; the run itself is right"),
 }
+
+_SLOWED_BY = {"heat": N_("heat"), "power brake": N_("its power brake"), "power limit": N_("its power limit")}
 
 
 def slowed_card(history: History) -> RunWarning | None:
@@ -100,12 +109,21 @@ def slowed_card(history: History) -> RunWarning | None:
         share = median(shares) if shares else None
         if cause == "power limit" and (share is None or share > _LOW_CLOCK):
             continue
-        clock = f"to {share:.0%} of its highest clock " if share is not None else ""
         degrees = slowed[-1].gpu_celsius if cause == "heat" else None
-        because = f"heat ({degrees:.0f} °C)" if degrees is not None else f"its {cause}" if cause != "heat" else cause
+        reason = _("heat ({degrees:.0f} °C)", degrees=degrees) if degrees is not None else _(_SLOWED_BY[cause])
         name = _name(history, slowed[-1])
-        text = f"The {name} is held down {clock}by {because}"
-        return RunWarning("slowed", f"{name} slowed by {cause}", text, remedy, history.step, slowed[0].at)
+        text = (
+            _("The {name} is held down by {reason}", name=name, reason=reason)
+            if share is None
+            else _(
+                "The {name} is held down to {share:.0%} of its highest clock by {reason}",
+                name=name,
+                share=share,
+                reason=reason,
+            )
+        )
+        title = _("{name} slowed by {cause}", name=name, cause=_(cause))
+        return RunWarning("slowed", title, text, _(remedy), history.step, slowed[0].at)
     return None
 
 
@@ -130,10 +148,14 @@ def shared_card(history: History) -> RunWarning | None:
     name = _name(history, shared[-1])
     return RunWarning(
         "shared",
-        f"{name} shared",
-        f"Other processes hold {size(held_bytes)} of the {name}'s {size(total_bytes)}: steps take longer, and memory "
-        "may run out",
-        "`nvidia-smi` lists them: end them, or choose another card with --gpu",
+        _("{name} shared", name=name),
+        _(
+            "Other processes hold {held} of the {name}'s {total}: steps take longer, and memory may run out",
+            held=size(held_bytes),
+            name=name,
+            total=size(total_bytes),
+        ),
+        _("`nvidia-smi` lists them: end them, or choose another card with --gpu"),
         history.step,
         shared[0].at,
     )
@@ -159,10 +181,16 @@ def disk_too_small(history: History, save_steps: int | None, checkpoint_bytes: i
         return None
     return RunWarning(
         "disk",
-        "the disk fills",
-        f"{size(sample.disk_free_bytes)} are free where the run is saved, and it needs {size(needed_bytes)}: "
-        f"checkpoints of {size(checkpoint_bytes)}, {to_come} to come, and the adapter",
-        "make room before then; on a full disk the run stands still",
+        _("the disk fills"),
+        _(
+            "{free} are free where the run is saved, and it needs {needed}: checkpoints of {size}, {to_come} to "
+            "come, and the adapter",
+            free=size(sample.disk_free_bytes),
+            needed=size(needed_bytes),
+            size=size(checkpoint_bytes),
+            to_come=to_come,
+        ),
+        _("make room before then; on a full disk the run stands still"),
         history.step,
         sample.at,
     )

@@ -2,6 +2,7 @@
 
 from statistics import fmean
 
+from tuitune.language import _
 from tuitune.runs.history import History
 from tuitune.runs.warning import RunWarning
 
@@ -19,19 +20,21 @@ def rewards_alike(history: History) -> RunWarning | None:
     best = max(step.metrics.get("reward", 0.0) for step in history.steps)
     first = history.steps[0].metrics.get("reward", 0.0)
     if reward >= 0.95 * best > first:
-        reason, remedy = (
-            "it has learnt what these rewards tell",
-            "stop, or go on with harder prompts or stricter rewards",
-        )
+        reason = _("it has learnt what these rewards tell")
+        remedy = _("stop, or go on with harder prompts or stricter rewards")
     else:
-        reason = "the prompts are too hard or too easy for it, or the rewards do not tell good answers from bad ones"
-        remedy = "stop, and look at the answers with `tuitune rewards RECIPE`"
+        reason = _("the prompts are too hard or too easy for it, or the rewards do not tell good answers from bad ones")
+        remedy = _("stop, and look at the answers with `tuitune rewards RECIPE`")
     return RunWarning.since(
         steps[0],
         "reward",
-        "rewards do not differ",
-        f"Since step {steps[0].step} the answers to each prompt are worth the same (mean reward {reward:.3g}): "
-        f"{reason}",
+        _("rewards do not differ"),
+        _(
+            "Since step {step} the answers to each prompt are worth the same (mean reward {reward:.3g}): {reason}",
+            step=steps[0].step,
+            reward=reward,
+            reason=reason,
+        ),
         remedy,
     )
 
@@ -44,7 +47,7 @@ def answers_cut(history: History) -> RunWarning | None:
     return RunWarning.since(
         steps[0],
         "length",
-        "answers do not end",
-        f"Since step {steps[0].step} nearly all answers have been cut at method.max_completion_length",
-        "stop, and raise it, or reward shorter answers with the reward length",
+        _("answers do not end"),
+        _("Since step {step} nearly all answers have been cut at method.max_completion_length", step=steps[0].step),
+        _("stop, and raise it, or reward shorter answers with the reward length"),
     )

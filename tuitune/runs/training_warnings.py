@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median, pstdev
 
+from tuitune.language import _, plural
 from tuitune.runs.events import Step
 from tuitune.runs.history import History
 from tuitune.runs.warning import RunWarning
@@ -47,16 +48,25 @@ def loss_not_falling(history: History) -> RunWarning | None:
         return None
     rate = _highest_rate([*steps[:width], *steps[-width:]])
     if rate < _SMALL_RATE:
-        reason, remedy = f"a learning rate of {rate:.1e} is too low to learn from", "raise train.learning_rate"
+        reason = _("a learning rate of {rate:.1e} is too low to learn from", rate=rate)
+        remedy = _("stop, and raise train.learning_rate (2e-4 is usual for LoRA)")
     else:
-        reason = "too few tokens are trained, the rows teach nothing new, or the learning rate does not fit"
-        remedy = "look at the trained tokens in the data step, then change train.learning_rate"
+        reason = _("too few tokens are trained, the rows teach nothing new, or the learning rate does not fit")
+        remedy = _(
+            "stop, and look at the trained tokens in the data step, then change train.learning_rate (2e-4 is usual "
+            "for LoRA)"
+        )
     return RunWarning.since(
         steps[0],
         "loss",
-        "the loss does not fall",
-        f"The training loss is where it began ({first:.3f}, now {last:.3f}): {reason}",
-        f"stop, and {remedy} (2e-4 is usual for LoRA)",
+        _("the loss does not fall"),
+        _(
+            "The training loss is where it began ({first:.3f}, now {last:.3f}): {reason}",
+            first=first,
+            last=last,
+            reason=reason,
+        ),
+        remedy,
     )
 
 
@@ -85,10 +95,16 @@ def rising_loss(history: History) -> RunWarning | None:
     return RunWarning.since(
         step,
         "loss",
-        "the loss rises",
-        f"The training loss has risen from {lowest:.3f} about step {step.step} to {mean_now:.3f}: "
-        f"the learning rate ({rate:.1e}) is too high for this model and data",
-        "stop, and train with a lower train.learning_rate",
+        _("the loss rises"),
+        _(
+            "The training loss has risen from {lowest:.3f} about step {step} to {now:.3f}: the learning rate "
+            "({rate:.1e}) is too high for this model and data",
+            lowest=lowest,
+            step=step.step,
+            now=mean_now,
+            rate=rate,
+        ),
+        _("stop, and train with a lower train.learning_rate"),
     )
 
 
@@ -125,11 +141,22 @@ def overfitting(history: History) -> RunWarning | None:
         return None
     return RunWarning(
         "overfitting",
-        f"overfitting since step {best.step}",
-        f"The held-out loss has risen from {best.loss:.3f} at step {best.step} to {later[-1].loss:.3f}, while the "
-        f"training loss fell from {mean_before:.3f} to {mean_now:.3f}: the rows are learnt by heart",
-        (f"stop, and take the checkpoint of step {best.step}" if best.step else "stop: the model was better before")
-        + "; train fewer steps, at a lower rate, or on more rows",
+        _("overfitting since step {step}", step=best.step),
+        _(
+            "The held-out loss has risen from {best:.3f} at step {step} to {last:.3f}, while the training loss fell "
+            "from {before:.3f} to {now:.3f}: the rows are learnt by heart",
+            best=best.loss,
+            step=best.step,
+            last=later[-1].loss,
+            before=mean_before,
+            now=mean_now,
+        ),
+        _(
+            "stop, and take the checkpoint of step {step}; train fewer steps, at a lower rate, or on more rows",
+            step=best.step,
+        )
+        if best.step
+        else _("stop: the model was better before; train fewer steps, at a lower rate, or on more rows"),
         best.step,
         best.at,
     )
@@ -167,12 +194,23 @@ def spike(history: History) -> RunWarning | None:
     return RunWarning.since(
         highest,
         "spike",
-        f"the loss jumped at step {highest.step}",
-        f"The loss was {highest.loss:.2f} at step {highest.step}, where {usual.middle:.2f} is usual"
-        + (", and has come back: odd rows, mostly" if has_come_back else ", and has not come back"),
-        "`tuitune audit` finds odd rows"
+        _("the loss jumped at step {step}", step=highest.step),
+        _(
+            "The loss was {loss:.2f} at step {step}, where {usual:.2f} is usual, and has come back: odd rows, mostly",
+            loss=highest.loss,
+            step=highest.step,
+            usual=usual.middle,
+        )
         if has_come_back
-        else "if it stays, stop, and train with a lower train.learning_rate from the last checkpoint before",
+        else _(
+            "The loss was {loss:.2f} at step {step}, where {usual:.2f} is usual, and has not come back",
+            loss=highest.loss,
+            step=highest.step,
+            usual=usual.middle,
+        ),
+        _("`tuitune audit` finds odd rows")
+        if has_come_back
+        else _("if it stays, stop, and train with a lower train.learning_rate from the last checkpoint before"),
     )
 
 
@@ -192,9 +230,9 @@ def odd_gradient(history: History) -> RunWarning | None:
         return RunWarning.since(
             latest[0],
             "gradient",
-            "no gradient",
-            f"The gradient norm has been 0 since step {latest[0].step}: nothing is learnt",
-            "stop, and look at the trained tokens in the data step; train in 16-bit if there are any",
+            _("no gradient"),
+            _("The gradient norm has been 0 since step {step}: nothing is learnt", step=latest[0].step),
+            _("stop, and look at the trained tokens in the data step; train in 16-bit if there are any"),
         )
     before, recent = _before_and_recent(steps, _RECENT_GRADIENTS, _STEPS_BEFORE)
     usual = _Range.of((step.grad_norm or 0.0 for step in before), _LEAST_GRADIENT_DEVIATION)
@@ -208,10 +246,15 @@ def odd_gradient(history: History) -> RunWarning | None:
     return RunWarning.since(
         odd_steps[0],
         "gradient",
-        "gradients out of range",
-        f"The gradient norm is up to {highest:.3g} since step {odd_steps[0].step}, where {usual.middle:.3g} is usual: "
-        "training may become unstable",
-        "if the loss rises too, stop, and train with a lower train.learning_rate or train.max_grad_norm",
+        _("gradients out of range"),
+        _(
+            "The gradient norm is up to {highest:.3g} since step {step}, where {usual:.3g} is usual: training may "
+            "become unstable",
+            highest=highest,
+            step=odd_steps[0].step,
+            usual=usual.middle,
+        ),
+        _("if the loss rises too, stop, and train with a lower train.learning_rate or train.max_grad_norm"),
     )
 
 
@@ -224,12 +267,15 @@ def few_held_out_rows(history: History) -> RunWarning | None:
     plan = history.plan
     if plan is None or not 0 < plan.eval_rows < _FEWEST_ROWS:
         return None
-    rows = "1 row is" if plan.eval_rows == 1 else f"{plan.eval_rows} rows are"
     return RunWarning(
         "held-out rows",
-        "few held-out rows",
-        f"Only {rows} held out: a change of their loss may be chance",
-        f"raise data.eval_share, or give data.eval_path, to hold out {_FEWEST_ROWS} or more",
+        _("few held-out rows"),
+        plural(
+            "Only {count} row is held out: a change of their loss may be chance",
+            "Only {count} rows are held out: a change of their loss may be chance",
+            plan.eval_rows,
+        ),
+        _("raise data.eval_share, or give data.eval_path, to hold out {rows} or more", rows=_FEWEST_ROWS),
         0,
         plan.at,
     )
