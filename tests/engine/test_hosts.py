@@ -1,6 +1,7 @@
 """Two hosts, as network namespaces joined by a cable, train what one would; a host that is unplugged is waited for."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +67,9 @@ def cabled() -> Iterator[Cabled]:
         pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', '') or error}")
     finally:
         for name in names:
+            left = subprocess.run(["ip", "netns", "pids", name], check=False, capture_output=True, text=True)
+            for pid in left.stdout.split():
+                os.kill(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 

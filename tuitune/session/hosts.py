@@ -69,6 +69,7 @@ class RunTold:
     """Hosts that cannot take part, and why."""
     text: str = ""
     """How the run has ended."""
+    has_failed: bool = False
 
 
 ToldT = TypeVar("ToldT", HostTold, RunTold)
@@ -205,9 +206,9 @@ class Meeting:
         """Have all other hosts end their processes."""
         self._tell(state="waiting", round=self.round + 1, first_ranks={}, start={})
 
-    def close(self, text: str) -> None:
+    def close(self, text: str, *, has_failed: bool = False) -> None:
         """Tell the others how the run has ended."""
-        self._tell(state="over", text=text)
+        self._tell(state="over", text=text, has_failed=has_failed)
         deadline = time.monotonic() + 4 * BEAT_SECONDS
         while time.monotonic() < deadline and any(not told.has_left for _name, told in self._there()):
             time.sleep(0.1)

@@ -297,7 +297,7 @@ class Jobs:
             raise TuituneError(failure_of(error, run)) if not isinstance(error, TuituneError) else error from None
         finally:
             if meeting is not None:
-                meeting.close(_how_it_ended(run))
+                meeting.close(_how_it_ended(run), has_failed=run.status() == "failed")
             self._close_run()
             _log_to(self._socket_path.with_suffix(".log"))  # what comes later is no matter of this run
         if job.control.pause.is_set():

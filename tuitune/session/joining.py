@@ -26,7 +26,8 @@ _TRY_SECONDS = 1.0
 def join_run(address: str, cards: Sequence[Gpu | None], tell: Callable[[str], None]) -> None:
     """Take part in the run that waits at `address` until it is over; `tell` is given a sentence for each change.
 
-    Where the first host is out of reach, it is tried until it answers. Raises TuituneError where this host is refused.
+    Where the first host is out of reach, it is tried until it answers. Raises TuituneError where this host is refused
+    or the run has failed.
     """
     told = HostTold(processes=len(cards), have_cards=have_cards(cards), libraries=libraries())
     folder = own_folder(own_folder(temporary_folder() / "joined") / str(os.getpid()))
@@ -47,8 +48,11 @@ def join_run(address: str, cards: Sequence[Gpu | None], tell: Callable[[str], No
         host = _Host(joined, cards, folder, tell)
         try:
             if (over := host.work()) is not None:
+                text = one_line(over.text, max_length=1000)
+                if over.has_failed:
+                    raise TuituneError("The run is over: {text}", text=text)
                 shutil.rmtree(folder, ignore_errors=True)
-                tell(_("The run is over: {text}", text=one_line(over.text, max_length=1000)))
+                tell(_("The run is over: {text}", text=text))
                 return
         finally:
             host.end_round()

@@ -7,16 +7,17 @@ they print goes to stderr. When stdin ends, so has the session, and this process
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 from typing import BinaryIO
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.environment import warm_up
-from tuitune.runs.events import Event, Output
+from tuitune.runs.events import Output
 from tuitune.session.failure import failure_of
 from tuitune.session.output import printed
-from tuitune.session.rank_messages import Ended, Orders, Start, line_of, resumption_from_data, run_of
+from tuitune.session.rank_messages import Ended, Message, Orders, Start, StepFlag, line_of, resumption_from_data, run_of
 from tuitune.train.control import Control
 
 log = logging.getLogger("tuitune.rank")
@@ -34,12 +35,14 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # schedulers send them to every process of a run
+        signal.signal(number, signal.SIG_IGN)  # the session decides what comes of it
     start = Start.from_line(lines.readline().decode())
     requests = Control()
     threading.Thread(target=_listen, args=(lines, requests), daemon=True).start()
     sending = threading.Lock()
 
-    def send(message: Event | Ended) -> None:
+    def send(message: Message) -> None:
         line = line_of(message)
         with sending:
             while line:
@@ -72,7 +75,7 @@ def _work(start: Start, requests: Control, emit: "object") -> Ended:
         ranks = join(
             start.rank, start.world, start.meeting, has_own_card=start.has_own_card, places=tuple(start.places)
         )
-        control = SharedControl(ranks=ranks, requests=requests)
+        control = SharedControl(ranks=ranks, requests=requests, in_step=StepFlag(tell))
         with printed(lambda line: tell(Output(text=line))):
             train(recipe, run, control, tell, resumed=resumption_from_data(start.resumed), ranks=ranks)
         ranks.wait()

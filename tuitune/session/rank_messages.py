@@ -1,6 +1,8 @@
 """What the session and the processes that train a run together tell each other: lines of JSON, through pipes."""
 
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -117,16 +119,46 @@ class Ended:
         return cls(**{name: checked(data[name], hint) for name, hint in field_types(cls).items()})
 
 
-def line_of(message: Event | Ended) -> bytes:
+@dataclass(frozen=True)
+class InStep:
+    """Whether a step is under way, which a signal to end may give up."""
+
+    is_set: bool
+
+
+Message = Event | Ended | InStep
+
+
+class StepFlag(threading.Event):
+    """Tells the session whenever it is set or cleared."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def set(self) -> None:
+        super().set()
+        self._send(InStep(True))
+
+    def clear(self) -> None:
+        super().clear()
+        self._send(InStep(False))
+
+
+def line_of(message: Message) -> bytes:
     if isinstance(message, Ended):
         return encode({"ended": asdict(message)})
+    if isinstance(message, InStep):
+        return encode({"in_step": message.is_set})
     return to_json(message).encode() + b"\n"
 
 
-def message_of(line: bytes) -> Event | Ended | None:
+def message_of(line: bytes) -> Message | None:
     """What a process has sent; None for a line that is none of these."""
     try:
         data = decode(line)
+        if "in_step" in data:
+            return InStep(checked(data["in_step"], bool))
         ended = data.get("ended")
         if ended is None:
             return from_data(data)
