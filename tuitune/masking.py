@@ -14,6 +14,7 @@ from tuitune.chat_template.named import require_template
 from tuitune.chat_template.template import ChatTemplate, Rendered, Turn
 from tuitune.conversation import Conversation, Message, Sample, UnusableRow
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 
 __all__ = ["Conversation", "Masked", "Masker", "Message", "Sample", "UnusableRow", "token_texts"]
 
@@ -158,8 +159,8 @@ class Masker:
             return self._plain(sample.text or "")
         if not any(message["role"] == "assistant" for message in sample.messages) and self.train_on != "all":
             return UnusableRow(
-                "it has no assistant turn",
-                "add a reply, map its column in data.columns, or set data.train_on to all",
+                _("it has no assistant turn"),
+                _("add a reply, map its column in data.columns, or set data.train_on to all"),
             )
         try:
             if any("weight" in message for message in sample.messages):
@@ -172,7 +173,9 @@ class Masker:
         """The rendered text with only the turns whose weight is not 0. Raises UnusableRow."""
         weights = [message.get("weight", 1) for message in messages if message["role"] == "assistant"]
         if not any(weights) and self.train_on != "all":
-            raise UnusableRow("all its replies have the weight 0", "give those that are to be trained the weight 1")
+            raise UnusableRow(
+                _("all its replies have the weight 0"), _("give those that are to be trained the weight 1")
+            )
         plain = [message.copy() for message in messages]
         for message in plain:
             message.pop("weight", None)
@@ -207,8 +210,8 @@ class Masker:
             ids, labels = ids[: self.max_length], labels[: self.max_length]
             if labels.count(IGNORED) == len(labels):
                 raise UnusableRow(
-                    f"all its trained tokens lie beyond max_length ({self.max_length})",
-                    "raise data.max_length, or set data.over_length to split",
+                    _("all its trained tokens lie beyond max_length ({max_length})", max_length=self.max_length),
+                    _("raise data.max_length, or set data.over_length to split"),
                     over_length=True,
                 )
         return Masked(ids, labels, truncated, ended)
@@ -337,7 +340,7 @@ def _token_spans(
         first = _token_at(encoding, turn.start, turn.end, 1)
         last = _token_at(encoding, turn.end - 1, turn.start - 1, -1)
         if first is None or last is None:
-            raise UnusableRow("the tokenizer makes no token of its reply", "write it in characters that it knows")
+            raise UnusableRow(_("the tokenizer makes no token of its reply"), _("write it in characters that it knows"))
         begin, end = encoding.token_to_chars(first)[0], encoding.token_to_chars(last)[1]
         if begin < turn.start and text[begin : turn.start] != " ":
             cuts.append(turn.start)

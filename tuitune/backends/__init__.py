@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tuitune.backends.loaded import Backend, LoadedModel
 from tuitune.backends.progress import Progress, download, weights_loading
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import _
 from tuitune.machine.environment import unsloth_is_usable
 from tuitune.recipe import Recipe
 
@@ -30,7 +31,7 @@ def load(
     """
     loaded = _loaded(recipe, tell, progress)
     if loaded.attention == "eager":
-        tell("No fast attention kernel here can do what this architecture does, so long rows are slow.")
+        tell(_("No fast attention kernel here can do what this architecture does, so long rows are slow."))
     return loaded
 
 
@@ -48,6 +49,11 @@ def _loaded(recipe: Recipe, tell: Callable[[str], None], progress: Progress) -> 
     except TuituneError as error:
         if backend.name != "unsloth" or recipe.model.backend != "auto":
             raise
-        tell(f"Unsloth does not take this model, so transformers trains it, more slowly. {error}")
+        tell(
+            _(
+                "Unsloth does not take this model, so transformers trains it, more slowly. {reason}",
+                reason=error.sentence,
+            )
+        )
         with weights_loading(progress), whole(recipe):
             return TransformersBackend().load(recipe)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import N_, Sentence, _
 from tuitune.model.config import is_folder
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import ModelSection
@@ -23,7 +24,7 @@ class WeightsMissing(TuituneError):
 
 @contextmanager
 def explained(recipe: Recipe, what: str) -> Iterator[None]:
-    """Turn a library's exception while doing `what` (`loading the model`) into one sentence for the user."""
+    """Turn a library's exception while doing `what` (N_("loading"), before the model's name) into a sentence."""
     import torch
 
     name = one_line(recipe.model.name, max_length=200)
@@ -38,7 +39,10 @@ def explained(recipe: Recipe, what: str) -> Iterator[None]:
             raise MemoryRanOut(out_of_memory(what, name, recipe)) from error
         lines = str(error).strip().splitlines()
         reason = one_line(lines[0] if lines else type(error).__name__, max_length=300)
-        raise TuituneError(f"{what.capitalize()} {name} failed: {reason.rstrip('.')}.") from error
+        beginning = Sentence(what.capitalize(), what, "", {})
+        raise TuituneError(
+            "{what} {model} failed: {reason}.", what=beginning, model=name, reason=reason.rstrip(".")
+        ) from error
 
 
 @contextmanager
@@ -64,20 +68,35 @@ def whole(recipe: Recipe) -> Iterator[None]:
         modeling_utils.log_state_dict_report = report
     if missing:
         precise = recipe.model.load_in_4bit or recipe.model.load_in_8bit
-        remedy = "set model.load_in_4bit: false and model.load_in_8bit: false, or give" if precise else "give"
+        remedy = (
+            _("set model.load_in_4bit: false and model.load_in_8bit: false, or give a model whose files hold them")
+            if precise
+            else _("give a model whose files hold them")
+        )
         raise WeightsMissing(
-            f"The files of {one_line(recipe.model.name, max_length=200)} do not hold {len(missing):,} of the weights "
-            f"that it would be loaded with ({one_line(min(missing), max_length=120)}), which would be random: "
-            f"{remedy} a model whose files hold them."
+            "The files of {model} do not hold {missing:,} of the weights that it would be loaded with "
+            "({first}), which would be random: {remedy}.",
+            model=one_line(recipe.model.name, max_length=200),
+            missing=len(missing),
+            first=one_line(min(missing), max_length=120),
+            remedy=remedy,
         )
 
 
 def out_of_memory(what: str, name: str, recipe: Recipe) -> str:
     """The sentence for memory that ran out, with the choices that would help this recipe."""
-    choices = ["choose a smaller model"]
-    if not recipe.model.load_in_4bit:
-        choices.insert(0, "set model.load_in_4bit: true")
-    return f"Memory ran out while {what} {name}: free the memory that other programs hold, or {' or '.join(choices)}."
+    if recipe.model.load_in_4bit:
+        return _(
+            "Memory ran out while {what} {model}: free the memory that other programs hold, or choose a smaller model.",
+            what=_(what),
+            model=name,
+        )
+    return _(
+        "Memory ran out while {what} {model}: free the memory that other programs hold, or set model.load_in_4bit: "
+        "true or choose a smaller model.",
+        what=_(what),
+        model=name,
+    )
 
 
 def weights_folder(model: ModelSection) -> Path:
@@ -106,8 +125,9 @@ def require_adapter(folder: str) -> None:
         or not (Path(folder) / "adapter_config.json").is_file()
     ):
         raise UnusableInput(
-            f"{one_line(folder)} holds no adapter (adapter_config.json and adapter_model.safetensors): "
-            "choose a run whose training has saved one."
+            "{folder} holds no adapter (adapter_config.json and adapter_model.safetensors): choose a run "
+            "whose training has saved one.",
+            folder=one_line(folder),
         )
 
 
@@ -118,7 +138,7 @@ def attach_beside(loaded: LoadedModel, folder: str, adapter: str) -> None:
     """
     require_adapter(folder)
     try:
-        with explained(loaded.recipe, "attaching the saved adapter to"):
+        with explained(loaded.recipe, N_("attaching the saved adapter to")):
             loaded.model.load_adapter(folder, adapter_name=adapter, is_trainable=False)
             require_all_attached(loaded.model, folder, adapter)
     except BaseException:
@@ -141,8 +161,10 @@ def require_all_attached(model: Any, folder: str, adapter: str = "default") -> N
     lora = [name for name in lacking if ".lora_" in name]
     if lora:
         raise UnusableInput(
-            f"The adapter in {one_line(folder)} is for other layers than the model's "
-            f"({one_line(lora[0], max_length=200)}): give the model that it was trained on."
+            "The adapter in {folder} is for other layers than the model's ({layer}): give the model that it "
+            "was trained on.",
+            folder=one_line(folder),
+            layer=one_line(lora[0], max_length=200),
         )
 
 
@@ -160,11 +182,17 @@ def begin_with_adapter(loaded: LoadedModel, folder: str) -> None:
     for name in sorted(own_weights.keys() | {name for name in weights if ".lora_" in name}):
         shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (weights, own_weights)]
         if shapes[0] != shapes[1]:
-            saved_shape, recipe_shape = ("absent" if shape is None else "×".join(map(str, shape)) for shape in shapes)
+            saved_shape, recipe_shape = (
+                _("absent") if shape is None else "×".join(map(str, shape)) for shape in shapes
+            )
             raise UnusableInput(
-                f"The adapter in {one_line(folder)} cannot be begun with, because it differs from what the recipe's "
-                f"lora section makes ({one_line(name, max_length=160)}: {saved_shape} there, {recipe_shape} "
-                "here): take the lora section and the base model of its run."
+                "The adapter in {folder} cannot be begun with, because it differs from what the recipe's "
+                "lora section makes ({layer}: {saved} there, {own} here): take the lora "
+                "section and the base model of its run.",
+                folder=one_line(folder),
+                layer=one_line(name, max_length=160),
+                saved=saved_shape,
+                own=recipe_shape,
             )
     set_peft_model_state_dict(loaded.model, weights)
 

@@ -31,8 +31,9 @@ def require_loftq(recipe: Recipe) -> None:
     if getattr(load_config(recipe.model), "quantization_config", None) is not None:
         name = one_line(recipe.model.name, max_length=200)
         raise UnusableInput(
-            f"lora.init_lora_weights: loftq needs the weights as they were before 4-bit, and {name} is stored "
-            "quantised: choose the model that it was made from, or set it to true."
+            "lora.init_lora_weights: loftq needs the weights as they were before 4-bit, and {name} is "
+            "stored quantised: choose the model that it was made from, or set it to true.",
+            name=name,
         )
 
 
@@ -56,8 +57,9 @@ def begin_with_loftq(loaded: LoadedModel) -> None:
             key = f"{name.removeprefix('base_model.model.')}.weight"
             if key not in files:
                 raise UnusableInput(
-                    f"lora.init_lora_weights: loftq finds no weight named {one_line(key, max_length=120)} in "
-                    f"{one_line(folder, max_length=200)}: set it to true."
+                    "lora.init_lora_weights: loftq finds no weight named {key} in {folder}: set it to true.",
+                    key=one_line(key, max_length=120),
+                    folder=one_line(folder, max_length=200),
                 )
             with safe_open(files[key], framework="pt") as file:
                 stored = file.get_tensor(key)

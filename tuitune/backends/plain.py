@@ -163,7 +163,7 @@ def _windows(base: Any) -> list[int | None]:
     config = base.config
     name = one_line(getattr(config, "model_type", type(base).__name__), max_length=60)
     if config.get_text_config() is not config:
-        raise NotPlain(f"{name} is a model of more than text")
+        raise NotPlain("{name} is a model of more than text", name=name)
     window = getattr(config, "sliding_window", None)
     if getattr(config, "use_sliding_window", True) is False:
         window = None
@@ -172,9 +172,9 @@ def _windows(base: Any) -> list[int | None]:
         kinds = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
     other = set(kinds) - {"full_attention", "sliding_attention"}
     if other:
-        raise NotPlain(f"{name} has layers of the kind {one_line(min(other), max_length=60)}")
+        raise NotPlain("{name} has layers of the kind {kind}", name=name, kind=one_line(min(other), max_length=60))
     if not type(base)._supports_sdpa:
-        raise NotPlain(f"{name} attends in a way of its own")
+        raise NotPlain("{name} attends in a way of its own", name=name)
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
@@ -188,7 +188,12 @@ def _plain_class(base: Any, *, replaced: bool) -> Any:
         module = _read_anew(name) if replaced else importlib.import_module(name)
         return getattr(module, type(base).__name__)
     except (ImportError, AttributeError) as error:
-        raise NotPlain(f"transformers has no {type(base).__name__} in {name} ({one_line(error)})") from error
+        raise NotPlain(
+            "transformers has no {kind} in {module} ({reason})",
+            kind=type(base).__name__,
+            module=name,
+            reason=one_line(error),
+        ) from error
 
 
 def _read_anew(name: str) -> ModuleType:

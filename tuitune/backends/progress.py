@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tuitune.hub.reach import refusal
+from tuitune.language import _
 from tuitune.model.config import is_folder
 from tuitune.recipe_sections import ModelSection
 
@@ -32,7 +33,7 @@ def download(model: ModelSection, progress: Progress) -> None:
         nonlocal furthest
         if bar.unit == "B" and bar.total and bar.n > furthest:  # there are others, which count the files
             furthest = bar.n
-            progress("Downloading the model (MB)", furthest // _MB, int(bar.total) // _MB)
+            progress(_("Downloading the model (MB)"), furthest // _MB, int(bar.total) // _MB)
 
     try:
         huggingface_hub.snapshot_download(
@@ -49,10 +50,10 @@ def weights_loading(progress: Progress) -> Iterator[None]:
 
     def tell(bar: Any) -> None:
         if bar.total:
-            progress("Loading the model's weights", bar.n, int(bar.total))
+            progress(_("Loading the model's weights"), bar.n, int(bar.total))
 
     kind = _bar(tell)
-    earlier = logging.set_tqdm_hook(lambda _, arguments, options: kind(*arguments, **options))
+    earlier = logging.set_tqdm_hook(lambda _bar_class, arguments, options: kind(*arguments, **options))
     try:
         yield
     finally:
@@ -69,7 +70,7 @@ def _bar(tell: Callable[[Any], None]) -> type:
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **{**options, "file": io.StringIO(), "disable": False, "leave": True})
 
-        def display(self, *_: Any, **__: Any) -> bool:
+        def display(self, *_unused: Any, **_options: Any) -> bool:
             tell(self)
             return True
 

@@ -6,6 +6,7 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
 from tuitune.backends.quantization import quantization
+from tuitune.language import N_
 from tuitune.machine.precision import compute_dtype
 from tuitune.model.config import auto_class, load_tokenizer, require_weights, training_config
 from tuitune.model.targets import Targets, resolve
@@ -28,7 +29,7 @@ class TransformersBackend:
         tokenizer = load_tokenizer(recipe.model)
         config = training_config(recipe)
         prequantized = getattr(config, "quantization_config", None) is not None
-        with explained(recipe, "loading"):
+        with explained(recipe, N_("loading")):
             attention = _attention_of(config)
             model = auto_class(config).from_pretrained(
                 recipe.model.name,
@@ -65,7 +66,7 @@ class TransformersBackend:
         loaded.targets = resolve(loaded.model, loaded.recipe)
         require_loftq(loaded.recipe)
         tied = bool(getattr(loaded.model.config.get_text_config(), "tie_word_embeddings", False))
-        with explained(loaded.recipe, "attaching an adapter to"), torch.random.fork_rng():
+        with explained(loaded.recipe, N_("attaching an adapter to")), torch.random.fork_rng():
             torch.manual_seed(loaded.recipe.train.seed)
             loaded.model = get_peft_model(loaded.model, lora_config(loaded.recipe, loaded.targets, tied=tied))
             if loaded.recipe.lora.init_lora_weights == "loftq":
@@ -76,7 +77,7 @@ class TransformersBackend:
         from peft import PeftModel
 
         require_adapter(folder)
-        with explained(loaded.recipe, "attaching the saved adapter to"):
+        with explained(loaded.recipe, N_("attaching the saved adapter to")):
             loaded.model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
             require_all_attached(loaded.model, folder)
 

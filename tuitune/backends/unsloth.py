@@ -12,6 +12,7 @@ from tuitune.backends.loftq import begin_with_loftq, require_loftq
 from tuitune.backends.rotary import turn_in_one_pass
 from tuitune.backends.trained_head import leave_out_untrained
 from tuitune.errors import TuituneError
+from tuitune.language import N_
 from tuitune.machine.environment import prepare_environment
 from tuitune.model.config import load_config, load_tokenizer, require_weights, training_config
 from tuitune.model.targets import resolve
@@ -39,9 +40,9 @@ class UnslothBackend:
         import torch
 
         tokenizer = load_tokenizer(recipe.model)
-        with explained(recipe, "loading"):
+        with explained(recipe, N_("loading")):
             torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every new length
-            model, _ = fast.from_pretrained(
+            model, _tokenizer = fast.from_pretrained(
                 model_name=recipe.model.name,
                 revision=recipe.model.revision,
                 max_seq_length=_context_tokens(recipe),
@@ -87,7 +88,7 @@ class UnslothBackend:
         if lora.modules_to_save:
             # Asked for its own kind here, Unsloth moves the base's embeddings to a file, and the base answers no more.
             checkpointing = loaded.gradient_checkpointing
-        with explained(loaded.recipe, "attaching an adapter to"):
+        with explained(loaded.recipe, N_("attaching an adapter to")):
             loaded.model = fast.get_peft_model(
                 loaded.model,
                 r=lora.r,
@@ -114,7 +115,7 @@ class UnslothBackend:
         from peft import PeftModel
 
         require_adapter(folder)
-        with explained(loaded.recipe, "attaching the saved adapter to"):
+        with explained(loaded.recipe, N_("attaching the saved adapter to")):
             model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
             require_all_attached(model, folder)
             tune_less()

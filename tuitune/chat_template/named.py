@@ -3,6 +3,7 @@
 from typing import Any
 
 from tuitune.errors import UnusableInput
+from tuitune.language import N_
 
 _TURNS = "{% for m in messages %}"
 _END = "{% endfor %}"
@@ -12,7 +13,7 @@ def _by_role(system: str, user: str, assistant: str, prompt: str, start: str = "
     """A template that writes each role's turn in one way; `%` stands for the content."""
 
     def written(text: str) -> str:
-        prefix, _, suffix = text.partition("%")
+        prefix, _percent, suffix = text.partition("%")
         return f"{prefix}{{{{ m['content'] }}}}{suffix}"
 
     return (
@@ -68,16 +69,16 @@ TEMPLATES = {
 }
 
 FOR = {
-    "chatml": "Qwen, Yi, Hermes and many others; a good choice for any base model",
-    "llama-3": "Llama 3",
-    "gemma": "Gemma 2 and 3",
-    "mistral": "Mistral and Mixtral",
-    "phi-3": "Phi 3",
-    "phi-4": "Phi 4",
-    "zephyr": "Zephyr, TinyLlama",
-    "vicuna": "Vicuna; marks turns in plain words, USER and ASSISTANT",
-    "alpaca": "Alpaca; marks turns in plain words, ### Instruction",
-    "deepseek": "DeepSeek",
+    "chatml": N_("Qwen, Yi, Hermes and many others; a good choice for any base model"),
+    "llama-3": N_("Llama 3"),
+    "gemma": N_("Gemma 2 and 3"),
+    "mistral": N_("Mistral and Mixtral"),
+    "phi-3": N_("Phi 3"),
+    "phi-4": N_("Phi 4"),
+    "zephyr": N_("Zephyr, TinyLlama"),
+    "vicuna": N_("Vicuna; marks turns in plain words, USER and ASSISTANT"),
+    "alpaca": N_("Alpaca; marks turns in plain words, ### Instruction"),
+    "deepseek": N_("DeepSeek"),
 }
 """Each template's models, in words for whoever has to choose one."""
 """Written from the formats' public descriptions; `assistant` turns end in a marker that the tokenizer must know."""
@@ -87,7 +88,8 @@ def require_template(tokenizer: Any) -> None:
     """Raises UnusableInput for a tokenizer that has no chat template."""
     if not getattr(tokenizer, "chat_template", None):
         raise UnusableInput(
-            f"The tokenizer has no chat template: set model.chat_template to one of {', '.join(TEMPLATES)}."
+            "The tokenizer has no chat template: set model.chat_template to one of {templates}.",
+            templates=", ".join(TEMPLATES),
         )
 
 
@@ -100,7 +102,8 @@ def give_template(tokenizer: Any, name: str) -> None:
         )
     if "eos_token" in TEMPLATES[name] and not tokenizer.eos_token:
         raise UnusableInput(
-            f"The chat template {name} ends replies with the tokenizer's end token, and it has none: set "
-            "model.chat_template to another, for example chatml."
+            "The chat template {name} ends replies with the tokenizer's end token, and it has none: set "
+            "model.chat_template to another, for example chatml.",
+            name=name,
         )
     tokenizer.chat_template = TEMPLATES[name]

@@ -12,6 +12,7 @@ from typing import Any
 
 from tuitune.chat_template.template import TAG, ChatTemplate, common_prefix
 from tuitune.conversation import Conversation, Message, UnusableRow
+from tuitune.language import _
 from tuitune.text import one_line
 
 _SYSTEM: Message = {"role": "system", "content": "text 0"}
@@ -62,14 +63,21 @@ def begin_as_trained(tokenizer: Any) -> tuple[str, ...]:
             named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else None
             tokenizer.chat_template = changed if named is None else {**named, "default": changed}
             return (
-                f"The exported chat template begins each reply behind {shown(trained_start)} instead of "
-                f"{shown(template_start)}, as in training on data without thinking; with the base model's template it "
-                "may think again.",
+                _(
+                    "The exported chat template begins each reply behind {trained} instead of {own}, as in training "
+                    "on data without thinking; with the base model's template it may think again.",
+                    trained=shown(trained_start),
+                    own=shown(template_start),
+                ),
             )
     return (
-        f"Programs that use the chat template begin replies behind {shown(template_start)}, where training had "
-        f"{shown(trained_start)}, as the data has no thinking: the ollama export begins them as trained, where the "
-        "template can be written as one.",
+        _(
+            "Programs that use the chat template begin replies behind {own}, where training had {trained}, as the "
+            "data has no thinking: the ollama export begins them as trained, where the template can be written as "
+            "one.",
+            own=shown(template_start),
+            trained=shown(trained_start),
+        ),
     )
 
 
@@ -96,7 +104,7 @@ def _candidates(source: str, ending: str) -> Iterator[str]:
 
 def _changes_only_prompts(before: ChatTemplate, after: ChatTemplate, prompts: list[tuple[str, str]]) -> bool:
     chats_with_reply = [[*chat, _REPLY] for chat in _CHATS]
-    return [trained for _, trained in prompts] == [own for own, _ in _prompts(after)] and (
+    return [trained for _own, trained in prompts] == [own for own, _trained in _prompts(after)] and (
         [_text(before, chat) for chat in chats_with_reply] == [_text(after, chat) for chat in chats_with_reply]
     )
 
@@ -110,4 +118,4 @@ def _text(template: ChatTemplate, chat: Conversation) -> str | None:
 
 def shown(text: str) -> str:
     """A part of a prompt, for a person."""
-    return one_line(json.dumps(text, ensure_ascii=False), max_length=80) if text else "nothing"
+    return one_line(json.dumps(text, ensure_ascii=False), max_length=80) if text else _("nothing")

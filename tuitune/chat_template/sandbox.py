@@ -12,6 +12,7 @@ from jinja2 import TemplateRuntimeError, TemplateSyntaxError, nodes, pass_contex
 from jinja2.visitor import NodeTransformer
 
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.text import one_line
 
 MOST_STEPS = 1_000_000
@@ -27,7 +28,10 @@ class _Endless(TemplateRuntimeError):
     """A template was stopped that would have gone on for too long, or have made too much."""
 
     def sentence(self) -> str:
-        return f"The chat template does not come to an end ({self}): choose a model with another one."
+        return _(
+            "The chat template does not come to an end ({reason}): choose a model with another one.",
+            reason=self.message,
+        )
 
 
 def sandboxed(source: str) -> Callable[..., tuple[list[str], list[Any]]]:
@@ -40,8 +44,10 @@ def sandboxed(source: str) -> Callable[..., tuple[list[str], list[Any]]]:
         _compiled(source)
     except TemplateSyntaxError as error:
         raise UnusableInput(
-            f"The chat template cannot be read (line {error.lineno}: {one_line(error.message, max_length=120)}): "
-            "choose a model with another one, or correct it in its folder."
+            "The chat template cannot be read (line {line}: {reason}): choose a model with another "
+            "one, or correct it in its folder.",
+            line=error.lineno,
+            reason=one_line(error.message, max_length=120),
         ) from None
     except _Endless as error:
         raise UnusableInput(error.sentence()) from None
@@ -69,7 +75,7 @@ def sandboxed(source: str) -> Callable[..., tuple[list[str], list[Any]]]:
         except _Endless as error:
             raise UnusableInput(error.sentence()) from None
         except MemoryError:
-            raise UnusableInput(_Endless("it takes more memory than there is").sentence()) from None
+            raise UnusableInput(_Endless(_("it takes more memory than there is")).sentence()) from None
         return texts, []
 
     return render
@@ -132,7 +138,7 @@ class _Counted(NodeTransformer):
 
     def visit_Const(self, node: nodes.Const) -> nodes.Node:
         if isinstance(node.value, int) and abs(node.value) > _MOST_NUMBER:
-            raise _Endless(f"it holds a number beyond {_MOST_NUMBER:,}")
+            raise _Endless(_("it holds a number beyond {most:,}", most=_MOST_NUMBER))
         return node
 
     def _sized(self, node: nodes.Expr) -> nodes.Node:
@@ -149,7 +155,7 @@ def _filtered(node: Any, name: str) -> nodes.Filter:
 def _step(context: Any, value: None) -> None:
     steps = context.vars.get(_STEPS, 0) + 1
     if steps > MOST_STEPS:
-        raise _Endless(f"its loops take more than {MOST_STEPS:,} steps")
+        raise _Endless(_("its loops take more than {most:,} steps", most=MOST_STEPS))
     context.vars[_STEPS] = steps
 
 
@@ -158,14 +164,14 @@ def _shown(context: Any, value: Any) -> Any:
     if isinstance(value, str):
         characters = context.vars.get(_SHOWN, 0) + len(value)
         if characters > MOST_CHARACTERS:
-            raise _Endless(f"it writes more than {MOST_CHARACTERS:,} characters")
+            raise _Endless(_("it writes more than {most:,} characters", most=MOST_CHARACTERS))
         context.vars[_SHOWN] = characters
     return value
 
 
 def _sized(value: Any) -> Any:
     if isinstance(value, str | list | tuple | dict) and len(value) > MOST_CHARACTERS:
-        raise _Endless(f"it makes a value of more than {MOST_CHARACTERS:,} characters or elements")
+        raise _Endless(_("it makes a value of more than {most:,} characters or elements", most=MOST_CHARACTERS))
     return value
 
 
@@ -174,12 +180,14 @@ def _bounded(table: dict[str, Callable[[Any, Any], Any]]) -> Callable[[Any, str,
         if operator == "*":
             for repeated, times in ((left, right), (right, left)):
                 if isinstance(repeated, str | list | tuple) and len(repeated) * times > MOST_CHARACTERS:
-                    raise _Endless(f"it repeats a value to more than {MOST_CHARACTERS:,} characters or elements")
+                    raise _Endless(
+                        _("it repeats a value to more than {most:,} characters or elements", most=MOST_CHARACTERS)
+                    )
         if operator == "**" and isinstance(right, int) and right > 64:
-            raise _Endless("it raises a number to a power beyond 64")
+            raise _Endless(_("it raises a number to a power beyond 64"))
         result = _sized(table[operator](left, right))
         if isinstance(result, int) and abs(result) > _MOST_NUMBER:
-            raise _Endless(f"it computes a number beyond {_MOST_NUMBER:,}")
+            raise _Endless(_("it computes a number beyond {most:,}", most=_MOST_NUMBER))
         return result
 
     return call_binop

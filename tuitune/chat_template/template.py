@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tuitune.conversation import REASONING_FIELDS, THINKING, Conversation, Message, UnusableRow
+from tuitune.language import N_, _
 from tuitune.text import one_line
 
-_OTHER_TEMPLATE = "write the row as the template expects it, or choose a model whose template takes it"
+_OTHER_TEMPLATE = N_("write the row as the template expects it, or choose a model whose template takes it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,9 @@ class ChatTemplate:
         if self._system_is_own_turn or first is None or first["role"] != "system":
             return messages
         if len(messages) < 2 or messages[1]["role"] != "user":
-            raise UnusableRow("the chat template has no place for its system message", "let a user turn follow it")
+            raise UnusableRow(
+                _("the chat template has no place for its system message"), _("let a user turn follow it")
+            )
         merged: Message = {**messages[1], "content": f"{first['content']}\n\n{messages[1]['content']}"}
         return [merged, *messages[2:]]
 
@@ -143,7 +146,7 @@ class ChatTemplate:
         import jinja2
 
         try:
-            rendered, _ = self._render_jinja(
+            rendered, _spans = self._render_jinja(
                 [[self._renamed(message) for message in messages]],
                 tools=tools or self._no_tools,
                 chat_template=self._tool_source if tools else self.source,
@@ -152,10 +155,14 @@ class ChatTemplate:
             )
         except jinja2.TemplateError as error:
             reason = one_line(error, max_length=200)
-            raise UnusableRow(f"the chat template refuses it ({reason})", "change its turns accordingly") from None
+            raise UnusableRow(
+                _("the chat template refuses it ({reason})", reason=reason), _("change its turns accordingly")
+            ) from None
         except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, RecursionError) as error:
             reason = one_line(error, max_length=200)
-            raise UnusableRow(f"the chat template fails on it ({reason})", "correct its tools and tool calls") from None
+            raise UnusableRow(
+                _("the chat template fails on it ({reason})", reason=reason), _("correct its tools and tool calls")
+            ) from None
         return str(rendered[0])
 
     def _renamed(self, message: Message) -> Mapping[str, Any]:
@@ -221,16 +228,22 @@ class ChatTemplate:
             own = [piece for piece in pieces if piece.message == index and not piece.is_repeated]
             if not own and _has_text(message):
                 raise UnusableRow(
-                    f"the chat template leaves out message {index + 1} ({one_line(message['role'])})",
-                    "take that turn out, or say it in another",
+                    _(
+                        "the chat template leaves out message {number} ({role})",
+                        number=index + 1,
+                        role=one_line(message["role"]),
+                    ),
+                    _("take that turn out, or say it in another"),
                 )
             if message["role"] != "assistant":
                 continue
             if not own:
-                shown = f"message {index + 1} (assistant)"
+                shown = _("message {number} (assistant)", number=index + 1)
                 if message.get("tool_calls"):
-                    raise UnusableRow(f"the chat template leaves out the tool calls of {shown}", _OTHER_TEMPLATE)
-                raise UnusableRow(f"{shown} is empty", "write the reply, or take the row out")
+                    raise UnusableRow(
+                        _("the chat template leaves out the tool calls of {message}", message=shown), _(_OTHER_TEMPLATE)
+                    )
+                raise UnusableRow(_("{message} is empty", message=shown), _("write the reply, or take the row out"))
             before = max(
                 (piece.end for piece in pieces if piece.message < index and piece.start < own[0].start), default=0
             )
@@ -238,7 +251,7 @@ class ChatTemplate:
             if any(
                 piece.start > own[0].start for piece in pieces if piece.message < index and not piece.is_repeated
             ) or (after < own[-1].end):
-                raise UnusableRow("the chat template changes the order of its messages", _OTHER_TEMPLATE)
+                raise UnusableRow(_("the chat template changes the order of its messages"), _(_OTHER_TEMPLATE))
             start = self._start(messages, tools, index, own[0], text[before : own[0].start])
             turns.append(self._turn(messages, tools, index, start, text[own[-1].end : after], own[-1].end))
         return Rendered(text, turns, sorted({(piece.start, piece.end) for piece in pieces}))
@@ -356,13 +369,13 @@ class _Marked:
 
     def _mark(self, text: str, index: int, kind: "Kind", before: str = "") -> str:
         if _MARK.search(text):
-            raise UnusableRow("it holds characters for private use (U+F0000 and up)", "take them out")
+            raise UnusableRow(_("it holds characters for private use (U+F0000 and up)"), _("take them out"))
         core = text.strip()
         if not core:
             return text
         number = len(self._pieces)
         if number >= 0xFFFE:
-            raise UnusableRow("it has more than 65,000 pieces of text", "split it into several rows")
+            raise UnusableRow(_("it has more than 65,000 pieces of text"), _("split it into several rows"))
         self._pieces.append((index, kind, before))
         at = text.index(core)
         return f"{text[:at]}{chr(_OPEN + number)}{core}{chr(_CLOSE + number)}{text[at + len(core) :]}"
@@ -380,7 +393,8 @@ class _Marked:
         """Each piece's place in `text`, in order. Raises UnusableRow."""
         if _MARK.sub("", marked_text) != text:
             raise UnusableRow(
-                "the chat template rewrites its text, so that its reply cannot be located exactly", _OTHER_TEMPLATE
+                _("the chat template rewrites its text, so that its reply cannot be located exactly"),
+                _(_OTHER_TEMPLATE),
             )
         starts: dict[int, int] = {}
         seen: set[int] = set()
@@ -390,16 +404,16 @@ class _Marked:
             if code < _CLOSE:
                 starts[code - _OPEN] = at
             elif code - _CLOSE not in starts:
-                raise UnusableRow("the chat template cuts off the beginning of a message", _OTHER_TEMPLATE)
+                raise UnusableRow(_("the chat template cuts off the beginning of a message"), _(_OTHER_TEMPLATE))
             else:
                 number = code - _CLOSE
                 message, kind, before = self._pieces[number]
                 if number in seen and kind != "call":
-                    raise UnusableRow("the chat template repeats part of a message", _OTHER_TEMPLATE)
+                    raise UnusableRow(_("the chat template repeats part of a message"), _(_OTHER_TEMPLATE))
                 pieces.append(_Piece(message, kind, starts.pop(number), at, before, number in seen))
                 seen.add(number)
         if starts:
-            raise UnusableRow("the chat template cuts off the end of a message", _OTHER_TEMPLATE)
+            raise UnusableRow(_("the chat template cuts off the end of a message"), _(_OTHER_TEMPLATE))
         return pieces
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from tuitune.chat_template.named import give_template
 from tuitune.errors import UnusableInput
 from tuitune.hub.reach import explained, refusal
+from tuitune.language import N_, _
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import ModelSection
 from tuitune.text import one_line
@@ -40,9 +41,10 @@ def training_config(recipe: Recipe) -> Any:
     rotary = getattr(text, "rope_parameters", None) or {}
     if rotary.get("rope_type") != "default":
         raise UnusableInput(
-            f"{one_line(recipe.model.name, max_length=200)} reads {own_positions:,} tokens at most, and its positions "
-            f"cannot be scaled for more: set data.max_length to {own_positions} or less, or choose a "
-            "model with a longer context."
+            "{model} reads {positions:,} tokens at most, and its positions cannot be scaled for more: "
+            "set data.max_length to {positions} or less, or choose a model with a longer context.",
+            model=one_line(recipe.model.name, max_length=200),
+            positions=own_positions,
         )
     text.rope_parameters = {**rotary, "rope_type": "linear", "factor": max_length / own_positions}
     text.max_position_embeddings = max_length
@@ -67,7 +69,7 @@ def load_tokenizer(model: ModelSection) -> Any:
     """The model's tokenizer; no weights are read. Raises UnusableInput."""
     from transformers import AutoTokenizer
 
-    tokenizer = _load(AutoTokenizer, model, "tokenizer")
+    tokenizer = _load(AutoTokenizer, model, N_("tokenizer"))
     if model.chat_template is not None:
         give_template(tokenizer, model.chat_template)
     if tokenizer.pad_token is None:
@@ -82,8 +84,9 @@ def require_weights(model: ModelSection) -> None:
     folder = _model_folder(model)
     if not any(folder.glob("*.safetensors")):
         raise UnusableInput(
-            f"The model folder {one_line(folder)} holds no .safetensors weights: "
-            "give the folder of a whole model, or a Hugging Face Hub id."
+            "The model folder {folder} holds no .safetensors weights: give the folder of a whole model, or "
+            "a Hugging Face Hub id.",
+            folder=one_line(folder),
         )
 
 
@@ -91,11 +94,14 @@ def _model_folder(model: ModelSection) -> Path:
     """The folder that a model's name means. Raises UnusableInput where it holds no model."""
     folder = Path(model.name)
     if not folder.is_dir():
-        raise UnusableInput(f"There is no model folder {one_line(folder)}: give a folder or a Hugging Face Hub id.")
+        raise UnusableInput(
+            "There is no model folder {folder}: give a folder or a Hugging Face Hub id.", folder=one_line(folder)
+        )
     if not (folder / "config.json").is_file():
         raise UnusableInput(
-            f"{one_line(folder)} is not a model folder, for it holds no config.json: "
-            "give the folder of a whole model, or a Hugging Face Hub id."
+            "{folder} is not a model folder, for it holds no config.json: give the folder of a whole "
+            "model, or a Hugging Face Hub id.",
+            folder=one_line(folder),
         )
     return folder
 
@@ -129,7 +135,10 @@ def _load(loader: Any, model: ModelSection, what: str) -> Any:
     except Exception as error:  # transformers raises a dozen kinds for the same few causes
         if is_folder(model.name):
             raise UnusableInput(
-                f"The {what} in {name} cannot be read ({one_line(error, max_length=200)}): "
-                "give the folder of a whole model, or a Hugging Face Hub id."
+                "The {what} in {folder} cannot be read ({reason}): give the folder of a whole model, or a "
+                "Hugging Face Hub id.",
+                what=_(what),
+                folder=name,
+                reason=one_line(error, max_length=200),
             ) from error
         raise UnusableInput(explained(problem or error, model.name, "model", model.revision)) from error

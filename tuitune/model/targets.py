@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.model.config import reads_other_than_text
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
@@ -66,20 +67,22 @@ def resolve(model: Any, recipe: Recipe) -> Targets:
             chosen = [name for name in chosen if _in_attention(name)]
         if not chosen:
             raise UnusableInput(
-                f"The model has no layers that lora.target_modules: {setting} means: "
-                f"name them, among {_listed(linears)}."
+                "The model has no layers that lora.target_modules: {setting} means: name them, among {layers}.",
+                setting=setting,
+                layers=_listed(linears),
             )
         left_out = tuple(_left_out(model, linears, chosen))
     else:
         missing = [target for target in setting if not any(_means(target, name) for name in linears)]
         if missing:
             raise UnusableInput(
-                f"The model has no layer named {one_line(', '.join(missing), max_length=200)}: "
-                f"choose lora.target_modules among {_listed(linears)}."
+                "The model has no layer named {missing}: choose lora.target_modules among {layers}.",
+                missing=one_line(", ".join(missing), max_length=200),
+                layers=_listed(linears),
             )
         chosen = [name for name in linears if any(_means(target, name) for target in setting)]
         left_out = ()
-    others = {name for name, _ in model.named_modules()} - set(chosen)
+    others = {name for name, _module in model.named_modules()} - set(chosen)
     inside = _name_of(model.get_decoder(), model)
     layer_names = {_ending(name, 1) for name in others if name.startswith(inside)}
     features: dict[str, int] = {}
@@ -126,17 +129,17 @@ def _usable(model: Any, linears: dict[str, int]) -> Iterator[str]:
 def _left_out(model: Any, linears: dict[str, int], chosen: list[str]) -> Iterator[str]:
     import torch
 
-    experts = [name for name, _ in model.named_parameters() if "experts" in name.split(".")]
+    experts = [name for name, _weight in model.named_parameters() if "experts" in name.split(".")]
     if experts:
-        yield "The experts get no adapter and stay as they are: only layers that every token passes are trained."
+        yield _("The experts get no adapter and stay as they are: only layers that every token passes are trained.")
     if any(_ending(name, 1) in _READ_BY_MAMBA for name in set(linears) - set(chosen) - set(_usable(model, linears))):
-        yield "Mamba's out_proj gets no adapter, because its kernel would read past it."
+        yield _("Mamba's out_proj gets no adapter, because its kernel would read past it.")
     head = model.get_output_embeddings()
     outside = (
         n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head and n not in linears
     )
     if next(outside, None) is not None:
-        yield "The model also takes images or sound: what reads them gets no adapter and stays as it is."
+        yield _("The model also takes images or sound: what reads them gets no adapter and stays as it is.")
 
 
 def _in_attention(name: str) -> bool:
@@ -160,7 +163,7 @@ def _pattern(chosen: list[str], others: set[str]) -> str:
     """A regular expression over full names: one branch for each place in a layer, whatever the layer's number."""
     places: dict[str, list[str]] = {}
     for name in chosen:
-        parent, _, last = name.rpartition(".")
+        parent, _dot, last = name.rpartition(".")
         place = re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(f"{parent}." if parent else ""))
         if last not in places.setdefault(place, []):
             places[place].append(last)
