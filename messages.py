@@ -9,6 +9,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from inspect import cleandoc
 from io import BytesIO
 from itertools import pairwise
@@ -111,12 +112,13 @@ def converted() -> list[Path]:
     return sorted(set(files))
 
 
-def error_classes() -> set[str]:
+def error_classes() -> frozenset[str]:
     """TuituneError and every class that is one: their first argument is a message."""
     return subclasses("TuituneError")
 
 
-def subclasses(name: str) -> set[str]:
+@cache
+def subclasses(name: str) -> frozenset[str]:
     """The class of this name and every one that is derived from it; of classes of one name each counts."""
     bases: dict[str, set[str]] = {}
     for folder in ("tuitune", "screens"):
@@ -129,7 +131,7 @@ def subclasses(name: str) -> set[str]:
     names = {name}
     while more := {derived for derived, above in bases.items() if names & above} - names:
         names |= more
-    return names
+    return frozenset(names)
 
 
 def package_of(file: Path) -> str:
@@ -145,7 +147,7 @@ def calls(opened: Any, keywords: Any, tags: Any, options: Any) -> Iterator[Any]:
             yield node.lineno, name, tuple(text if isinstance(text, str) else None for text in texts), []
 
 
-def field_docstrings(file: Path, models: set[str]) -> Iterator[str]:
+def field_docstrings(file: Path, models: frozenset[str]) -> Iterator[str]:
     """What stands below each field of the file's pydantic models, as the app and the recipe's reference show it."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ClassDef) and node.name in models:

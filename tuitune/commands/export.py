@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tuitune.commands.output import print_json, quiet_stdout
+from tuitune.commands.output import complain, print_json, quiet_stdout
 from tuitune.commands.status import DONE, FAILED
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
@@ -87,10 +87,7 @@ async def _export(request: Export, as_json: bool) -> int:
                 _print_exported(part["exported"])
         elif "failed" in part:
             failed.append(part["failed"])
-            print(
-                f"tuitune: {part['failed']['kind']}: {safe_text(part['failed']['error'])}",
-                file=sys.stderr,
-            )
+            complain(f"{part['failed']['kind']}: {part['failed']['error']}")
         elif not as_json and (key := (str(part.get("kind")), str(part.get("text")))) not in seen:
             seen.add(key)
             print(safe_text(": ".join(key)), flush=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tuitune.language import N_, _
-from tuitune.text import one_line
+from tuitune.text import one_line, safe_text
 
 
 @contextmanager
@@ -26,6 +26,12 @@ def quiet_stdout() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(saved_stdout, 1)
         os.close(saved_stdout)
+
+
+def complain(text: str) -> None:
+    """A line on standard error, behind the program's name."""
+    sys.stderr.write(f"tuitune: {safe_text(text)}\n")
+    sys.stderr.flush()
 
 
 def print_json(data: Any) -> None:

@@ -42,14 +42,14 @@ from tuitune.commands.arguments import (
 )
 from tuitune.commands.examples import epilog
 from tuitune.commands.help import DESCRIPTIONS, OVERVIEW, HelpParser
-from tuitune.commands.output import print_json, quiet_stdout
+from tuitune.commands.output import complain, print_json, quiet_stdout
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.language import ENGLISH, _, from_environment, use
 from tuitune.paths import expanded, require_home
 from tuitune.settings import Settings, settings_file
 from tuitune.streams import OutputLost
-from tuitune.text import one_line, safe_text
+from tuitune.text import one_line
 
 
 def run_command(arguments: list[str]) -> int:
@@ -77,7 +77,7 @@ def run_command(arguments: list[str]) -> int:
 def _fail(message: str, status: int) -> int:
     with suppress(OSError, OutputLost):  # nobody to tell it to
         sys.stdout.flush()
-        print(f"tuitune: {safe_text(message)}", file=sys.stderr, flush=True)
+        complain(message)
     return status
 
 

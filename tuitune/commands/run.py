@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuitune.commands.output import complain
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED, PREEMPTED
 from tuitune.commands.viewer import Viewer, own_command, viewer_for
 from tuitune.endings.command import shown
@@ -32,7 +32,7 @@ from tuitune.session.messages import (
     Trained,
 )
 from tuitune.streams import OutputLost
-from tuitune.text import one_line, safe_text
+from tuitune.text import one_line
 from tuitune.train.checkpoints import adapter_of
 
 
@@ -243,7 +243,7 @@ async def _show_training(request: Request[Trained], viewer: Viewer) -> int:
         viewer.close()
         if stop_signal.status is None:
             raise
-        print(f"tuitune: {safe_text(error)}", file=sys.stderr)
+        complain(str(error))
         return stop_signal.status
     finally:
         viewer.close()

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from tuitune.commands.output import complain
 from tuitune.endings import terminal
 from tuitune.endings.ending import COUNTDOWN_SECONDS
 from tuitune.endings.outcome import Outcome
@@ -94,7 +95,7 @@ class Viewer:
     def tell_ending(self, ending: EndingStatus) -> None:
         """Say which command is about to be run; by default once, on standard error."""
         if not self._told_ending:
-            print(f"tuitune: {_ending_text(ending)}{_('.')}", file=sys.stderr, flush=True)
+            complain(f"{_ending_text(ending)}{_('.')}")
         self._told_ending = True
 
     def call_user(self) -> None:
@@ -108,7 +109,7 @@ class Viewer:
     def show_silence(self, text: str, silent: bool) -> None:
         """By default on standard error, when it begins and when it ends."""
         if silent != self._silent:
-            print(f"tuitune: {text}{_('.')}", file=sys.stderr, flush=True)
+            complain(f"{text}{_('.')}")
         self._silent = silent
 
     def show(self, event: Event) -> None:
