@@ -76,6 +76,7 @@ CONVERTED = (
     "tuitune/documents",
     "tuitune/endings",
     "tuitune/errors.py",
+    "tuitune/export",
     "tuitune/hub",
     "tuitune/language.py",
     "tuitune/machine",

@@ -41,11 +41,16 @@ def duration(seconds: float) -> str:
 
 def about(seconds: float) -> str:
     """A time that is only estimated, in one unit: `about 40 s`, `about 4 min` or `about 2.5 h`."""
+    return _("about {time}", time=roughly(seconds))
+
+
+def roughly(seconds: float) -> str:
+    """The same without the word: `40 s`, `4 min` or `2.5 h`."""
     if seconds < 60:
-        return _("about {seconds} s", seconds=max(1, round(seconds)))
+        return _("{seconds} s", seconds=max(1, round(seconds)))
     if seconds < 5400:
-        return _("about {minutes:.0f} min", minutes=seconds / 60)
-    return _("about {hours:.1f} h", hours=seconds / 3600)
+        return _("{minutes:.0f} min", minutes=seconds / 60)
+    return _("{hours:.1f} h", hours=seconds / 3600)
 
 
 def count(number: float) -> str:

@@ -28,7 +28,8 @@ def main(socket: str, settings: dict[str, Any]) -> None:
         adapter.path, adapter.scale = settings["lora"], 1.0
         params.lora_adapters = [adapter]
     server = xllamacpp.Server(params)
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     while sys.stdin.buffer.read(65_536):
         pass
     del server

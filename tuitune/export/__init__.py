@@ -24,6 +24,7 @@ from tuitune.export.kinds import (
 )
 from tuitune.export.making import Making, Progress
 from tuitune.export.needs import Readiness, preflight
+from tuitune.language import N_, _
 from tuitune.paths import expanded
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
@@ -47,7 +48,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_CHANGED = "The run's adapter has changed since: export it again for the one it has now."
+_CHANGED = N_("The run's adapter has changed since: export it again for the one it has now.")
 
 
 def export(
@@ -87,8 +88,10 @@ def export(
                 yield NotExported(kind.name, error)
             except Exception as error:  # libraries raise every kind there is; the other exports can still be made
                 log.error("the export %s failed", kind.name, exc_info=error)
-                sentence = f"The export failed ({one_line(explain(error), max_length=300)}): try another kind."
-                yield NotExported(kind.name, TuituneError(sentence))
+                reason = one_line(explain(error), max_length=300)
+                yield NotExported(
+                    kind.name, TuituneError("The export failed ({reason}): try another kind.", reason=reason)
+                )
             else:
                 yield exported
 
@@ -101,14 +104,16 @@ def _explained(out: Path) -> Iterator[None]:
     except Exception as error:
         if disk_is_full(error):
             raise TuituneError(
-                f"The disk of {one_line(out)} filled up during the export, so what was unfinished was removed: "
-                "make room there, or choose another folder."
+                "The disk of {folder} filled up during the export, so what was unfinished was removed: make room "
+                "there, or choose another folder.",
+                folder=one_line(out),
             ) from error
         if not isinstance(error, OSError):
             raise
         raise TuituneError(
-            f"The export to {one_line(out)} failed ({one_line(explain(error), max_length=300)}): "
-            "make room there, or choose another folder."
+            "The export to {folder} failed ({reason}): make room there, or choose another folder.",
+            folder=one_line(out),
+            reason=one_line(explain(error), max_length=300),
         ) from error
 
 
@@ -125,7 +130,7 @@ def exports_of(run: Run) -> list[Exported]:
         kind = kind_named(str(fields.get("kind"))) if fields else None
         if fields is None or kind is None:
             continue
-        notices = () if adapter in (None, fields.get("adapter_sha256")) else (_CHANGED,)
+        notices = () if adapter in (None, fields.get("adapter_sha256")) else (_(_CHANGED),)
         commands = commands_for(kind.name, path, run.name, base=str(fields.get("base", "")))
         proof = str(fields.get("proof", ""))
         exports[kind.name] = Exported(kind.name, path, place.size(path), commands, notices, proof)

@@ -34,8 +34,11 @@ def _prove(folder: Path) -> None:
             for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a dict
                 if not file.get_tensor(name).isfinite().all():
                     raise TuituneError(
-                        f"The adapter's {one_line(name)} holds NaN or infinity, so it cannot work: "
-                        "train again with a lower learning_rate."
+                        "The adapter's {name} holds NaN or infinity, so it cannot work: train again with a "
+                        "lower learning_rate.",
+                        name=one_line(name),
                     )
     except (SafetensorError, ValueError) as error:
-        raise TuituneError(f"The adapter cannot be read ({one_line(error, max_length=200)}): train again.") from None
+        raise TuituneError(
+            "The adapter cannot be read ({reason}): train again.", reason=one_line(error, max_length=200)
+        ) from None

@@ -18,6 +18,7 @@ from tuitune.chat.sampling import Sampling
 from tuitune.chat_template.turn_end import end_of_turn_id
 from tuitune.conversation import Conversation, UnusableRow
 from tuitune.errors import TuituneError
+from tuitune.language import _
 from tuitune.masking import Masker
 from tuitune.model.config import auto_class, training_config
 from tuitune.recipe import Recipe
@@ -191,7 +192,7 @@ def loaded(name: str, recipe: Recipe | None) -> Iterator[Any]:
     quantised = getattr(config, "quantization_config", None) is not None or "quantization_config" in load_options
     dtype = torch.bfloat16
     if not on_gpu:
-        place.require_memory(int(2.2 * weights), "Asking the model")
+        place.require_memory(int(2.2 * weights), _("Asking the model"))
         if weights < 1e9:
             dtype = torch.float32
     model = auto_class(config).from_pretrained(
@@ -284,7 +285,7 @@ def llama_cpp_answers(
             answers.ended.append(completion.ended)
         for ids, reply in zip(answers.prompt_ids, expected.adapter.replies, strict=True):
             _stop_if(cancelled)
-            _, logprob = _predicted(gguf, ids + reply[:-1], reply[-1], cancelled)
+            _likeliest, logprob = _predicted(gguf, ids + reply[:-1], reply[-1], cancelled)
             answers.last_logprobs.append(logprob)
         _score_by(gguf, asked, answers, cancelled)
     return answers

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tuitune.export.kinds import Cancelled
+from tuitune.language import _
 from tuitune.text import one_line
 
 _TAIL_BYTES = 65_536
@@ -68,7 +69,7 @@ def run_child(
     if child.returncode:
         text = _MOVES.sub("", _tail(log))
         lines = [line for line in re.split(r"[\r\n]+", text) if line.strip() and not counted.search(line)]
-        raise ChildFailed(child.returncode, one_line(lines[-1] if lines else "no output", max_length=300))
+        raise ChildFailed(child.returncode, one_line(lines[-1] if lines else _("no output"), max_length=300))
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

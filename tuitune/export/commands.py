@@ -13,6 +13,7 @@ from tuitune.export.kinds import Command
 from tuitune.export.packing import is_our_parts, parts_folder
 from tuitune.export.sums import FILE as SUMS
 from tuitune.export.sums import sum_file, tar_file
+from tuitune.language import _
 
 _ASK = (
     "import sys; from transformers import pipeline; chat = [{'role': 'user', 'content': sys.argv[2]}]; "
@@ -57,8 +58,8 @@ def take_home(path: Path) -> tuple[Command, ...]:
     rsync = ["rsync", "-a", "--partial", "--progress", *([] if plain else ["--protect-args"])]
     rsync += ["-e", f"ssh -p {port}"] if port else []
     return (
-        Command("Copy it to your machine (run there)", f"{shlex.join(scp)} {source} ."),
-        Command("The same, but an interrupted copy goes on where it was", f"{shlex.join(rsync)} {source} ."),
+        Command(_("Copy it to your machine (run there)"), f"{shlex.join(scp)} {source} ."),
+        Command(_("The same, but an interrupted copy goes on where it was"), f"{shlex.join(rsync)} {source} ."),
         *_checks(path, sums),
     )
 
@@ -68,13 +69,15 @@ def _checks(path: Path, sums: Path) -> tuple[Command, ...]:
     if not sums.is_file():
         return ()
     if path.is_dir() and is_our_parts(path):
-        return (Command("Check the parts, join them and check the whole", _join(path)),)
+        return (Command(_("Check the parts, join them and check the whole"), _join(path)),)
     if path.is_dir():
-        return (Command("Check the copy", f"cd {shlex.quote(f'./{path.name}')} && sha256sum -c {sums.name}"),)
+        return (Command(_("Check the copy"), f"cd {shlex.quote(f'./{path.name}')} && sha256sum -c {sums.name}"),)
     check = shlex.join(["sha256sum", "-c", f"./{sums.name}"])
     if path.suffix == ".tar":
-        return (Command("Check the copy and unpack it", f"{check} && {shlex.join(['tar', '-xf', f'./{path.name}'])}"),)
-    return (Command("Check the copy", check),)
+        return (
+            Command(_("Check the copy and unpack it"), f"{check} && {shlex.join(['tar', '-xf', f'./{path.name}'])}"),
+        )
+    return (Command(_("Check the copy"), check),)
 
 
 def _join(parts: Path) -> str:
@@ -94,12 +97,14 @@ def hub_lines(kind: str, repository: str, file: str) -> tuple[Command, ...]:
     """Lines that fetch an upload from the Hub, or run it from there."""
     if kind.startswith("gguf:"):
         return (
-            _line("Download it (run there)", "hf", "download", repository, file, "--local-dir", "."),
-            _line("Chat with it in llama.cpp", "llama-cli", "--jinja", "-hf", f"{repository}:{kind.partition(':')[2]}"),
+            _line(_("Download it (run there)"), "hf", "download", repository, file, "--local-dir", "."),
+            _line(
+                _("Chat with it in llama.cpp"), "llama-cli", "--jinja", "-hf", f"{repository}:{kind.partition(':')[2]}"
+            ),
         )
     folder = repository.rpartition("/")[2]
-    download = _line("Download it (run there)", "hf", "download", repository, "--local-dir", folder)
-    return (download,) if kind == "adapter" else (download, _line("Serve it with vLLM", "vllm", "serve", repository))
+    download = _line(_("Download it (run there)"), "hf", "download", repository, "--local-dir", folder)
+    return (download,) if kind == "adapter" else (download, _line(_("Serve it with vLLM"), "vllm", "serve", repository))
 
 
 def run_lines(kind: str, path: Path, run_name: str, base: str = "") -> tuple[Command, ...]:
@@ -109,33 +114,33 @@ def run_lines(kind: str, path: Path, run_name: str, base: str = "") -> tuple[Com
     form = kind.partition(":")[0]
     if form == "gguf":
         return (
-            _line("Chat with it in llama.cpp", "llama-cli", "--jinja", "-m", location),
-            _line("Serve it to this machine's programs", "llama-server", "--jinja", "-m", location),
-            _line("Put it into LM Studio", "lms", "import", "--copy", location),
-            Command("Put it into GPT4All", f"cp {shlex.quote(location)} {_GPT4ALL}"),
+            _line(_("Chat with it in llama.cpp"), "llama-cli", "--jinja", "-m", location),
+            _line(_("Serve it to this machine's programs"), "llama-server", "--jinja", "-m", location),
+            _line(_("Put it into LM Studio"), "lms", "import", "--copy", location),
+            Command(_("Put it into GPT4All"), f"cp {shlex.quote(location)} {_GPT4ALL}"),
         )
     if form == "adapter_gguf":
         line = f"llama-cli --jinja -m BASE.gguf --lora {shlex.quote(location)}"
-        return (Command("Chat with it in llama.cpp, beside a GGUF of the base model", line),)
+        return (Command(_("Chat with it in llama.cpp, beside a GGUF of the base model"), line),)
     if form == "ollama":
         return (
-            _line("Make it known to Ollama", "ollama", "create", name, "-f", f"{location}/Modelfile"),
-            _line("Chat with it in Ollama", "ollama", "run", name),
+            _line(_("Make it known to Ollama"), "ollama", "create", name, "-f", f"{location}/Modelfile"),
+            _line(_("Chat with it in Ollama"), "ollama", "run", name),
         )
     if form in ("script", "notebook"):
         install = ["python", "-m", "pip", "install", "-r", f"{location}/requirements.txt"]
         if form == "notebook":
             return (
-                _line("Get the libraries", *install, "notebook"),
-                _line("Open the notebook", "jupyter", "notebook", f"{location}/train.ipynb"),
+                _line(_("Get the libraries"), *install, "notebook"),
+                _line(_("Open the notebook"), "jupyter", "notebook", f"{location}/train.ipynb"),
             )
-        return (_line("Get the libraries", *install), _line("Train again", "python", f"{location}/train.py"))
-    ask = Command("Ask it something", f'python -c "{_ASK}" {shlex.quote(location)} {shlex.quote("Hello!")}')
+        return (_line(_("Get the libraries"), *install), _line(_("Train again"), "python", f"{location}/train.py"))
+    ask = Command(_("Ask it something"), f'python -c "{_ASK}" {shlex.quote(location)} {shlex.quote("Hello!")}')
     if form == "adapter":
         serve = ["vllm", "serve", base or "BASE", "--enable-lora", "--max-lora-rank", str(_rank(path))]
-        return (_line("Serve it with vLLM", *serve, "--lora-modules", f"{name}={location}"), ask)
+        return (_line(_("Serve it with vLLM"), *serve, "--lora-modules", f"{name}={location}"), ask)
     quantised = ["--quantization", "bitsandbytes"] if form == "merged_4bit" else []
-    return (_line("Serve it with vLLM", "vllm", "serve", location, "--served-model-name", name, *quantised), ask)
+    return (_line(_("Serve it with vLLM"), "vllm", "serve", location, "--served-model-name", name, *quantised), ask)
 
 
 def _line(what: str, *words: str) -> Command:

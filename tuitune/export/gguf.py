@@ -14,6 +14,7 @@ from tuitune.errors import TuituneError
 from tuitune.export import llama_cpp as llama_cpp_place
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.convert import REFUSED
+from tuitune.language import N_, Sentence, _
 from tuitune.model.config import reads_other_than_text
 from tuitune.text import one_line
 
@@ -88,11 +89,13 @@ def quantise(
     prove(gguf_file, merged, kind, AutoTokenizer.from_pretrained(merged, trust_remote_code=False))
 
 
-def no_quantiser(kind: str) -> str:
+def no_quantiser(kind: str) -> Sentence:
     """Why a GGUF of this type cannot be made here, and what to do."""
-    return (
-        f"A GGUF of type {kind} needs llama.cpp's llama-quantize, which is not on this machine: install llama.cpp, "
-        f"or set ${llama_cpp_place.VARIABLE} to a folder that holds it, or choose q4_k_m."
+    return _(
+        "A GGUF of type {kind} needs llama.cpp's llama-quantize, which is not on this machine: install llama.cpp, or "
+        "set ${variable} to a folder that holds it, or choose q4_k_m.",
+        kind=kind,
+        variable=llama_cpp_place.VARIABLE,
     )
 
 
@@ -116,7 +119,9 @@ def convert_adapter(
         reader = GGUFReader(gguf_file)
         kind, tensors = str(_field(reader, "adapter.type")), len(reader.tensors)
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise TuituneError(f"The GGUF cannot be opened again ({one_line(error, max_length=200)}).") from None
+        raise TuituneError(
+            "The GGUF cannot be opened again ({reason}).", reason=one_line(error, max_length=200)
+        ) from None
     if kind != "lora" or not tensors:
         raise TuituneError("The GGUF holds no LoRA adapter: export the adapter instead.")
     if not all(_is_finite(tensor) for tensor in reader.tensors):
@@ -157,18 +162,19 @@ def _run_program(
         reason = failed.last_line.rstrip(".")
         if failed.code == REFUSED:
             raise TuituneError(
-                f"This model cannot become a GGUF: {reason}. Export merged_16bit, which transformers and vLLM run."
+                "This model cannot become a GGUF: {reason}. Export merged_16bit, which transformers and vLLM run.",
+                reason=reason,
             ) from None
         if re.search(r"No space left on device|\d+ requested and \d+ written", reason):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
         if failed.code < 0:
-            name = signal.Signals(-failed.code).name
             raise TuituneError(
-                f"The program that writes the GGUF was killed ({name}), perhaps for want of memory: end other "
-                "programs and export again; what was finished is kept."
+                "The program that writes the GGUF was killed ({signal}), perhaps for want of memory: end other "
+                "programs and export again; what was finished is kept.",
+                signal=signal.Signals(-failed.code).name,
             ) from None
         raise TuituneError(
-            f"llama.cpp could not write this model as GGUF ({reason}): export merged_16bit instead."
+            "llama.cpp could not write this model as GGUF ({reason}): export merged_16bit instead.", reason=reason
         ) from None
 
 
@@ -181,31 +187,38 @@ def prove(gguf_file: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
         reader = GGUFReader(gguf_file)
         arch = str(_field(reader, "general.architecture"))
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise TuituneError(f"The GGUF cannot be opened again ({one_line(error, max_length=200)}).") from None
+        raise TuituneError(
+            "The GGUF cannot be opened again ({reason}).", reason=one_line(error, max_length=200)
+        ) from None
     config = AutoConfig.from_pretrained(merged, trust_remote_code=False).get_text_config()
     ends = {_field(reader, f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")}
     weights = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
     checks = {
-        "file type": (_field(reader, "general.file_type"), file_type(outtype)),
-        "number of layers": (_field(reader, f"{arch}.block_count"), config.num_hidden_layers),
-        "number of weights": (weights, _weights(merged)),
-        "vocabulary size": (len(reader.fields["tokenizer.ggml.tokens"].data), config.vocab_size),
-        "chat template": (_field(reader, "tokenizer.chat_template"), _template(tokenizer)),
-        "end-of-turn token": (end_of_turn_id(tokenizer) in ends, True),
-        "begin-of-text token": (
+        N_("file type"): (_field(reader, "general.file_type"), file_type(outtype)),
+        N_("number of layers"): (_field(reader, f"{arch}.block_count"), config.num_hidden_layers),
+        N_("number of weights"): (weights, _weights(merged)),
+        N_("vocabulary size"): (len(reader.fields["tokenizer.ggml.tokens"].data), config.vocab_size),
+        N_("chat template"): (_field(reader, "tokenizer.chat_template"), _template(tokenizer)),
+        N_("end-of-turn token"): (end_of_turn_id(tokenizer) in ends, True),
+        N_("begin-of-text token"): (
             bool(_field(reader, "tokenizer.ggml.add_bos_token")),
             template_starts_with_bos(tokenizer),
         ),
     }
     for title, (value, expected) in checks.items():
         if value != expected:
-            shown = f" ({one_line(value, max_length=60)}, not {one_line(expected, max_length=60)})"
-            raise TuituneError(f"The GGUF has the wrong {title}{shown}: nothing was exported.")
+            raise TuituneError(
+                "The GGUF has the wrong {title} ({value}, not {expected}): nothing was exported.",
+                title=_(title),
+                value=one_line(value, max_length=60),
+                expected=one_line(expected, max_length=60),
+            )
     for tensor in reader.tensors:
         if not _is_finite(tensor):
             raise TuituneError(
-                f"The weight {one_line(tensor.name)} does not fit into {outtype} (it became infinite): "
-                "export merged_16bit instead."
+                "The weight {name} does not fit into {outtype} (it became infinite): export merged_16bit instead.",
+                name=one_line(tensor.name),
+                outtype=outtype,
             )
 
 
@@ -242,7 +255,7 @@ def left_out(merged: Path) -> tuple[str, ...]:
     for path in merged.glob("*.safetensors"):
         with safe_open(path, framework="np") as file:
             if any(map(reads_other_than_text, file.keys())):
-                return ("The GGUF holds the text model alone: what reads images or sound is only in merged_16bit.",)
+                return (_("The GGUF holds the text model alone: what reads images or sound is only in merged_16bit."),)
     return ()
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tuitune.errors import TuituneError
 from tuitune.export.answers import ROWS, loaded
 from tuitune.export.kinds import Cancelled
+from tuitune.language import _
 from tuitune.runs.folder import Run
 
 TOKENS = 16_384
@@ -38,7 +39,8 @@ def write_importance(
     tokens = sum(map(len, rows))
     if tokens < _LEAST_TOKENS:
         raise TuituneError(
-            f"The training rows have {tokens} tokens, too few for an importance matrix: export without --imatrix."
+            "The training rows have {tokens} tokens, too few for an importance matrix: export without --imatrix.",
+            tokens=tokens,
         )
     with loaded(str(merged), None) as model:
         squares, columns = _squares(model, rows, progress, cancelled)
@@ -48,7 +50,11 @@ def write_importance(
             "No weight of this model is known by its name to llama.cpp's importance matrix: export without --imatrix."
         )
     _write(matrix_file, entries, tokens)
-    return f"Rounded by an importance matrix of {len(entries)} weights, from {tokens:,} tokens of training rows."
+    return _(
+        "Rounded by an importance matrix of {count} weights, from {tokens:,} tokens of training rows.",
+        count=len(entries),
+        tokens=tokens,
+    )
 
 
 def _training_rows(run: Run, merged: Path, cancelled: Callable[[], bool]) -> list[list[int]]:

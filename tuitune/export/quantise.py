@@ -220,7 +220,8 @@ def quantise(library: str, source: str, outfile: str, kind: str, imatrix: str = 
                 data = np.concatenate([*parts])
             writer.write_tensor_data(data.reshape(-1))
             done += int(tensor.n_elements)
-            print(f"Quantising: {100 * done // total:3d}%", flush=True)
+            sys.stdout.write(f"Quantising: {100 * done // total:3d}%\n")
+            sys.stdout.flush()
     writer.close()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from tuitune.errors import TuituneError
 from tuitune.export.kinds import Cancelled
+from tuitune.language import _
 from tuitune.model.config import auto_class
 from tuitune.text import one_line
 
@@ -156,7 +157,7 @@ def merge(
     with ThreadPoolExecutor(1) as writer:
         writing: Future[None] | None = None
         for number, group in enumerate(groups, 1):
-            progress("Merging the adapter", number - 1, len(groups))
+            progress(_("Merging the adapter"), number - 1, len(groups))
             if cancelled():
                 raise Cancelled
             file = "model.safetensors" if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
@@ -224,11 +225,14 @@ def _merged(merging: Plan, adapter: Path, names: list[str]) -> Iterator[tuple[st
             a, b = (lora.get_tensor(f"{module}.lora_{side}.weight").float() for side in "AB")
             after = torch.addmm(before.float(), b, a, alpha=merging.scaling).to(merging.dtype)
             if not bool(after.isfinite().all()):
-                raise TuituneError(f"The merged weight {one_line(name)} holds NaN or infinity: nothing was exported.")
+                raise TuituneError(
+                    "The merged weight {name} holds NaN or infinity: nothing was exported.", name=one_line(name)
+                )
             if bool(b.count_nonzero()) and torch.equal(before, after):
                 raise TuituneError(
-                    f"The merge left {one_line(name)} as it was, since the adapter's change is too small for "
-                    "16-bit weights: export the adapter instead, or train longer."
+                    "The merge left {name} as it was, since the adapter's change is too small for 16-bit "
+                    "weights: export the adapter instead, or train longer.",
+                    name=one_line(name),
                 )
             yield name, after.cpu()
 
@@ -247,7 +251,7 @@ def _prove(
     missing = set(index)
     with ThreadPoolExecutor(4) as pool:
         for number, name in enumerate(files):
-            progress("Checking every weight", number, len(files))
+            progress(_("Checking every weight"), number, len(files))
             if cancelled():
                 raise Cancelled
             with safe_open(folder / name, framework="pt") as file:
@@ -257,12 +261,12 @@ def _prove(
                 ):
                     if checksum != checksums.get(key):
                         raise TuituneError(
-                            f"The merged weight {one_line(key)} is not the same when it is opened again: nothing was "
-                            "exported."
+                            "The merged weight {name} is not the same when it is opened again: nothing was exported.",
+                            name=one_line(key),
                         )
                 missing -= set(keys)
     if missing:
-        raise TuituneError(f"The merged weight {one_line(sorted(missing)[0])} is missing from the files.")
+        raise TuituneError("The merged weight {name} is missing from the files.", name=one_line(sorted(missing)[0]))
 
 
 def _room_on_gpu() -> bool:

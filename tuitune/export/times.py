@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
+from tuitune.language import _
 from tuitune.paths import cache_folder, open_own
-from tuitune.units import about, size
+from tuitune.units import about, roughly, size
 
 _KEPT_LINES, _LINE_BYTES = 400, 4096
 _ALIKE = 4.0
@@ -97,7 +98,7 @@ def _speed(device: int, folder: Path) -> float | None:
     try:
         with tempfile.TemporaryFile(dir=folder) as tried:
             started = time.monotonic()
-            for _ in range(_TRIED_BYTES // len(content)):
+            for _part in range(_TRIED_BYTES // len(content)):
                 tried.write(content)
             tried.flush()
             os.fsync(tried.fileno())
@@ -108,8 +109,15 @@ def _speed(device: int, folder: Path) -> float | None:
 
 def takes(kind: Mapping[str, Any]) -> str:
     """Time, disk and memory of one kind, whose readiness is given as a dictionary, in words."""
-    memory = f", and {size(kind['memory_bytes'])} of memory" if kind["memory_bytes"] else ""
-    return f"Takes {together([kind])}, {size(kind['disk_bytes'])} on the disk while it is made{memory}."
+    time, disk = together([kind]), size(kind["disk_bytes"])
+    if not kind["memory_bytes"]:
+        return _("Takes {time}, {disk} on the disk while it is made.", time=time, disk=disk)
+    return _(
+        "Takes {time}, {disk} on the disk while it is made, and {memory} of memory.",
+        time=time,
+        disk=disk,
+        memory=size(kind["memory_bytes"]),
+    )
 
 
 def together(kinds: Sequence[Mapping[str, Any]]) -> str:
@@ -123,4 +131,4 @@ def in_words(parts: Mapping[str, float], *, measured: bool) -> str:
     seconds = sum(parts.values())
     if measured:
         return about(seconds)
-    return f"over {about(seconds).removeprefix('about ')} (writing alone: none of this size was made here)"
+    return _("over {time} (writing alone: none of this size was made here)", time=roughly(seconds))
