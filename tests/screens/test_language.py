@@ -66,4 +66,4 @@ def test_lines_of_other_texts_are_broken_at_spaces() -> None:
 
 
 def shows_keys(footer: Footer) -> bool:
-    return len(footer.query(FooterKey)) > 1
+    return len(footer.query(FooterKey)) > 1 and bool(footer.query("FooterKey.-command-palette"))
