@@ -58,6 +58,7 @@ class WarmProcess:
                     pass_fds=[listener.fileno()],
                     start_new_session=True,
                 )
+            WarmSessions(self._folder / "socket").ask({"ended": 0})  # it answers once it is warm: no app waits for that
         return self._folder / "socket"
 
     def close(self) -> None:

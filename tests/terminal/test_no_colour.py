@@ -24,6 +24,7 @@ def test_no_colour_leaves_the_app_and_nothing_is_lost_by_it(monkeypatch: pytest.
         terminal.until(lambda text: "┏" in text and "demo_model" in text)  # the heavy border has the focus
         terminal.until(lambda _: "1 Model" in reversed_text(terminal))
         terminal.press("\x1b[B")  # from the field to the line in it
+        terminal.until(lambda text: any("┏" in line and "models ·" in line for line in text.splitlines()))
         terminal.until(lambda text: "demo_model" in reversed_text(terminal), seconds=10)
         terminal.press("\x1b[B")
         terminal.until(lambda text: "Llama-3.2-1B-Instruct" in reversed_text(terminal), seconds=10)
