@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
 from tuitune.errors import TuituneError
+from tuitune.language import _
 
 THINKING = re.compile(r"(</?think>|</?thinking>|</?thought>|\[/?THINK\])")
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
@@ -48,6 +49,6 @@ class UnusableRow(TuituneError):
     """A row that cannot be trained on; the message is `reason: remedy` and does not name the row."""
 
     def __init__(self, reason: str, remedy: str, *, over_length: bool = False) -> None:
-        super().__init__("{reason}: {remedy}", reason=reason, remedy=remedy)
+        super().__init__(_("{reason}: {remedy}", reason=reason, remedy=remedy))
         self.over_length = over_length
         """Whether it is only too long for max_length."""

@@ -12,7 +12,7 @@ import pytest
 from tuitune.conversation import UnusableRow
 from tuitune.data import open_dataset
 from tuitune.data.formats import Format, read
-from tuitune.data.lines import parse
+from tuitune.data.lines import LINE, parse
 from tuitune.errors import UnusableInput
 from tuitune.recipe_sections import DataSection
 
@@ -141,4 +141,4 @@ def test_any_row_is_read_or_refused(tmp_path: Path) -> None:
 def test_parsing_is_bounded() -> None:
     """What a JSON reader dies of, at the sizes that it dies of."""
     for raw in (b'{"a":' * 10**6, b"[" * 10**7, b'{"a": ' + b"9" * 10**7 + b"}", b'{"a": "' + b"\\" * 10**7):
-        assert parse(raw, "line 1").error
+        assert parse(raw, LINE, 1).error

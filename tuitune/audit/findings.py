@@ -13,6 +13,7 @@ from tuitune.data.digest import BANDS, among, bands, digest, prompt_digest, repe
 from tuitune.data.formats import TURN_ROLES
 from tuitune.data.prepare import Prepared, first_parts
 from tuitune.data.turns import TURN_FIELDS
+from tuitune.language import _
 from tuitune.masking import Masker
 from tuitune.methods.advice import Advice
 from tuitune.text import one_line
@@ -88,38 +89,43 @@ class Gathered:
             if _IS_ID.search(name):
                 continue
             shown = one_line(name, max_length=40)
-            text = f"the column {shown} is not used: map it in data.columns if the model should see it"
+            text = _("the column {name} is not used: map it in data.columns if the model should see it", name=shown)
             self._note(f"unused column {shown}", text, row.index)
         for name in self._unused_fields(row.raw or {}):
             shown = one_line(name, max_length=40)
-            text = f"the field {shown} of a turn is not used: put it into the content if the model should see it"
+            text = _(
+                "the field {name} of a turn is not used: put it into the content if the model should see it", name=shown
+            )
             self._note(f"unused field {shown}", text, row.index)
         messages = row.sample.messages
         if messages is not None and self._advice.replies:
             if not any(message["role"] == "assistant" for message in messages):
-                self._note("no reply", "there is no assistant turn: add a reply, or take the row out", row.index)
+                self._note("no reply", _("there is no assistant turn: add a reply, or take the row out"), row.index)
             if content.has_empty_reply(messages):
-                text = "a reply is empty or only white space: write it, or take the row out"
+                text = _("a reply is empty or only white space: write it, or take the row out")
                 self._note("empty reply", text, row.index)
             if any(not self._keeps_thinking[inline] for inline in content.thinking(messages)):
-                text = (
+                text = _(
                     "the chat template leaves out the thinking before a reply: choose a model that thinks to train it"
                 )
                 self._note("thinking left out", text, row.index)
             if role_problem := content.role_problem(messages):
                 problem, remedy = role_problem
-                self._note(f"roles: {problem}", f"the order of turns ({problem}): {remedy}", row.index)
+                text = _("the order of turns ({problem}): {remedy}", problem=problem, remedy=remedy)
+                self._note(f"roles: {problem.english}", text, row.index)
         for remark in self._advice.look(row.sample):
             self._note(remark.name, remark.text, row.index)
         text_of_row = "\n".join(content.texts(row.sample))
         for kind in content.secrets(text_of_row):
-            text = f"there seems to be a secret ({kind}): take it out, for the model may repeat it"
+            text = _("there seems to be a secret ({kind}): take it out, for the model may repeat it", kind=_(kind))
             self._note(f"secret: {kind}", text, row.index)
         if content.is_mojibake(text_of_row):
-            text = "text was read in a wrong encoding (such as Ã© for é): make the file again from its source, as UTF-8"
+            text = _(
+                "text was read in a wrong encoding (such as Ã© for é): make the file again from its source, as UTF-8"
+            )
             self._note("mojibake", text, row.index)
         if content.has_invisible(text_of_row):
-            text = "there are control or invisible characters: take them out unless they are meant"
+            text = _("there are control or invisible characters: take them out unless they are meant")
             self._note("invisible characters", text, row.index)
         written = content.scripts(text_of_row)
         self._scripts[written] += 1
@@ -160,15 +166,15 @@ class Gathered:
         for column in range(BANDS):
             is_near |= repeats(grouped[:, column])
         yield used_rows.marked(
-            "duplicate", "the same as an earlier row: take it out, or it counts twice", exact, [digests]
+            "duplicate", _("the same as an earlier row: take it out, or it counts twice"), exact, [digests]
         )
-        text = "nearly the same as an earlier row: see whether both are wanted"
+        text = _("nearly the same as an earlier row: see whether both are wanted")
         columns = [grouped[:, column] for column in range(BANDS)]
         yield used_rows.marked("near duplicate", text, is_near & ~exact, columns)
         is_held_out = used_rows.is_held_out()
         prompts = numpy.frombuffer(self._prompts, dtype=numpy.uint64)
         is_held_out[is_held_out] = among(prompts[is_held_out], prompts, ~is_held_out)
-        text = "held out, but the training data has the same prompt: take one out, or the held-out loss is too good"
+        text = _("held out, but the training data has the same prompt: take one out, or the held-out loss is too good")
         yield used_rows.marked("leak", text, is_held_out)
 
     def _in_evaluation(self, prepared: Prepared) -> list[Finding]:
@@ -179,12 +185,15 @@ class Gathered:
         dataset = prepared.eval_source.dataset
         same = Finding(
             "in evaluation",
-            f"of {dataset.name} also in the training data, so not measured on: take them out of either",
+            _("of {file} also in the training data, so not measured on: take them out of either", file=dataset.name),
         )
         prompt = Finding(
             "leak to evaluation",
-            f"of {dataset.name} whose prompt is also in the training data: take them out of either, or the held-out "
-            "loss is too good",
+            _(
+                "of {file} whose prompt is also in the training data: take them out of either, or the held-out loss "
+                "is too good",
+                file=dataset.name,
+            ),
         )
         numbers, digests, prompts = array("q"), array("Q"), array("Q")
         for row in dataset:
@@ -212,7 +221,7 @@ class Gathered:
         findings: dict[str, Finding] = {}
         for written, count in self._scripts.items():
             for script in written - usual:
-                text = f"{script} letters, which few rows have: see whether they belong here"
+                text = _("{script} letters, which few rows have: see whether they belong here", script=_(script))
                 entry = findings.setdefault(script, Finding(f"script: {script}", text))
                 entry.count += count
                 for example in sorted(self._script_rows[written]):
@@ -295,11 +304,13 @@ def _lengths(prepared: Prepared, max_length: int) -> list[Finding]:
     """Rows whose replies never end, and rows far shorter or longer than the others."""
     endless = Finding(
         "never ends",
-        "no end-of-turn token is trained, so the reply is never taught to end: choose a model whose chat template "
-        "writes one after each reply",
+        _(
+            "no end-of-turn token is trained, so the reply is never taught to end: choose a model whose chat template "
+            "writes one after each reply"
+        ),
     )
-    short = Finding("very short", "at most 2 tokens are trained: see whether the reply is whole")
-    long = Finding("very long", "far more tokens are trained than in most rows: see whether it is one row")
+    short = Finding("very short", _("at most 2 tokens are trained: see whether the reply is whole"))
+    long = Finding("very long", _("far more tokens are trained than in most rows: see whether it is one row"))
     import numpy
 
     counts = [numpy.frombuffer(source.rows.trained, dtype=numpy.uint32) for source in prepared.sources]

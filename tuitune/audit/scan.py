@@ -9,6 +9,7 @@ from typing import Any
 from tuitune.audit.findings import Example, Finding, Gathered
 from tuitune.data.dataset import open_dataset
 from tuitune.data.prepare import Prepared, Source, encode_row, first_parts, prepare
+from tuitune.language import _, reworded
 from tuitune.masking import Masker
 from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer
@@ -28,8 +29,14 @@ class Length:
     memory_bytes: int | None
 
     def as_text(self) -> str:
-        needed = "" if self.memory_bytes is None else f" (about {gib(self.memory_bytes)})"
-        return f"max_length {self.max_length:,} keeps {self.share:.0%}{needed}"
+        if self.memory_bytes is None:
+            return _("max_length {tokens:,} keeps {share:.0%}", tokens=self.max_length, share=self.share)
+        return _(
+            "max_length {tokens:,} keeps {share:.0%} (about {memory})",
+            tokens=self.max_length,
+            share=self.share,
+            memory=gib(self.memory_bytes),
+        )
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,13 @@ class SourceCounts:
     """Of all trained tokens, by weight."""
 
     def as_text(self) -> str:
-        held_out_text = f", {self.held_out:,} of them held out" if self.held_out else ""
-        return (
-            f"{self.name}: {self.used:,} of {self.rows:,} rows{held_out_text}, {self.trained_tokens:,} trained tokens, "
-            f"taken {self.weight:g} times: {self.share:.0%} of the training"
-        )
+        parts = [
+            _("{used:,} of {rows:,} rows", used=self.used, rows=self.rows),
+            *([_("{rows:,} of them held out", rows=self.held_out)] if self.held_out else []),
+            _("{tokens:,} trained tokens", tokens=self.trained_tokens),
+            _("taken {weight:g} times", weight=self.weight),
+        ]
+        return _("{name}: {parts}: {share:.0%} of the training", name=self.name, parts=parts, share=self.share)
 
 
 @dataclass(frozen=True)
@@ -92,39 +101,69 @@ class Audit:
 
     def as_text(self) -> str:
         """For a person, several lines."""
-        lines = [
-            f"{self.used:,} of {self.rows:,} rows are used: {self.tokens:,} tokens, "
-            f"{self.trained_tokens:,} trained ({self.trained_share:.0%})",
-            "tokens a row: " + ", ".join(f"{value:,} ({at}%)" for at, value in self.token_percentiles.items()),
+        lines: list[str] = [
+            _(
+                "{used:,} of {rows:,} rows are used: {tokens:,} tokens, {trained:,} trained ({share:.0%})",
+                used=self.used,
+                rows=self.rows,
+                tokens=self.tokens,
+                trained=self.trained_tokens,
+                share=self.trained_share,
+            ),
+            _(
+                "tokens a row: {percentiles}",
+                percentiles=[f"{value:,} ({at}%)" for at, value in self.token_percentiles.items()],
+            ),
         ]
         if len(self.sources) > 1:
             lines += [source.as_text() for source in self.sources]
         if self.truncated:
             lines.append(
-                f"{self.truncated:,} rows are longer than max_length, {self.losing_end:,} lose the end of the reply; "
-                + ", ".join(length.as_text() for length in self.lengths)
+                _(
+                    "{rows:,} rows are longer than max_length, {losing:,} lose the end of the reply; {lengths}",
+                    rows=self.truncated,
+                    losing=self.losing_end,
+                    lengths=[length.as_text() for length in self.lengths],
+                )
             )
         for reason, entry in self.dropped.items():
-            lines.append(f"{entry['count']:,} rows are left out: {reason} ({self._listed(entry['examples'])})")
+            lines.append(
+                _(
+                    "{rows:,} rows are left out: {reason} ({examples})",
+                    rows=entry["count"],
+                    reason=reason,
+                    examples=self._listed(entry["examples"]),
+                )
+            )
         for finding in self.findings:
-            where = f" ({self._listed(finding.examples)}{self._alike(finding)})" if finding.examples else ""
-            lines.append(f"{finding.count:,} rows: {finding.text}{where}")
+            if finding.examples:
+                where = self._listed(finding.examples) + self._alike(finding)
+                text = _("{rows:,} rows: {text} ({examples})", rows=finding.count, text=finding.text, examples=where)
+            else:
+                text = _("{rows:,} rows: {text}", rows=finding.count, text=finding.text)
+            lines.append(text)
         return "\n".join([*lines, *self.notices])
 
     def _alike(self, finding: Finding) -> str:
         """Which earlier row the first of the examples repeat."""
         pairs = list(zip(finding.examples, finding.like, strict=False))
-        return "".join(f"; {self._name(row)} is like {self._name(earlier)}" for row, earlier in pairs)
+        return "".join(
+            _("; {row} is like {earlier}", row=self._name(row), earlier=self._name(earlier)) for row, earlier in pairs
+        )
 
     def _name(self, example: Example) -> str:
-        return f"{f'{self.names[example.source]}: ' if example.source else ''}row {example.row}"
+        if example.source:
+            return _("{file}: row {row}", file=self.names[example.source], row=example.row)
+        return _("row {row}", row=example.row)
 
     def _listed(self, examples: list[Example]) -> str:
         rows: dict[int, list[str]] = {}
         for example in sorted(examples):
             rows.setdefault(example.source, []).append(str(example.row))
         return "; ".join(
-            f"{f'{self.names[source]}: ' if source else ''}rows {', '.join(numbers)}"
+            _("{file}: rows {rows}", file=self.names[source], rows=numbers)
+            if source
+            else _("rows {rows}", rows=numbers)
             for source, numbers in rows.items()
         )
 
@@ -231,7 +270,8 @@ def _dropped(prepared: Prepared) -> dict[str, dict[str, Any]]:
     reasons: dict[str, dict[str, Any]] = {}
     for place, source in enumerate(prepared.sources):
         for reason, entry in source.rows.dropped.items():
-            known = reasons.setdefault(reason, {"count": 0, "examples": [], "first": entry.first})
+            words = reworded(reason, entry.said)
+            known = reasons.setdefault(words, {"count": 0, "examples": [], "first": entry.words})
             known["count"] += entry.count
             known["examples"] += [Example(place, row) for row in entry.examples]
     return reasons

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.errors import TuituneError
+from tuitune.language import N_, _, reworded
 from tuitune.methods.method import IDS, INPUTS, TEXT
 from tuitune.paths import cache_folder, key_of
 from tuitune.text import one_line
@@ -44,6 +45,12 @@ class Dropped:
     count: int = 0
     examples: list[int] = field(default_factory=list)
     first: str = ""
+    said: dict[str, Any] = field(default_factory=dict)
+    """What these were made of, by which they can be worded in other languages."""
+
+    @property
+    def words(self) -> str:
+        return reworded(self.first, self.said)
 
 
 @dataclass
@@ -84,7 +91,7 @@ class Rows:
         return datasets.Dataset.from_file(str(self.file))
 
 
-_REMEDY = "make room there, or set XDG_CACHE_HOME to a folder on another disk."
+_REMEDY = N_("make room there, or set XDG_CACHE_HOME to a folder on another disk.")
 _ARRAYS = ("numbers", "lengths", "longest", "trained", "ended", "digests")
 
 
@@ -148,12 +155,16 @@ class RowsWriter:
         import pyarrow
 
         where, reason = one_line(rows_folder()), os.strerror(error.errno) if error.errno else one_line(error)
-        self._problem = f"The tokenised rows cannot be written to {where} ({reason})"
-        self.rows.unkept = f"{self._problem} and are kept in memory for this run alone; {_REMEDY}"
+        self._problem = _("The tokenised rows cannot be written to {folder} ({reason})", folder=where, reason=reason)
+        self.rows.unkept = _(
+            "{problem} and are kept in memory for this run alone; {remedy}", problem=self._problem, remedy=_(_REMEDY)
+        )
         if self.rows.file is not None and self._written:
             self._require_memory(self.rows.file.stat().st_size)
             with pyarrow.OSFile(str(self.rows.file)) as file, pyarrow.ipc.open_stream(file) as stream:
-                self._in_memory = [pyarrow.Table.from_batches([stream.read_next_batch()]) for _ in range(self._written)]
+                self._in_memory = [
+                    pyarrow.Table.from_batches([stream.read_next_batch()]) for _batch in range(self._written)
+                ]
         self.rows.file = None
         with suppress(OSError):
             self._file.close()  # an open file keeps its room
@@ -165,7 +176,9 @@ class RowsWriter:
 
         held_bytes = sum(table.nbytes for table in self._in_memory)
         if held_bytes + needed_bytes > psutil.virtual_memory().available:
-            raise TuituneError(f"{self._problem}, and memory has no room for them either; {_REMEDY}")
+            raise TuituneError(
+                "{problem}, and memory has no room for them either; {remedy}", problem=self._problem, remedy=_(_REMEDY)
+            )
 
     def close(self, *, keep: bool) -> Rows:
         """The finished rows; under their key if they are to be found again, else gone when the process ends."""

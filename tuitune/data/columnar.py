@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tuitune.data.container import Container
-from tuitune.data.lines import TOO_LONG, Record, lines, parse
+from tuitune.data.lines import ROW, TOO_LONG, Record, lines, parse, unusable
+from tuitune.language import _
 from tuitune.text import one_line
 
 
@@ -23,17 +24,21 @@ def columnar_records(container: Container) -> Iterator[Record]:
         assert child.stdout and child.stderr
         try:
             for number, line in lines(child.stdout):
-                yield Record(None, f"row {number} {TOO_LONG}") if line is None else parse(line, f"row {number}")
+                yield unusable(TOO_LONG, ROW, number) if line is None else parse(line, ROW, number)
             error_text = child.stderr.read(4096).decode("utf-8", "replace").strip()
             code = child.wait()
             if code:
                 reason = (
                     one_line(error_text.splitlines()[-1], max_length=160)
                     if error_text and code > 0
-                    else "its reader crashed"
+                    else _("its reader crashed")
                 )
-                problem = f"the {container.kind} file cannot be read beyond here ({reason})"
-                yield Record(None, f"{problem}: fetch it again, or write it anew")
+                problem = _(
+                    "the {kind} file cannot be read beyond here ({reason}): fetch it again, or write it anew",
+                    kind=container.kind,
+                    reason=reason,
+                )
+                yield Record(None, problem)
         finally:
             child.kill()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from tuitune.data.lines import CHUNK
 from tuitune.errors import UnusableInput
+from tuitune.language import _
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
@@ -47,10 +48,17 @@ class Container:
         """For a person: `JSONL, gzip`."""
         names = {"jsonl": "JSONL", "json": "JSON", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet", "arrow": "Arrow"}
         names["hub"] = "Hugging Face Hub"
-        within = f", the rows under {self.wrapper.name}" if self.wrapper else ""
+        parts: list[str] = [names[self.kind]]
+        if self.wrapper:
+            parts.append(_("the rows under {name}", name=self.wrapper.name))
+        if self.compression:
+            parts.append(self.compression)
         first, stop = self.part
-        part = f", rows {first + 1:,} to {'the end' if stop is None else f'{stop:,}'}" if self.part != (0, None) else ""
-        return names[self.kind] + within + (f", {self.compression}" if self.compression else "") + part
+        if stop is not None:
+            parts.append(_("rows {first:,} to {last:,}", first=first + 1, last=stop))
+        elif first:
+            parts.append(_("rows {first:,} to the end", first=first + 1))
+        return _("{parts}", parts=parts)
 
 
 @dataclass(frozen=True)
@@ -66,22 +74,25 @@ def look(path: Path) -> Container:
     where = one_line(path, max_length=300)
     try:
         if path.is_dir():
-            raise UnusableInput(f"{where} is a folder: give one dataset file inside it.")
+            raise UnusableInput("{where} is a folder: give one dataset file inside it.", where=where)
         if path.exists() and not path.is_file():
             raise UnusableInput(
-                f"{where} is a pipe, socket or device, which may never end: save its rows in a file, and give that."
+                "{where} is a pipe, socket or device, which may never end: save its rows in a file, and give that.",
+                where=where,
             )
         with path.open("rb") as file:
             head = file.read(_PEEK)
     except FileNotFoundError:
-        raise UnusableInput(f"There is no dataset file {where}: check data.path in the recipe.") from None
+        raise UnusableInput("There is no dataset file {where}: check data.path in the recipe.", where=where) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or one_line(error, max_length=100)
         raise UnusableInput(
-            f"The dataset file {where} cannot be read ({reason}): check it, or give another in data.path."
+            "The dataset file {where} cannot be read ({reason}): check it, or give another in data.path.",
+            where=where,
+            reason=reason,
         ) from None
     if not head:
-        raise UnusableInput(f"The dataset file {where} is empty: give a file that holds rows.")
+        raise UnusableInput("The dataset file {where} is empty: give a file that holds rows.", where=where)
     compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
     if compression:
         try:
@@ -89,24 +100,30 @@ def look(path: Path) -> Container:
                 head = stream.read(_PEEK)
         except BROKEN as error:
             raise UnusableInput(
-                f"{where} cannot be unpacked ({one_line(error, max_length=100)}): the {compression} file is damaged "
-                "or cut short; fetch it again."
+                "{where} cannot be unpacked ({reason}): the {compression} file is damaged or cut short; fetch it "
+                "again.",
+                where=where,
+                reason=one_line(error, max_length=100),
+                compression=compression,
             ) from None
     if head.startswith(b"PAR1"):
         return Container(path, "parquet", compression)
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return Container(path, "arrow", compression)
     if head.startswith(_UTF16):
-        raise UnusableInput(f"{where} is UTF-16 text: save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
+        raise UnusableInput("{where} is UTF-16 text: save it as UTF-8 (iconv -f UTF-16 -t UTF-8).", where=where)
     before, head = len(head), head.removeprefix(b"\xef\xbb\xbf")
     start = head.lstrip()
     if not start:
-        raise UnusableInput(f"The dataset file {where} holds nothing but white space: give a file that holds rows.")
+        raise UnusableInput(
+            "The dataset file {where} holds nothing but white space: give a file that holds rows.", where=where
+        )
     if start.startswith(b"["):
         return Container(path, "json", compression)
     if b"\r" in start and b"\n" not in start and len(start.splitlines()) > 1:
         raise UnusableInput(
-            f"{where} ends its lines with carriage returns alone: write line feeds (tr '\\r' '\\n' < OLD > NEW)."
+            "{where} ends its lines with carriage returns alone: write line feeds (tr '\\r' '\\n' < OLD > NEW).",
+            where=where,
         )
     if start.startswith(b"{") and (wrapper := _wrapper(start, before - len(start), whole=before < _PEEK)):
         return Container(path, "json", compression, wrapper=wrapper)
@@ -116,8 +133,10 @@ def look(path: Path) -> Container:
     if delimiter:
         return Container(path, "tsv" if delimiter == "\t" else "csv", compression, delimiter)
     raise UnusableInput(
-        f"{where} is in no known file format (it begins with {one_line(start[:24].decode('utf-8', 'replace'))!r}): "
-        "give JSONL, a JSON array, CSV, TSV, Parquet or Arrow."
+        "{where} is in no known file format (it begins with {beginning!r}): give JSONL, a JSON array, CSV, "
+        "TSV, Parquet or Arrow.",
+        where=where,
+        beginning=one_line(start[:24].decode("utf-8", "replace")),
     )
 
 

@@ -6,18 +6,19 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from tuitune.conversation import Conversation, Message, Sample
+from tuitune.language import N_, Sentence, _
 
 _SECRETS = {
-    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
-    "GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})\b",
-    "OpenAI or Anthropic key": r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}",
-    "Google API key": r"\bAIza[0-9A-Za-z_-]{35}\b",
-    "Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{10,}",
-    "JSON web token": r"\beyJ[A-Za-z0-9_-]{10,300}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
-    "password in a URL": r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@]{1,64}:[^\s:/@]{3,64}@",
-    "e-mail address": r"\b[\w.+-]{1,64}@(?!example\.)[\w-]{1,63}(?:\.[\w-]{2,63}){1,4}\b",
+    N_("private key"): r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    N_("AWS access key"): r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    N_("Hugging Face token"): r"\bhf_[A-Za-z0-9]{30,}\b",
+    N_("GitHub token"): r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})\b",
+    N_("OpenAI or Anthropic key"): r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}",
+    N_("Google API key"): r"\bAIza[0-9A-Za-z_-]{35}\b",
+    N_("Slack token"): r"\bxox[abprs]-[0-9A-Za-z-]{10,}",
+    N_("JSON web token"): r"\beyJ[A-Za-z0-9_-]{10,300}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+    N_("password in a URL"): r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@]{1,64}:[^\s:/@]{3,64}@",
+    N_("e-mail address"): r"\b[\w.+-]{1,64}@(?!example\.)[\w-]{1,63}(?:\.[\w-]{2,63}){1,4}\b",
 }
 _SECRET = {name: re.compile(pattern) for name, pattern in _SECRETS.items()}
 # Each pattern holds one of these, which is quicker to look for.
@@ -30,31 +31,31 @@ _MOJIBAKE = re.compile(
 _INVISIBLE = re.compile("[\u200b\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 SCRIPTS = {
-    "Latin": "A-Za-zÀ-ɏ",
-    "Greek": "Ͱ-Ͽ",
-    "Cyrillic": "Ѐ-ԯ",
-    "Armenian": "԰-֏",
-    "Hebrew": "֐-׿",
-    "Arabic": "؀-ۿݐ-ݿ",
-    "Devanagari": "ऀ-ॿ",
-    "Bengali": "ঀ-৿",
-    "Tamil": "஀-௿",
-    "Gurmukhi": "਀-੿",
-    "Gujarati": "઀-૿",
-    "Telugu": "ఀ-౿",
-    "Kannada": "ಀ-೿",
-    "Malayalam": "ഀ-ൿ",
-    "Sinhala": "඀-෿",
-    "Lao": "຀-໿",
-    "Tibetan": "ༀ-࿿",
-    "Myanmar": "က-႟",
-    "Ethiopic": "ሀ-፿",
-    "Khmer": "ក-៿",
-    "Thai": "฀-๿",
-    "Georgian": "Ⴀ-ჿ",
-    "Hangul": "가-힯",
-    "Kana": "぀-ヿ",
-    "Han": "一-鿿",
+    N_("Latin"): "A-Za-zÀ-ɏ",
+    N_("Greek"): "Ͱ-Ͽ",
+    N_("Cyrillic"): "Ѐ-ԯ",
+    N_("Armenian"): "԰-֏",
+    N_("Hebrew"): "֐-׿",
+    N_("Arabic"): "؀-ۿݐ-ݿ",
+    N_("Devanagari"): "ऀ-ॿ",
+    N_("Bengali"): "ঀ-৿",
+    N_("Tamil"): "஀-௿",
+    N_("Gurmukhi"): "਀-੿",
+    N_("Gujarati"): "઀-૿",
+    N_("Telugu"): "ఀ-౿",
+    N_("Kannada"): "ಀ-೿",
+    N_("Malayalam"): "ഀ-ൿ",
+    N_("Sinhala"): "඀-෿",
+    N_("Lao"): "຀-໿",
+    N_("Tibetan"): "ༀ-࿿",
+    N_("Myanmar"): "က-႟",
+    N_("Ethiopic"): "ሀ-፿",
+    N_("Khmer"): "ក-៿",
+    N_("Thai"): "฀-๿",
+    N_("Georgian"): "Ⴀ-ჿ",
+    N_("Hangul"): "가-힯",
+    N_("Kana"): "぀-ヿ",
+    N_("Han"): "一-鿿",
 }
 _SCRIPT = {name: re.compile(f"[{characters}]") for name, characters in SCRIPTS.items()}
 
@@ -103,22 +104,22 @@ def scripts(text: str) -> frozenset[str]:
 _LATIN_ONLY = frozenset({"Latin"})
 
 
-def role_problem(messages: Conversation) -> tuple[str, str] | None:
+def role_problem(messages: Conversation) -> tuple[Sentence, Sentence] | None:
     """What is wrong with the order of the turns, if anything, and what to do."""
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
-        return "a system turn after the first", "move it to the beginning"
+        return _("a system turn after the first"), _("move it to the beginning")
     roles_after_system = [role for role in roles if role != "system"]
     if roles_after_system and roles_after_system[0] == "assistant":
-        return "begins with a reply", "put what it answers before it"
+        return _("begins with a reply"), _("put what it answers before it")
     if roles_after_system and roles_after_system[-1] != "assistant":
-        return "ends without a reply", "add the reply, or take the last turn out"
+        return _("ends without a reply"), _("add the reply, or take the last turn out")
     for first, second in pairwise(roles_after_system):
         if first == second and first != "tool":
-            return f"two {first} turns in a row", "join them into one"
+            return _("two {role} turns in a row", role=first), _("join them into one")
     called = any(message.get("tool_calls") or _CALL_IN_TEXT.search(message["content"] or "") for message in messages)
     if "tool" in roles_after_system and not called:
-        return "a tool's answer without a call", "give the turn before it its tool_calls"
+        return _("a tool's answer without a call"), _("give the turn before it its tool_calls")
     return None
 
 
@@ -132,7 +133,7 @@ def thinking(messages: Conversation) -> set[bool]:
     if last is None:
         return set()
     places = {False} if last.get("reasoning_content", "").strip() else set()
-    thoughts, tag, _ = (last["content"] or "").partition("</think>")
+    thoughts, tag, _reply = (last["content"] or "").partition("</think>")
     return places | ({True} if tag and thoughts.removeprefix("<think>").strip() else set())
 
 

@@ -16,6 +16,7 @@ from tuitune.data.lines import SHOWN_CHARACTERS, Record
 from tuitune.errors import UnusableInput
 from tuitune.hub.datasets import HubFiles, hub_files
 from tuitune.hub.split import split_name, split_rows
+from tuitune.language import _
 from tuitune.recipe_sections import HUB, DataSection
 from tuitune.text import one_line
 
@@ -163,7 +164,8 @@ def eval_section(data: DataSection) -> DataSection | None:
 def told_apart(names: list[str]) -> list[str]:
     """The names; a name that occurs more than once gets its place (from 1) appended."""
     return [
-        name if names.count(name) == 1 else f"{name} (dataset {place})" for place, name in enumerate(names, start=1)
+        name if names.count(name) == 1 else _("{name} (dataset {place})", name=name, place=place)
+        for place, name in enumerate(names, start=1)
     ]
 
 
@@ -176,8 +178,10 @@ def container_of(data: DataSection) -> Container:
         container = look(Path(data.path))
         if (name := split_name(data.split)) != "train":
             raise UnusableInput(
-                f"data.split names the split {one_line(name, max_length=80)!r}, and {_shown(container.path)} is one "
-                "file: leave data.split out, or write train[100:200] for a part of it."
+                "data.split names the split {split!r}, and {file} is one file: leave data.split out, or "
+                "write train[100:200] for a part of it.",
+                split=one_line(name, max_length=80),
+                file=_shown(container.path),
             )
     return replace(container, part=split_rows(data.split, lambda: _count(container)))
 
@@ -206,8 +210,11 @@ def open_dataset(data: DataSection) -> Dataset:
     first = list(islice(records(container), LOOKED_AT))
     good = [record.value for record in first if record.value is not None]
     if not good:
-        problem = next((record.error for record in first if record.error), "it holds no rows: add some")
+        problem = next((record.error for record in first if record.error), _("it holds no rows: add some"))
         raise UnusableInput(
-            f"{where} ({container.text}) has no readable row: {problem}; or give another file in data.path."
+            "{file} ({kind}) has no readable row: {problem}; or give another file in data.path.",
+            file=where,
+            kind=container.text,
+            problem=problem,
         )
     return Dataset(container, recognise(good, data.columns, where), stored_bytes(good))

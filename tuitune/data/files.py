@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from tuitune.data.columnar import columnar_count, columnar_records
 from tuitune.data.container import BROKEN, STRUCTURE, Container, Wrapper, look, open_file
-from tuitune.data.lines import CHUNK, MAX_ROW_BYTES, SHOWN_CHARACTERS, TOO_DEEP, TOO_LONG, Record, lines, parse
+from tuitune.data.lines import (
+    CHUNK,
+    ELEMENT,
+    LINE,
+    MAX_ROW_BYTES,
+    SHOWN_CHARACTERS,
+    TOO_DEEP,
+    TOO_LONG,
+    Record,
+    lines,
+    parse,
+    unusable,
+)
+from tuitune.language import N_, _
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
@@ -35,7 +48,7 @@ def count(container: Container) -> int:
     first, stop = container.part
     if container.kind in ("parquet", "arrow") and (total := columnar_count(container)) is not None:
         return max(0, (total if stop is None else min(total, stop)) - first)
-    return sum(1 for _ in records(container, unread=True))
+    return sum(1 for _record in records(container, unread=True))
 
 
 def unpacked_bytes(container: Container) -> int:
@@ -67,17 +80,21 @@ def _records(container: Container, *, start: int, unread: bool) -> Iterator[Reco
                 rows = _json(stream, container.wrapper) if is_json else _csv(stream, container.delimiter)
                 yield from islice(rows, start, None)
     except EOFError:
-        yield Record(None, f"the {container.compression} file is cut short here: fetch it again")
+        yield Record(None, _("the {kind} file is cut short here: fetch it again", kind=container.compression))
     except BROKEN as error:
         reason = one_line(error, max_length=120)
-        yield Record(None, f"the file cannot be read beyond here ({reason}): fetch it again, or write it anew")
+        problem = _("the file cannot be read beyond here ({reason}): fetch it again, or write it anew", reason=reason)
+        yield Record(None, problem)
 
 
 def _hub(hub: "HubFiles", *, unread: bool) -> Iterator[Record]:
     for name, path in zip(hub.files, hub.paths(), strict=True):
         for record in records(look(path), unread=unread):
-            several = record.error is not None and len(hub.files) > 1
-            yield replace(record, error=f"{one_line(name, max_length=120)}: {record.error}") if several else record
+            if record.error is not None and len(hub.files) > 1:
+                error = _("{name}: {reason}", name=one_line(name, max_length=120), reason=record.error)
+                yield replace(record, error=error)
+            else:
+                yield record
 
 
 def stored_bytes(rows: list[dict[str, Any]]) -> float:
@@ -85,7 +102,8 @@ def stored_bytes(rows: list[dict[str, Any]]) -> float:
     return sum(len(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")) for row in rows) / len(rows)
 
 
-_UNREAD = Record(None, "not read")
+_CUT_SHORT = N_("{place} is cut short (the file ends inside it): fetch the file again")
+_UNREAD = Record(None, N_("not read"))
 
 
 def _jsonl(stream: Any, *, start: int, unread: bool) -> Iterator[Record]:
@@ -100,11 +118,11 @@ def _jsonl(stream: Any, *, start: int, unread: bool) -> Iterator[Record]:
                 yield _UNREAD
             continue
         if line is None:
-            yield Record(None, f"line {number} {TOO_LONG}")
+            yield unusable(TOO_LONG, LINE, number)
             continue
         raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not raw.isspace():
-            yield parse(raw, f"line {number}")
+            yield parse(raw, LINE, number)
 
 
 def _json(stream: Any, wrapper: Wrapper | None) -> Iterator[Record]:
@@ -113,9 +131,9 @@ def _json(stream: Any, wrapper: Wrapper | None) -> Iterator[Record]:
         stream.read(wrapper.start)
     for number, raw in enumerate(_elements(stream), 1):
         if isinstance(raw, str):
-            yield Record(None, f"element {number} {raw}")
+            yield unusable(raw, ELEMENT, number)
             return
-        record = parse(raw, f"element {number}")
+        record = parse(raw, ELEMENT, number)
         inner = (record.value or {}).get("row") if wrapper and "row_idx" in (record.value or {}) else None
         # The Hub's own preview writes each row inside `row`, beside its number.
         yield Record(inner) if isinstance(inner, dict) else record
@@ -152,7 +170,7 @@ def _elements(stream: Any) -> Iterator[bytes | str]:
         chunk = stream.read(max(CHUNK, len(buffer) - begin))
         if not chunk:
             if depth or buffer[scanned:].strip(b" \t\r\n,]"):
-                yield TOO_DEEP if depth > _DEEPEST else "is cut short (the file ends inside it): fetch the file again"
+                yield TOO_DEEP if depth > _DEEPEST else _CUT_SHORT
             return
         buffer, scanned, begin = buffer[begin:] + chunk, scanned - begin, 0
 
@@ -168,27 +186,29 @@ def _csv(stream: Any, delimiter: str) -> Iterator[Record]:
             return
         except csv.Error as error:
             reason = one_line(error, max_length=80)
-            yield Record(None, f"line {line} is not valid CSV ({reason}): correct the quotes there")
+            problem = N_("{place} is not valid CSV ({reason}): correct the quotes there")
+            yield unusable(problem, LINE, line, reason=reason)
             continue
         if not cells:
             continue
         if any(_UNDECODED in cell for cell in cells):
-            yield Record(None, f"line {line} is not UTF-8: save the file as UTF-8")
+            yield unusable(N_("{place} is not UTF-8: save the file as UTF-8"), LINE, line)
         elif any(_SKIPPED in cell for cell in cells):
-            yield Record(None, f"line {line} {TOO_LONG}")
+            yield unusable(TOO_LONG, LINE, line)
         elif header is None:
             header = [cell.strip() for cell in cells]
             if repeated := [name for place, name in enumerate(header) if name and name in header[:place]]:
                 shown = one_line(repeated[0], max_length=40)
-                yield Record(None, f"line {line} names the column {shown!r} twice: rename one of them")
+                problem = N_("{place} names the column {column!r} twice: rename one of them")
+                yield unusable(problem, LINE, line, column=shown)
                 return
         elif len(cells) != len(header):
-            yield Record(
-                None,
-                f"line {line} has {len(cells)} columns where the header has {len(header)}: "
-                "put cells that hold a delimiter or a line break in quotes",
-                delimiter.join(cells)[:SHOWN_CHARACTERS],
+            problem = N_(
+                "{place} has {columns} columns where the header has {names}: put cells that hold a delimiter or a "
+                "line break in quotes"
             )
+            record = unusable(problem, LINE, line, columns=len(cells), names=len(header))
+            yield replace(record, line=delimiter.join(cells)[:SHOWN_CHARACTERS])
         else:
             yield Record(dict(zip(header, cells, strict=True)))
 
@@ -199,7 +219,7 @@ _UNDECODED, _SKIPPED = "\udcff", "\udcfe"
 
 def _decoded(stream: Any) -> Iterator[str]:
     first = True
-    for _, line in lines(stream):
+    for _number, line in lines(stream):
         if line is None:
             yield _SKIPPED
             continue

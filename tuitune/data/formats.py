@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tuitune.conversation import Conversation, Sample, UnusableRow
 from tuitune.data.turns import as_turns, continued, kind_of, tools_of, turn_of, turns_of
 from tuitune.errors import UnusableInput
+from tuitune.language import N_, _
 from tuitune.text import one_line
 
 FormatName = Literal[
@@ -80,30 +81,39 @@ def recognise(rows: Sequence[Raw], mapping: dict[str, str] | None, where: str) -
     if not votes:
         if listed := next((name for name in names for row in rows if _is_python_list(row.get(name))), None):
             raise UnusableInput(
-                f"The column {one_line(listed, max_length=40)} of {where} holds lists as Python prints them, not as "
-                "JSON: write them with json.dumps, or save the rows as JSONL or Parquet."
+                "The column {column} of {where} holds lists as Python prints them, not as JSON: write them "
+                "with json.dumps, or save the rows as JSONL or Parquet.",
+                column=one_line(listed, max_length=40),
+                where=where,
             )
-        shown = ", ".join(one_line(name, max_length=40) for name in names[:12]) or "none"
+        shown = ", ".join(one_line(name, max_length=40) for name in names[:12]) or _("none")
         raise UnusableInput(
-            f"The rows of {where} are in no known format (columns: {shown}): say which column is which in the recipe, "
-            "for example data.columns: {user: question, assistant: answer}."
+            "The rows of {where} are in no known format (columns: {names}): say which column is which in "
+            "the recipe, for example data.columns: {{user: question, assistant: answer}}.",
+            where=where,
+            names=shown,
         )
     (name, pairs), count = votes.most_common(1)[0]
-    listed = ", ".join(dict.fromkeys(one_line(column, max_length=40) for _, column in pairs))
-    share = f"{count} of the first {len(rows)} rows have" if len(rows) > 1 else "the only row has"
-    return Format(name, f"{share} {_EVIDENCE[name].format(columns=listed)}", dict(pairs))
+    listed = ", ".join(dict.fromkeys(one_line(column, max_length=40) for _role, column in pairs))
+    evidence = _(_EVIDENCE[name], columns=listed)
+    reason = (
+        _("{count} of the first {rows} rows have {evidence}", count=count, rows=len(rows), evidence=evidence)
+        if len(rows) > 1
+        else _("the only row has {evidence}", evidence=evidence)
+    )
+    return Format(name, reason, dict(pairs))
 
 
 _EVIDENCE: dict[FormatName, str] = {
-    "messages": "a list {columns} of turns with role and content (OpenAI format)",
-    "sharegpt": "a list {columns} of turns with from and value (ShareGPT format)",
-    "alpaca": "the columns {columns} (Alpaca format)",
-    "prompt-completion": "the columns {columns}",
-    "preference": "the columns {columns} (preference pairs)",
-    "columns": "the columns {columns}: a question and its answer",
-    "labelled": "the columns {columns}: replies that are marked good or bad",
-    "prompt": "the columns {columns}: prompts without replies",
-    "text": "one text column, {columns}: every token is trained",
+    "messages": N_("a list {columns} of turns with role and content (OpenAI format)"),
+    "sharegpt": N_("a list {columns} of turns with from and value (ShareGPT format)"),
+    "alpaca": N_("the columns {columns} (Alpaca format)"),
+    "prompt-completion": N_("the columns {columns}"),
+    "preference": N_("the columns {columns} (preference pairs)"),
+    "columns": N_("the columns {columns}: a question and its answer"),
+    "labelled": N_("the columns {columns}: replies that are marked good or bad"),
+    "prompt": N_("the columns {columns}: prompts without replies"),
+    "text": N_("one text column, {columns}: every token is trained"),
 }
 
 
@@ -111,13 +121,18 @@ def _mapped(mapping: dict[str, str], names: list[str], where: str) -> Format:
     for role, column in mapping.items():
         if role not in MAPPABLE:
             raise UnusableInput(
-                f"data.columns maps {one_line(role, max_length=60)!r}, which is no role: use {', '.join(MAPPABLE)}."
+                "data.columns maps {role!r}, which is no role: use {roles}.",
+                role=one_line(role, max_length=60),
+                roles=", ".join(MAPPABLE),
             )
         if column not in names:
             known = ", ".join(one_line(name, max_length=40) for name in names[:12])
             raise UnusableInput(
-                f"data.columns takes {role} from {one_line(column, max_length=60)!r}, "
-                f"but the columns of {where} are {known}: name one of them."
+                "data.columns takes {role} from {column!r}, but the columns of {where} are {known}: name one of them.",
+                role=role,
+                column=one_line(column, max_length=60),
+                where=where,
+                known=known,
             )
     given = set(mapping)
     kinds: list[tuple[FormatName, set[str]]] = [
@@ -135,11 +150,15 @@ def _mapped(mapping: dict[str, str], names: list[str], where: str) -> Format:
         if needed <= given:
             if needed == {"user"}:
                 mapping = {"prompt" if role == "user" else role: column for role, column in mapping.items()}
-            pairs = ", ".join(f"{role} from {one_line(column, max_length=40)}" for role, column in mapping.items())
-            return Format(name, f"the recipe's data.columns takes {pairs}", dict(mapping))
+            taken = [
+                _("{role} from {column}", role=role, column=one_line(column, max_length=40))
+                for role, column in mapping.items()
+            ]
+            return Format(name, _("the recipe's data.columns takes {columns}", columns=taken), dict(mapping))
     raise UnusableInput(
-        f"data.columns maps only {', '.join(sorted(given))}: give both user and assistant, "
-        "or messages, or prompt and completion, or chosen and rejected, or text; prompt alone where the model answers."
+        "data.columns maps only {given}: give both user and assistant, or messages, or prompt and "
+        "completion, or chosen and rejected, or text; prompt alone where the model answers.",
+        given=", ".join(sorted(given)),
     )
 
 
@@ -252,7 +271,7 @@ def _preference(row: Raw, columns: dict[str, str]) -> Sample:
     prompt = as_turns(_value(row, columns["prompt"]), "user", columns["prompt"]) if "prompt" in columns else []
     chosen, rejected = (_reply(row, columns[side], prompt) for side in ("chosen", "rejected"))
     if not prompt and all(turn["role"] == "assistant" for turn in chosen):
-        raise UnusableRow("it has a chosen and a rejected reply but no prompt", "add it as a column prompt")
+        raise UnusableRow(_("it has a chosen and a rejected reply but no prompt"), _("add it as a column prompt"))
     return Sample(
         _with_system(continued(prompt, chosen), row, columns),
         tools_of(row.get(columns.get("tools", ""))),
@@ -285,7 +304,7 @@ def _labelled(row: Raw, columns: dict[str, str]) -> Sample:
     mark = _mark_of(_value(row, columns["label"]))
     if mark is None:
         shown = one_line(columns["label"], max_length=40)
-        raise UnusableRow(f"its {shown} says neither good nor bad", "write true or false")
+        raise UnusableRow(_("its {column} says neither good nor bad", column=shown), _("write true or false"))
     return replace(reader(row, columns), desirable=mark)
 
 
@@ -298,7 +317,10 @@ def _prompt(row: Raw, columns: dict[str, str]) -> Sample:
 def _plain_text(row: Raw, columns: dict[str, str]) -> Sample:
     text = _text(row, columns["text"])
     if not text.strip():
-        raise UnusableRow(f"its {one_line(columns['text'], max_length=40)} is empty", "fill it in, or take the row out")
+        raise UnusableRow(
+            _("its {column} is empty", column=one_line(columns["text"], max_length=40)),
+            _("fill it in, or take the row out"),
+        )
     return Sample(text=text)
 
 
@@ -331,7 +353,9 @@ def _with_system(turns: Conversation, row: Raw, columns: dict[str, str]) -> Conv
 def _value(row: Raw, column: str) -> Any:
     value = row.get(column)
     if value is None:
-        raise UnusableRow(f"it has no {one_line(column, max_length=40)}", "fill it in, or take the row out")
+        raise UnusableRow(
+            _("it has no {column}", column=one_line(column, max_length=40)), _("fill it in, or take the row out")
+        )
     return value
 
 
@@ -352,4 +376,7 @@ def _optional(row: Raw, column: str | None) -> str:
 
 
 def _not_text(value: Any, column: str | None) -> UnusableRow:
-    return UnusableRow(f"its {one_line(column, max_length=40)} is {kind_of(value)}, not text", "write it as text")
+    return UnusableRow(
+        _("its {column} is {kind}, not text", column=one_line(column, max_length=40), kind=kind_of(value)),
+        _("write it as text"),
+    )

@@ -63,7 +63,7 @@ def unusable_rows(recipe: Recipe, among: int) -> dict[str, Any]:
     """
     data = recipe.data
     method = method_of(recipe)
-    _, masker = _masker(recipe.model, method.train_on(recipe), data.max_length)
+    _tokenizer, masker = _masker(recipe.model, method.train_on(recipe), data.max_length)
     looked_at, unusable = 0, []
     for source, section in enumerate(_sources(data)):
         for row in open_dataset(section).rows(0, among):

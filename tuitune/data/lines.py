@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tuitune.language import N_, _
 from tuitune.text import one_line
 
 SHOWN_CHARACTERS = 4000
 MAX_ROW_BYTES = 64 * 2**20
 """A single row longer than this is not read."""
 CHUNK = 2**20
-TOO_DEEP = "is nested too deeply: write what is inside as text"
-TOO_LONG = f"is longer than {MAX_ROW_BYTES // 2**20} MiB: split it into several rows"
+LINE, ROW, ELEMENT = N_("line {number}"), N_("row {number}"), N_("element {number}")
+"""Where a row stands in a file."""
+TOO_DEEP = N_("{place} is nested too deeply: write what is inside as text")
+TOO_LONG = N_("{place} is longer than {most} MiB: split it into several rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,11 @@ class Record:
     error: str | None = None
     line: str = ""
     """Of a row that cannot be read, its first SHOWN_CHARACTERS."""
+
+
+def unusable(problem: str, place: str, number: int, **values: Any) -> Record:
+    """A row that is not read, as there is a `problem` (a pattern) with the row of this number."""
+    return Record(None, _(problem, place=_(place, number=number), most=MAX_ROW_BYTES // 2**20, **values))
 
 
 def lines(stream: Any) -> Iterator[tuple[int, bytes | None]]:
@@ -46,7 +54,7 @@ class _DuplicateKey(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
+        names = [name for name, _value in pairs]
         raise _DuplicateKey(next(name for name in names if names.count(name) > 1))
     return fields
 
@@ -54,38 +62,45 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def parse(raw: bytes, place: str) -> Record:
-    """One JSON object as a record; `place` (line or element) is named in the error."""
-    record = _parse(raw, place)
+def parse(raw: bytes, place: str, number: int) -> Record:
+    """One JSON object as a record; `place` (LINE, ROW or ELEMENT) and its number are named in the error."""
+    record = _parse(raw, place, number)
     if record.error is None:
         return record
     return Record(None, record.error, raw[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")[:SHOWN_CHARACTERS])
 
 
-def _parse(raw: bytes, place: str) -> Record:
+def _parse(raw: bytes, place: str, number: int) -> Record:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = raw[error.start]
-        return Record(None, f"{place} is not UTF-8 (byte 0x{byte:02x} at column {error.start + 1}): save it as UTF-8")
+        problem = N_("{place} is not UTF-8 (byte 0x{byte:02x} at column {column}): save it as UTF-8")
+        return unusable(problem, place, number, byte=byte, column=error.start + 1)
     try:
         value = _DECODER.decode(text)
     except _DuplicateKey as error:
         shown = one_line(error, max_length=40)
-        return Record(None, f"{place} has the name {shown!r} twice in one object: take one out")
+        return unusable(
+            N_("{place} has the name {name!r} twice in one object: take one out"), place, number, name=shown
+        )
     except json.JSONDecodeError as error:
-        column = f", column {error.colno}" if error.lineno == 1 else ""
         reason = one_line(error.msg, max_length=80)
-        return Record(None, f"{place}{column} is not valid JSON ({reason}): correct it there")
+        if error.lineno > 1:
+            return unusable(N_("{place} is not valid JSON ({reason}): correct it there"), place, number, reason=reason)
+        problem = N_("{place}, column {column} is not valid JSON ({reason}): correct it there")
+        return unusable(problem, place, number, reason=reason, column=error.colno)
     except RecursionError:
-        return Record(None, f"{place} {TOO_DEEP}")
+        return unusable(TOO_DEEP, place, number)
     except ValueError:
-        return Record(None, f"{place} holds a number of more than 4,300 digits: write it as text")
+        return unusable(N_("{place} holds a number of more than 4,300 digits: write it as text"), place, number)
     if not isinstance(value, dict):
-        return Record(None, f"{place} is not an object with named columns: write it as {{name: value, …}}")
+        problem = N_("{place} is not an object with named columns: write it as {{name: value, …}}")
+        return unusable(problem, place, number)
     # UTF-8 holds no surrogate; only an escape can spell one.
     if ("\\ud" in text or "\\uD" in text) and any(map(_SURROGATE.search, _texts(value))):
-        return Record(None, f"{place} holds half of a character (a lone surrogate such as \\ud83d): write it whole")
+        problem = N_("{place} holds half of a character (a lone surrogate such as \\ud83d): write it whole")
+        return unusable(problem, place, number)
     return Record(value)
 
 

@@ -13,7 +13,7 @@ from tuitune.data.cache import Dropped, Rows, RowsWriter
 from tuitune.data.dataset import Dataset, Row, eval_section, open_dataset, sections, told_apart
 from tuitune.data.digest import among, digest
 from tuitune.errors import UnusableInput
-from tuitune.language import _
+from tuitune.language import N_, Sentence, _, plural, reworded, said
 from tuitune.masking import Conversation, Masked, Masker, Sample, UnusableRow
 from tuitune.methods import Encoded, Method, method_of
 from tuitune.methods.method import OverLength
@@ -23,6 +23,7 @@ from tuitune.recipe_sections import HUB, DataSection
 
 BATCH = 256
 EXAMPLES = 5
+_OTHER = N_("another reason")
 REASONS = 50
 """Different reasons that are told apart; a hostile file may have one for each row."""
 
@@ -180,9 +181,13 @@ def _reply_starts(masker: Masker, dataset: Dataset) -> list[str]:
         return []
     prompt_start, trained_start = map(shown, differing)
     return [
-        f"The data has no thinking, so replies are trained behind {trained_start}, where the chat template's prompt "
-        f"has {prompt_start}: chat here begins them as trained, and exports where they can; to train thinking, give it "
-        "in the replies."
+        _(
+            "The data has no thinking, so replies are trained behind {trained}, where the chat template's prompt has "
+            "{prompt}: chat here begins them as trained, and exports where they can; to train thinking, give it in the "
+            "replies.",
+            trained=trained_start,
+            prompt=prompt_start,
+        )
     ]
 
 
@@ -227,13 +232,13 @@ def _fill(
     rows, done, expected = writer.rows, 0, dataset.estimated_rows()
     batches, batches_to_encode = tee(_sampled(method, batch) for batch in _batches(dataset.rows(), cancelled))
     encoded = masker.encode_batches(
-        [sample for _, samples in batch for sample in samples] for batch in batches_to_encode
+        [sample for _row, samples in batch for sample in samples] for batch in batches_to_encode
     )
     for batch, masks in zip(batches, encoded, strict=True):
         masks_left = iter(masks)
         batch_parts: list[Encoded] = []
         for row, samples in batch:
-            parts = _encoded(method, masker, row, [next(masks_left) for _ in samples], data.over_length)
+            parts = _encoded(method, masker, row, [next(masks_left) for _sample in samples], data.over_length)
             if isinstance(parts, str):
                 _drop(rows.dropped, row.index, parts)
                 continue
@@ -288,19 +293,23 @@ def _batches(rows: Iterator[Row], cancelled: Callable[[], bool]) -> Iterator[lis
 
 
 def _drop(dropped: dict[str, Dropped], index: int, reason: str) -> None:
-    general = _PLACE.sub(lambda match: f"{'an' if match[1] == 'element' else 'a'} {match[1]}", reason)
+    words = reason.english if isinstance(reason, Sentence) else reason  # as the cache keeps them
+    made_of = said(reason) if isinstance(reason, Sentence) else {}
+    general = _PLACE.sub(lambda match: f"{'an' if match[1] == 'element' else 'a'} {match[1]}", words)
     if general not in dropped and len(dropped) >= REASONS:
-        general = "another reason"
-    entry = dropped.setdefault(general, Dropped(first=reason))
+        general, made_of = _OTHER, {"message": _OTHER}
+    entry = dropped.setdefault(general, Dropped(first=words, said=made_of))
     entry.count += 1
     if len(entry.examples) < EXAMPLES:
         entry.examples.append(index + 1)
 
 
 def _all_dropped(names: list[str], row_sets: list[Rows]) -> dict[str, Dropped]:
-    dropped = dict(row_sets[0].dropped)
+    """By reason; in other languages than English this tells the place of the first one."""
+    dropped = {reworded(reason, entry.said): entry for reason, entry in row_sets[0].dropped.items()}
     for name, rows in zip(names[1:], row_sets[1:], strict=True):
-        dropped |= {f"{name}: {reason}": entry for reason, entry in rows.dropped.items()}
+        for reason, entry in rows.dropped.items():
+            dropped[_("{name}: {reason}", name=name, reason=reworded(reason, entry.said))] = entry
     return dropped
 
 
@@ -308,13 +317,23 @@ def _no_usable_row(names: list[str], row_sets: list[Rows]) -> str:
     """The sentence for datasets of which nothing can be trained: the commonest reason, with its remedy."""
     reasons = [(name, entry) for name, rows in zip(names, row_sets, strict=True) for entry in rows.dropped.values()]
     if not reasons:
-        return f"{names[0]} holds no rows: give another file in data.path."
+        return _("{file} holds no rows: give another file in data.path.", file=names[0])
     name, entry = max(reasons, key=lambda reason: reason[1].count)
     further = len(names) - 1
-    where = f" nor of the {further} other dataset{'s' * (further > 1)}" if further else ""
-    return (
-        f"No row of {name}{where} can be trained on; row {entry.examples[0]} of {name} (of {entry.count} such): "
-        f"{entry.first}; `tuitune inspect RECIPE --rows 1:3` shows rows."
+    values = {"file": name, "row": entry.examples[0], "rows": entry.count, "reason": entry.words}
+    if not further:
+        return _(
+            "No row of {file} can be trained on; row {row} of {file} (of {rows} such): {reason}; `tuitune inspect "
+            "RECIPE --rows 1:3` shows rows.",
+            **values,
+        )
+    return plural(
+        "No row of {file} nor of the {count} other dataset can be trained on; row {row} of {file} (of {rows} such): "
+        "{reason}; `tuitune inspect RECIPE --rows 1:3` shows rows.",
+        "No row of {file} nor of the {count} other datasets can be trained on; row {row} of {file} (of {rows} such): "
+        "{reason}; `tuitune inspect RECIPE --rows 1:3` shows rows.",
+        further,
+        **values,
     )
 
 
@@ -323,10 +342,18 @@ def _refused(names: list[str], row_sets: list[Rows]) -> str:
     counts = [sum(entry.count for entry in rows.dropped.values()) for rows in row_sets]
     name, rows, count = next(dataset for dataset in zip(names, row_sets, counts, strict=True) if dataset[2])
     first = min(rows.dropped.values(), key=lambda entry: entry.examples[0])
-    others = f", {sum(counts) - count} of other datasets," if sum(counts) > count else ""
-    return (
-        f"{count} rows of {name}{others} cannot be used and data.bad_rows is refuse; "
-        f"row {first.examples[0]} of {name}: {first.first}; or set data.bad_rows to skip."
+    values = {"rows": count, "file": name, "row": first.examples[0], "reason": first.words}
+    if sum(counts) == count:
+        return _(
+            "{rows} rows of {file} cannot be used and data.bad_rows is refuse; row {row} of {file}: {reason}; or set "
+            "data.bad_rows to skip.",
+            **values,
+        )
+    return _(
+        "{rows} rows of {file}, {others} of other datasets, cannot be used and data.bad_rows is refuse; row {row} of "
+        "{file}: {reason}; or set data.bad_rows to skip.",
+        others=sum(counts) - count,
+        **values,
     )
 
 
@@ -448,8 +475,11 @@ def _eval_file(
     if not len(places) and not cancelled():
         unusable = sum(entry.count for entry in rows.dropped.values())
         raise UnusableInput(
-            f"{dataset.name} (for evaluation) leaves no row to measure on: {len(rows)} of its rows are also in the "
-            f"training data and {unusable} cannot be used; give other rows in "
-            "data.eval_path or data.eval_split, or hold out a data.eval_share."
+            "{dataset} (for evaluation) leaves no row to measure on: {rows} of its rows are also in the "
+            "training data and {unusable} cannot be used; give other rows in data.eval_path or "
+            "data.eval_split, or hold out a data.eval_share.",
+            dataset=dataset.name,
+            rows=len(rows),
+            unusable=unusable,
         )
     return Source(dataset.name, dataset, rows, []), _chosen(rows.dataset(), places)

@@ -5,6 +5,7 @@ from itertools import islice
 
 from tuitune.conversation import Sample
 from tuitune.data.dataset import LOOKED_AT, Dataset
+from tuitune.language import _
 
 _CHECKABLE = re.compile(r"####|\\boxed\{|<answer>|\A\s*[-+]?[$€£]?\d[\d,.]*\s*%?\s*\Z")
 """An answer that a program can hold against another one: marked in the text, or a number alone."""
@@ -21,20 +22,20 @@ def proposal(dataset: Dataset) -> dict[str, str]:
 
 def _proposed(form: str, samples: list[Sample]) -> tuple[str, str]:
     if form == "preference":
-        return "dpo", "each row has a chosen and a rejected reply"
+        return "dpo", _("each row has a chosen and a rejected reply")
     if form == "labelled":
-        return "kto", "each reply is marked good or bad"
+        return "kto", _("each reply is marked good or bad")
     if form == "prompt":
-        return "grpo", "the rows are prompts without replies"
+        return "grpo", _("the rows are prompts without replies")
     if form == "text":
         texts = [sample.text or "" for sample in samples]
         if texts and not any(map(_MARKUP.search, texts)):
-            return "pretrain", "the rows are raw text"
-        return "sft", "the rows are chats written out as text"
+            return "pretrain", _("the rows are raw text")
+        return "sft", _("the rows are chats written out as text")
     answers = [_answer(sample) for sample in samples]
     if answers and sum(bool(_CHECKABLE.search(answer)) for answer in answers) > 0.9 * len(answers):
-        return "grpo", "the answers can be checked by a program"
-    return "sft", "the rows are replies to imitate"
+        return "grpo", _("the answers can be checked by a program")
+    return "sft", _("the rows are replies to imitate")
 
 
 def _answer(sample: Sample) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuitune.conversation import REASONING_FIELDS, Conversation, Message, UnusableRow
+from tuitune.language import N_, _
 from tuitune.text import one_line
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -47,22 +48,27 @@ def as_turns(value: Any, role: str, column: str) -> Conversation:
     return [{"role": role, "content": value}] if isinstance(value, str) else turns_of(value, column)
 
 
-_AS_TURNS = 'write it as JSON: [{"role": …, "content": …}, …]'
+_AS_TURNS = N_('write it as JSON: [{"role": …, "content": …}, …]')
 
 
 def turns_of(value: Any, column: str) -> Conversation:
     shown = one_line(column, max_length=40)
-    value = _decoded(value, f"its {shown} is text, not a list of turns", _AS_TURNS)
+    value = _decoded(value, _("its {column} is text, not a list of turns", column=shown), _(_AS_TURNS))
     if not isinstance(value, list):
-        raise UnusableRow(f"its {shown} is {kind_of(value)}, not a list of turns", _AS_TURNS)
+        raise UnusableRow(
+            _("its {column} is {kind}, not a list of turns", column=shown, kind=kind_of(value)), _AS_TURNS
+        )
     if not value:
-        raise UnusableRow(f"its {shown} is an empty list", "add its turns, or take the row out")
+        raise UnusableRow(_("its {column} is an empty list", column=shown), _("add its turns, or take the row out"))
     return [turn_of(turn, place) for place, turn in enumerate(value, 1)]
 
 
 def turn_of(turn: Any, place: int) -> Message:
     if not isinstance(turn, dict):
-        raise UnusableRow(f"turn {place} is {kind_of(turn)}, not an object", 'write it as {"role": …, "content": …}')
+        raise UnusableRow(
+            _("turn {place} is {kind}, not an object", place=place, kind=kind_of(turn)),
+            _('write it as {"role": …, "content": …}'),
+        )
     role = _role(_first(turn, "role", "from"), place)
     value = _first(turn, "content", "value")
     if role == "call" and value is not None:
@@ -70,7 +76,9 @@ def turn_of(turn: Any, place: int) -> Message:
     calls = _calls(_first(turn, "tool_calls", "function_call") or [], place)
     content = _content(value, place)
     if content is None and not calls:
-        raise UnusableRow(f"turn {place} ({role}) has no content", "write it, or take the turn out")
+        raise UnusableRow(
+            _("turn {place} ({role}) has no content", place=place, role=role), _("write it, or take the turn out")
+        )
     message: Message = {"role": "assistant" if role == "call" else role, "content": content or ""}
     if calls:
         message["tool_calls"] = calls
@@ -93,11 +101,16 @@ def _first(turn: Mapping[str, Any], *names: str) -> Any:
 
 def _role(named: Any, place: int) -> str:
     if not isinstance(named, str):
-        raise UnusableRow(f"turn {place} has no role", f"give it one of {', '.join(ROLES)}")
+        raise UnusableRow(
+            _("turn {place} has no role", place=place), _("give it one of {roles}", roles=", ".join(ROLES))
+        )
     role = _ROLE_OF.get(re.sub(r"[\s-]+", "_", named.strip().lower()))
     if role is None:
         shown = one_line(named, max_length=40)
-        raise UnusableRow(f"turn {place} has the unknown role {shown!r}", f"name it one of {', '.join(ROLES)}")
+        raise UnusableRow(
+            _("turn {place} has the unknown role {role!r}", place=place, role=shown),
+            _("name it one of {roles}", roles=", ".join(ROLES)),
+        )
     return role
 
 
@@ -110,44 +123,48 @@ def _content(value: Any, place: int) -> str | None:
             if not isinstance(part, dict) or not isinstance(part.get("text"), str):
                 kind = one_line(part.get("type"), max_length=40) if isinstance(part, dict) else kind_of(part)
                 raise UnusableRow(
-                    f"turn {place} has content of type {kind}", "take it out, for only text can be trained"
+                    _("turn {place} has content of type {kind}", place=place, kind=kind),
+                    _("take it out, for only text can be trained"),
                 )
             texts.append(part["text"])
         return "".join(texts)
-    raise UnusableRow(f"turn {place} has content that is {kind_of(value)}, not text", "write it as text")
+    raise UnusableRow(
+        _("turn {place} has content that is {kind}, not text", place=place, kind=kind_of(value)),
+        _("write it as text"),
+    )
 
 
-_AS_CALL = 'write it as {"name": …, "arguments": {…}}'
+_AS_CALL = N_('write it as {"name": …, "arguments": {…}}')
 
 
 def _calls(value: Any, place: int) -> list[dict[str, Any]]:
     """Tool calls, one or a list of them, as objects or as JSON text."""
-    value = _decoded(value, f"turn {place} has a tool call that is not JSON", _AS_CALL)
+    value = _decoded(value, _("turn {place} has a tool call that is not JSON", place=place), _(_AS_CALL))
     return [_call(call, place) for call in (value if isinstance(value, list) else [value])]
 
 
 def _call(call: Any, place: int) -> dict[str, Any]:
-    call = _decoded(call, f"turn {place} has a tool call that is not JSON", _AS_CALL)
+    call = _decoded(call, _("turn {place} has a tool call that is not JSON", place=place), _(_AS_CALL))
     function = _first(call, "function") or call if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise UnusableRow(f"turn {place} has a tool call without a function name", _AS_CALL)
+        raise UnusableRow(_("turn {place} has a tool call without a function name", place=place), _(_AS_CALL))
     # The OpenAI wire format writes arguments as JSON text; templates expect the object.
     arguments = _decoded(
         function.get("arguments", {}) or {},
-        f"turn {place} has tool call arguments that are not JSON",
-        "write them as a JSON object",
+        _("turn {place} has tool call arguments that are not JSON", place=place),
+        _("write them as a JSON object"),
     )
     message = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return message | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
 
 
 def tools_of(value: Any) -> list[Any] | None:
-    remedy = "write them as a JSON list of function descriptions"
-    value = _decoded(value or None, "its tools are not JSON", remedy)
+    remedy = _("write them as a JSON list of function descriptions")
+    value = _decoded(value or None, _("its tools are not JSON"), remedy)
     if not value:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise UnusableRow(f"its tools are {kind_of(value)}, not a list of objects", remedy)
+        raise UnusableRow(_("its tools are {kind}, not a list of objects", kind=kind_of(value)), remedy)
     return value
 
 
@@ -162,5 +179,11 @@ def _decoded(value: Any, reason: str, remedy: str) -> Any:
 
 
 def kind_of(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
+    kinds = {
+        dict: N_("an object"),
+        list: N_("a list"),
+        str: N_("text"),
+        bool: N_("true or false"),
+        type(None): N_("null"),
+    }
+    return _(kinds.get(type(value), N_("a number")))
