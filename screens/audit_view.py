@@ -57,10 +57,14 @@ class AuditView(Vertical):
         """Which earlier row this one is like; nothing where the audit does not say so."""
         return self._repeats.get((row, source), "")
 
+    def forget(self) -> None:
+        """Say of no row any more what an audit of other data said."""
+        self._examples, self._repeats = {}, {}
+
     def show(self, audit: dict[str, Any], limit: int) -> None:
         """Show the session's answer to `Audit`; `limit` is the recipe's max_length."""
         self.query_one("#lengths", Static).update(lengths(audit, limit))
-        self._examples, self._repeats = {}, {}
+        self.forget()
         findings = self._findings(audit)
         options = [*findings, *_longer(audit, limit), *_notices(audit)]
         if not options:

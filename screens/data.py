@@ -164,6 +164,7 @@ class DataScreen(StepScreen):
         self.row, self.source, self.sources = 0, 0, []
         self.tuitune.link.draft.rows = None
         self._shown_for, self._from_finding = None, False
+        self.query_one(AuditView).forget()
         self._summarise(Content(waiting))
         self._show_row(None)
         self.query_one("#views", ContentSwitcher).current = "row" if waiting else "nearby"

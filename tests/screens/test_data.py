@@ -208,6 +208,9 @@ async def test_rows_that_cannot_be_used_are_told_beside_the_first_row_and_nothin
         await pilot.press("enter")
         await until(pilot, lambda: "Row 1 of 21" in screen_text(pilot), what="the first row")
         assert isinstance(app.screen, DataScreen), "Enter has shown it first"
+        await pilot.press("ctrl+g", "home", "shift+end", *"21", "enter")
+        await until(pilot, lambda: "Row 21 of 21" in screen_text(pilot), what="the row that repeats the first")
+        assert "the same as row 1" not in words(pilot), "the audit was of what stood there before"
 
 
 async def test_the_audit_offers_a_max_length_and_enter_takes_it(app: TuituneApp) -> None:
