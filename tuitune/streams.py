@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tuitune.errors import TuituneError, explain
 
@@ -28,6 +28,15 @@ class _Output(io.FileIO):
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             raise OutputLost(error) from None
+
+
+def takes_all_letters(output: TextIO) -> bool:
+    """Whether text of any language can be written there as it is."""
+    try:
+        "言".encode(output.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def settle_streams() -> None:

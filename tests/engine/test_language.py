@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -152,15 +153,17 @@ def test_the_environment_asks_for_a_language(
     assert from_environment() == expected
 
 
-def tuitune(*arguments: str) -> str:
+def tuitune(*arguments: str, **environment: str) -> str:
     command = [sys.executable, "-m", "tuitune", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=env).stdout
 
 
 def test_a_command_speaks_the_language_that_was_asked_for_and_json_none(tmp_path: Path) -> None:
     assert "まだ実行がありません" in tuitune("runs", "--runs", str(tmp_path), "--lang", "ja")
     assert "まだ実行がありません" in tuitune("--lang=ja", "runs", "--runs", str(tmp_path))
     assert "There is no run" in tuitune("runs", "--runs", str(tmp_path), "--lang", "en")
+    assert "There is no run" in tuitune("runs", "--runs", str(tmp_path), "--lang", "ja", PYTHONIOENCODING="ascii")
 
 
 @pytest.mark.parametrize("name", _commands())

@@ -48,7 +48,7 @@ from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.language import ENGLISH, _, from_environment, use
 from tuitune.paths import expanded, require_home
 from tuitune.settings import Settings, settings_file
-from tuitune.streams import OutputLost
+from tuitune.streams import OutputLost, takes_all_letters
 from tuitune.text import one_line
 
 
@@ -82,17 +82,19 @@ def _fail(message: str, status: int) -> int:
 
 
 def _choose_language(arguments: list[str]) -> None:
-    """As the command line says, else as was chosen in the app, else as the environment asks for; JSON is English.
+    """As the command line says, else as was chosen in the app, else as the environment asks for.
 
-    Before the command line is read, whose help and errors are in that language, too.
+    Before the command line is read, whose help and errors are in that language, too. JSON is English, and so is what
+    is told in ASCII alone, or to an output that takes no other letters.
     """
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     named = [option.partition("=")[2] for option in options if option.startswith("--lang=")]
     named += [value for option, value in pairwise(options) if option == "--lang"]
-    if "--json" in options:
+    settings = Settings.load(settings_file())
+    if "--json" in options or "--ascii" in options or settings.ascii or not takes_all_letters(sys.stdout):
         use(ENGLISH)
     else:
-        use(next(iter(named), "") or Settings.load(settings_file()).language or from_environment())
+        use(next(iter(named), "") or settings.language or from_environment())
 
 
 class _Parser(HelpParser):
