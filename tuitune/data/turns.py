@@ -56,7 +56,7 @@ def turns_of(value: Any, column: str) -> Conversation:
     value = _decoded(value, _("its {column} is text, not a list of turns", column=shown), _(_AS_TURNS))
     if not isinstance(value, list):
         raise UnusableRow(
-            _("its {column} is {kind}, not a list of turns", column=shown, kind=kind_of(value)), _AS_TURNS
+            _("its {column} is {kind}, not a list of turns", column=shown, kind=kind_of(value)), _(_AS_TURNS)
         )
     if not value:
         raise UnusableRow(_("its {column} is an empty list", column=shown), _("add its turns, or take the row out"))
@@ -101,15 +101,13 @@ def _first(turn: Mapping[str, Any], *names: str) -> Any:
 
 def _role(named: Any, place: int) -> str:
     if not isinstance(named, str):
-        raise UnusableRow(
-            _("turn {place} has no role", place=place), _("give it one of {roles}", roles=", ".join(ROLES))
-        )
+        raise UnusableRow(_("turn {place} has no role", place=place), _("give it one of {roles}", roles=list(ROLES)))
     role = _ROLE_OF.get(re.sub(r"[\s-]+", "_", named.strip().lower()))
     if role is None:
         shown = one_line(named, max_length=40)
         raise UnusableRow(
             _("turn {place} has the unknown role {role!r}", place=place, role=shown),
-            _("name it one of {roles}", roles=", ".join(ROLES)),
+            _("name it one of {roles}", roles=list(ROLES)),
         )
     return role
 

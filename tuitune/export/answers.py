@@ -18,7 +18,7 @@ from tuitune.chat.sampling import Sampling
 from tuitune.chat_template.turn_end import end_of_turn_id
 from tuitune.conversation import Conversation, UnusableRow
 from tuitune.errors import TuituneError
-from tuitune.language import _
+from tuitune.language import N_, _
 from tuitune.masking import Masker
 from tuitune.model.config import auto_class, training_config
 from tuitune.recipe import Recipe
@@ -126,7 +126,7 @@ def reference(run: Run, recipe: Recipe, tokenizer: Any, asked: Asked, cancelled:
 
     masker = Masker(tokenizer, "last", recipe.data.max_length)
     prompt_ids = [masker.prompt_ids(prompt, thinks=run.thinks()) for prompt in asked.prompts]
-    with explained(recipe, "asking the adapter on"), loaded(recipe.model.name, recipe) as model:
+    with explained(recipe, N_("asking the adapter on")), loaded(recipe.model.name, recipe) as model:
         adapted = PeftModel.from_pretrained(model, str(run.adapter), is_trainable=False).eval()
         answers = _scores(adapted, asked, cancelled)
         ends = {*_stops(model), tokenizer.eos_token_id, end_of_turn_id(tokenizer)} - {None}
@@ -156,7 +156,7 @@ def transformers_answers(folder: Path, recipe: Recipe, expected: Reference, canc
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     prompt_ids = [template_ids(tokenizer, prompt) for prompt in expected.asked.prompts]
-    with explained(recipe, "asking the exported model of"), loaded(str(folder), None) as model:
+    with explained(recipe, N_("asking the exported model of")), loaded(str(folder), None) as model:
         answers = _scores(model, expected.asked, cancelled)
         _reply_to(prompt_ids, model, _stops(model), answers, cancelled)
         for ids, reply in zip(prompt_ids, expected.adapter.replies, strict=True):

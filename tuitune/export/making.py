@@ -24,7 +24,7 @@ from tuitune.export.parity import write as write_parity
 from tuitune.export.sums import sum_file, write_sums
 from tuitune.export.times import timed
 from tuitune.hub.upload import require_writable, upload
-from tuitune.language import _
+from tuitune.language import N_, _
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
@@ -224,7 +224,7 @@ class Making:
         """The tokenizer that was saved with the adapter, opened anew."""
         from transformers import AutoTokenizer
 
-        with explained(self._run.resolved(), "opening the tokenizer of the run of"):
+        with explained(self._run.resolved(), N_("opening the tokenizer of the run of")):
             return AutoTokenizer.from_pretrained(self._run.adapter, trust_remote_code=False)
 
     @cached_property
@@ -331,7 +331,7 @@ class Making:
         from tuitune.export.gguf import convert_adapter
 
         assert self._llama_cpp is not None
-        with explained(self._run.resolved(), "finding the base model of"):
+        with explained(self._run.resolved(), N_("finding the base model of")):
             base = weights_folder(self._run.resolved().model)
         convert_adapter(
             self._run.adapter,

@@ -15,7 +15,7 @@ from tuitune.errors import TuituneError
 from tuitune.export import shards
 from tuitune.export.card import mark, model_card
 from tuitune.export.kinds import Cancelled
-from tuitune.language import _
+from tuitune.language import N_, _
 from tuitune.model.config import auto_class, require_weights, training_config
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import ModelSection
@@ -39,11 +39,11 @@ def merge(
     """
     recipe = run.resolved()
     recipe, notices = sixteen_bit(recipe)
-    with explained(recipe, "merging the adapter into"), quiet():
+    with explained(recipe, N_("merging the adapter into")), quiet():
         config = training_config(recipe)
         by_shard = None if base_in_4bit(recipe) else shards.plan(config, weights_folder(recipe.model), run.adapter)
     if by_shard is not None:
-        with explained(recipe, "merging the adapter into"):
+        with explained(recipe, N_("merging the adapter into")):
             shards.merge(by_shard, run.adapter, folder, progress, cancelled)
         unread = set(by_shard.unread)
         _save_settings(by_shard.model, config, by_shard.dtype, recipe, tokenizer, folder)
@@ -120,17 +120,17 @@ def _merge_in_memory(
 ) -> tuple[set[str], tuple[str, ...]]:
     """Merge with the whole model in memory; the weights left out, and notices for the user."""
     progress(_("Loading the base model in 16-bit"))
-    with explained(recipe, "loading the base model for the merge"), quiet():
+    with explained(recipe, N_("loading the base model for the merge")), quiet():
         model, notices = _base(recipe)
     _stop_if(cancelled)
     progress(_("Merging the adapter"))
-    with explained(recipe, "merging the adapter into"):
+    with explained(recipe, N_("merging the adapter into")):
         model, before = _merged(model, run.adapter)
         after = {name: _checksum(weight) for name, weight in model.state_dict().items()}
     _stop_if(cancelled)
     _end_where_the_template_ends(model, tokenizer)
     progress(_("Saving the merged model"))
-    with explained(recipe, "saving the merged model of"), quiet():
+    with explained(recipe, N_("saving the merged model of")), quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         _copy_sentencepiece(recipe.model, folder)
@@ -138,7 +138,7 @@ def _merge_in_memory(
     del model
     _stop_if(cancelled)
     progress(_("Checking every weight"))
-    with explained(recipe, "reopening the merged model of"), quiet():
+    with explained(recipe, N_("reopening the merged model of")), quiet():
         unread = _prove(folder, before, after, _base_keys(recipe.model), tied)
     return unread, notices
 

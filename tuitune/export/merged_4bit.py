@@ -7,6 +7,7 @@ from tuitune.backends.loading import explained
 from tuitune.errors import TuituneError
 from tuitune.export.card import mark, model_card
 from tuitune.export.merged import quiet
+from tuitune.language import N_
 from tuitune.model.config import auto_class
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
@@ -29,7 +30,7 @@ def quantise(run: Run, merged: Path, folder: Path) -> None:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    with explained(run.resolved(), "quantising the merged model of"), quiet():
+    with explained(run.resolved(), N_("quantising the merged model of")), quiet():
         model = auto_class(config).from_pretrained(
             merged,
             dtype=dtype,

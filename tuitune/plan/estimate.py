@@ -359,7 +359,7 @@ def empty_model(recipe: Recipe) -> Any:
 
     config = training_config(recipe)
     config.quantization_config = None
-    with explained(recipe, "reading the shape of"), torch.device("meta"):
+    with explained(recipe, N_("reading the shape of")), torch.device("meta"):
         return auto_class(config).from_config(config, trust_remote_code=False)
 
 
