@@ -23,96 +23,13 @@ from babel.messages.pofile import read_po, write_po
 
 HERE = Path(__file__).parent
 LOCALE = HERE / "tuitune" / "locale"
-CONVERTED = (
-    "screens/actions.py",
-    "screens/app.py",
-    "screens/appearance.py",
-    "screens/ask.py",
-    "screens/attention.py",
-    "screens/audit_lengths.py",
-    "screens/audit_view.py",
-    "screens/bubbles.py",
-    "screens/change.py",
-    "screens/chat.py",
-    "screens/clipboard.py",
-    "screens/columns.py",
-    "screens/compare.py",
-    "screens/confirm.py",
-    "screens/consequences.py",
-    "screens/correct.py",
-    "screens/dashboard.py",
-    "screens/data.py",
-    "screens/documents.py",
-    "screens/draft.py",
-    "screens/endings.py",
-    "screens/export.py",
-    "screens/glossary.py",
-    "screens/gpus.py",
-    "screens/help.py",
-    "screens/history.py",
-    "screens/home.py",
-    "screens/hub_datasets.py",
-    "screens/lora.py",
-    "screens/model.py",
-    "screens/palette.py",
-    "screens/passage.py",
-    "screens/rewards.py",
-    "screens/run_link.py",
-    "screens/run_state.py",
-    "screens/run_table.py",
-    "screens/sampling.py",
-    "screens/sides.py",
-    "screens/step_screen.py",
-    "screens/steps.py",
-    "screens/templates.py",
-    "screens/too_small.py",
-    "screens/train.py",
-    "screens/widgets",
-    "tuitune/audit",
-    "tuitune/backends",
-    "tuitune/chat",
-    "tuitune/chat_template",
-    "tuitune/commands",
-    "tuitune/conversation.py",
-    "tuitune/data",
-    "tuitune/documents",
-    "tuitune/endings",
-    "tuitune/errors.py",
-    "tuitune/export",
-    "tuitune/hub",
-    "tuitune/language.py",
-    "tuitune/machine",
-    "tuitune/masking.py",
-    "tuitune/method_sections.py",
-    "tuitune/methods",
-    "tuitune/model",
-    "tuitune/paths.py",
-    "tuitune/plan",
-    "tuitune/recipe.py",
-    "tuitune/recipe_sections.py",
-    "tuitune/reward_sections.py",
-    "tuitune/rewards",
-    "tuitune/runs",
-    "tuitune/session",
-    "tuitune/settings.py",
-    "tuitune/streams.py",
-    "tuitune/text.py",
-    "tuitune/train",
-    "tuitune/typed.py",
-    "tuitune/units.py",
-)
-"""Files and folders whose texts are all marked: they are extracted, and tests/engine/test_language.py holds them so."""
-
 Messages = dict[str | tuple[str, str], str | tuple[str, ...]]
 """Of a catalogue: messages (a tuple: one and many) with their translations, empty where there is none."""
 
 
-def converted() -> list[Path]:
-    """The files whose texts are all marked."""
-    files = [
-        path for name in CONVERTED for path in ([HERE / name] if name.endswith(".py") else (HERE / name).rglob("*.py"))
-    ]
-    return sorted(set(files))
+def sources() -> list[Path]:
+    """The files whose texts are shown, each of which must be marked."""
+    return sorted(path for package in ("screens", "tuitune") for path in (HERE / package).rglob("*.py"))
 
 
 def error_classes() -> frozenset[str]:
@@ -172,7 +89,7 @@ def extracted() -> dict[str, set[str | tuple[str, str]]]:
     keywords |= dict.fromkeys(error_classes())
     packages: dict[str, set[str | tuple[str, str]]] = {}
     models = subclasses("BaseModel")
-    for file in converted():
+    for file in sources():
         messages = packages.setdefault(package_of(file), set())
         messages.update(field_docstrings(file, models))
         for _line, message, _comments, _context in extract_from_file(calls, file, keywords=keywords):
