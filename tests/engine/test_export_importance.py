@@ -42,10 +42,10 @@ def matrix(run: Run, exports: dict[str, Exported], tmp_path_factory: pytest.Temp
     """Name to content of the tensors in the file of the matrix."""
     from gguf import GGUFReader
 
-    made = tmp_path_factory.mktemp("matrix") / "imatrix.gguf"
+    matrix_file = tmp_path_factory.mktemp("matrix") / "imatrix.gguf"
     merged, source = exports["merged"].path, exports["source"].path
-    importance.write_importance(merged, run, source, made, lambda done, total: None, lambda: False)
-    reader = GGUFReader(made)
+    importance.write_importance(merged, run, source, matrix_file, lambda done, total: None, lambda: False)
+    reader = GGUFReader(matrix_file)
     assert str(reader.fields["general.type"].contents()) == "imatrix"
     return {tensor.name: np.array(tensor.data).reshape(-1) for tensor in reader.tensors}
 

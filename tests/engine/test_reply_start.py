@@ -102,18 +102,17 @@ def test_an_export_of_a_run_begins_where_its_data_did(reply: str, ending: str, t
     train(recipe, writer.run, Control(), writer.append)
     writer.close()
 
-    said = [each.text for each in writer.run.history().notices]
-    assert any(each.startswith("The data has no thinking, so replies are trained behind") for each in said) is (
+    notices = [notice.text for notice in writer.run.history().notices]
+    assert any(text.startswith("The data has no thinking, so replies are trained behind") for text in notices) is (
         "<think>" in ending
     )
-    assert [each for each in said if each.startswith("No reply to 'again again") and "shorten it" in each]
+    assert [text for text in notices if text.startswith("No reply to 'again again") and "shorten it" in text]
     kinds = ["adapter", "merged_16bit", "gguf:f16"] if "<think>" in ending else ["adapter", "merged_16bit"]
-    made = export(writer.run, kinds, None, quiet, yes, never)
-    for exported in made:
+    for exported in export(writer.run, kinds, None, quiet, yes, never):
         if exported.kind == "gguf:f16":
             assert llama_cpps_prompt(exported.path).endswith(ending)
             continue
         opened = AutoTokenizer.from_pretrained(exported.path)
         prompt = opened.apply_chat_template(CHATS[0], tokenize=False, add_generation_prompt=True)
         assert prompt.endswith(ending)
-        assert any("without thinking" in each for each in exported.notices) is ("<think>" in ending)
+        assert any("without thinking" in text for text in exported.notices) is ("<think>" in ending)
