@@ -113,12 +113,16 @@ def _counted(recipe: Recipe, estimate: dict[str, Any], speed: Speed | None, pric
     if rows is None:
         lines.append(_line(_("Data"), _("large: counted when the run starts")))
     else:
-        counted = _(
-            "{rows:,} rows, each seen {passes:.1f} times · {tokens} tokens, {trained} trained",
-            rows=rows,
-            passes=passes_over_data(recipe, rows),
-            tokens=count(estimate["tokens"]),
-            trained=count(estimate["trained_tokens"]),
+        data: dict[str, Any] = {
+            "rows": rows,
+            "passes": passes_over_data(recipe, rows),
+            "tokens": count(estimate["tokens"]),
+            "trained": count(estimate["trained_tokens"]),
+        }
+        counted = (
+            _("{rows:,} rows, each seen {passes:.1f} times · {tokens} tokens, {trained} trained", **data)
+            if estimate["trained_tokens"]
+            else _("{rows:,} prompts, each answered {passes:.1f} times · {tokens} tokens", **data)
         )
         lines.append(_line(_("Data"), counted))
     lines.append(_line(_("Time"), _time(recipe, estimate, speed, price)))

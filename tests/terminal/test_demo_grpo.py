@@ -9,7 +9,7 @@ from tuitune.runs.folder import all_runs
 def test_the_demo_learns_from_rewards(tmp_path: Path, terminals: list[Terminal]) -> None:
     terminal = started(terminals, "demo", "--method", "grpo", "--runs", str(tmp_path / "runs"))
     terminal.until("ready", 300)
-    for shown in ("animals.jsonl", "grpo"):
+    for shown in ("animals.jsonl", "prompts, each answered 32.0 times"):
         terminal.press(ENTER)
         terminal.until(shown, 120)
     terminal.press(ENTER)

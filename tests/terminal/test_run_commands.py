@@ -11,7 +11,7 @@ from tests.engine.records import plan, run, steps
 from tests.terminal.terminal import ENTER, Terminal
 from tests.terminal.test_commands import json_lines, tuitune
 from tuitune.commands.runs import harmless_cell
-from tuitune.runs.events import Evaluation, Finished
+from tuitune.runs.events import Evaluation, Finished, Started
 from tuitune.runs.folder import Run, RunWriter
 from tuitune.runs.manage import write_note
 
@@ -22,7 +22,8 @@ def runs(tmp_path: Path) -> Path:
     folder = tmp_path / "runs"
     before, after = Evaluation(attempt=1, step=0, loss=3.1), Evaluation(attempt=1, step=3, loss=0.9)
     done = Finished(status="done", step=3, seconds=141.0, adapter=None)
-    run(folder, "older", "some/model", 1_000, plan(), before, *steps(1, 2, 3), after, done)
+    started = Started(run="older", attempt=1, pid=1)
+    run(folder, "older", "some/model", 1_000, started, plan(), before, *steps(1, 2, 3), after, done)
     newer = run(folder, "newer", "some/model", 2_000, plan(), *steps(1, 2))
     recipe = newer.recipe()
     newer.keep_resolved(recipe.model_copy(update={"train": recipe.train.model_copy(update={"learning_rate": 1e-4})}))
