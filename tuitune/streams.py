@@ -33,7 +33,7 @@ class _Output(io.FileIO):
 def takes_all_letters(output: TextIO) -> bool:
     """Whether text of any language can be written there as it is."""
     try:
-        "言".encode(output.encoding)
+        "言".encode(output.encoding or "utf-8")
     except (UnicodeEncodeError, LookupError):
         return False
     return True

@@ -120,6 +120,16 @@ def grpo_part(section: GRPO, end: int | None, eos_token_id: int | None) -> Scrip
     )
 
 
+_TEXTS = '''
+Sentence = str
+
+
+def _(message, /, **values):
+    return message.format(**values)
+'''
+"""What the code of rewards words its complaints with: in a script, in English."""
+
+
 def _rewards(rewards: Sequence[Reward]) -> tuple[str, str, dict[str, str]]:
     """Source that the rewards need, source of the list of them, and their files by name. Raises UnusableInput."""
     modules: dict[str, ModuleType] = {}
@@ -143,7 +153,7 @@ def _rewards(rewards: Sequence[Reward]) -> tuple[str, str, dict[str, str]]:
             options: dict[str, Any] = judge.model_dump(mode="json", exclude={"name", "weight"})
             values = f"lambda judged: [{expression.format(options=options)} for row in judged]"
         lines.append(f"    reward({title!r}, {values}),")
-    pieces = [_body(module) for module in modules.values()]
+    pieces = [_TEXTS, *(_body(module) for module in modules.values())]
     pieces += [inspect.getsource(worker.Misbehaved), inspect.getsource(worker.checked)]
     if files:
         pieces += ["Row = dict[str, Any]", inspect.getsource(worker.call)]
