@@ -1,5 +1,6 @@
 """The types of GGUF that xllamacpp's kernels do not mix are written by a llama-quantize of the user's own."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -114,9 +115,10 @@ def test_the_kernels_killed_on_their_way_leave_nothing_and_the_next_export_goes_
 
     def kill() -> bool:  # asked between looks at the child, as whether the user stopped it
         for child in [] if killed else psutil.Process().children():
-            if "quantise.py" in " ".join(child.cmdline()):
-                killed.append(child.pid)
-                os.kill(child.pid, signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):  # another child that has just ended
+                if "quantise.py" in " ".join(child.cmdline()):
+                    killed.append(child.pid)
+                    os.kill(child.pid, signal.SIGKILL)
         return False
 
     sources("works")

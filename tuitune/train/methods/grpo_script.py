@@ -120,13 +120,13 @@ def grpo_part(section: GRPO, end: int | None, eos_token_id: int | None) -> Scrip
     )
 
 
-_TEXTS = '''
+_TEXTS = """
 Sentence = str
 
 
 def _(message, /, **values):
     return message.format(**values)
-'''
+"""
 """What the code of rewards words its complaints with: in a script, in English."""
 
 
