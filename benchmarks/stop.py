@@ -4,8 +4,7 @@
 
 Each request goes to a demo run of its own in one session: in each phase of a run, after a random part of a second, and
 while steps are trained. Told is the time from the request to the run's last event, with everything that was trained
-saved by then. The first run, whose session still imports the libraries, is asked in that phase. Writes
-benchmarks/results/stop_NAME.json.
+saved by then. Writes benchmarks/results/stop_NAME.json.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from tuitune.session.client import Session
 from tuitune.session.messages import Stop, Train
 
 RESULTS = Path(__file__).parent / "results"
-PLACES = ("importing", "data", "model", "before", "training", "step 3", "evaluation")
+PLACES = ("data", "model", "before", "training", "step 3", "evaluation")
 _AT_MOST_S = 0.5
 """A request comes so long, at most, after the phase that it is for has begun."""
 
@@ -74,9 +73,6 @@ async def measured(requests: int) -> dict[str, Any]:
             session = await Session.start()
             for number in range(requests):
                 name = f"{place.replace(' ', '-')}-{number}"
-                if place == "importing" and number:  # libraries are imported once in a session
-                    await session.close()
-                    session = await Session.start()
                 answers.append(await seconds_to_stop(session, place, Path(folder), name, random.uniform(0, _AT_MOST_S)))
             await session.close()
             seconds = [answer["seconds"] for answer in answers if answer]
