@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from safetensors.torch import load_file
@@ -16,13 +18,14 @@ from safetensors.torch import load_file
 from tests.engine.test_ranks import recipe_of
 from tests.engine.training import trained
 from tuitune.data.prepare import prepare
-from tuitune.errors import UnusableInput
+from tuitune.errors import TuituneError, UnusableInput
 from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.hosts import HostTold, Joined, Meeting, RunTold, host_and_port, libraries, listen, parsed
+from tuitune.train.carry import on_every_host
 from tuitune.train.control import Control
-from tuitune.train.ranks import SOCKETS, join
+from tuitune.train.ranks import SOCKETS, Ranks, join
 from tuitune.train.run import _require_the_same_everywhere
 
 FIRST, SECOND = "10.77.0.1", "10.77.0.2"
@@ -193,3 +196,14 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 def test_an_address_of_another_host_is_refused() -> None:
     with pytest.raises(UnusableInput, match=r"cannot listen on 192\.0\.2\.1:29500"):
         listen("192.0.2.1:29500")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("checkpoint-2", "../../../evil"), ("checkpoint-2", "/tmp/evil"), ("../evil", "adapter.bin")]
+)
+def test_nothing_of_the_first_hosts_is_written_outside_the_run(tmp_path: Path, name: str, file: str) -> None:
+    told = iter([name, {file: 3}])
+    wire = SimpleNamespace(span_hosts=True, is_first=False, writes_here=True, share=lambda _own: next(told))
+    with pytest.raises(TuituneError, match="outside the run's folder"):
+        on_every_host(None, Run(tmp_path / "run"), cast(Ranks, wire))
+    assert not (tmp_path / "run").exists() and not list(tmp_path.rglob("*evil*"))

@@ -21,6 +21,10 @@ def on_every_host(checkpoint: Path | None, run: Run, ranks: Ranks) -> Path | Non
     files = [file for file in checkpoint.rglob("*") if file.is_file()] if ranks.is_first and checkpoint else []
     sizes = ranks.share({str(file.relative_to(checkpoint)): file.stat().st_size for file in files if checkpoint})
     target = run.checkpoints / name
+    if Path(name).name != name or any(
+        not (target / relative).resolve().is_relative_to(target.resolve()) for relative in sizes
+    ):
+        raise TuituneError("The first host sends files that belong outside the run's folder: nothing was written.")
     writes = ranks.writes_here and not ranks.is_first
     if writes:
         shutil.rmtree(target, ignore_errors=True)
