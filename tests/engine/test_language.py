@@ -227,11 +227,27 @@ SHOWN_AS = {"placeholder", "help", "tooltip", "border_title", "border_subtitle"}
 def test_every_text_is_marked(file: Path) -> None:
     tree = ast.parse(file.read_text())
     assert [f"line {node.lineno}: {ast.unparse(node)[:80]}" for node in unmarked(tree)] == []
+    assert list(other_values(tree)) == []
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             names = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id == "_"]
             stored = [node.lineno for node in names if isinstance(node.ctx, ast.Store)]
             assert not stored or not any(isinstance(node.ctx, ast.Load) for node in names), f"`_` is bound: {stored}"
+
+
+def other_values(tree: ast.AST) -> Iterator[str]:
+    """Texts that are given other values than stand in their braces: formatting them would fail, or forget one."""
+    for node in ast.walk(tree):
+        name = messages.name_of(node.func) if isinstance(node, ast.Call) else ""
+        if not isinstance(node, ast.Call) or name not in {"_", "plural", *messages.error_classes()}:
+            continue
+        texts = [text.value for text in node.args[: 2 if name == "plural" else 1] if isinstance(text, ast.Constant)]
+        values = {word.arg for word in node.keywords} - {"code"} | ({"count"} if name == "plural" else set())
+        if not texts or not values or None in values:
+            continue
+        wanted = {field for text in texts for field, _spec in fields(str(text))}
+        if wanted != values:
+            yield f"line {node.lineno}: {sorted(wanted)} stand in the text, {sorted(map(str, values))} are given"
 
 
 def unmarked(tree: ast.AST) -> Iterator[ast.expr]:

@@ -26,6 +26,7 @@ from tuitune.runs.folder import Run
 from tuitune.text import one_line
 from tuitune.train import checkpoints
 from tuitune.train.autotune import fit, keeps_activations, with_less_memory
+from tuitune.train.best import go_back_to_the_best, tell_of_a_better_one
 from tuitune.train.carry import on_every_host
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
 from tuitune.train.evaluate import Evaluator
@@ -188,7 +189,7 @@ def train(
             backend.for_training(loaded)
             _train_to_the_end(evaluator, loaded, recipe, run, new_trainer, control, emit, checkpoint, ranks)
             if evaluator.stopped_early:
-                adapter_step = _go_back_to_the_best(evaluator, loaded, run, emit, ranks)
+                adapter_step = go_back_to_the_best(evaluator, loaded, run, emit, ranks)
             if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
                 phase("saving", _("Saving the adapter"))
                 if ranks.is_first:
@@ -203,7 +204,7 @@ def train(
                         evaluator.measure(callback.steps_done)
                     else:
                         evaluator.measure(adapter_step, loss=False)  # known since it was trained
-                    _tell_of_a_better_one(evaluator, run, emit)
+                    tell_of_a_better_one(evaluator, run, emit)
                 except NotFinite:
                     raise
                 except Exception as error:  # whatever it is, the training is done and its adapter saved
@@ -293,80 +294,6 @@ def _fit(
         run.keep_resolved(fitted.recipe)
     emit(Notice(text=fitted.describe(loaded.attention)))
     return fitted.recipe
-
-
-def _go_back_to_the_best(evaluator: Evaluator, loaded: LoadedModel, run: Run, emit: Emit, ranks: Ranks) -> int | None:
-    """Give the model the adapter of the best checkpoint, and tell why the run ended; the step it is of.
-
-    None where that checkpoint is not there or not whole: the model stays as it is.
-    """
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    best = evaluator.best
-    assert best is not None, "a run ends early for what was measured"
-    checkpoint = run.checkpoints / f"checkpoint-{best.step}"
-    last = evaluator.measured[-1]
-    told = (
-        _(
-            "Ended early: the held-out reward was highest at step {step} ({best:.4f}) and is {last:.4f} now",
-            step=best.step,
-            best=-best.loss,
-            last=-last.loss,
-        )
-        if "reward" in best.metrics
-        else _(
-            "Ended early: the held-out loss was lowest at step {step} ({best:.4f}) and is {last:.4f} now",
-            step=best.step,
-            best=best.loss,
-            last=last.loss,
-        )
-    )
-    whole = on_every_host(checkpoint if checkpoints.damage(checkpoint) is None else None, run, ranks)
-    if whole is None:
-        emit(
-            Notice(
-                text=_(
-                    "{told}; the adapter is the last one, as that of step {step} is not there.",
-                    told=told,
-                    step=best.step,
-                )
-            )
-        )
-        return None
-    set_peft_model_state_dict(loaded.model, load_file(whole / "adapter_model.safetensors"))
-    emit(Notice(text=_("{told}; the adapter is that of step {step}.", told=told, step=best.step)))
-    return best.step
-
-
-def _tell_of_a_better_one(evaluator: Evaluator, run: Run, emit: Emit) -> None:
-    """Where an earlier checkpoint has a lower held-out loss than the adapter that was just measured, say so."""
-    best, last = evaluator.best, evaluator.measured[-1] if evaluator.measured else None
-    if best is None or last is None or best.loss >= last.loss:
-        return
-    if (run.checkpoints / f"checkpoint-{best.step}").is_dir():
-        told = (
-            _(
-                "The held-out reward was highest at step {step} ({best:.4f}, now {last:.4f})",
-                step=best.step,
-                best=-best.loss,
-                last=-last.loss,
-            )
-            if "reward" in best.metrics
-            else _(
-                "The held-out loss was lowest at step {step} ({best:.4f}, now {last:.4f})",
-                step=best.step,
-                best=best.loss,
-                last=last.loss,
-            )
-        )
-        text = _(
-            "{told}: `tuitune chat {run} --checkpoint best` talks to that adapter, and `tuitune export` takes the same "
-            "option.",
-            told=told,
-            run=one_line(run.name),
-        )
-        emit(Notice(text=text))
 
 
 def _train_to_the_end(
