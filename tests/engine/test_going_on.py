@@ -74,6 +74,17 @@ def test_a_change_of_a_live_run_is_trained_from_the_next_step_on(live: tuple[Run
     assert run.recipe().train.max_steps == 12 and run.resolved().train.max_steps == 9
 
 
+@pytest.mark.parametrize("shorter", [["max_steps=3"], ["max_steps=-1", "num_train_epochs=0.001"]])
+def test_a_run_that_is_past_the_end_it_is_given_ends_there(shorter: list[str], tmp_path: Path) -> None:
+    def change(event: Event, control: Control) -> None:
+        if isinstance(event, Step) and event.step == 4:
+            control.recipe = changed(recipe(), shorter)
+
+    run, history = trained(recipe(), tmp_path, "past", change)
+    assert run.status() == "done" and run.adapter.exists()
+    assert history.step == history.total_steps == 4
+
+
 def test_a_run_that_is_resumed_with_the_same_change_comes_to_the_same(
     live: tuple[Run, History], tmp_path: Path
 ) -> None:

@@ -60,7 +60,7 @@ async def test_a_run_is_steered_by_its_keys(recipe: Recipe, runs_folder: Path) -
         await until(pilot, lambda: isinstance(app.link.history.ended, Finished), what="the end")
         history = app.link.history
         assert isinstance(history.ended, Finished) and history.ended.status == "done"
-        assert last <= history.step <= last + 10 and history.total_steps < 500
+        assert last <= history.step == history.total_steps < 500  # more where it was past them already
 
         await pilot.press("e")
         await until(pilot, lambda: "How should it go on?" in words(pilot), what="the question how")

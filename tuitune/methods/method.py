@@ -139,6 +139,13 @@ class Method:
         passes = math.ceil(rows / train.per_device_train_batch_size)
         return math.ceil(passes / train.gradient_accumulation_steps)
 
+    def steps_of_run(self, recipe: Recipe, rows: int) -> int:
+        """Optimizer steps of the whole run over this many rows."""
+        train = recipe.train
+        if train.max_steps > 0:
+            return train.max_steps
+        return max(1, math.ceil(train.num_train_epochs * self.steps_an_epoch(recipe, rows)))
+
     def metrics_of(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """The method's own figures among what a trainer logs of a step, without those that are no finite number."""
         values = {metric.name: logs[metric.name] for metric in self.metrics if metric.name in logs}

@@ -437,12 +437,9 @@ def longest_batch_tokens(recipe: Recipe, rows: Rows | None, *, padding_free: boo
 
 def steps_of(recipe: Recipe, rows: int | None) -> int | None:
     """Optimizer steps of the whole run; None where they depend on rows that were not read."""
-    train = recipe.train
-    if train.max_steps > 0:
-        return train.max_steps
-    if rows is None:
+    if rows is None and recipe.train.max_steps <= 0:
         return None
-    return max(1, -int(-train.num_train_epochs * method_of(recipe).steps_an_epoch(recipe, rows) // 1))
+    return method_of(recipe).steps_of_run(recipe, rows or 0)
 
 
 def verdict(needed_bytes: int, available_bytes: int) -> Verdict:

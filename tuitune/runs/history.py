@@ -181,9 +181,8 @@ class History:
 
     @property
     def total_steps(self) -> int:
-        if self.steps:
-            return self.steps[-1].total_steps
-        return self.plan.total_steps if self.plan else 0
+        """Optimizer steps of the whole run as it is planned now; 0 until that is known."""
+        return self.pace.total_steps
 
     @property
     def seconds_left(self) -> float | None:

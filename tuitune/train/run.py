@@ -162,7 +162,7 @@ def train(
     require_trainable(loaded)
     trained = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
     loaded.begun = {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained.items()}
-    plan = _plan(loaded, recipe, prepared, trainer, batches, _cards_of(ranks))
+    plan = _plan(loaded, recipe, prepared, batches, _cards_of(ranks))
     if resumed and resumed.plan:
         require_same(resumed.plan, plan, run)
     emit(plan)
@@ -187,7 +187,7 @@ def train(
             )
             phase("training", going_on)
             backend.for_training(loaded)
-            _train_to_the_end(evaluator, loaded, recipe, run, new_trainer, control, emit, checkpoint, ranks)
+            _train_to_the_end(evaluator, loaded, recipe, run, plan, new_trainer, control, emit, checkpoint, ranks)
             if evaluator.stopped_early:
                 adapter_step = go_back_to_the_best(evaluator, loaded, run, emit, ranks)
             if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
@@ -301,6 +301,7 @@ def _train_to_the_end(
     loaded: LoadedModel,
     recipe: Recipe,
     run: Run,
+    plan: Plan,
     new_trainer: Callable[[Recipe], Any],
     control: Control,
     emit: Emit,
@@ -330,6 +331,8 @@ def _train_to_the_end(
                 recipe = with_tail_of(recipe, wanted)
                 if ranks.is_first:
                     run.keep_resolved(recipe)
+                total_steps = max(step, method_of(recipe).steps_of_run(recipe, plan.rows))
+                emit(replace(plan, at=time.time(), total_steps=total_steps))
             if wanted is None or control.stop.is_set() or evaluator.stopped_early:
                 return
             if 0 < recipe.train.max_steps <= step:
@@ -437,15 +440,12 @@ def _plan(
     loaded: LoadedModel,
     recipe: Recipe,
     prepared: Prepared,
-    trainer: Any,
     batches: Batches | None,
     cards: tuple[int, ...],
 ) -> Plan:
     import torch
 
     parameters = list(loaded.model.parameters())
-    args = trainer.args
-    by_epochs = math.ceil(args.num_train_epochs * method_of(recipe).steps_an_epoch(recipe, len(prepared.train)))
     device = loaded.model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return Plan(
@@ -459,7 +459,7 @@ def _plan(
         trained_tokens=prepared.trained_tokens,
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         total_parameters=loaded.model.num_parameters(),
-        total_steps=args.max_steps if args.max_steps > 0 else by_epochs,
+        total_steps=method_of(recipe).steps_of_run(recipe, len(prepared.train)),
         thinking=loaded.thinks,
         target_modules=loaded.targets.names if loaded.targets else (),
         batches=batches.kind if batches else "padded",
