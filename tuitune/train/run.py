@@ -156,7 +156,7 @@ def train(
     def new_trainer(recipe: Recipe) -> Any:
         return make_trainer(loaded, recipe, prepared, run, callbacks, control, emit, room, ranks)
 
-    trainer = evaluator.trainer = new_trainer(recipe)
+    evaluator.trainer = new_trainer(recipe)
     if recipe.lora.init_adapter is not None:
         begin_with_adapter(loaded, recipe.lora.init_adapter)  # once the trainer has turned the adapter to fp32
     require_trainable(loaded)
