@@ -82,8 +82,8 @@ def main() -> None:
             env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
         )
         child.delaybeforesend = None  # pexpect waits 50 ms by default
-        started = time.monotonic()
         child.expect("100,0")
+        started = time.monotonic()  # the events come since the app began to paint this, or shorter
         seconds = []
         for press in range(presses):
             end = time.monotonic() + 0.15
