@@ -7,7 +7,6 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal, VerticalScroll
 from textual.content import Content
-from textual.events import Resize
 from textual.geometry import Size
 from textual.message import Message
 from textual.widgets import ContentSwitcher, ProgressBar, Static
@@ -37,6 +36,16 @@ _LOG_BYTES = 16_384
 _MOST_PLOTS = 4
 _LEAST_PLOT = Size(42, 10)
 _NUMBERS_WIDTH = 30
+
+
+class _Middle(Horizontal):
+    """Curves and figures side by side, which tells when its room has changed: how much is shown depends on that."""
+
+    class Resized(Message):
+        """The room for curves and figures is another one."""
+
+    def on_resize(self) -> None:
+        self.post_message(self.Resized())
 
 
 class TrainScreen(StepScreen):
@@ -77,7 +86,7 @@ class TrainScreen(StepScreen):
         with Horizontal(id="progress"):
             yield ProgressBar(show_eta=False, id="bar")
             yield Static(id="pace")
-        with Horizontal(id="middle"):
+        with _Middle(id="middle"):
             yield Static(id="phases")
             with Grid(id="plots"):
                 for _plot in range(_MOST_PLOTS):
@@ -96,10 +105,7 @@ class TrainScreen(StepScreen):
         super().on_screen_resume()
         self.draw()
 
-    @on(Resize)
-    def _redraw_numbers(self) -> None:
-        self.call_after_refresh(self.draw)
-
+    @on(_Middle.Resized)
     @on(RunLink.RunChanged)
     def _changed(self) -> None:
         self.draw()
