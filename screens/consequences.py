@@ -14,6 +14,7 @@ from tuitune.plan.scaling import WORTH_ITS_CARDS
 from tuitune.recipe import Recipe
 from tuitune.runs.cost import Price, money
 from tuitune.runs.speed import Speed
+from tuitune.session.messages import Access
 from tuitune.text import one_line
 from tuitune.units import about, count, gib, size
 
@@ -38,10 +39,12 @@ def consequences(
     *,
     price: Price | None = None,
     counting: bool = True,
+    access: Access | None = None,
 ) -> Content:
     """`estimate` is the session's answer, None while it is `counting` or could not; `speed` an earlier run's.
 
-    `price` is what the machine costs, None where nobody has said so.
+    `price` is what the machine costs, None where nobody has said so; `access` what the Hub says of the repository,
+    None until it has.
     """
     train, lora = recipe.train, recipe.lora
     texts = estimate["warnings"] if estimate else warnings(recipe)
@@ -65,7 +68,7 @@ def consequences(
         )
     )
     if estimate is not None:
-        lines += _exports(estimate.get("exports", []))
+        lines += _exports(estimate.get("exports", []), access)
         parts = (
             f"{_(part)} {size(estimate['memory'][f'{part}_bytes'])}"
             for part in _PARTS
@@ -75,16 +78,25 @@ def consequences(
     return Content("\n").join(lines)
 
 
-def _exports(exports: list[dict[str, Any]]) -> list[Content]:
+def _exports(exports: list[dict[str, Any]], access: Access | None) -> list[Content]:
     """What the recipe wants to make of the result: why a kind cannot be made, and how long the others take."""
+    refusal = access["refusal"] if access else None
+    missing = {
+        kind["kind"]: kind["missing"] or (refusal if kind["kind"].startswith("hub:") else None) for kind in exports
+    }
     lines = [
         Content.assemble(
-            (fit(_("Export"), 8), _MUTED), (f"✘ {one_line(kind['kind'], max_length=40)}", _STYLES["does not fit"]),
-            f": {one_line(kind['missing'], max_length=300)}",
+            (fit(_("Export"), 8), _MUTED), (f"✘ {one_line(name, max_length=40)}", _STYLES["does not fit"]),
+            f": {one_line(reason, max_length=300)}",
         )
-        for kind in exports if kind["missing"]
+        for name, reason in missing.items() if reason
     ]  # fmt: skip
-    if ready := [kind for kind in exports if not kind["missing"]]:
+    possible = [kind for kind in exports if not missing[kind["kind"]]]
+    asked = [kind for kind in possible if access is None and kind["kind"].startswith("hub:")]
+    if asked:
+        names = one_line(", ".join(kind["kind"] for kind in asked), max_length=200)
+        lines.append(_line(_("Export"), _("{kinds}: asking the Hub about the repository…", kinds=names)))
+    if ready := [kind for kind in possible if kind not in asked]:
         names = one_line(", ".join(kind["kind"] for kind in ready), max_length=200)
         lines.append(_line(_("Export"), f"✔ {names}: {together(ready)}"))
     return lines

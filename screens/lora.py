@@ -31,7 +31,7 @@ from tuitune.plan.advice import USUAL
 from tuitune.recipe import Recipe, section_of
 from tuitune.runs.cost import Price
 from tuitune.runs.speed import measured_speed
-from tuitune.session.messages import Estimate
+from tuitune.session.messages import Estimate, HubAccess
 from tuitune.text import one_line, safe_text
 
 _SHORT_RUN = {"train.num_train_epochs": 1.0, "lora.r": 16, "lora.lora_alpha": 16.0}
@@ -67,6 +67,8 @@ class LoraScreen(StepScreen):
         self._yaml_of: dict[str, Any] = {}
         """The draft that the YAML was written from, or last taken over to."""
         self._goals: list[str] = []
+        self._ask_again = False
+        """Whether the Hub is asked once more about a repository that it refused."""
         self._lines_of = ""
         """The method whose fields have a line."""
 
@@ -127,6 +129,7 @@ class LoraScreen(StepScreen):
         self._title()
         self._show_draft()
         self._focus_view()
+        self._ask_again = True
         self._look_ahead()
 
     @property
@@ -343,6 +346,17 @@ class LoraScreen(StepScreen):
             measured_speed, self.tuitune.link.runs_folder, recipe.model.name, device, estimate["backend"]
         )
         shown.update(consequences(recipe, estimate, speed, price=self._price()))
+        if any(kind["kind"].startswith("hub:") for kind in estimate["exports"]):
+            wanted = recipe.export
+            try:
+                access = await self.tuitune.link.call(
+                    HubAccess(wanted.hub_repo, public=wanted.hub_public, again=self._ask_again)
+                )
+            except TuituneError as error:
+                self.show_problem(error)
+                return
+            self._ask_again = False
+            shown.update(consequences(recipe, estimate, speed, price=self._price(), access=access))
 
     def _price(self) -> Price | None:
         """What the user says an hour costs; None where that cannot be read."""

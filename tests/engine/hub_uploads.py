@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -15,7 +16,8 @@ from tests.engine.hub_wire import HubHandler, served
 @dataclass
 class UploadHub:
     """`files`: repository to path to content; `role` of the one token `hf_good`; `break_after` that many commits the
-    connection is closed without an answer. `log` collects method and path of every request."""
+    connection is closed without an answer. `log` collects method and path of every request; while `answers` is not set,
+    requests wait."""
 
     endpoint: str = ""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -25,6 +27,14 @@ class UploadHub:
     break_after: int | None = None
     commits: int = 0
     log: list[str] = field(default_factory=list)
+    answers: Event = field(default_factory=Event)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
+
+    def asked(self) -> int:
+        """How often it was asked whose a token is."""
+        return self.log.count("GET api/whoami-v2")
 
 
 @contextmanager
@@ -37,7 +47,10 @@ def upload_hub() -> Iterator[UploadHub]:
 
     Handler.hub = hub
     with served(Handler) as hub.endpoint:
-        yield hub
+        try:
+            yield hub
+        finally:
+            hub.answers.set()
 
 
 class _Handler(HubHandler):
@@ -46,6 +59,7 @@ class _Handler(HubHandler):
     def answer(self) -> None:
         body, path = self.body(), unquote(urlsplit(self.path).path).strip("/")
         self.hub.log.append(f"{self.command} {path}")
+        self.hub.answers.wait()
         parts = path.split("/")
         if parts[0] == "large":
             self.hub.large[parts[1]] = body

@@ -124,14 +124,20 @@ def preflight_with_hub(
     ]
 
 
+def wanted_kinds(recipe: Recipe) -> list[Kind]:
+    """The kinds that `recipe.export` wants, an upload where it only names a repository. Raises UnusableInput for a kind
+    that there is not."""
+    names = [*recipe.export.to]
+    if recipe.export.hub_repo and not any(name.startswith("hub:") for name in names):
+        names.append("hub:adapter")
+    return require_known(names) if names else []
+
+
 def wanted_exports(recipe: Recipe, runs_folder: Path) -> list[Readiness]:
     """What `recipe.export` wants, looked at before its run; the Hub is asked about a repository that it names. Raises
-    UnusableInput for a kind that there is not."""
-    wanted = recipe.export
-    names = [*wanted.to]
-    if wanted.hub_repo and not any(name.startswith("hub:") for name in names):
-        names.append("hub:adapter")
-    return preflight_with_hub(recipe, wanted.hub_repo, runs_folder, require_known(names)) if names else []
+    UnusableInput as `wanted_kinds` does."""
+    kinds = wanted_kinds(recipe)
+    return preflight_with_hub(recipe, recipe.export.hub_repo, runs_folder, kinds) if kinds else []
 
 
 def require_exportable(recipe: Recipe, runs_folder: Path) -> None:

@@ -14,6 +14,7 @@ from tuitune.atomic import write_atomic
 from tuitune.conversation import Conversation
 from tuitune.data import cache
 from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.hub.access import WriteAccess
 from tuitune.language import _
 from tuitune.machine.cards import cards_of
 from tuitune.machine.environment import warm_up
@@ -59,6 +60,7 @@ class Jobs:
         self._writing = threading.Lock()
         self._watched: list[tuple[int, Gpu | None]] = []
         """The processes that train the run, each with its card, where they are several."""
+        self._access = WriteAccess()
         self._models = Models()
         self._libraries: dict[tuple[str, ...], Library] = {}
 
@@ -77,6 +79,7 @@ class Jobs:
             messages.DatasetSplits: self.dataset_splits,
             messages.Audit: self.audit,
             messages.Estimate: self.estimate,
+            messages.HubAccess: self.hub_access,
             messages.PreviewRewards: self.preview_rewards,
             messages.Train: self.train,
             messages.Resume: self.resume,
@@ -149,12 +152,17 @@ class Jobs:
         return {"configs": dataset_splits(name, revision)}
 
     def estimate(self, job: Job, recipe: Recipe, runs: str | None = None) -> Result:
-        from tuitune.export.needs import wanted_exports
+        from tuitune.export.needs import preflight, wanted_kinds
         from tuitune.plan.estimate import estimate
 
         runs_folder = Path(runs) if runs else default_runs_folder()
-        wanted = [dataclasses.asdict(kind) for kind in wanted_exports(recipe, runs_folder)]
+        kinds = wanted_kinds(recipe)
+        wanted = [dataclasses.asdict(kind) for kind in preflight(recipe, runs_folder, kinds)] if kinds else []
         return {**estimate(recipe, runs_folder=runs_folder).as_dict(), "exports": wanted}
+
+    def hub_access(self, job: Job, repository: str | None, public: bool, again: bool = False) -> Result:
+        """Runs in the thread that waits for the Hub, and not in the worker thread."""
+        return {"refusal": self._access.refusal(repository, public=public, again=again)}
 
     def preview_rewards(self, job: Job, recipe: Recipe, prompts: int) -> Result:
         """What the recipe's rewards say of answers of the model as it is."""

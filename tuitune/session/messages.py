@@ -13,7 +13,7 @@ from tuitune.language import _
 from tuitune.text import one_line
 from tuitune.typed import checked, field_types
 
-VERSION = 5
+VERSION = 6
 """Of these messages: each side tells it first, and does not go on with a side of another version."""
 
 ReplyT = TypeVar("ReplyT")
@@ -287,12 +287,32 @@ class PreviewRewards(Request[dict[str, Any]]):
 class Estimate(Request[dict[str, Any]]):
     """What will be trained, in how many steps and how much memory (`tuitune.plan.estimate.Estimate`).
 
-    `runs` is the folder in which the run would be kept, the default one if None.
+    `runs` is the folder in which the run would be kept, the default one if None. What its `exports` need is looked at
+    here alone: what the Hub says of its repository is asked by HubAccess.
     """
 
     command: ClassVar[str] = "estimate"
     recipe: RecipeData
     runs: str | None = None
+
+
+class Access(TypedDict):
+    """`refusal`: the sentence that says why the repository cannot be written to; None where it can."""
+
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HubAccess(Request[Access]):
+    """Whether a repository of the Hub may be written to; asked beside other jobs, which do not wait for the Hub.
+
+    The Hub is asked once for each repository, visibility and token; with `again` once more where it refused.
+    """
+
+    command: ClassVar[str] = "hub_access"
+    repository: str | None
+    public: bool
+    again: bool = False
 
 
 # --- the model -----------------------------------------------------------------------------------------------------
@@ -458,7 +478,7 @@ REQUESTS: dict[str, type[Request[Any]]] = {
     request.command: request
     for request in (
         *(Status, Stop, Pause, Change, Save, SetPrice, SetThen, Cancel, Follow),
-        *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, PreviewRewards, Estimate),
+        *(Summary, Rows, Unusable, Columns, SearchDatasets, DatasetSplits, Audit, PreviewRewards, Estimate, HubAccess),
         *(Train, Resume, Chat, Attach, Retrieve, Export, Preflight),
     )
 }

@@ -28,6 +28,7 @@ from tuitune.session.messages import (
     EndingStatus,
     Export,
     Follow,
+    HubAccess,
     Nothing,
     Pause,
     Pausing,
@@ -98,6 +99,8 @@ class Server:
         self.socket_path = socket_path
         self.clients: set[Client] = set()
         self.worker = Worker()
+        self.hub_worker = Worker("hub")
+        """For what only waits for the Hub; it begins when the libraries are imported."""
         self.ended = asyncio.Event()
         self.loop = asyncio.get_running_loop()
         self.lasting: list[Job] = []
@@ -137,6 +140,7 @@ class Server:
 
     def _warm(self, end: Result | BaseException) -> None:
         self.ready = True
+        self.hub_worker.start()
         if isinstance(end, BaseException):
             log.error("importing the libraries failed", exc_info=end)
 
@@ -198,7 +202,7 @@ class Server:
         if isinstance(request, Train | Resume):
             for ending in self.endings:
                 ending.give_way()
-        self.worker.submit(job)
+        (self.hub_worker if isinstance(request, HubAccess) else self.worker).submit(job)
 
     def _answer(self, client: Client, request: Request[Any]) -> Mapping[str, Any] | None:
         """What the main thread answers by itself; None for a job."""

@@ -46,9 +46,9 @@ class Job:
 class Worker:
     """A thread that runs queued jobs. It is a daemon: a process that wants to end does not wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "worker") -> None:
         self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.current: Job | None = None
 
     def start(self) -> None:
