@@ -58,14 +58,14 @@ def commands(venv: Path, build: TorchBuild, installed: dict[str, str] | None) ->
     if installed is not None:
         constraints = venv / "constraints.txt"
     python = str(venv / "bin" / "python")
-    extra = "[gpu]" if build.uses_gpu or installed is not None else ""
+    extras = "documents,gpu" if build.uses_gpu or installed is not None else "documents"
     pip = [python, "-m", "pip", "install", "--quiet"]
     requirements = [] if installed is not None else build.requirements(versions["torch"], versions["torchvision"])
     options = [] if installed is not None else build.options()
     return [
         [sys.executable, "-m", "venv", *(["--system-site-packages"] if installed is not None else []), str(venv)],
         [*pip, "--upgrade", "pip>=25.1"],
-        [*pip, "--constraint", str(constraints), *options, *requirements, "--editable", f"{PROJECT}{extra}"],
+        [*pip, "--constraint", str(constraints), *options, *requirements, "--editable", f"{PROJECT}[{extras}]"],
     ]
 
 

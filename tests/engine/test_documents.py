@@ -1,6 +1,7 @@
 """Documents are read with their places, split by structure, found in any script, and read again when they change."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from tuitune.documents.passage import Passage
 from tuitune.documents.read import blocks_of, text_of
 from tuitune.documents.split import MAX_CHARACTERS, passages_of
 from tuitune.documents.words import terms_of
-from tuitune.errors import UnusableInput
+from tuitune.errors import TuituneError, UnusableInput
 
 HANDBOOK = """\
 # Handbook
@@ -197,6 +198,26 @@ def test_nothing_to_search_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty" / "a.txt").write_bytes(b"\0")
     with pytest.raises(UnusableInput, match=r"no document with text at .*a\.txt: it is no text"):
         searched(tmp_path / "empty", tmp_path / "store")
+
+
+def test_a_library_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "pypdfium2.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hidden"))
+    (only_pdf := tmp_path / "only").mkdir()
+    (only_pdf / "fees.pdf").write_bytes(pdf_of("The fee is nine florins."))
+    with pytest.raises(UnusableInput, match="PDF needs pypdfium2") as without_pdfium:
+        searched(only_pdf, tmp_path / "store")
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(TuituneError, match="needs bm25s, which is not installed here") as without_bm25s:
+        searched(folder, tmp_path / "store")
+    for refusal, package in ((without_pdfium, "pypdfium2"), (without_bm25s, "bm25s")):
+        words = shlex.split(str(refusal.value).split("`")[1])
+        assert words == [sys.executable, "-m", "pip", "install", package]
+        installed = subprocess.run(words, check=False, capture_output=True, text=True)  # it is there: no network
+        assert f"Requirement already satisfied: {package}" in installed.stdout
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp932", "euc_jp"])

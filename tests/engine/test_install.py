@@ -85,21 +85,21 @@ def test_an_older_driver_or_card_gets_a_build_of_torch_that_can_use_it(
     assert command[command.index("--extra-index-url") + 1] == f"{index}/{tag}"
     assert f"torch=={TORCH}+{tag}" in command
     assert f"torchvision=={TORCHVISION}+{tag}" in command
-    assert command[-1] == f"{PROJECT}[gpu]"
+    assert command[-1] == f"{PROJECT}[documents,gpu]"
 
 
 def test_a_driver_for_cuda_13_gets_what_the_package_index_has(tmp_path: Path, index: str) -> None:
     output = install(tmp_path, "580.65.06, 9.0", index=index)
     assert "580.65.06 runs CUDA 13" in output
     assert "--extra-index-url" not in output
-    assert pip_of(output)[-1] == f"{PROJECT}[gpu]"
+    assert pip_of(output)[-1] == f"{PROJECT}[documents,gpu]"
 
 
 def test_without_a_gpu_torch_for_the_cpu_is_taken_where_it_can_be_had(tmp_path: Path, index: str) -> None:
     output = install(tmp_path, None, index=index)
     assert "finds no NVIDIA GPU" in output
     assert f"torch=={TORCH}+cpu" in pip_of(output)
-    assert pip_of(output)[-1] == str(PROJECT)
+    assert pip_of(output)[-1] == f"{PROJECT}[documents]"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_where_only_the_package_index_is_reachable_its_own_torch_is_taken(tmp_pa
     output = install(tmp_path, says, status=9)
     assert "the package index's own build" in output
     assert "torch==" not in output
-    assert pip_of(output)[-1] == str(PROJECT)
+    assert pip_of(output)[-1] == f"{PROJECT}[documents]"
 
 
 def test_an_older_driver_whose_build_cannot_be_had_is_told_what_to_do(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_driver_that_no_torch_runs_on_trains_on_the_cpu(tmp_path: Path, index:
     output = install(tmp_path, "470.82.01, 7.5", index=index)
     assert "470.82.01 is too old" in output
     assert f"torch=={TORCH}+cpu" in pip_of(output)
-    assert pip_of(output)[-1] == str(PROJECT)
+    assert pip_of(output)[-1] == f"{PROJECT}[documents]"
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_the_torch_of_an_image_is_used_where_no_build_can_be_had_or_its_python_w
     assert "--system-site-packages" in output
     command = pip_of(output)
     assert command[command.index("--constraint") + 1] == str(tmp_path / "venv" / "constraints.txt")
-    assert command[-1] == f"{PROJECT}[gpu]"
+    assert command[-1] == f"{PROJECT}[documents,gpu]"
 
 
 def test_what_belongs_to_torch_is_pinned_as_the_image_has_it() -> None:

@@ -22,6 +22,7 @@ from tuitune.documents.store import Store
 from tuitune.documents.words import question_terms, terms_of
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.language import _
+from tuitune.machine.environment import install_line
 from tuitune.text import in_a_row, one_line, safe_text
 
 Progress = Callable[[str, int, int], None]
@@ -263,5 +264,8 @@ def _bm25s() -> Any:
     try:
         import bm25s
     except ImportError:
-        raise TuituneError("Documents need libraries of an extra: `pip install 'tuitune[documents]'`.") from None
+        raise TuituneError(
+            "Looking things up in documents needs bm25s, which is not installed here: `{command}`.",
+            command=install_line("bm25s"),
+        ) from None
     return bm25s

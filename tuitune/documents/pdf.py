@@ -1,7 +1,7 @@
 """PDF through pdfium, in a process of its own: what a hostile file does to the parser ends that process alone.
 
-Run as `python -m tuitune.documents.pdf`: reads a path a line, writes for each a line of JSON with `pages` or, from
-`_REASONS`, a `reason`.
+Run as `python -m tuitune.documents.pdf`: reads a path a line, writes for each a line of JSON with `pages` or a
+`reason`: one of `_REASONS`, or `library` where pdfium is not installed.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from typing import Any
 
 from tuitune.documents.block import Block, Unreadable
 from tuitune.language import N_, _
+from tuitune.machine.environment import install_line
 
 MAX_PAGES = 20_000
 MAX_PAGE_CHARACTERS = 100_000
 _SECONDS = 120.0
 _MEMORY_BYTES = 4 * 2**30
 _REASONS = {
-    "library": N_("pypdfium2 is not installed (`pip install 'tuitune[documents]'`)"),
     "password": N_("it needs a password"),
     "no text": N_("it holds no text, only pictures"),
     "other": N_("it is no PDF"),
@@ -51,6 +51,9 @@ class PdfReader:
             self.close()
             raise Unreadable("the PDF reader did not get through it")
         result = json.loads(answer)
+        if result.get("reason") == "library":
+            command = install_line("pypdfium2")
+            raise Unreadable(_("PDF needs pypdfium2, which is not installed here: `{command}`", command=command))
         if "reason" in result:
             raise Unreadable(_(_REASONS.get(result["reason"], _REASONS["other"])))
         return [

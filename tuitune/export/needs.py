@@ -12,12 +12,13 @@ from tuitune.export import llama_cpp, place, shards, times
 from tuitune.export.card import fingerprint, marked
 from tuitune.export.kinds import KINDS, Kind, require_known
 from tuitune.export.script import require_repeatable
-from tuitune.language import _, in_language
+from tuitune.language import Sentence, _, in_language
 from tuitune.model.config import require_weights, training_config
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import HUB
 from tuitune.runs.folder import Run, default_runs_folder
 from tuitune.text import one_line
+from tuitune.train.checkpoints import require_whole_adapter
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def preflight(subject: Run | Recipe, out: Path | None = None, kinds: Sequence[Ki
     except TuituneError as error:
         unreadable = error.sentence
     by_shard = unreadable is None and merges_by_shard(recipe, run)
-    readiness = [_looked_at(kind, run, out, sizes, unreadable, by_shard=by_shard) for kind in kinds]
+    damaged = _damage(run) if run else None
+    readiness = [_looked_at(kind, run, out, sizes, damaged, unreadable, by_shard=by_shard) for kind in kinds]
     if unreadable is None:
         taken = times.taken()
         readiness = [
@@ -152,13 +154,30 @@ def require_exportable(recipe: Recipe, runs_folder: Path) -> None:
             )
 
 
+def _damage(run: Run) -> Sentence | None:
+    """Why nothing can be made of the run's adapter."""
+    try:
+        require_adapter(str(run.adapter))
+        require_whole_adapter(run)
+    except TuituneError as error:
+        return error.sentence
+    return None
+
+
 def _looked_at(
-    kind: Kind, run: Run | None, out: Path, sizes: dict[str, int], unreadable: str | None, *, by_shard: bool
+    kind: Kind,
+    run: Run | None,
+    out: Path,
+    sizes: dict[str, int],
+    damaged: Sentence | None,
+    unreadable: Sentence | None,
+    *,
+    by_shard: bool,
 ) -> Readiness:
     question, missing = None, None
     try:
-        if run:
-            require_adapter(str(run.adapter))
+        if damaged:
+            raise TuituneError(damaged)
         if kind.name not in sizes and unreadable:
             raise TuituneError(unreadable)
         require_room([kind], sizes, run, out, by_shard=by_shard)

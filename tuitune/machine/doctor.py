@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from tuitune.hub.reach import has_token
 from tuitune.language import N_, _
+from tuitune.machine.environment import install_line
 from tuitune.machine.hardware import Gpu, disk_free_bytes, gpus, installed_versions
 from tuitune.machine.torch_build import Card, fitting_tags, install_command
 from tuitune.text import one_line
@@ -128,9 +129,7 @@ def _versions() -> Finding:
 
 
 def _install_command(*requirements: Requirement) -> str:
-    """The line for a shell that installs these into the environment that tuitune runs in."""
-    packages = shlex.join(f"{requirement.name}{requirement.specifier}" for requirement in requirements)
-    return f"{shlex.quote(sys.executable)} -m pip install {packages}"
+    return install_line(*(f"{requirement.name}{requirement.specifier}" for requirement in requirements))
 
 
 def _gpu(cards: list[Gpu]) -> list[Finding]:

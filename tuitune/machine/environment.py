@@ -1,8 +1,9 @@
-"""What must stand in the environment before any heavy library is imported, and the order to import them in."""
+"""What must stand in the environment before any heavy library is imported, how those are installed and imported."""
 
 import gc
 import importlib.util
 import os
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,11 @@ def prepare_environment() -> None:
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     keep_bytecode(compiled / "pycache")
+
+
+def install_line(*requirements: str) -> str:
+    """The line for a shell that installs these packages into the environment that tuitune runs in."""
+    return shlex.join([sys.executable, "-m", "pip", "install", *requirements])
 
 
 def unsloth_is_usable() -> bool:
