@@ -1,6 +1,7 @@
 """Two hosts, as network namespaces joined by a cable, train what one would; a host that is unplugged is waited for."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
+from tuitune.recipe_sections import SourceSection
 from tuitune.runs.folder import Run
 from tuitune.session.hosts import HostTold, Joined, Meeting, RunTold, host_and_port, libraries, listen, parsed
+from tuitune.session.joining import OwnPaths
 from tuitune.train.carry import on_every_host
 from tuitune.train.control import Control
 from tuitune.train.ranks import SOCKETS, Ranks, join
@@ -119,6 +122,58 @@ def test_two_hosts_train_what_one_does_and_wait_for_the_one_that_is_unplugged(
     weights = load_file(alone.adapter / "adapter_model.safetensors")
     for name, weight in load_file(run.adapter / "adapter_model.safetensors").items():
         assert (weights[name] - weight).abs().max() < 1e-5
+
+
+def test_a_host_trains_with_equal_content_at_other_paths(demo_recipe: Recipe, demo_model: Path, tmp_path: Path) -> None:
+    """Two hosts on the loopback interface; the second one has model and data elsewhere."""
+    recipe = recipe_of(demo_recipe, max_steps=3, eval_steps=0)
+    lines = Path(recipe.data.path).read_text().splitlines(keepends=True)
+    there = tmp_path / "there"
+    for folder in (tmp_path / "here", there):
+        folder.mkdir()
+        (folder / "a.jsonl").write_text("".join(lines[:150]))
+        (folder / "b.jsonl").write_text("".join(lines[150:200]))
+        (folder / "held out.jsonl").write_text("".join(lines[200:220]))
+    files = [tmp_path / "here" / name for name in ("a.jsonl", "b.jsonl", "held out.jsonl")]
+    data = {"path": str(files[0]), "also": [SourceSection(path=str(files[1]))], "eval_path": str(files[2])}
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=data | {"eval_share": 0.0})})
+    _alone, expected = trained(recipe, tmp_path, "alone")
+    shutil.copytree(demo_model, there / "model")
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    address = f"127.0.0.1:{listen_anywhere()}"
+    run = Run(tmp_path / "together")
+    own = [word for file in files for word in ("--data", there / file.name)]
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tuitune", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    options = ("--name", run.name, "--runs", tmp_path, "--nnodes", 2, "--rdzv", address)
+    first = start("run", tmp_path / "recipe.yaml", *options)
+    too_few = start("join", address, *own[:2])
+    second = None
+    try:
+        refusal = too_few.communicate(timeout=120)[0]
+        assert too_few.returncode == 2
+        assert f"reads 3 data files ({', '.join(map(str, files))}): give --data for each of them" in refusal
+        second = start("join", address, "--model", there / "model", *own)
+        told, second_told = first.communicate(timeout=120)[0], second.communicate(timeout=20)[0]
+    finally:
+        for process in filter(None, (first, too_few, second)):
+            process.kill()
+    assert (first.returncode, second.returncode) == (0, 0), told + second_told
+    losses = [step.loss for step in run.history().steps]
+    assert losses == pytest.approx([step.loss for step in expected.steps], rel=1e-6)
+
+
+def test_what_a_host_gets_from_the_hub_has_no_path_of_its_own(demo_recipe: Recipe) -> None:
+    data = demo_recipe.data.model_copy(update={"path": "hub:some/chats", "eval_path": "/there/held_out.jsonl"})
+    recipe = demo_recipe.model_copy(update={"data": data})
+    placed = OwnPaths(data=("/here/held_out.jsonl",)).put_into(recipe)
+    assert (placed.data.path, placed.data.eval_path) == ("hub:some/chats", "/here/held_out.jsonl")
+    of_the_hub = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": "some/model"})})
+    with pytest.raises(UnusableInput, match="some/model is one of the Hub"):
+        OwnPaths(model="/here/model").put_into(of_the_hub)
 
 
 def test_other_data_on_a_host_is_named(demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,16 @@ def join_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus", metavar="WHICH", default="all", help=_("this host's GPUs that train: all (default), or such as 0,2")
     )
+    parser.add_argument(
+        "--model", metavar="PATH", help=_("the base model's folder on this host, if not where the first one has it")
+    )
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help=_("a data file on this host; once for each of the recipe, in its order, if not where the first has them"),
+    )
 
 
 def detach_option(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,10 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
         ("tuitune resume first", N_("from its newest whole checkpoint")),
         ("tuitune resume first --set train.max_steps=500", N_("train a finished run further")),
     ],
-    "join": [("tuitune join 10.0.0.1:29500", N_("after `tuitune run … --nnodes 2 --rdzv 10.0.0.1:29500` there"))],
+    "join": [
+        ("tuitune join 10.0.0.1:29500", N_("after `tuitune run … --nnodes 2 --rdzv 10.0.0.1:29500` there")),
+        ("tuitune join 10.0.0.1:29500 --model ~/llama --data chats.jsonl", N_("where they lie at other paths here")),
+    ],
     "stop": [
         ("tuitune stop first", N_("after the step, with checkpoint and adapter")),
         ("tuitune stop first --now", N_("at once, without them")),

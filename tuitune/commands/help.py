@@ -51,8 +51,8 @@ DESCRIPTIONS = {
         "Go on with a run that has ended early, or further with one that is done, from its newest whole checkpoint."
     ),
     "join": N_(
-        "Train along with a run on another host, until it is over; model and data must be on this one, at the "
-        "same paths.\n"
+        "Train along with a run on another host, until it is over; model and data must be on this one, with "
+        "equal content.\n"
         "\n"
         "The first host has the dashboard and keeps the run. What it says is done here, so join only hosts that "
         "you trust, in\n"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 from types import FrameType
 
 from tuitune.commands.status import DONE
@@ -13,16 +14,25 @@ from tuitune.session.hosts import host_and_port
 from tuitune.text import one_line
 
 
-def join(address: str, gpus: str) -> int:
-    """Take part in the run that waits at `address` with these GPUs, or the CPU. Raises TuituneError."""
+def join(address: str, gpus: str, model: Path | None, data: list[Path]) -> int:
+    """Take part in the run that waits at `address` with these GPUs, or the CPU. Raises TuituneError.
+
+    `model` and `data` are where this host has them, if not at the first one's paths.
+    """
     host_and_port(address)
+    if model is not None and not model.is_dir():
+        raise UnusableInput("There is no folder {folder}: give that of the base model.", folder=one_line(model))
+    for file in data:
+        if not file.is_file():
+            raise UnusableInput("There is no file {file}: give the data file of the run.", file=one_line(file))
     cards = _cards(gpus)
     prepare_environment()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a host that is gone is told of in a sentence
     signal.signal(signal.SIGTERM, _leave)
-    from tuitune.session.joining import join_run
+    from tuitune.session.joining import OwnPaths, join_run
 
-    join_run(address, cards, lambda text: print(text, flush=True))
+    paths = OwnPaths(str(model) if model else None, tuple(map(str, data)))
+    join_run(address, cards, paths, lambda text: print(text, flush=True))
     return DONE
 
 

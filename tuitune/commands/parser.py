@@ -287,14 +287,15 @@ def _require_rendezvous(arguments: argparse.Namespace) -> None:
 
 
 def _join(arguments: argparse.Namespace) -> int:
-    """Train along with a run on another host, until it is over; model and data must be on this one, at the same paths.
+    """Train along with a run on another host, until it is over; model and data must be on this one, with equal content.
 
     The first host has the dashboard and keeps the run. What it says is done here, so join only hosts that you trust, in
     a private network: nobody is authenticated.
     """
     from tuitune.commands.join import join
 
-    return join(arguments.address, arguments.gpus)
+    model = expanded(arguments.model).absolute() if arguments.model else None
+    return join(arguments.address, arguments.gpus, model, [expanded(path).absolute() for path in arguments.data])
 
 
 def _price(arguments: argparse.Namespace) -> str:

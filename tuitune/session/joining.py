@@ -5,13 +5,15 @@ import queue
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.language import Sentence, _
 from tuitune.machine.hardware import Gpu
 from tuitune.paths import own_folder, temporary_folder
+from tuitune.recipe import Recipe
+from tuitune.recipe_sections import HUB
 from tuitune.session.hosts import HostTold, Joined, RunTold, libraries
 from tuitune.session.rank_messages import Ended, Start, message_of
 from tuitune.session.rank_processes import Messages, RankProcess, end_processes, first_failure, start_processes
@@ -23,7 +25,47 @@ _GATHERING_SECONDS = 1.0
 _TRY_SECONDS = 1.0
 
 
-def join_run(address: str, cards: Sequence[Gpu | None], tell: Callable[[str], None]) -> None:
+@dataclass(frozen=True)
+class OwnPaths:
+    """Where this host has the run's base model and data files, if not where the first one has them.
+
+    `model` is a folder; `data` are files in the order of the recipe, empty where all lie at the same paths. Whether
+    their content is that of the first host's is found out by all hosts together.
+    """
+
+    model: str | None = None
+    data: tuple[str, ...] = ()
+
+    def put_into(self, recipe: Recipe) -> Recipe:
+        """The first host's recipe with these paths in place of its own. Raises UnusableInput where they do not fit."""
+        model, data = recipe.model, recipe.data
+        if self.model is not None:
+            if not Path(model.name).is_absolute():
+                raise UnusableInput(
+                    "The run's base model {model} is one of the Hub, which this host gets by its commit: leave out "
+                    "--model.",
+                    model=one_line(model.name, max_length=120),
+                )
+            model = model.model_copy(update={"name": self.model})
+        if self.data:
+            paths = [data.path, *(source.path for source in data.also), *filter(None, [data.eval_path])]
+            files = list(dict.fromkeys(path for path in paths if not path.startswith(HUB)))
+            if len(files) != len(self.data):
+                raise UnusableInput(
+                    "The run reads {count} data files ({files}): give --data for each of them, in this order.",
+                    count=len(files),
+                    files=[one_line(file, max_length=120) for file in files],
+                )
+            own = dict(zip(files, self.data, strict=True))
+            also = [source.model_copy(update={"path": own.get(source.path, source.path)}) for source in data.also]
+            update = {"path": own.get(data.path, data.path), "also": also}
+            if data.eval_path is not None:
+                update["eval_path"] = own.get(data.eval_path, data.eval_path)
+            data = data.model_copy(update=update)
+        return recipe.model_copy(update={"model": model, "data": data})
+
+
+def join_run(address: str, cards: Sequence[Gpu | None], paths: OwnPaths, tell: Callable[[str], None]) -> None:
     """Take part in the run that waits at `address` until it is over; `tell` is given a sentence for each change.
 
     Where the first host is out of reach, it is tried until it answers. Raises TuituneError where this host is refused
@@ -45,7 +87,7 @@ def join_run(address: str, cards: Sequence[Gpu | None], tell: Callable[[str], No
             continue
         waiting = ""
         tell(_("Joined {address} as {host}.", address=one_line(address), host=joined.place))
-        host = _Host(joined, cards, folder, tell)
+        host = _Host(joined, cards, paths, folder, tell)
         try:
             if (over := host.work()) is not None:
                 text = one_line(over.text, max_length=1000)
@@ -63,8 +105,16 @@ def join_run(address: str, cards: Sequence[Gpu | None], tell: Callable[[str], No
 class _Host:
     """This host, for as long as it reaches the first one."""
 
-    def __init__(self, joined: Joined, cards: Sequence[Gpu | None], folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        joined: Joined,
+        cards: Sequence[Gpu | None],
+        paths: OwnPaths,
+        folder: Path,
+        tell: Callable[[str], None],
+    ) -> None:
         self._joined = joined
+        self._paths = paths
         self._cards = cards
         self._folder = folder
         self._tell = tell
@@ -106,7 +156,8 @@ class _Host:
             start = Start.from_data(run.start)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise TuituneError("The first host tells what this one does not understand: is it tuitune?") from None
-        start = replace(start, run=str(self._folder / "run"))
+        recipe = self._paths.put_into(Recipe.from_data(start.recipe)).model_dump(mode="json")
+        start = replace(start, run=str(self._folder / "run"), recipe=recipe)
         starts = [replace(start, rank=first_rank + number) for number in range(len(self._cards))]
         self._messages, self._failing_since, self._has_told_end = queue.SimpleQueue(), None, False
         self._processes = start_processes(starts, self._cards, self._joined.sockets, self._messages, self._log)
