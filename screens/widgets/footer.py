@@ -31,7 +31,7 @@ class Footer(EnglishFooter):
             yield widget
 
     async def recompose(self) -> None:
-        if self._entries() != self._composed:
+        if self.is_attached and self._entries() != self._composed:  # its screen may have gone since this was asked for
             await super().recompose()
 
     def _entries(self) -> tuple[object, ...]:

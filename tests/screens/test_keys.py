@@ -11,6 +11,7 @@ from screens.app import ScreenName, TuituneApp
 from screens.help import HelpScreen
 from screens.run_link import RunLink
 from screens.step_screen import WalkScreen
+from screens.widgets.footer import Footer
 from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.recipe import Recipe
@@ -51,6 +52,16 @@ async def test_every_entry_of_the_footer_is_seen_whole_at_80_columns(
         app.screen.refresh_bindings()
         await until(pilot, lambda: "p Pause" in screen_text(pilot), what="the keys of a live run")
         await look("train, while it trains")
+
+
+async def test_a_footer_that_is_gone_makes_no_entries(app: TuituneApp) -> None:
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("model")
+        footer = app.screen.query_one(Footer)
+        await until(pilot, lambda: bool(footer.query(FooterKey)), seconds=20, what="the entries")
+        await footer.remove()
+        await footer.recompose()  # asked for a moment before, as when the screen ends
+        assert not footer.query(FooterKey)
 
 
 async def test_digits_go_to_the_steps_where_nothing_is_written(app: TuituneApp) -> None:
