@@ -35,9 +35,9 @@ _ENDED = {
 }
 _BAR_WIDTH = 10
 NUMBERS_WIDTH = 28
+"""Cells of the column beside the curve."""
 _OTHER_LINES = 7
 """Beside those of several cards."""
-"""Cells of the column beside the curve."""
 _PACE_WIDTH = 44  # as much as there is beside the progress bar
 _NEEDED_LEAST = (N_("rows"), N_("trained"), N_("grad norm"), N_("learning rate"))
 # What cannot be counted shows how long it has taken, from here on.
@@ -211,18 +211,24 @@ def _device(sample: Sample, plan: Plan | None) -> Content:
     """The card's name, or that there is none."""
     if not sample.gpu_total_bytes:
         return Content.styled(_("No GPU: the CPU trains"), "$text-warning")
-    return Content.styled(fit(one_line(plan.device if plan else "GPU"), NUMBERS_WIDTH).rstrip(), "bold")
+    return Content.styled(_fitting(one_line(plan.device if plan else "GPU")), "bold")
 
 
 def _machine(history: History, height: int) -> list[Content]:
     sample = history.sample
     assert sample is not None
     lines = []
-    if len(history.cards) > 1:
-        has_room = not height or len(history.cards) + _OTHER_LINES <= height
-        lines += [_card(card) for card in history.cards] if has_room else [_cards(history.cards)]
+    cards, hosts = history.cards, history.other_hosts
+    if len(cards) > 1 or hosts:
+        own = [_card(card) for card in cards if not card.host]
+        others = [line for host, samples in hosts.items() for line in _host(host, samples)]
+        has_room = not height or len(own) + len(others) + _OTHER_LINES <= height
+        lines += [*own, *others] if has_room else [_cards(cards)] if cards else []
         if (slowest := history.slowest_card) is not None:
-            lines.append(Content.styled(f"  {_slowest(*slowest)}", "$text-warning"))
+            host, card, share = slowest
+            lines.append(Content.styled(f"  {_slowest(card, share)}", "$text-warning"))
+            if host:
+                lines.append(Content.styled(_fitting(f"  {_('on {host}', host=one_line(host))}"), "$text-warning"))
     elif sample.gpu_total_bytes:
         used = sample.gpu_used_bytes or 0
         lines.append(_memory("GPU", used, sample.gpu_total_bytes))
@@ -246,6 +252,22 @@ def _machine(history: History, height: int) -> list[Content]:
 
 def _slowest(card: int, share: float) -> str:
     return _("slowest: GPU {card}, by {share:.0%}", card=card, share=share)
+
+
+def _host(name: str, samples: Sequence[Sample]) -> list[Content]:
+    """Another host: its name, then each of its cards in a line, or its own memory and load where it has none."""
+    lines = [Content.styled(_fitting(one_line(name)), MUTED)]
+    for sample in samples:
+        if sample.gpu_total_bytes:
+            lines.append(_card(sample))
+        else:
+            amount = f"RAM {_gib(sample.host_used_bytes)}/{sample.host_total_bytes / 2**30:.0f} GiB"
+            lines.append(Content(f"{amount} CPU {sample.cpu_percent or 0:.0f}%"))
+    return lines
+
+
+def _fitting(text: str) -> str:
+    return fit(text, NUMBERS_WIDTH).rstrip()
 
 
 def _card(sample: Sample) -> Content:

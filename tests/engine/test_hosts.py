@@ -16,16 +16,19 @@ from typing import cast
 import pytest
 from safetensors.torch import load_file
 
+from tests.engine.test_hardware import FakeNvml, nvml  # noqa: F401 - a fixture
 from tests.engine.test_ranks import recipe_of
 from tests.engine.training import trained
 from tuitune.data.prepare import prepare
 from tuitune.errors import TuituneError, UnusableInput
+from tuitune.machine.hardware import gpus
 from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import SourceSection
+from tuitune.runs.events import Sample
 from tuitune.runs.folder import Run
 from tuitune.session.hosts import HostTold, Joined, Meeting, RunTold, host_and_port, libraries, listen, parsed
-from tuitune.session.joining import OwnPaths
+from tuitune.session.joining import OwnPaths, samples_of
 from tuitune.train.carry import on_every_host
 from tuitune.train.control import Control
 from tuitune.train.ranks import SOCKETS, Ranks, join
@@ -162,7 +165,9 @@ def test_a_host_trains_with_equal_content_at_other_paths(demo_recipe: Recipe, de
         for process in filter(None, (first, too_few, second)):
             process.kill()
     assert (first.returncode, second.returncode) == (0, 0), told + second_told
-    losses = [step.loss for step in run.history().steps]
+    history = run.history()
+    assert {"127.0.0.1 (1)"} == history.other_hosts.keys(), "the first host's record tells of the second one's machine"
+    losses = [step.loss for step in history.steps]
     assert losses == pytest.approx([step.loss for step in expected.steps], rel=1e-6)
 
 
@@ -234,6 +239,31 @@ def test_a_host_with_other_libraries_or_without_a_card_is_refused() -> None:
     assert "a GPU of its own" in refused["host-2"]
     for host in hosts:
         host.leave()
+    meeting.close("")
+
+
+def test_the_first_host_hears_of_the_cards_of_another_one(nvml: FakeNvml) -> None:  # noqa: F811
+    meeting = Meeting(f"127.0.0.1:{listen_anywhere()}", 2)
+    joined = Joined(meeting.address, HostTold(processes=1, libraries=libraries()))
+    assert meeting.gather(1, have_cards=False, control=Control())
+    card = gpus()[1]
+    joined.tell(samples=samples_of([os.getpid()], [card]))
+    heard: list[Sample] = []
+
+    def hear() -> bool:
+        heard.extend(meeting.samples())
+        return bool(heard)
+
+    wait_for(hear, [], 10)
+    (sample,) = heard
+    assert (sample.host, sample.gpu_index) == (meeting.members[0].place, 1)
+    assert (sample.gpu_total_bytes, sample.gpu_percent, sample.gpu_celsius) == (card.total_bytes, 87.0, 61.0)
+    assert not meeting.samples(), "each is heard once"
+    joined.tell(samples=samples_of([os.getpid()] * 9, [card] * 9))
+    heard.clear()
+    wait_for(hear, [], 10)
+    assert len(heard) == 1, "no more than it has processes"
+    joined.leave()
     meeting.close("")
 
 

@@ -123,6 +123,32 @@ def test_every_card_and_the_slowest_one_are_told_in_any_height(cards: int) -> No
         assert lines[-1].startswith("Disk")
 
 
+def test_cards_of_other_hosts_stand_under_their_names_and_go_with_them() -> None:
+    history = histories.of(histories.training())
+    own = history.sample
+    assert own is not None and history.plan is not None
+    history.plan = dataclasses.replace(history.plan, cards=(0, 0), hosts=("10.0.0.1", "10.0.0.2"))
+    step = history.steps[-1]
+    for number in range(1, 7):
+        history.add(dataclasses.replace(step, step=step.step + number, card_seconds=(0.2, 0.224)))
+    there: dict[str, Any] = {"host": "10.0.0.2", "gpu_used_bytes": 35 * 2**30, "gpu_percent": 91.0}
+    history.add(dataclasses.replace(own, **there, gpu_celsius=71.0))
+    no_card: dict[str, Any] = dict.fromkeys(("gpu_index", "gpu_total_bytes", "gpu_used_bytes"))
+    history.add(dataclasses.replace(own, **no_card, host="a-host-of-a-very-long-name.example.org"))
+    lines = numbers(history).plain.splitlines()
+    assert max(map(cell_len, lines)) <= NUMBERS_WIDTH, lines
+    first = lines.index("GPU 0 10.0 GiB  97%  61°C")
+    assert lines[first + 1 : first + 3] == ["10.0.0.2", "GPU 0 35.0 GiB  91%  71°C"]
+    assert lines[first + 3].startswith("a-host-of-a-very-long-") and lines[first + 4] == "RAM 21.0/64 GiB CPU 104%"
+    assert lines[first + 5 : first + 7] == ["  slowest: GPU 0, by 12%", "  on 10.0.0.2"]
+    assert history.sample == own, "memory and disk are those of the host that keeps the run"
+    few = numbers(history, 11).plain.splitlines()
+    assert len(few) <= 11 and any(line.startswith("2 GPUs ≤35.0 GiB ≥91% ≤71°C") for line in few), few
+
+    history.add(dataclasses.replace(own, at=own.at + 60))
+    assert "10.0.0.2" not in numbers(history).plain.replace("on 10.0.0.2", ""), "it has been silent for a minute"
+
+
 def test_a_machine_without_a_gpu_says_so() -> None:
     history = histories.of(iter([Sample(process_bytes=1, host_used_bytes=1, host_total_bytes=2)]))
     assert "No GPU: the CPU trains" in numbers(history).plain

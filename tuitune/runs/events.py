@@ -75,6 +75,8 @@ class Plan(Event):
     """The attention kernels that ran, in words for the user."""
     cards: tuple[int, ...] = ()
     """Indices of the cards that train together, in the order of their ranks; empty where one process trains."""
+    hosts: tuple[str, ...] = ()
+    """The host of each of `cards`, the first one's first; empty where there is one host."""
     method: str = "sft"
     """What is learned from; records that do not tell are of replies to imitate."""
     data_digest: str = ""
@@ -164,6 +166,8 @@ class Sample(Event):
     """What holds the card's clock down: `heat`, `power limit`, `power brake`."""
     gpu_clock_share: float | None = None
     """The clock as a share of the card's highest, where something holds it down."""
+    host: str = ""
+    """The machine's name where it is another host than the first one, which keeps the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ from tuitune.runs.events import (
 from tuitune.runs.pace import Pace
 
 _SAMPLES_KEPT = 60  # a minute
+_SILENT_SECONDS = 15.0
+"""A host that has told nothing for so long has left, or is out of reach."""
 _STEPS_COMPARED = 30
 _FEWEST_COMPARED = 5
 _SLOWER = 0.03
@@ -71,14 +73,18 @@ class History:
     completions: dict[int, dict[str, Completions]] = field(default_factory=dict)
     """Step to the best and the worst of the answers that it learnt from, by `best` and `worst`."""
     sample: Sample | None = None
+    """The newest one of the first host."""
     peak_gpu_bytes: int = 0
     checkpoints: list[Checkpoint] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     ended: Finished | Failed | None = None
     last_at: float = 0.0
     pace: Pace = field(default_factory=Pace)
-    samples: dict[int | None, deque[Sample]] = field(default_factory=dict)
-    """The latest ones of each card of this attempt, by its index, for what a single one cannot tell; None: no card."""
+    samples: dict[tuple[str, int | None], deque[Sample]] = field(default_factory=dict)
+    """The latest ones of each card of this attempt, by host and index, for what a single one cannot tell.
+
+    Their host is empty on the first one, their index None where there is no card.
+    """
     loads: list[Load] = field(default_factory=list)
     """One of each step during which the card was looked at."""
 
@@ -127,8 +133,9 @@ class History:
                     self.completions.popitem()
                 self.completions.setdefault(event.step, {})[event.rank] = event
             case Sample():
-                self.sample = event
-                self.samples.setdefault(event.gpu_index, deque(maxlen=_SAMPLES_KEPT)).append(event)
+                if not event.host:
+                    self.sample = event
+                self.samples.setdefault((event.host, event.gpu_index), deque(maxlen=_SAMPLES_KEPT)).append(event)
                 self.peak_gpu_bytes = max(self.peak_gpu_bytes, event.gpu_process_bytes or 0)
                 if self.steps and event.gpu_total_bytes:
                     if self.loads and self.loads[-1].step == self.step:
@@ -148,9 +155,25 @@ class History:
 
     @property
     def cards(self) -> list[Sample]:
-        """The newest sample of each card that trains in this attempt, in the order of their indices."""
-        newest = [samples[-1] for samples in self.samples.values() if samples[-1].gpu_total_bytes]
-        return sorted(newest, key=lambda sample: sample.gpu_index or 0)
+        """The newest sample of each card that trains in this attempt, by host (the first one first) and index."""
+        return [sample for sample in self._newest_samples if sample.gpu_total_bytes]
+
+    @property
+    def other_hosts(self) -> dict[str, list[Sample]]:
+        """The newest samples of each host beside the first one: one a card, or one where it has none."""
+        hosts: dict[str, list[Sample]] = {}
+        for sample in self._newest_samples:
+            if sample.host:
+                hosts.setdefault(sample.host, []).append(sample)
+        return hosts
+
+    @property
+    def _newest_samples(self) -> list[Sample]:
+        """In the order of hosts and cards, without those of hosts that have gone silent."""
+        newest = [samples[-1] for samples in self.samples.values()]
+        since = max((sample.at for sample in newest), default=0.0) - _SILENT_SECONDS
+        heard = [sample for sample in newest if not sample.host or sample.at >= since]
+        return sorted(heard, key=lambda sample: (sample.host, sample.gpu_index or 0))
 
     def _load(self) -> Load:
         """Of several cards that with the most memory taken, and that with the least to do."""
@@ -159,10 +182,10 @@ class History:
         return Load(self.step, memory, min(busy, default=None))
 
     @property
-    def slowest_card(self) -> tuple[int, float] | None:
-        """The index of the card that the others waited for, and by what share it took longer than they did.
+    def slowest_card(self) -> tuple[str, int, float] | None:
+        """Host and index of the card that the others waited for, and by what share it took longer than they did.
 
-        Over the latest steps; None where they are alike, or there is one.
+        The host is empty where it is the first one. Over the latest steps; None where they are alike, or there is one.
         """
         timed = [step.card_seconds for step in self.steps[-_STEPS_COMPARED:] if len(step.card_seconds) > 1]
         if len(timed) < _FEWEST_COMPARED or len({len(seconds) for seconds in timed}) > 1 or self.plan is None:
@@ -172,7 +195,9 @@ class History:
         others = median(seconds[:slowest] + seconds[slowest + 1 :])
         if not others or seconds[slowest] < (1 + _SLOWER) * others or len(self.plan.cards) != len(seconds):
             return None
-        return self.plan.cards[slowest], seconds[slowest] / others - 1
+        hosts = self.plan.hosts
+        host = hosts[slowest] if len(hosts) == len(seconds) and hosts[slowest] != hosts[0] else ""
+        return host, self.plan.cards[slowest], seconds[slowest] / others - 1
 
     @property
     def step(self) -> int:

@@ -10,6 +10,7 @@ from tuitune.language import N_, _
 from tuitune.runs.events import Sample, Step
 from tuitune.runs.history import History
 from tuitune.runs.warning import RunWarning
+from tuitune.text import one_line
 from tuitune.units import size
 
 _FIRST_STEPS = 3
@@ -207,4 +208,6 @@ def _most_samples(history: History, is_odd: Callable[[Sample], bool]) -> list[Sa
 
 def _name(history: History, sample: Sample) -> str:
     """The card of a sample, in words."""
+    if sample.host:
+        return _("GPU {card} of {host}", card=sample.gpu_index, host=one_line(sample.host, max_length=60))
     return f"GPU {sample.gpu_index}" if len(history.cards) > 1 else "GPU"

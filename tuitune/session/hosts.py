@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +19,7 @@ import psutil
 from tuitune import __version__
 from tuitune.errors import UnusableInput, explain
 from tuitune.language import N_, _
+from tuitune.runs.events import Sample, from_data
 from tuitune.session.rank_messages import Ended
 from tuitune.text import one_line
 from tuitune.train.control import Control
@@ -52,6 +53,8 @@ class HostTold:
     """The round that `end` is of."""
     end: dict[str, Any] | None = None
     """How the work of its processes has ended, where it was not to its end."""
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """The machine as it last was: an event `sample` for each of its processes."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class Meeting:
         self._told = RunTold()
         self._contact = Contact(self._store, _RUN, self._told, _joined)
         self.members: list[Member] = []
+        self._samples_heard: dict[str, list[dict[str, Any]]] = {}
 
     @property
     def world(self) -> int:
@@ -201,6 +205,19 @@ class Meeting:
                 text = _("On host {host}: {text}", host=member.place, text=one_line(end.text, max_length=1000))
                 ends.append(Ended(end.how, text, end.step, end.is_own_fault))
         return ends
+
+    def samples(self) -> list[Sample]:
+        """The machines of the other hosts, where they have told of them since this was last asked; by our clock."""
+        samples = []
+        for member in self.members:
+            told = self._heard(member.name).samples[: member.processes]
+            if told != self._samples_heard.get(member.name):
+                self._samples_heard[member.name] = told
+                heard = [from_data(data) for data in told]
+                samples += [
+                    replace(sample, at=time.time(), host=member.place) for sample in heard if isinstance(sample, Sample)
+                ]
+        return samples
 
     def end_round(self) -> None:
         """Have all other hosts end their processes."""

@@ -60,6 +60,8 @@ class Jobs:
         self._writing = threading.Lock()
         self._watched: list[tuple[int, Gpu | None]] = []
         """The processes that train the run, each with its card, where they are several."""
+        self._meeting: Meeting | None = None
+        """With the other hosts that train the run."""
         self._access = WriteAccess()
         self._models = Models()
         self._libraries: dict[tuple[str, ...], Library] = {}
@@ -277,7 +279,6 @@ class Jobs:
 
         job.run = run = writer.run
         self.run, self._writer, self._recipe, self._resolved = run, writer, recipe, resolved
-        meeting: Meeting | None = None
         try:
             writer.announce(self._socket_path)
             _log_to(run.log_file)
@@ -289,7 +290,7 @@ class Jobs:
                 self._tell_changed_libraries(run)
             if changes:
                 self.emit(Notice(text=_told(changes)))
-            meeting = Meeting(rendezvous, hosts) if hosts > 1 else None
+            meeting = self._meeting = Meeting(rendezvous, hosts) if hosts > 1 else None
             cards = cards_of(resolved.train.gpus) or ([chosen_gpu()] if meeting else [])
             if cards:
                 loaded = None  # which the processes had; a chat loads it anew
@@ -304,6 +305,7 @@ class Jobs:
                 self.emit(Failed(message=failure_of(error, run)))
             raise TuituneError(failure_of(error, run)) if not isinstance(error, TuituneError) else error from None
         finally:
+            meeting, self._meeting = self._meeting, None
             if meeting is not None:
                 meeting.close(_how_it_ended(run), has_failed=run.status() == "failed")
             self._close_run()
@@ -336,9 +338,10 @@ class Jobs:
             self._watched = []
 
     def samples(self) -> list[Sample]:
-        """The machine's state now: once, or for each card that trains the run; safe from any thread."""
-        folder = self.run.folder if self.run else None
-        return [sample(pid, folder, card) for pid, card in self._watched or [(os.getpid(), None)]]
+        """The machine's state now: once, or for each card that trains the run, of every host; safe from any thread."""
+        folder, meeting = self.run.folder if self.run else None, self._meeting
+        own = [sample(pid, folder, card) for pid, card in self._watched or [(os.getpid(), None)]]
+        return own + (meeting.samples() if meeting else [])
 
     def _tell_changed_libraries(self, run: Run) -> None:
         """Tell the user of library versions that differ from those the run began with: its numbers may differ."""

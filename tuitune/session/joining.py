@@ -1,5 +1,6 @@
 """A host that joins a run on another one: it trains with its cards what the first host says, until the run is over."""
 
+import json
 import os
 import queue
 import shutil
@@ -7,13 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.language import Sentence, _
-from tuitune.machine.hardware import Gpu
+from tuitune.machine.hardware import Gpu, sample
 from tuitune.paths import own_folder, temporary_folder
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import HUB
+from tuitune.runs.events import to_json
 from tuitune.session.hosts import HostTold, Joined, RunTold, libraries
 from tuitune.session.rank_messages import Ended, Start, message_of
 from tuitune.session.rank_processes import Messages, RankProcess, end_processes, first_failure, start_processes
@@ -23,6 +26,7 @@ from tuitune.text import one_line, safe_text
 _POLL_SECONDS = 0.1
 _GATHERING_SECONDS = 1.0
 _TRY_SECONDS = 1.0
+_SAMPLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,12 @@ def join_run(address: str, cards: Sequence[Gpu | None], paths: OwnPaths, tell: C
         tell(_("The first host at {address} does not answer any more.", address=one_line(address)))
 
 
+def samples_of(pids: Sequence[int], cards: Sequence[Gpu | None]) -> list[dict[str, Any]]:
+    """The machine now, once for each process and its card, as the first host is told of it."""
+    samples = [sample(pid, card=card) for pid, card in zip(pids, cards, strict=True)]
+    return [json.loads(to_json(entry)) for entry in samples]
+
+
 class _Host:
     """This host, for as long as it reaches the first one."""
 
@@ -124,6 +134,7 @@ class _Host:
         self._log = (folder / "log").open("a", encoding="utf-8", errors="backslashreplace")
         self._failing_since: float | None = None
         self._has_told_end = False
+        self._sampled_at = 0.0
 
     def work(self) -> RunTold | None:
         """Train, round after round; what the first host said at the end, None where it is out of reach."""
@@ -138,12 +149,20 @@ class _Host:
                     self.end_round()
                 if not self._processes and run.state == "training" and run.round != self._round:
                     self._begin(run)
+            self._tell_samples()
             self._listen()
         return None
 
     def end_round(self) -> None:
         end_processes(self._processes)
         self._processes = []
+
+    def _tell_samples(self) -> None:
+        """Tell the first host how this machine is, while it trains."""
+        if self._processes and time.monotonic() - self._sampled_at > _SAMPLE_SECONDS:
+            self._sampled_at = time.monotonic()
+            pids = [process.process.pid for process in self._processes]
+            self._joined.tell(samples=samples_of(pids, self._cards))
 
     def _begin(self, run: RunTold) -> None:
         first_rank = run.first_ranks.get(self._joined.name)

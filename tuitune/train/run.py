@@ -162,7 +162,7 @@ def train(
     require_trainable(loaded)
     trained = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
     loaded.begun = {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained.items()}
-    plan = _plan(loaded, recipe, prepared, batches, _cards_of(ranks))
+    plan = _plan(loaded, recipe, prepared, batches, ranks)
     if resumed and resumed.plan:
         require_same(resumed.plan, plan, run)
     emit(plan)
@@ -441,10 +441,11 @@ def _plan(
     recipe: Recipe,
     prepared: Prepared,
     batches: Batches | None,
-    cards: tuple[int, ...],
+    ranks: Ranks,
 ) -> Plan:
     import torch
 
+    cards = _cards_of(ranks)
     parameters = list(loaded.model.parameters())
     device = loaded.model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -452,6 +453,7 @@ def _plan(
         backend=loaded.backend.name,
         device=f"{len(cards)} × {name}" if cards else name,
         cards=cards,
+        hosts=tuple(ranks.places) if ranks.span_hosts else (),
         rows=len(prepared.train),
         eval_rows=len(prepared.eval) if prepared.eval is not None else 0,
         dropped_rows=sum(rows.count for rows in prepared.dropped.values()),
