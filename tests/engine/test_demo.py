@@ -18,6 +18,7 @@ from sample_data.making.probe import (
     style_items,
     style_rate,
 )
+from tests.command import COMMAND
 from tests.conftest import DEMO
 from tuitune.data import open_dataset
 from tuitune.recipe import Recipe
@@ -60,8 +61,8 @@ def test_the_demo_is_whole_wherever_it_is_copied(tmp_path: Path) -> None:
     assert size <= 12_000_000
 
 
-def test_the_demo_of_pairs_learns_which_manner_is_preferred(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tuitune", "demo", "--method", "dpo"]
+def test_the_demo_of_pairs_learns_which_manner_is_preferred(tmp_path: Path, warm_sessions: None) -> None:
+    command = [*COMMAND, "demo", "--method", "dpo"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()

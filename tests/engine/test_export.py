@@ -384,13 +384,14 @@ def test_stopping_the_conversion_leaves_nothing_half_made(
     assert [path.name for path in out.iterdir()] == ["merged_16bit"]
 
 
+@pytest.mark.cold
 def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(
     run: Run, exported: dict[str, Exported], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(exported["merged_16bit"].path, out / "merged_16bit")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))  # a file can be no longer, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))  # no file can be longer, for children too
     try:
         with pytest.raises(TuituneError, match="make room there"):
             export(run, ["gguf:q8_0"], out, quiet, yes, never)
@@ -399,6 +400,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(
     assert [path.name for path in out.iterdir()] == ["merged_16bit"]
 
 
+@pytest.mark.cold
 def test_replies_end_although_the_base_model_named_another_end(
     run: Run, exported: dict[str, Exported], tmp_path: Path
 ) -> None:

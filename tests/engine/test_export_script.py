@@ -13,6 +13,7 @@ import torch
 
 from sample_data import __file__ as sample_data
 from tests.engine.exporting import export
+from tests.engine.forked_programs import run_forked
 from tuitune.export.script import requirements, script
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, create_run
@@ -22,6 +23,7 @@ SAMPLES = Path(sample_data).parent
 
 @pytest.mark.parametrize("model", [{"load_in_4bit": True}, {"load_in_4bit": False, "load_in_8bit": True}])
 def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, model: dict[str, Any]) -> None:
+    """One of the scripts starts as users start it."""
     from safetensors.torch import load_file
 
     from tuitune.train.control import Control
@@ -49,18 +51,17 @@ def test_the_script_trains_the_adapter_that_the_run_trained(tmp_path: Path, mode
     text = (script.path / "train.py").read_text()
     assert "import tuitune" not in text and "from tuitune" not in text
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    subprocess.run(
-        [sys.executable, "-P", script.path / "train.py"], cwd=tmp_path, env=environment, timeout=300, check=True,
-        capture_output=True,
-    )  # fmt: skip
+    command = [sys.executable, "-P", str(script.path / "train.py")]
+    if model.get("load_in_4bit"):
+        subprocess.run(command, cwd=tmp_path, env=environment, timeout=300, check=True, capture_output=True)
+    else:
+        run_forked(command, cwd=tmp_path, env=environment).check_returncode()
     cells = json.loads((notebook.path / "train.ipynb").read_text())["cells"]
     code = [cell["source"] for cell in cells if cell["cell_type"] == "code" and not cell["source"].startswith("%")]
     assert len(code) == 8, "libraries, settings, model, data, a row, training, saving, a question"
     if model.get("load_in_4bit"):  # what the cells hold is the same for both
-        ran = subprocess.run(
-            [sys.executable, "-P", "-c", "\n".join(code)], cwd=notebook.path, env=environment, timeout=300, check=True,
-            capture_output=True, text=True,
-        )  # fmt: skip
+        ran = run_forked([sys.executable, "-P", "-c", "\n".join(code)], cwd=notebook.path, env=environment)
+        assert ran.returncode == 0, ran.stderr
         assert "<|im_start|>" in ran.stdout
         assert (notebook.path / "adapter" / "adapter_model.safetensors").is_file()
     ours = load_file(writer.run.adapter / "adapter_model.safetensors")
@@ -95,10 +96,7 @@ def test_the_script_of_a_method_of_replies_trains_the_same(tmp_path: Path, metho
     run, _ = trained(recipe, tmp_path / "runs", method)
     (script,) = export(run, ["script"], None, lambda *_: None, lambda question: True, lambda: False)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(
-        [sys.executable, "-P", script.path / "train.py"], cwd=tmp_path, env=environment, timeout=300, check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
+    done = run_forked([sys.executable, "-P", str(script.path / "train.py")], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     ours = load_file(run.adapter / "adapter_model.safetensors")
     theirs = load_file(script.path / "adapter" / "adapter_model.safetensors")
@@ -166,10 +164,7 @@ said = [function([row] * 4, REPLIES, [[1, 2]] * 4) for function in rewards]
 """
     (script_folder.path / "train.py").write_text(f"{text}\nREPLIES = {replies!r}\n{asked}")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(
-        [sys.executable, "-P", script_folder.path / "train.py"], cwd=tmp_path, env=environment, timeout=300,
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
+    done = run_forked([sys.executable, "-P", str(script_folder.path / "train.py")], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     report = json.loads((script_folder.path / "said.json").read_text())
     own.write_text(OWN)
