@@ -1,5 +1,6 @@
 """An importance matrix of training rows: the sums that llama.cpp would collect, and weights rounded by them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ from tuitune.export.answers import ROWS
 from tuitune.runs.folder import Run
 
 KIND = "q4_k_s"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_tokens() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "TOKENS", 4096)
+        yield
 
 
 @pytest.fixture(scope="module")
