@@ -14,6 +14,11 @@ _MANY_MODULES = 200
 _START_AS_USERS_DO = child._spawn
 
 
+def pytest_collection_finish() -> None:
+    """What the files of the tests imported stays for good: later collections leave it out, as in a session."""
+    gc.freeze()
+
+
 def _start(argv: list[str], **how: Any) -> Any:
     """llama.cpp's converter, which imports the libraries, is forked; the other programs of an export start quickly."""
     is_converter = argv[0] == sys.executable and argv[2].endswith("convert.py")
@@ -36,7 +41,7 @@ def cold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture(autouse=True)
 def libraries_out_of_collections() -> Iterator[None]:
-    """What a test imported stays for good: later collections leave it out, as in a session."""
+    """As for the files of the tests, for what a test is the first to import."""
     before = len(sys.modules)
     yield
     if len(sys.modules) > before + _MANY_MODULES:

@@ -149,8 +149,10 @@ def test_it_replies_and_its_adapter_does_so_again(walk: Walk) -> None:
 
 @pytest.fixture
 def short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an export is compared with its adapter by: weights drawn at random end no reply, however long it is."""
+    """What an export is compared with its adapter by: weights drawn at random end no reply, however long it is, and
+    answer every prompt alike."""
     monkeypatch.setattr(answers, "REPLY_TOKENS", 8)
+    monkeypatch.setattr(answers, "PROMPTS", 1)
 
 
 def test_the_merged_model_is_base_and_adapter(walk: Walk, tmp_path: Path, short_replies: None) -> None:
