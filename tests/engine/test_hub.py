@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,8 +24,14 @@ DATASET = "sea/shanties"
 TOKEN = "hf_" + "notASecret" * 4
 
 
+@pytest.fixture(scope="module")
+def empty_hub() -> Iterator[Hub]:
+    with hub_server() as server:
+        yield server
+
+
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
+def hub(empty_hub: Hub, tmp_path: Path) -> Iterator[Hub]:
     """A dataset of two configurations, splits and revisions, and the demo model; both once more behind a gate."""
     import pyarrow
     import pyarrow.parquet
@@ -47,12 +54,16 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         write(folder / "lines" / "test.jsonl", [*rows[20:26], rows[0]])
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[:20]), folder / "table" / "train.parquet")
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[20:]), folder / "table" / "test.parquet")
-    with hub_server() as server:
-        server.repositories[f"datasets/{DATASET}"] = {"main": main, "v2": second}
-        server.repositories["datasets/sea/secret"] = {"main": main}
-        server.repositories["models/sea/secret"] = {"main": DEMO / "demo_model"}
-        server.gated = {"datasets/sea/secret", "models/sea/secret"}
-        yield server
+    before = vars(empty_hub).copy()
+    empty_hub.repositories = {
+        f"datasets/{DATASET}": {"main": main, "v2": second},
+        "datasets/sea/secret": {"main": main},
+        "models/sea/secret": {"main": DEMO / "demo_model"},
+    }
+    empty_hub.gated = {"datasets/sea/secret", "models/sea/secret"}
+    empty_hub.asked = []
+    yield empty_hub
+    vars(empty_hub).update(before)
 
 
 def write(path: Path, rows: list[dict[str, Any]], *lines: str) -> None:
@@ -60,13 +71,25 @@ def write(path: Path, rows: list[dict[str, Any]], *lines: str) -> None:
 
 
 COMMANDS = """
-import contextlib, io, json, sys
+import contextlib, datasets, gc, io, json, os, sys, transformers.models.auto.modeling_auto
 from tuitune.commands.parser import run_command
-for arguments in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = run_command(arguments)
-    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+gc.freeze()
+for order in sys.stdin:
+    if os.fork():
+        print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+        continue
+    order = json.loads(order)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    with open("said", "w") as said:
+        for arguments in order["commands"]:
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = run_command(arguments)
+            said.write(json.dumps([status, out.getvalue(), err.getvalue()]) + "\\n")
+    break
 """
 Command = tuple[str, dict[str, Any]]
 Tuitune = Callable[..., list["Done"]]
@@ -92,8 +115,41 @@ class Done:
         return sentence
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the libraries keep what they have downloaded: settled as they are imported."""
+    return tmp_path_factory.mktemp("hf")
+
+
+@pytest.fixture(scope="module")
+def forking(cache: Path) -> Iterator[Callable[[Hub], subprocess.Popen[str]]]:
+    """The process that takes this address for the Hub's and has the libraries imported; it forks to run commands."""
+    processes: dict[str, subprocess.Popen[str]] = {}
+
+    def knowing(hub: Hub) -> subprocess.Popen[str]:
+        if hub.endpoint not in processes:
+            processes[hub.endpoint] = subprocess.Popen(
+                [sys.executable, "-c", COMMANDS],
+                env=without_hub() | hub.environment(cache),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        return processes[hub.endpoint]
+
+    yield knowing
+    for process in processes.values():
+        process.communicate(timeout=20)
+
+
+def without_hub() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+
+
 @pytest.fixture
-def tuitune(tmp_path: Path, hub: Hub) -> Tuitune:
+def tuitune(
+    tmp_path: Path, hub: Hub, cache: Path, forking: Callable[[Hub], subprocess.Popen[str]]
+) -> Iterator[Tuitune]:
     """Command lines, one after another in a process that knows this Hub; `FILE` is a recipe with the given fields."""
 
     def run(*commands: Command, token: str = "") -> list[Done]:
@@ -104,14 +160,19 @@ def tuitune(tmp_path: Path, hub: Hub) -> Tuitune:
             data = {"path": f"hub:{DATASET}", "config": "lines", **fields}
             recipe.write_text(json.dumps({"model": model, "data": data}))
             lines.append([str(recipe) if word == "FILE" else word for word in line.split()])
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment = clean | hub.environment(tmp_path / "hf") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        environment = without_hub() | hub.environment(cache) | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
         environment |= {"HF_TOKEN": token} if token else {}
-        whole = [sys.executable, "-c", COMMANDS, json.dumps(lines)]
-        done = subprocess.run(whole, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return [Done(*json.loads(line)) for line in done.stdout.splitlines()]
+        process = forking(hub)
+        assert process.stdin and process.stdout
+        order = {"commands": lines, "environment": environment, "folder": str(tmp_path)}
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "0\n", "a command raised an error"
+        return [Done(*json.loads(line)) for line in (tmp_path / "said").read_text().splitlines()]
 
-    return run
+    yield run
+    for kept in cache.iterdir():
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
 
 
 def test_a_split_of_a_configuration_is_read_and_audited(tuitune: Tuitune, hub: Hub) -> None:
@@ -181,8 +242,7 @@ for asked in json.loads(sys.argv[1]):
 
 def test_datasets_are_searched_and_their_splits_listed(hub: Hub, tmp_path: Path) -> None:
     def ask(*asked: list[str], offline: str = "0", token: str = "") -> list[Any]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment = clean | hub.environment(tmp_path / "hf") | {"HF_HUB_OFFLINE": offline, "HF_TOKEN": token}
+        environment = without_hub() | hub.environment(tmp_path / "hf") | {"HF_HUB_OFFLINE": offline, "HF_TOKEN": token}
         whole = [sys.executable, "-c", SEARCHES, json.dumps(asked)]
         done = subprocess.run(whole, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
