@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.forked_programs import ForkedProgram
+from tests.engine.forked_programs import CAN_FORK, ForkedProgram
 from tuitune.export import child
 
 _MANY_MODULES = 200
@@ -22,7 +22,7 @@ def pytest_collection_finish() -> None:
 def _start(argv: list[str], **how: Any) -> Any:
     """llama.cpp's converter, which imports the libraries, is forked; the other programs of an export start quickly."""
     is_converter = argv[0] == sys.executable and argv[2].endswith("convert.py")
-    return (ForkedProgram if is_converter else _START_AS_USERS_DO)(argv, **how)
+    return (ForkedProgram if is_converter and CAN_FORK else _START_AS_USERS_DO)(argv, **how)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,8 @@
 """Programs of Python that begin with the libraries imported: forked from a process that has imported them before.
 
 A program so started runs its own code in a process of its own, and takes 2 to 4 s of CPU less. Tests use it whose point
-is not how a program starts; those marked `cold` start theirs as users do.
+is not how a program starts; those marked `cold` start theirs as users do, as all do where there is a GPU (CUDA cannot
+be forked).
 """
 
 import gc
@@ -16,6 +17,9 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import IO, Any
 
+from tuitune.machine.hardware import gpus
+
+CAN_FORK = not gpus()
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(
     [
@@ -70,6 +74,8 @@ class ForkedProgram:
 
 def run_forked(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, at most 300 s, with its output captured."""
+    if not CAN_FORK:
+        return subprocess.run(argv, cwd=cwd, env=env, timeout=300, capture_output=True, text=True, check=False)
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         code = ForkedProgram(argv, stdout=stdout, stderr=stderr, env=env, cwd=cwd).wait(300)
         told = []
