@@ -44,12 +44,6 @@ Walker = Callable[..., bytes]
 class Walk(Terminal):
     """A walk through the app, which ends where a word is not shown in time."""
 
-    @property
-    def text(self) -> str:
-        # pyte's own `display` gives up on characters that it cannot measure.
-        rows = (self.screen.buffer[row] for row in range(self.screen.lines))
-        return "\n".join("".join(row[column].data for column in range(self.screen.columns)).rstrip() for row in rows)
-
     def see(self, *words: str) -> None:
         for word in words:
             self.until(word, SECONDS)

@@ -1,6 +1,7 @@
 """A real pseudo-terminal with a screen that can be read: what a user sees, key by key."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -15,12 +16,43 @@ ENTER, ESC, TAB, UP, DOWN = "\r", "\x1b", "\t", "\x1b[A", "\x1b[B"
 CTRL_C, CTRL_E, CTRL_N, CTRL_Q, CTRL_T, CTRL_Y = "\x03", "\x05", "\x0e", "\x11", "\x14", "\x19"
 
 
+class _Stream:
+    """What is written to a screen, which takes styles from memory.
+
+    They are most of what the app writes, and the emulator's parser takes them character by character.
+    """
+
+    _STYLES = re.compile(rb"(\x1b\[[\d;:]*m)")
+    _BEGINNING = re.compile(rb"\x1b(\[[\d;:]*)?\Z")
+
+    def __init__(self, screen: pyte.Screen) -> None:
+        self._screen = screen
+        self._stream = pyte.ByteStream(screen)
+        self._after: dict[tuple[pyte.screens.Char, bytes], pyte.screens.Char] = {}
+        self._begun = b""
+
+    def feed(self, data: bytes) -> None:
+        data = self._begun + data
+        begun = self._BEGINNING.search(data)  # its end comes with the next read
+        self._begun = begun[0] if begun else b""
+        for piece in self._STYLES.split(data[: len(data) - len(self._begun)]):
+            if not piece.startswith(b"\x1b[") or not piece.endswith(b"m"):
+                self._stream.feed(piece)
+                continue
+            key = (self._screen.cursor.attrs, piece)
+            if key not in self._after:
+                self._stream.feed(piece)
+                self._after[key] = self._screen.cursor.attrs
+            self._screen.cursor.attrs = self._after[key]
+
+
 class Terminal:
     """`tuitune` with `arguments` on a pty of `columns`×`rows`."""
 
     def __init__(self, *arguments: str, columns: int = 80, rows: int = 24) -> None:
         self.screen = pyte.Screen(columns, rows)
-        self._stream = pyte.ByteStream(self.screen)
+        self._stream = _Stream(self.screen)
+        self._lines: list[str] = []
         self.raw = b""
         self.child = pexpect.spawn(
             COMMAND[0],
@@ -32,7 +64,15 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        return "\n".join(line.rstrip() for line in self.screen.display)
+        """What it shows, line by line."""
+        if len(self._lines) != self.screen.lines:
+            self._lines = [""] * self.screen.lines
+            self.screen.dirty.update(range(self.screen.lines))
+        for number in self.screen.dirty:
+            row = self.screen.buffer[number]  # pyte's own `display` gives up on characters that it cannot measure
+            self._lines[number] = "".join(row[column].data for column in range(self.screen.columns)).rstrip()
+        self.screen.dirty.clear()
+        return "\n".join(self._lines)
 
     def until(self, wanted: str | Callable[[str], bool], seconds: float = 60) -> str:
         """Read until the screen shows `wanted`; returns the screen. Raises AssertionError with the screen."""
