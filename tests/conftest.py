@@ -1,5 +1,6 @@
 """What every test gets: a home, runs and sockets of its own, no network, and the demo recipe made quick."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is 
 
 DEMO = Path(sample_data.__file__).parent
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is imported, as the app and the session do in their processes."""
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(autouse=True)
