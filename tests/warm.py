@@ -3,8 +3,11 @@
 A session so started runs the code of `python -m tuitune.session` in a process, and a process session, of its own. It
 takes 4 s of CPU less; tests use it whose point is not how a session starts. Where the test's environment differs in
 what a library reads as it is imported, or there is a GPU (CUDA cannot be forked), it starts as a user's does.
+
+The same holds for commands that need the libraries in their own process.
 """
 
+import atexit
 import hashlib
 import importlib
 import json
@@ -16,8 +19,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +31,17 @@ from tuitune.session import client
 
 VARIABLE = "TUITUNE_TEST_WARM"
 """Names to a command's process (`tests/command.py`) the socket at which sessions are ordered."""
-_READ_WHEN_USED = ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR")
+_OF_A_SHELL = ("_", "SHLVL", "PWD", "OLDPWD")
+_READ_WHEN_USED = (
+    *_OF_A_SHELL,
+    "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME",
+    "COLUMNS",
+    "LINES",
+    "TERM",
+    "COLORTERM",
+    "NO_COLOR",
+)
 _OURS_AND_THE_TESTS = ("TUITUNE_", "TEXTUAL_", "PYTEST_")
 
 
@@ -82,9 +96,25 @@ class WarmSessions:
         pid = self.ask({**order, "environment": dict(os.environ)})
         return self._start_as_users_do(socket, log_file) if pid is None else WarmSession(self, pid)
 
-    def ask(self, order: dict[str, Any]) -> Any:
+    def command(self, arguments: list[str]) -> int | None:
+        """Do a command in a process of its own, with this one's streams; its exit status, None if it cannot be done.
+
+        A signal reaches it only where it is sent to it.
+        """
+        os.umask(mask := os.umask(0o077))
+        order = {"command": arguments, "folder": os.getcwd(), "umask": mask, "environment": dict(os.environ)}
+        if (pid := self.ask(order, with_streams=True)) is None:
+            return None
+        process = WarmSession(self, pid)
+        while (code := process.poll()) is None:
+            time.sleep(0.02)
+        return code
+
+    def ask(self, order: dict[str, Any], *, with_streams: bool = False) -> Any:
         with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rw") as stream:
             connection.connect(str(self.path))
+            # One byte goes ahead, as descriptors travel with bytes.
+            socket.send_fds(connection, [b" "], [0, 1, 2] if with_streams else [])
             stream.write(json.dumps(order) + "\n")
             stream.flush()
             return json.loads(stream.readline())
@@ -133,7 +163,7 @@ def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def main(listener: socket.socket) -> None:
-    """Fork a session for each order that comes, and answer with its process, or with how one ended.
+    """Fork a session, or a command, for each order that comes, and answer with its process, or with how one ended.
 
     Ends with its standard input.
     """
@@ -144,7 +174,14 @@ def main(listener: socket.socket) -> None:
     can_fork = not gpus()
     if can_fork:
         warm_up()
-        for name in ("session.server", "train.run", "train.trainer", "train.callbacks", "chat.reply"):
+        for name in (
+            "session.server",
+            "train.run",
+            "train.trainer",
+            "train.callbacks",
+            "chat.reply",
+            "commands.parser",
+        ):
             importlib.import_module(f"tuitune.{name}")
 
     here = _read_at_import(os.environ)
@@ -161,7 +198,7 @@ def main(listener: socket.socket) -> None:
                 return
             codes[pid] = os.waitstatus_to_exitcode(status)
 
-    def answer(order: dict[str, Any]) -> int | None:
+    def answer(order: dict[str, Any], streams: Sequence[int]) -> int | None:
         if "ended" in order:
             collect()
             return codes.get(order["ended"])
@@ -170,7 +207,8 @@ def main(listener: socket.socket) -> None:
         if pid := os.fork():
             return pid
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        if "command" in order:
+            _become_command(order, streams)
         _become_session(order)
 
     signal.signal(signal.SIGCHLD, collect)
@@ -180,14 +218,18 @@ def main(listener: socket.socket) -> None:
         while sys.stdin not in [key.fileobj for key, _ in selector.select()]:
             connection, _ = listener.accept()
             with connection, connection.makefile("rw") as stream:
+                _, streams, *_rest = socket.recv_fds(connection, 1, 3)
                 if line := stream.readline():
-                    stream.write(json.dumps(answer(json.loads(line))) + "\n")
+                    stream.write(json.dumps(answer(json.loads(line), streams)) + "\n")
+                for descriptor in streams:
+                    os.close(descriptor)
 
 
 def _become_session(order: dict[str, Any]) -> NoReturn:
     from tuitune.session.server import serve
 
     try:
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.setsid()
         for descriptor, path, flags in (
             (0, os.devnull, os.O_RDONLY),
@@ -197,15 +239,41 @@ def _become_session(order: dict[str, Any]) -> NoReturn:
             handle = os.open(path, flags, 0o600)
             os.dup2(handle, descriptor)
             os.close(handle)
-        os.umask(order["umask"])
-        os.chdir(order["folder"])
-        os.environ.clear()
-        os.environ.update(order["environment"])
+        _settle(order)
         os._exit(serve(Path(order["socket"])))
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
+
+
+def _become_command(order: dict[str, Any], streams: Sequence[int]) -> NoReturn:
+    status = 1
+    try:
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from tests.command import main
+
+        for descriptor, stream in enumerate(streams):
+            os.dup2(stream, descriptor)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        _settle(order)
+        sys.argv = ["tuitune", *order["command"]]
+        status = main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _settle(order: dict[str, Any]) -> None:
+    os.umask(order["umask"])
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Terminal:
         if len(self._lines) != self.screen.lines:
             self._lines = [""] * self.screen.lines
             self.screen.dirty.update(range(self.screen.lines))
-        for number in self.screen.dirty:
+        for number in self.screen.dirty & set(range(self.screen.lines)):  # some are below a screen that has shrunk
             row = self.screen.buffer[number]  # pyte's own `display` gives up on characters that it cannot measure
             self._lines[number] = "".join(row[column].data for column in range(self.screen.columns)).rstrip()
         self.screen.dirty.clear()

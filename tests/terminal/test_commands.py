@@ -91,6 +91,7 @@ def test_a_run_is_one_event_a_line_then_chats_and_exports(tmp_path: Path, recipe
     assert shown.returncode == 0 and "Run one: done" in shown.stdout
 
 
+@pytest.mark.cold
 def test_inspect_prints_one_row_a_line(recipe_file: str) -> None:
     first, second = json_lines(tuitune("inspect", recipe_file, "--rows", "1:2", "--json").stdout)
     assert (first["row"], second["row"]) == (1, 2)
@@ -204,14 +205,17 @@ def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_is_said_to(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("environment", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
 @pytest.mark.fault
-def test_output_on_a_full_disk_is_said_in_a_sentence(unbuffered: str, recipe_file: str) -> None:
+def test_output_on_a_full_disk_is_said_in_a_sentence(
+    environment: dict[str, str], recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     for arguments in (["runs"], ["inspect", recipe_file], ["run", recipe_file]):
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 [*COMMAND, *arguments],
-                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+                env=os.environ | environment,
                 stdout=full,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -241,30 +245,28 @@ def test_a_session_that_does_not_answer_is_said_and_can_be_left(recipe_file: str
     run = find_run("stuck", tmp_path / "runs")
     pid = json.loads(run.socket_file.read_text())["pid"]
     os.kill(pid, signal.SIGSTOP)
-    try:
+    try:  # all of them count their 15 s at once
+        follower, asked = (
+            subprocess.Popen([*COMMAND, word, "stuck"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for word in ("attach", "stop")
+        )
+        app = Terminal("attach", "stuck")
+        app.until("not answering, ")
         assert "The session has not answered for 15 s; Ctrl+C leaves it." in process.stderr.readline()
         os.kill(process.pid, signal.SIGINT)
         said = process.stderr.read()
         assert process.wait(timeout=20) == 130
         assert "Run stuck was asked to stop and has not ended yet" in said and f"`kill -9 {pid}`" in said
 
-        follower = subprocess.Popen(
-            [*COMMAND, "attach", "stuck"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
         assert follower.stderr is not None
         assert "The session has not answered for 15 s" in follower.stderr.readline()
         os.kill(follower.pid, signal.SIGINT)
         assert follower.wait(timeout=90) == 130
         follower.communicate()
 
-        asked = tuitune("stop", "stuck")
-        assert asked.returncode == 1 and "told to stop by SIGTERM, which it gets once it runs again" in asked.stderr
+        _, said = asked.communicate(timeout=90)
+        assert asked.returncode == 1 and "told to stop by SIGTERM, which it gets once it runs again" in said
 
-        app = Terminal("attach", "stuck")
-        app.until("not answering, ")
         app.press("s")
         app.press("\x11")
         assert app.exit_status() == 0
@@ -328,7 +330,8 @@ def test_one_signal_to_the_command_and_its_session_saves_everything(
     number: signal.Signals, recipe_file: str, tmp_path: Path
 ) -> None:
     """As `systemctl stop` and Slurm do; the step is long, so that all of them come within it."""
-    options = ["--name", "t", "--set", "max_steps=5000", "--set", "gradient_accumulation_steps=32", "--json"]
+    options = ["--name", "t", "--set", "max_steps=5000", "--json"]
+    options += ["--set", "gradient_accumulation_steps=32", "--set", "per_device_train_batch_size=1"]
     process = subprocess.Popen([*COMMAND, "run", recipe_file, *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     session = None

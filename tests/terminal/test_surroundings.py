@@ -17,11 +17,17 @@ from tuitune.runs.folder import find_run
 
 
 def tuitune(*arguments: str, redirected: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command of the shell with redirections, and changes to the environment (empty: removed)."""
-    command = shlex.join([sys.executable, "-m", "tuitune", *arguments])
-    changed = {name: value for name, value in {**os.environ, **environment}.items() if value}
+    """A command of the shell with redirections, and changes to the environment.
+
+    What is redirected is started as users start it: nothing may come before it that opens a file.
+    """
+    command = shlex.join([*((sys.executable, "-m", "tuitune") if redirected else COMMAND), *arguments])
     return subprocess.run(
-        ["bash", "-c", f"{command} {redirected}"], env=changed, capture_output=True, text=True, check=False
+        ["bash", "-c", f"{command} {redirected}"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.terminal.terminal import CTRL_C, CTRL_E, CTRL_N, CTRL_Q, ENTER, ESC, UP, Terminal, started, write_recipe
+from tests.warm import VARIABLE
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, all_runs
 
@@ -203,11 +204,13 @@ def test_a_wrong_recipe_never_starts_the_app(recipe: str, says: str, tmp_path: P
     assert terminal.exit_status() == 2
 
 
-@pytest.mark.cold
-def test_a_conversation_on_the_command_line(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> None:
+def test_a_conversation_on_the_command_line(
+    tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = write_recipe(tmp_path, demo_recipe.to_yaml())
     run = started(terminals, "run", recipe, "--name", "talk")
     run.exit_status(300)
+    monkeypatch.delenv(VARIABLE)  # the session of the chat is started as users start it, as its child
     chat = started(terminals, "chat", "talk", rows=60)
     chat.until("adapter>")
     chat.press("/base" + ENTER)
