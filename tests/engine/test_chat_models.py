@@ -24,7 +24,7 @@ def held(models: Models, run: Run, checkpoint: str | None = None, *, beside: boo
 
 
 def answers(loaded: LoadedModel, *, adapter: bool = True) -> list[str]:
-    sampling = Sampling(max_new_tokens=16)
+    sampling = Sampling(max_new_tokens=8)
     return [reply(loaded, [{"role": "user", "content": text}], sampling, adapter=adapter).text for text in QUESTIONS]
 
 

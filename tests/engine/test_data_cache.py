@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import DEMO
+from tests.engine.forked_programs import run_forked
 from tuitune.audit.scan import audit
 from tuitune.data.cache import KEPT
 from tuitune.data.prepare import prepare
@@ -69,7 +70,8 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, entri
     chosen = recipe(rows(tmp_path / "rows.jsonl", 600))
     file.write_text(chosen.to_yaml())
     tokenizer = load_tokenizer(chosen.model)
-    killed = subprocess.run([sys.executable, "-c", PREPARE, file, "killed"], check=False)
+    command = [sys.executable, "-P", "-c", PREPARE, str(file), "killed"]
+    killed = run_forked(command, cwd=tmp_path, env=os.environ)
     assert killed.returncode == -signal.SIGKILL
     assert [entry.name.startswith(".making-") for entry in entries.iterdir()] == [True]
     prepare(recipe(rows(tmp_path / "other.jsonl")), tokenizer)

@@ -193,8 +193,10 @@ def test_the_oldest_checkpoint_gives_way_to_a_new_one(
         "max_steps=6",
         "save_steps=2",
         "eval_share=0",
+        "per_device_train_batch_size=2",
         "gradient_accumulation_steps=1",
         "samples.max_new_tokens=2",
+        'samples.prompts=["Who are you?"]',
     ]
     recipe = Recipe.load(DEMO / "demo.yaml", fields)
     if times == 2:

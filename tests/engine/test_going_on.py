@@ -24,13 +24,15 @@ CHANGES = ["max_steps=9", "learning_rate=5e-4"]
 def recipe(*changes: str) -> Recipe:
     fields = [
         "max_steps=12",
+        "per_device_train_batch_size=2",
         "gradient_accumulation_steps=1",
-        "eval_share=0.05",
+        "eval_share=0.02",
         "eval_steps=0",
         "lora_dropout=0.1",
         "warmup_steps=0",
     ]
-    return Recipe.load(DEMO / "demo.yaml", [*fields, "samples.max_new_tokens=2", *changes])
+    fields += ["samples.max_new_tokens=2", 'samples.prompts=["Who are you?"]']
+    return Recipe.load(DEMO / "demo.yaml", [*fields, *changes])
 
 
 def gone_on(run: Run, settings: Recipe) -> History:
