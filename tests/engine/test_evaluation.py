@@ -76,7 +76,10 @@ def test_a_failure_while_the_trained_model_is_measured_keeps_the_run_done(
     assert any("measuring it failed (RuntimeError: CUDA error" in notice.text for notice in history.notices)
 
 
-SHORT = {"eval_share": 0.05, "eval_steps": 2, "max_steps": 8, "save_steps": 100, "samples.max_new_tokens": 3}
+SHORT = {
+    **{"eval_share": 0.02, "eval_steps": 2, "max_steps": 8, "save_steps": 100, "samples.max_new_tokens": 3},
+    **{"per_device_train_batch_size": 2, "samples.prompts": '["Who are you?"]'},
+}
 
 
 def short(**changes: Any) -> Recipe:
