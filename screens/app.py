@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from textual import on
 from textual.app import App
@@ -42,6 +42,7 @@ from tuitune.text import one_line, safe_text
 from tuitune.train.checkpoints import checkpoints_of
 
 if TYPE_CHECKING:
+    from screens.chat import ChatScreen
     from tuitune.recipe import Recipe
 
 
@@ -155,6 +156,8 @@ class TuituneApp(App[int]):
         self.settings.language = language()
         self.settings.save()
         await self._forget("history", "model", "data", "lora", "train", "export")
+        if self.is_screen_installed("step-chat"):
+            cast("ChatScreen", self.get_screen("step-chat")).change_language()  # what was said there stays
 
     def action_toggle_ascii(self) -> None:
         self._toggle("ascii", N_("ASCII only"), N_("Lines and glyphs"))

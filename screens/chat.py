@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
+from textual.worker import WorkerError
 
 from screens.actions import ACTIONS, bind, key_name
 from screens.bubbles import Bubble, ReplyBubble, SaidBubble, TurnView, bubble_of
 from screens.clipboard import copy
 from screens.correct import CorrectScreen
-from screens.dashboard import MUTED
 from screens.documents import DocumentsScreen
+from screens.empty_chat import hint
 from screens.run_link import RunLink
 from screens.sampling import SamplingPanel
 from screens.sides import SidesScreen, runs_beside
@@ -66,16 +68,31 @@ class ChatScreen(StepScreen):
                 yield Static(id="empty")
                 yield VerticalScroll(id="turns", can_focus=False)
                 yield Static(id="speed")
-                prompt = Prompt(_("Say something · Enter on an empty line goes on to the exports"), id="prompt")
+                prompt = Prompt("", id="prompt")
                 prompt.tooltip = _("What you say. Enter sends, Ctrl+J breaks the line, Esc stops a reply.")
                 yield prompt
             yield SamplingPanel(id="settings")
 
     def on_mount(self) -> None:
         self.sides = [Side(self.run_on_show.folder)]
-        self.query_one("#settings").display = False
+        self._show_settings(False)
         self._show_talk()
         self._show_mode()
+        self.query_one("#prompt").focus()
+
+    @work(exclusive=True, group="language", exit_on_error=False)
+    async def change_language(self) -> None:
+        """Compose everything anew in the language of now, once no reply is being written; what was said stays."""
+        with suppress(WorkerError):  # which whoever asked for the reply is told
+            await self.workers.wait_for_complete([worker for worker in self.workers if worker.group == "reply"])
+        prompt, panel, shown = self.query_one("#prompt", Prompt), self.query_one(SamplingPanel), self._shows_settings
+        await self.recompose()
+        self.query_one("#prompt", Prompt).take_over(prompt)
+        self.query_one(SamplingPanel).take_over(panel)
+        self._show_settings(shown)
+        self.on_screen_resume()
+        self._show_mode()
+        await self.show_branch()
         self.query_one("#prompt").focus()
 
     @property
@@ -115,11 +132,11 @@ class ChatScreen(StepScreen):
         """The turns, or what could be asked where nothing has been said."""
         empty = not self.turns
         self.query_one("#turns").display = not empty
-        hint = self.query_one("#empty", Static)
-        hint.display = empty
+        shown = self.query_one("#empty", Static)
+        shown.display = empty
         if empty:
             prompts = [prompt for prompt, _before, _after in self.tuitune.link.history.replies_before_and_after()][:4]
-            hint.update(_hint(self.tuitune.link.run, prompts))
+            shown.update(hint(self.tuitune.link.run, prompts))
             self.query_one("#prompt", Prompt).offer(prompts)
 
     async def show_branch(self) -> None:
@@ -252,7 +269,7 @@ class ChatScreen(StepScreen):
         prompt = self.query_one("#prompt", Prompt)
         if self.replying:
             self.workers.cancel_group(self, "reply")
-        elif self.query_one("#settings").display:
+        elif self._shows_settings:
             self.action_chat_settings()
         elif bubble_of(self.focused) is not None:
             prompt.focus()
@@ -440,9 +457,20 @@ class ChatScreen(StepScreen):
         self._tell(_("Tokens are chosen by the preset {preset}.", preset=preset))
 
     def action_chat_settings(self) -> None:
-        settings = self.query_one("#settings")
-        settings.display = not settings.display
-        self.query_one("#temperature Input" if settings.display else "#prompt").focus()
+        shown = not self._shows_settings
+        self._show_settings(shown)
+        self.query_one("#temperature Input" if shown else "#prompt").focus()
+
+    @property
+    def _shows_settings(self) -> bool:
+        return self.has_class("-settings")
+
+    def _show_settings(self, shown: bool) -> None:
+        """Show the settings beside the talk, which then has less room, or take them away."""
+        self.query_one("#settings").display = shown
+        self.set_class(shown, "-settings")
+        whole = _("Say something · Enter on an empty line goes on to the exports")
+        self.query_one("#prompt", Prompt).placeholder = _("Say something") if shown else whole
 
     @on(SamplingPanel.Changed)
     def _settings_changed(self, message: SamplingPanel.Changed) -> None:
@@ -473,24 +501,6 @@ class ChatScreen(StepScreen):
         self._tell("")
         self._show_mode()
         await self.show_branch()
-
-
-def _hint(run: Run | None, prompts: list[str]) -> Content:
-    """What to do in an empty chat; `prompts` are those that the run was sampled with."""
-    name = one_line(run.name, max_length=60) if run else _("the run")
-    before, after = _("Ask {run} something it was trained for.", run="\n").split("\n")
-    lines = [Content.assemble(before, (name, "bold"), after)]
-    if prompts:
-        lines.append(Content.styled(_("The run's own sample prompts, which ↑ brings into the line:"), MUTED))
-        lines += [Content(f"  {one_line(prompt, max_length=64)}") for prompt in prompts]
-    keys = (
-        ("choose_sides", N_("asks the base model, checkpoints or other runs too")),
-        ("attach_documents", N_("looks things up in your documents")),
-        ("next_preset", N_("changes how freely it answers")),
-    )
-    for action, what in keys:
-        lines.append(Content.assemble((key_name(ACTIONS[action]), "bold"), (f" {_(what)}", MUTED)))
-    return Content("\n").join(lines)
 
 
 def bar_of(part: dict[str, Any]) -> str:

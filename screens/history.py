@@ -32,6 +32,7 @@ from tuitune.runs.summary import (
     duration_text,
     held_out_text,
     model_name,
+    model_text,
     steps_text,
     summaries,
     summarize,
@@ -353,7 +354,7 @@ def _about(run: Summary) -> Content:
         return Content.styled(run.problem, "$text-error")
     label, text = (_("note"), run.note) if run.note else (_("method"), run.method)
     lines = (
-        (_("model"), one_line(run.model, max_length=60)),
+        (_("model"), model_text(run, max_length=60)),
         (_("data"), one_line(", ".join(run.data), max_length=70)),
         (label, one_line(text, max_length=70)),
     )

@@ -7,12 +7,12 @@ from pathlib import Path
 import psutil
 from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import Vertical
 from textual.content import Content
 from textual.events import Resize
 from textual.message import Message
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
+from textual.worker import get_current_worker
 
 import tuitune
 from screens.actions import bind
@@ -24,6 +24,7 @@ from screens.step_screen import WalkScreen
 from screens.widgets.entry import Entry
 from screens.widgets.footer import Footer
 from screens.widgets.paths import PickPath, has_suffix
+from screens.widgets.scrolled import Scrolled
 from screens.widgets.step_bar import StepBar
 from screens.widgets.tick import ChoiceList
 from tuitune.errors import TuituneError
@@ -31,7 +32,7 @@ from tuitune.language import N_, _, language, languages, use
 from tuitune.machine.hardware import Gpu, choose_gpu, chosen_gpu, gpus
 from tuitune.runs.folder import Run, all_runs
 from tuitune.runs.manage import delete, deletion_question
-from tuitune.runs.summary import Summary, summarize
+from tuitune.runs.summary import Summary, model_text, summarize
 from tuitune.text import one_line
 from tuitune.units import gib
 
@@ -78,7 +79,7 @@ class HomeScreen(WalkScreen):
     def compose(self) -> ComposeResult:
         yield StepBar(None)
         yield Static(Content.assemble((f"tuitune {tuitune.__version__}", "bold"), f"  {_(_HEAD)}"), id="welcome")
-        with Vertical(id="machine") as machine:
+        with Scrolled(id="machine") as machine:
             machine.border_title = _("This machine")
             yield Static(_("Looking…"), id="hardware")
             yield Static(Content.styled(_("Checked once the libraries are loaded."), "$foreground 60%"), id="problems")
@@ -178,7 +179,8 @@ class HomeScreen(WalkScreen):
         cards = gpus()
         machine = _machine(cards, self.tuitune.link.runs_folder)
         runs = [summarize(run) for run in all_runs(self.tuitune.link.runs_folder)[:_SHOWN_RUNS]]
-        self.post_message(self.Looked(cards, machine, runs))
+        if not get_current_worker().is_cancelled:  # else another look is under way, in another language it may be
+            self.post_message(self.Looked(cards, machine, runs))
 
     @on(Looked)
     def _show_looked(self, message: Looked) -> None:
@@ -203,9 +205,7 @@ class HomeScreen(WalkScreen):
         with self.prevent(OptionList.OptionHighlighted):
             starts.clear_options()
             if not runs:
-                demo = _(
-                    "+ Try the demo    a small model learns to talk like a pirate, in about a minute, without a GPU"
-                )
+                demo = _("+ Try the demo   a small model talks like a pirate: one minute, no GPU")
                 starts.add_option(Option(Content.styled(demo, "bold"), id="demo"))
             if not words:
                 starts.add_option(Option(Content.styled(_("+ New run"), "bold"), id="new"))
@@ -271,7 +271,8 @@ class HomeScreen(WalkScreen):
             )
             for check in wrong
         ]
-        self.post_message(self.Examined(lines))
+        if not get_current_worker().is_cancelled:
+            self.post_message(self.Examined(lines))
 
     @on(Examined)
     def _show_examined(self, message: Examined) -> None:
@@ -366,5 +367,5 @@ def _about(run: Summary) -> Content:
     if run.problem:
         return Content.styled(one_line(run.problem, max_length=200), "$text-error")
     data = one_line(", ".join(run.data), max_length=60)
-    model = one_line(run.model, max_length=60)
+    model = model_text(run, max_length=60)
     return Content.assemble((state_text(run), state_style(run)), "  ", (f"{model} · {data}", muted))

@@ -60,8 +60,16 @@ class SamplingPanel(VerticalScroll, can_focus=False):
         self._take(name)
         return name
 
+    def take_over(self, other: "SamplingPanel") -> None:
+        """Hold what another panel, in whose place this one stands, has held."""
+        self.query_one(Prompt).text = other.system
+        self._put(other.fields)
+
     def _take(self, name: str) -> None:
-        sampling = Sampling.model_validate({**self.fields, **preset(name)})
+        self._put({**self.fields, **preset(name)})
+
+    def _put(self, fields: dict[str, Any]) -> None:
+        sampling = Sampling.model_validate(fields)
         self.fields = sampling.model_dump(exclude_defaults=True)
         for line in self.query(FieldLine):
             line.show(getattr(sampling, line.field))

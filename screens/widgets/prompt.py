@@ -32,6 +32,12 @@ class Prompt(TextArea):
         if not self._has_sent:
             self._said = list(reversed(texts))
 
+    def take_over(self, other: "Prompt") -> None:
+        """Hold what another prompt, in whose place this one stands, has held and brings back."""
+        self._said, self._has_sent, self._back = other._said, other._has_sent, other._back
+        self.text = other.text
+        self.move_cursor(self.document.end)
+
     def send(self) -> None:
         text = self.text.strip()
         if text:

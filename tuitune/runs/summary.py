@@ -6,13 +6,13 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from tuitune.atomic import write_atomic
 from tuitune.errors import TuituneError, explain
-from tuitune.language import _
+from tuitune.language import N_, _
 from tuitune.runs.cost import cost, money
 from tuitune.runs.events import Started, Step, from_json
 from tuitune.runs.folder import Run, all_runs
@@ -22,6 +22,8 @@ from tuitune.typed import checked, field_types
 from tuitune.units import duration
 
 _VERSION = 1
+_UNREADABLE = N_("unreadable recipe")
+"""In the place of a model that no recipe names."""
 _MOST_BYTES = 2**16
 _NOTE_CHARACTERS = 2_000
 _LONGEST_LINE = 2**20
@@ -97,9 +99,14 @@ class Summary:
 # How lists on a screen and on plain output word it.
 
 
+def model_text(run: Summary, *, max_length: int = 80) -> str:
+    """The model, or that the recipe which names it cannot be read."""
+    return _(_UNREADABLE) if run.model == _UNREADABLE else one_line(run.model, max_length=max_length)
+
+
 def model_name(run: Summary) -> str:
     """The model without its folders or owner."""
-    return one_line(PurePath(run.model).name or run.model, max_length=80)
+    return model_text(replace(run, model=PurePath(run.model).name or run.model))
 
 
 def data_names(run: Summary) -> str:
@@ -250,7 +257,7 @@ def _recipe_fields(run: Run) -> dict[str, Any]:
     try:
         recipe = run.recipe()
     except TuituneError:
-        return {"model": "unreadable recipe", "data": [], "method": ""}
+        return {"model": _UNREADABLE, "data": [], "method": ""}
     adapter = ("Q" if recipe.model.load_in_4bit else "") + ("DoRA" if recipe.lora.use_dora else "LoRA")
     paths = [recipe.data.path, *(source.path for source in recipe.data.also)]
     return {"model": recipe.model.name, "data": paths, "method": f"{recipe.method.name.upper()} {adapter}"}
