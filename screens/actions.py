@@ -181,11 +181,9 @@ _ALL = (
         N_("Show what was said in this place before."),
         footer=False,
     ),
-    Action("next_branch", "full_stop,right", N_("Branch"), N_("Show what else was said in this place.")),
+    Action("next_branch", "full_stop,right", N_("Other"), N_("Show what else was said in this place.")),
     Action("good_reply", "g", N_("Good"), N_("Keep this reply as a row to train on.")),
-    Action(
-        "correct_reply", "c", N_("Correct"), N_("Write the reply as it should be, and keep that as a row to train on.")
-    ),
+    Action("correct_reply", "c", N_("Fix"), N_("Write the reply as it should be, and keep that as a row to train on.")),
     Action("prefer_reply", "p", N_("Prefer"), N_("Keep this reply as chosen against the others: a preference row.")),
     Action(
         "copy_reply",

@@ -12,6 +12,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from screens.audit_lengths import lengths, longer_lengths
+from screens.widgets.scrolled import Scrolled
 from tuitune.language import _, plural
 from tuitune.text import one_line, safe_text
 from tuitune.units import gib
@@ -46,7 +47,8 @@ class AuditView(Vertical):
         """Of each example of a duplicate: which earlier row it is like."""
 
     def compose(self) -> ComposeResult:
-        yield Static(id="lengths")
+        with Scrolled():
+            yield Static(id="lengths")
         findings = OptionList(id="findings", markup=False)
         findings.tooltip = _(
             "Enter shows a row with this finding, and once more the next one; or takes what is offered."

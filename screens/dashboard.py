@@ -7,7 +7,7 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from screens.widgets.bars import bar
-from screens.widgets.fit import fit
+from screens.widgets.fit import cut, fit
 from screens.widgets.metric_plot import method_of_history
 from tuitune.language import N_, _, in_language
 from tuitune.runs.cost import cost, live_cost, money
@@ -34,6 +34,8 @@ _ENDED = {
     "paused": N_("‖ Paused after {steps:,} steps in {duration}"),
 }
 _BAR_WIDTH = 10
+_LEAST_NAME = 8
+"""Cells that a run's name has on a line, however much stands beside it."""
 NUMBERS_WIDTH = 28
 """Cells of the column beside the curve."""
 _OTHER_LINES = 7
@@ -54,8 +56,12 @@ def headline(
     problem: str | None,
     stopping: str | None = None,
     warnings: Sequence[RunWarning] = (),
+    width: int = 0,
 ) -> Content:
-    """One line: which run, and how it stands; `stopping` says when it will stop, once it was asked to."""
+    """One line: which run, and how it stands; `stopping` says when it will stop, once it was asked to.
+
+    In `width` cells, where that is not 0, its name is cut and what it has taken is left out as far as that is needed.
+    """
     ended, phase = history.ended, history.phase
     style = ""
     if isinstance(ended, Finished):
@@ -76,21 +82,25 @@ def headline(
         state = f"▶ {in_language(phase.text)}"
     else:
         state = _("◌ Waiting for the session")
-    spent = ""
+    spent: list[str] = []
     if is_training and history.started and ended is None:
         earlier = history.seconds - history.attempts[-1].seconds
-        spent = f" · {_so_far(earlier + max(0.0, time.time() - history.started.at))}"
+        spent.append(f" · {_so_far(earlier + max(0.0, time.time() - history.started.at))}")
         if (live := live_cost(history)) is not None:
-            spent += f" · {live}"
+            spent.append(f" · {live}")
     elif not is_training and (paid := cost(history)) is not None:
-        spent = f" · {money(paid.so_far, paid.currency)}"
-    name = one_line(run.name, max_length=40) if run else _("New run")
-    titles = [warning.title for warning in warnings if not warning.is_lasting] if is_training else []
+        spent.append(f" · {money(paid.so_far, paid.currency)}")
+    titles = [warning.title for warning in warnings if not warning.is_lasting] if is_training and not stopping else []
     more = f" (+{len(titles) - 1})" if len(titles) > 1 else ""
     warned = f" · ! {titles[0]}{more}" if titles else ""
-    return Content.assemble(
-        (name, "bold"), "  ", (one_line(state, max_length=200), style), spent, (warned, "$text-warning")
-    )
+    state = one_line(state, max_length=200)
+    left = width - cell_len(f"  {state}{warned}")
+    while width and spent and left - cell_len("".join(spent)) < _LEAST_NAME:
+        del spent[0]
+    name = one_line(run.name, max_length=40) if run else _("New run")
+    if width:
+        name = cut(name, max(_LEAST_NAME, left - cell_len("".join(spent))))
+    return Content.assemble((name, "bold"), "  ", (state, style), "".join(spent), (warned, "$text-warning"))
 
 
 def _change(history: History, first: float, last: float) -> str:
@@ -115,12 +125,13 @@ def _time_left(history: History) -> str:
 
 
 def live_line(history: History, run: Run, *, is_training: bool, problem: str | None, width: int) -> Content:
-    """The run in one line of `width` characters: step, loss and time left while it trains, else as the headline."""
+    """The run in one line of `width` cells: step, loss and time left while it trains, else as the headline."""
     if not (is_training and history.steps):
-        return headline(history, run, is_training=is_training, problem=problem)
+        return headline(history, run, is_training=is_training, problem=problem, width=width)
     loss = _("loss {loss:.4f}", loss=history.steps[-1].loss)
     progress = "".join(f" · {part}" for part in (_step_of(history), loss, _time_left(history)) if part)
-    return Content.assemble((one_line(run.name, max_length=max(8, width - cell_len(progress))), "bold"), progress)
+    name = cut(one_line(run.name), max(_LEAST_NAME, width - cell_len(progress)))
+    return Content.assemble((name, "bold"), progress)
 
 
 def pace(history: History, *, problem: str | None = None) -> Content:
@@ -140,11 +151,12 @@ def pace(history: History, *, problem: str | None = None) -> Content:
     return Content(whole if cell_len(whole) <= _PACE_WIDTH else short)
 
 
-def phases(history: History) -> Content:
-    """The way to the first step: what is done, what is going on, what comes."""
+def phases(history: History, height: int = 0) -> Content:
+    """The way to the first step: what is done, what is going on, what comes; in `height` lines, where that is not 0."""
     current = history.phase.name if history.phase else "importing"
     names = list(PHASES)
     lines = []
+    reached = 0
     for name in names[: names.index("saving")]:
         if names.index(name) < names.index(current):
             lines.append(Content.styled(f"✔ {_(PHASES[name])}", "$text-success"))
@@ -159,9 +171,11 @@ def phases(history: History) -> Content:
                 lines.append(Content(f"  {bar(done / total, 20)} {progress}"))
             elif history.ended is None and (spent := time.time() - history.phase.at) >= _LONG_SECONDS:
                 lines.append(Content.styled(f"  {_so_far(spent)}", MUTED))
+            reached = len(lines)
         else:
             lines.append(Content.styled(f"· {_(PHASES[name])}", MUTED))
-    return Content("\n").join(lines)
+    end = max(height, reached)  # what comes gives way first, then what is done
+    return Content("\n").join(lines[max(0, end - height) : end] if height else lines)
 
 
 def numbers(history: History, height: int = 0) -> Content:
@@ -199,7 +213,7 @@ def numbers(history: History, height: int = 0) -> Content:
     needed_least = [*reversed(figures[2:]), *_NEEDED_LEAST]
     left_out = needed_least[: max(0, too_many)]
     lines = [Content.assemble((_padded(_(name), 14), MUTED), value) for name, value in rows if name not in left_out]
-    return Content("\n").join(lines + machine)
+    return Content("\n").join([*lines, *machine][: height or None])
 
 
 def _padded(text: str, width: int) -> str:

@@ -12,6 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
 from screens.run_link import RunLink
+from screens.widgets.fit import cut
 from tuitune.endings.command import words_of
 from tuitune.endings.notify import ntfy_address, require_webhook
 from tuitune.errors import TuituneError, explain
@@ -49,6 +50,8 @@ _EXAMPLES = {
     "webhook": "https://…",
     "ntfy": N_("topic, or https://SERVER/TOPIC"),
 }
+_NAME_CELLS = 28
+"""Of a run's name in a dialog's title."""
 _SECRETS = ("webhook", "webhook_token", "ntfy", "ntfy_token")
 
 
@@ -191,7 +194,7 @@ class CountdownScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical() as panel:
-            name = one_line(self._ending["run"], max_length=40)
+            name = cut(one_line(self._ending["run"]), _NAME_CELLS)
             panel.border_title = Content(_("Run {run} has ended and is on disk", run=name))
             yield Static(self._sentence(), id="countdown")
             yield Static(Content(safe_text(self._ending["command"])), id="command")

@@ -22,6 +22,7 @@ from screens.consequences import consequences
 from screens.step_screen import StepScreen
 from screens.widgets.fields import FieldLine
 from screens.widgets.fit import fit
+from screens.widgets.scrolled import Scrolled
 from screens.widgets.tick import ChoiceList
 from screens.widgets.yaml_area import Problem, YamlArea, read_recipe
 from tuitune.errors import TuituneError, explain
@@ -84,7 +85,7 @@ class LoraScreen(StepScreen):
             text = YamlArea("", id="yaml")
             text.tooltip = _("The whole recipe; what you write is taken over as soon as it is valid.")
             yield text
-        with VerticalScroll(id="means", can_focus=False) as means:
+        with Scrolled(id="means") as means:
             means.border_title = _("What that means")
             yield Static(id="consequences")
 
@@ -243,10 +244,8 @@ class LoraScreen(StepScreen):
     @on(DescendantFocus)
     def _explain_field(self, event: DescendantFocus) -> None:
         line = next((widget for widget in event.widget.ancestors if isinstance(widget, FieldLine)), None)
-        if line is None:
-            return
-        usual = _("Usual: {values}.", values=_(USUAL[line.field])) if line.field in USUAL else ""
-        self.query_one("#meaning", Static).update(Content(f"{_(line.info.description or '')} {usual}".rstrip()))
+        if line is not None:
+            self.query_one("#meaning", Static).update(meaning_of(line))
 
     def _show_yaml(self) -> None:
         """Show the draft as YAML; an edit that cannot be used stays, unless the draft has changed since."""
@@ -389,6 +388,12 @@ class LoraScreen(StepScreen):
             self.show_problem(error)
             return
         await self.tuitune.show_step("train")
+
+
+def meaning_of(line: FieldLine) -> Content:
+    """What a field means, and its usual values."""
+    usual = _("Usual: {values}.", values=_(USUAL[line.field])) if line.field in USUAL else ""
+    return Content(f"{_(line.info.description or '')} {usual}".rstrip())
 
 
 def _told(problems: list[Problem]) -> str | None:

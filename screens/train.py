@@ -94,7 +94,7 @@ class TrainScreen(StepScreen):
             yield Static(id="numbers")
         with ContentSwitcher(id="lower", initial="messages"):
             for pane in _PANES:
-                with VerticalScroll(id=pane, can_focus=False):
+                with VerticalScroll(id=pane):
                     yield Static(id=f"{pane}-text")
 
     def on_mount(self) -> None:
@@ -128,6 +128,7 @@ class TrainScreen(StepScreen):
                 problem=link.problem,
                 stopping=self._stopping.get(self._attempt),
                 warnings=self._warnings,
+                width=self.query_one("#headline").size.width,
             ),
         )
 
@@ -152,7 +153,7 @@ class TrainScreen(StepScreen):
         if plots.display:
             self._draw_plots(plots)
         else:
-            self._put("phases", phases(history))
+            self._put("phases", phases(history, listed.size.height))
         self._put("numbers", numbers(history, self.query_one("#numbers").size.height))
         self._put("messages-text", messages(history, self._warnings), layout=True)
         self._put("samples-text", samples(history, self._reply_step), layout=True)
@@ -326,6 +327,7 @@ class TrainScreen(StepScreen):
 
     def _show_pane(self, pane: str) -> None:
         self.query_one("#lower", ContentSwitcher).current = pane
+        self.query_one(f"#{pane}").focus()  # so that the arrows scroll it
         self._title_pane()
         if pane == "log":
             self._read_log()

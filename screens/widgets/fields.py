@@ -26,6 +26,7 @@ class FieldLine(Horizontal):
         height: 1;
         .field-name { width: 30; padding: 0 1; color: $foreground 70%; }
         .field-mark { width: 2; color: $text-warning; }
+        .field-note { width: 1fr; }
         &.-wrong .field-mark { color: $text-error; }
         &.-changed .field-name { color: $text; text-style: bold; }
         Input, Select { width: 1fr; max-width: 60; }

@@ -14,7 +14,7 @@ def fit(text: str, width: int, *, right: bool = False, keep_end: bool = False) -
     if width < 1:
         return ""
     if not keep_end:
-        return set_cell_size(_cut(text, width - 1) + "…", width)
+        return set_cell_size(_beginning(text, width - 1) + "…", width)
     kept = ""
     for character in reversed(text):
         if cell_len(character + kept) > width - 1:
@@ -23,7 +23,12 @@ def fit(text: str, width: int, *, right: bool = False, keep_end: bool = False) -
     return set_cell_size("…" + kept, width)
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` cells, with `…` where it was cut."""
+    return fit(text, min(width, cell_len(text)))
+
+
+def _beginning(text: str, width: int) -> str:
     """The longest beginning of whole characters that has at most `width` cells."""
     cells = 0
     for place, character in enumerate(text):
