@@ -11,6 +11,9 @@ BIN    := $(VENV)/bin
 # A Python that was named may bring a torch of its own, as rented images do.
 SYSTEM := $(if $(filter file,$(origin PYTHON)),,--system)
 
+# Every process that the tests start would compile tuitune anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test faults check gpu messages
 demo: $(VENV)/installed
 	@$(BIN)/tuitune demo
