@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from tests.command import COMMAND
 from tests.conftest import DEMO
 from tests.engine.training import trained
 from tuitune.errors import TuituneError, UnusableInput
@@ -19,7 +22,7 @@ from tuitune.machine.cards import STAND_INS, cards_of
 from tuitune.methods import METHODS
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import TrainSection
-from tuitune.runs.events import Event, Failed, Started, Step
+from tuitune.runs.events import Event, Failed, Finished, Phase, Started, Step
 from tuitune.runs.folder import Run, RunWriter
 from tuitune.session.client import Session
 from tuitune.session.messages import Resume, Save
@@ -142,6 +145,68 @@ async def test_one_and_two_processes_train_the_same(
     for name, weight in load_file(alone.adapter / "adapter_model.safetensors").items():
         assert (load_file(together.adapter / "adapter_model.safetensors")[name] - weight).abs().max() < 1e-5
     assert all(damage(checkpoint) is None for checkpoint in checkpoints_of(together))
+
+
+def when_measured(run: Run) -> bool:
+    """Whether the model is measured before training, for seconds."""
+    return any(isinstance(event, Phase) and event.name == "before" for event in run.events())
+
+
+def when_saved(run: Run) -> bool:
+    """Whether the first process writes a checkpoint, for which the other one waits."""
+    return any(run.checkpoints.glob("*/optimizer.pt")) or any(run.checkpoints.glob(".*/optimizer.pt"))
+
+
+@pytest.mark.parametrize(("happens", "from_where"), [(when_measured, "the start"), (when_saved, "checkpoint-2")])
+def test_a_process_that_hangs_outside_a_step_is_given_up_in_time_too(
+    demo_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    warm_sessions: None,
+    happens: Callable[[Run], bool],
+    from_where: str,
+) -> None:
+    """The second process hangs in a measurement, or while the first one saves; then the command gets SIGTERM."""
+    recipe = recipe_of(demo_recipe, save_steps=2, eval_steps=0)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval_share": 0.5})})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    monkeypatch.setenv(STAND_INS, "2")
+    monkeypatch.setenv("TUITUNE_GRACE", "1")
+    run = Run(tmp_path / "run")
+    words = ["run", str(tmp_path / "recipe.yaml"), "--name", run.name, "--runs", str(tmp_path), "--gpus", "all"]
+    command = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while not (run.folder.is_dir() and happens(run)):
+            assert command.poll() is None, command.communicate()[0]
+            time.sleep(0.002)
+        started = run.history().started
+        assert started is not None
+        ranks = [child for child in psutil.Process(started.pid).children() if "tuitune.session.rank" in child.cmdline()]
+        ranks[1].suspend()
+        if from_where != "the start":  # it is whole before the signal comes
+            wait_until(lambda: bool(run.history().checkpoints))
+        command.terminate()
+        told = command.communicate(timeout=60)[0]
+    finally:
+        command.kill()
+    assert command.returncode == 75, told
+    history = run.history()
+    assert run.status() == "stopped" and isinstance(history.ended, Finished) and not run.adapter.exists()
+    given_up = next(notice for notice in history.notices if "given up" in notice.text)
+    assert given_up.text.endswith(
+        f"within 1 s of the signal to end, and is given up: `tuitune resume` goes on from {from_where}."
+    )
+    assert history.ended.at - given_up.at < 5
+    assert [step_of(checkpoint) for checkpoint in checkpoints_of(run)] == ([2] if history.steps else [])
+    assert all(damage(checkpoint) is None for checkpoint in checkpoints_of(run))
+    assert not any(process.is_running() for process in ranks)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_process_ends_with_its_session(demo_recipe: Recipe, tmp_path: Path) -> None:

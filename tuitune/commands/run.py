@@ -382,7 +382,8 @@ def _stop_on_signals(session: Session, viewer: Viewer) -> _StopSignal:
             _("Stopping now") if command == "now" else _("Stopping after this step; Ctrl+C once more stops now")
         )
         stop_signal.status = stop_signal.status or status
-        requests[command] = asyncio.create_task(session.stop(now=command == "now"))
+        stopping = session.stop(now=command == "now", in_time=status == PREEMPTED)
+        requests[command] = asyncio.create_task(stopping)
         requests[command].add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
         if session.silent_s:
             leave()

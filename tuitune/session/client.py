@@ -137,14 +137,14 @@ class Session:
         self._on_event = on_event
         await self.call(Follow())
 
-    async def stop(self, run: str | None = None, *, now: bool = False) -> Stopping:
+    async def stop(self, run: str | None = None, *, now: bool = False, in_time: bool = False) -> Stopping:
         """Ask the run of this name (see `messages.Stop`) to stop, and return what the session answers.
 
         A session that does not answer is asked by `terminate` too.
         """
         if self.silent_s:
             self.terminate()
-        return await self.call(Stop(run, now))
+        return await self.call(Stop(run, now, in_time))
 
     def terminate(self) -> None:
         """Send the session SIGTERM, which asks for the same as `stop`.

@@ -75,11 +75,15 @@ class Stopping(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Stop(Request[Stopping]):
-    """End the run of this name after its step, or `now`; without a name whichever is going, or will be the first."""
+    """End the run of this name after its step, or `now`; without a name whichever is going, or will be the first.
+
+    With `in_time` what does not end in the time that schedulers give is given up, as after a SIGTERM to the session.
+    """
 
     command: ClassVar[str] = "stop"
     run: str | None = None
     now: bool = False
+    in_time: bool = False
 
 
 class Pausing(TypedDict):

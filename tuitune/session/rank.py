@@ -17,7 +17,16 @@ from tuitune.machine.environment import warm_up
 from tuitune.runs.events import Output
 from tuitune.session.failure import failure_of
 from tuitune.session.output import printed
-from tuitune.session.rank_messages import Ended, Message, Orders, Start, StepFlag, line_of, resumption_from_data, run_of
+from tuitune.session.rank_messages import (
+    Ended,
+    Message,
+    Orders,
+    SavingFlag,
+    Start,
+    line_of,
+    resumption_from_data,
+    run_of,
+)
 from tuitune.train.control import Control
 
 log = logging.getLogger("tuitune.rank")
@@ -75,7 +84,7 @@ def _work(start: Start, requests: Control, emit: "object") -> Ended:
         ranks = join(
             start.rank, start.world, start.meeting, has_own_card=start.has_own_card, places=tuple(start.places)
         )
-        control = SharedControl(ranks=ranks, requests=requests, in_step=StepFlag(tell))
+        control = SharedControl(ranks=ranks, requests=requests, saving=SavingFlag(tell))
         with printed(lambda line: tell(Output(text=line))):
             train(recipe, run, control, tell, resumed=resumption_from_data(start.resumed), ranks=ranks)
         ranks.wait()

@@ -120,16 +120,16 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class InStep:
-    """Whether a step is under way, which a signal to end may give up."""
+class Saving:
+    """Whether a checkpoint or the adapter is being written, which a signal to end waits for."""
 
     is_set: bool
 
 
-Message = Event | Ended | InStep
+Message = Event | Ended | Saving
 
 
-class StepFlag(threading.Event):
+class SavingFlag(threading.Event):
     """Tells the session whenever it is set or cleared."""
 
     def __init__(self, send: Callable[[Message], None]) -> None:
@@ -138,18 +138,18 @@ class StepFlag(threading.Event):
 
     def set(self) -> None:
         super().set()
-        self._send(InStep(True))
+        self._send(Saving(True))
 
     def clear(self) -> None:
         super().clear()
-        self._send(InStep(False))
+        self._send(Saving(False))
 
 
 def line_of(message: Message) -> bytes:
     if isinstance(message, Ended):
         return encode({"ended": asdict(message)})
-    if isinstance(message, InStep):
-        return encode({"in_step": message.is_set})
+    if isinstance(message, Saving):
+        return encode({"saving": message.is_set})
     return to_json(message).encode() + b"\n"
 
 
@@ -157,8 +157,8 @@ def message_of(line: bytes) -> Message | None:
     """What a process has sent; None for a line that is none of these."""
     try:
         data = decode(line)
-        if "in_step" in data:
-            return InStep(checked(data["in_step"], bool))
+        if "saving" in data:
+            return Saving(checked(data["saving"], bool))
         ended = data.get("ended")
         if ended is None:
             return from_data(data)

@@ -21,7 +21,7 @@ from tuitune.recipe import Recipe
 from tuitune.runs.events import Finished, Notice
 from tuitune.runs.folder import Run
 from tuitune.session.hosts import LOST_SECONDS, PRIVATE, Meeting, Member
-from tuitune.session.rank_messages import Ended, InStep, Orders, Start, message_of, resumption_to_data
+from tuitune.session.rank_messages import Ended, Orders, Saving, Start, message_of, resumption_to_data
 from tuitune.session.rank_processes import Messages, RankProcess, end_processes, first_failure, start_processes
 from tuitune.text import one_line
 from tuitune.train import checkpoints
@@ -151,7 +151,7 @@ def _train_once(work: _Work, recipe: Recipe, resumed: Resumption | None) -> Ende
         if meeting is not None:
             meeting.end_round()
         end_processes(processes)
-        work.control.in_step.clear()
+        work.control.saving.clear()
         shutil.rmtree(folder, ignore_errors=True)
         checkpoints.tidy(work.run)
 
@@ -198,8 +198,8 @@ def _watch(processes: list[RankProcess], work: _Work, messages: Messages) -> End
             message = message_of(line)
             if isinstance(message, Ended):
                 process.told_end = message
-            elif isinstance(message, InStep):
-                control.in_step.set() if message.is_set else control.in_step.clear()
+            elif isinstance(message, Saving):
+                control.saving.set() if message.is_set else control.saving.clear()
             elif message is not None and process is first:
                 work.emit(message)
             continue  # whatever has arrived comes before what is concluded from it

@@ -54,6 +54,10 @@ log = logging.getLogger("tuitune.session")
 FIRST_CLIENT_SECONDS = 30.0
 STOP_NOW_SECONDS = 10.0
 GRACE_SECONDS = 25.0
+LEAVE_SECONDS = 3.0
+"""And for so long a run that is given up may take to leave: together less than the 30 s of most schedulers."""
+SAVE_SECONDS = 120.0
+"""A save that has begun may take so long beyond the time to end."""
 SAMPLE_SECONDS = 1.0
 _CHUNK_BYTES = 2**20
 _MOST_JOBS = 64
@@ -372,49 +376,59 @@ class Server:
         if job is None:
             return None
         job.control.stop.set()
+        if request.in_time:
+            self._set_deadline(job)
         if request.now and not job.control.now.is_set():
             job.control.now.set()
             self._spawn(self._end_now(job))
         return "now" if job.control.now.is_set() else "after this step"
 
-    async def _end_now(self, job: Job) -> None:
-        """A step that does not notice `now` in time is ended with the process."""
-        for _poll in range(int(STOP_NOW_SECONDS / 0.1)):
-            await asyncio.sleep(0.1)
-            if job not in self.lasting:
-                return
-        log.warning("the step did not end within %s s of being asked to: ending the process", STOP_NOW_SECONDS)
+    async def _end_now(self, job: Job, seconds: float = STOP_NOW_SECONDS) -> None:
+        """What does not notice `now` in time is ended with the process."""
+        if not await _within(seconds, lambda: job in self.lasting):
+            return
+        log.warning("the run did not end within %s s of being asked to: ending the process", seconds)
         try:
             self.jobs.abandon()
         finally:  # even where the disk is too full to record it
             self.ended.set()
 
+    def _set_deadline(self, job: Job) -> None:
+        """Have the run end in the time that whoever sent a signal gives it, from the first one on."""
+        if not job.has_deadline:
+            job.has_deadline = True
+            self._spawn(self._leave_in_time(job))
+
     async def _leave_in_time(self, job: Job) -> None:
-        """Give up a step that takes longer than whoever sent the signal may wait; a save that has begun goes on."""
+        """Give up what takes longer than whoever sent the signal may wait, be it a step, a measurement or the others.
+
+        A save that has begun goes on, but not for ever: the disk may hang, too.
+        """
         grace = grace_seconds()
         await asyncio.sleep(grace)
-        if job not in self.lasting or not job.control.in_step.is_set():
+        await _within(SAVE_SECONDS, job.control.saving.is_set)
+        if job not in self.lasting:
             return
         saved = checkpoints_of(job.run)[-1:] if job.run else []
         where = saved[0].name if saved else _("the start")
         with contextlib.suppress(OSError):
             text = _(
-                "The step did not end within {seconds:g} s of the signal to end, and is given up: `tuitune resume` "
-                "goes on from {where}.",
+                "What was under way did not end within {seconds:g} s of the signal to end, and is given up: `tuitune "
+                "resume` goes on from {where}.",
                 seconds=grace,
                 where=where,
             )
             self.jobs.emit(Notice(text=text))
         job.control.now.set()
-        await self._end_now(job)
+        await self._end_now(job, LEAVE_SECONDS)
 
     def _terminate(self) -> None:
         """SIGTERM stops a run as `stop` does, and an export: the process ends with it, at once where there is none.
 
         So does SIGUSR1, which schedulers send some time before.
         """
-        if not self.leaving and (training := self._training(None)):
-            self._spawn(self._leave_in_time(training))
+        if training := self._training(None):
+            self._set_deadline(training)
         self.leaving = True
         for job in self.lasting:
             job.control.stop.set()
@@ -426,6 +440,15 @@ class Server:
     def _end_if_idle(self) -> None:
         if not self.lasting and not self.endings and (self.leaving or not self.clients):
             self.ended.set()
+
+
+async def _within(seconds: float, holds: Callable[[], bool]) -> bool:
+    """Whether it still holds after some seconds; at once where it does so no longer."""
+    for _poll in range(int(seconds / 0.1)):
+        if not holds():
+            return False
+        await asyncio.sleep(0.1)
+    return holds()
 
 
 def _whole_lines(record: BinaryIO) -> list[bytes]:

@@ -32,6 +32,8 @@ class Job:
     """The words of the command that follows the run."""
     run: Run | None = None
     """The run that the work trains or has trained, from when it has its folder."""
+    has_deadline: bool = False
+    """Whether the run is given up where it does not end in time."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     control: Control = field(default_factory=Control)
 

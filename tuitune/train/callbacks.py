@@ -58,7 +58,6 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._leave_if_asked()
-        self._control.in_step.set()
         self._draw_other_dropout(args.seed, state.global_step)
         if self._step_began is None:
             self._step_began = time.monotonic()
@@ -72,7 +71,6 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             raise Stopped
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._control.in_step.clear()
         self._control.agree()
         self._stop_if_asked(control)
         if self._control.save.is_set():
@@ -95,6 +93,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             checkpoint = checkpoints.keep_checkpoint(self._run, state.global_step, best=best.step if best else None)
             path = str(checkpoint.relative_to(self._run.folder))
             self._emit(Checkpoint(attempt=self._attempt, step=state.global_step, path=path))
+        self._control.saving.clear()
         self._ranks.wait()  # before any of them reads it
         self._step_began = time.monotonic()
 

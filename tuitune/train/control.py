@@ -23,8 +23,8 @@ class Control:
     """Save a checkpoint after this step."""
     pause: threading.Event = field(default_factory=threading.Event)
     """With `stop`: end for a while only, with a checkpoint and no adapter."""
-    in_step: threading.Event = field(default_factory=threading.Event)
-    """Set by the run while a step is under way."""
+    saving: threading.Event = field(default_factory=threading.Event)
+    """Set by the run while a checkpoint or the adapter is written, which no deadline should break off."""
     recipe: Recipe | None = None
     """What to train from the next step on, where that was changed."""
 

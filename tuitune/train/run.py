@@ -193,7 +193,9 @@ def train(
             if not control.pause.is_set() or callback.steps_done >= evaluator.trainer.state.max_steps:
                 phase("saving", _("Saving the adapter"))
                 if ranks.is_first:
+                    control.saving.set()
                     _save_where_there_is_room(loaded, run, room, plan.trainable_parameters)
+                    control.saving.clear()
                 adapter_saved = True
             control.agree()
             if not control.stop.is_set():

@@ -80,6 +80,8 @@ def make_trainer(
     save = trainer._save_checkpoint
 
     def save_where_there_is_room(*arguments: Any, **options: Any) -> None:
+        if ranks.is_first:
+            control.saving.set()  # until the callback has given the checkpoint its name
         while ranks.is_first:
             try:
                 save(*arguments, **options)
