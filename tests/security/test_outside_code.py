@@ -12,6 +12,7 @@ from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.jobs import Jobs
+from tuitune.session.questions import estimate
 from tuitune.session.worker import Job
 
 CODE = """
@@ -47,11 +48,11 @@ def work(command: str) -> Job:
     return Job(command, lambda job: {}, on_part=lambda part: None, on_end=lambda end: None)
 
 
-def trained(recipe: Recipe, tmp_path: Path) -> tuple[Jobs, Run]:
+def trained(recipe: Recipe, tmp_path: Path) -> Run:
     jobs = Jobs(tmp_path / "socket", on_event=lambda: None)
     jobs.train(work("train"), recipe, str(tmp_path / "runs"), "run")
     assert jobs.run is not None
-    return jobs, jobs.run
+    return jobs.run
 
 
 def of(model: Path, recipe: Recipe) -> Recipe:
@@ -60,12 +61,12 @@ def of(model: Path, recipe: Recipe) -> Recipe:
 
 def test_a_models_own_code_never_runs(model: Path, canary: Path, demo_recipe: Recipe, tmp_path: Path) -> None:
     recipe = of(model, demo_recipe)
-    jobs, run = trained(recipe, tmp_path)
+    run = trained(recipe, tmp_path)
     assert run.status() == "done"
     for file in (model / "code.py", *model.glob("*config.json")):  # and that of an adapter folder
         shutil.copy(file, run.adapter / file.name)
     (run.adapter / "manifest.json").unlink()
-    jobs.estimate(work("estimate"), recipe)
+    estimate(work("estimate"), recipe)
     anew = Jobs(tmp_path / "socket", on_event=lambda: None)
     anew.chat(work("chat"), run, [{"role": "user", "content": "Hello!"}], sampling={"max_new_tokens": 2})
     anew.export(work("export"), run, ["adapter", "merged_16bit", "script"])
@@ -88,7 +89,7 @@ def test_weights_in_a_pickle_are_never_loaded(beside: bool, canary: Path, demo_r
     for name in ("pytorch_model.bin", "model.bin", "training_args.bin", "adapter_model.bin"):
         plant(folder / name, canary)
     if beside:
-        _, run = trained(of(folder, demo_recipe), tmp_path)
+        run = trained(of(folder, demo_recipe), tmp_path)
         assert run.status() == "done"
     else:
         (folder / "model.safetensors").unlink()
@@ -98,7 +99,7 @@ def test_weights_in_a_pickle_are_never_loaded(beside: bool, canary: Path, demo_r
 
 
 def test_an_adapter_in_a_pickle_is_never_loaded(canary: Path, demo_recipe: Recipe, tmp_path: Path) -> None:
-    _, run = trained(demo_recipe, tmp_path)
+    run = trained(demo_recipe, tmp_path)
     for name in ("adapter_model.bin", "training_args.bin", "optimizer.pt"):
         plant(run.adapter / name, canary)
     anew = Jobs(tmp_path / "socket", on_event=lambda: None)

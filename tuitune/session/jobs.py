@@ -27,7 +27,7 @@ from tuitune.runs.cost import Price
 from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Sample, Started
 from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
 from tuitune.runs.summary import summarize
-from tuitune.session import messages
+from tuitune.session import messages, questions
 from tuitune.session.failure import failure_of
 from tuitune.session.hosts import Meeting, listen
 from tuitune.session.messages import Request
@@ -73,14 +73,14 @@ class Jobs:
     def work(self, request: Request[Any]) -> Callable[[Job], Result]:
         """The work of a request. Raises UnusableInput for its recipe."""
         commands: dict[type[Request[Any]], Callable[..., Result]] = {
-            messages.Summary: self.summary,
-            messages.Rows: self.rows,
-            messages.Unusable: self.unusable,
-            messages.Columns: self.columns,
-            messages.SearchDatasets: self.search_datasets,
-            messages.DatasetSplits: self.dataset_splits,
-            messages.Audit: self.audit,
-            messages.Estimate: self.estimate,
+            messages.Summary: questions.summary,
+            messages.Rows: questions.rows,
+            messages.Unusable: questions.unusable,
+            messages.Columns: questions.columns,
+            messages.SearchDatasets: questions.search_datasets,
+            messages.DatasetSplits: questions.dataset_splits,
+            messages.Audit: questions.audit,
+            messages.Estimate: questions.estimate,
             messages.HubAccess: self.hub_access,
             messages.PreviewRewards: self.preview_rewards,
             messages.Train: self.train,
@@ -107,60 +107,6 @@ class Jobs:
         sweep(default_runs_folder())
         cache.sweep()
         return {}
-
-    def summary(self, job: Job, recipe: Recipe) -> Result:
-        from tuitune.data.inspect import summary
-
-        return summary(recipe)
-
-    def rows(self, job: Job, recipe: Recipe, start: int, stop: int, source: int = 0) -> Result:
-        from tuitune.data.inspect import inspect_rows
-
-        return {"rows": list(inspect_rows(recipe, start, stop, source))}
-
-    def unusable(self, job: Job, recipe: Recipe, among: int) -> Result:
-        from tuitune.data.inspect import unusable_rows
-
-        return unusable_rows(recipe, among)
-
-    def audit(self, job: Job, recipe: Recipe) -> Result:
-        """Every problem in the data; parts of the answer tell how many rows are done."""
-        from tuitune.audit.scan import audit
-
-        report = audit(
-            recipe,
-            progress=lambda done, total: job.part(done=done, total=total),
-            cancelled=job.cancelled.is_set,
-        )
-        job.check()
-        return report.as_dict()
-
-    def columns(self, job: Job, recipe: Recipe) -> Result:
-        """The names in the first rows with a value of each, and what they may be mapped to."""
-        from tuitune.data.inspect import columns
-
-        return columns(recipe)
-
-    def search_datasets(self, job: Job, words: str) -> Result:
-        """Datasets of the Hub: `datasets`, each with name, gated and downloads."""
-        from tuitune.hub.datasets import search_datasets
-
-        return {"datasets": [dataclasses.asdict(dataset) for dataset in search_datasets(words)]}
-
-    def dataset_splits(self, job: Job, name: str, revision: str = "") -> Result:
-        """`configs`: each configuration of a Hub dataset to its splits."""
-        from tuitune.hub.datasets import dataset_splits
-
-        return {"configs": dataset_splits(name, revision)}
-
-    def estimate(self, job: Job, recipe: Recipe, runs: str | None = None) -> Result:
-        from tuitune.export.needs import preflight, wanted_kinds
-        from tuitune.plan.estimate import estimate
-
-        runs_folder = Path(runs) if runs else default_runs_folder()
-        kinds = wanted_kinds(recipe)
-        wanted = [dataclasses.asdict(kind) for kind in preflight(recipe, runs_folder, kinds)] if kinds else []
-        return {**estimate(recipe, runs_folder=runs_folder).as_dict(), "exports": wanted}
 
     def hub_access(self, job: Job, repository: str | None, public: bool, again: bool = False) -> Result:
         """Runs in the thread that waits for the Hub, and not in the worker thread."""
