@@ -250,17 +250,19 @@ class _Aliased:
         state = json.loads(backend.to_str())
         self._special = special
         self._alias: dict[str, str] = {}
-        self._id_of: dict[int, int] = {}
+        names: dict[str, str] = {}
         for token in state["added_tokens"]:
+            names[token["content"]] = token["content"]
             if token["special"]:
                 alias = f"\U000ffffd{len(self._alias):x}\U000ffffc"
-                self._alias[token["content"]] = alias
+                self._alias[token["content"]] = names[token["content"]] = alias
                 token["content"] = alias
         state["post_processor"] = None
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self._backend = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
-        for name, alias in self._alias.items():
-            self._id_of[int(self._backend.token_to_id(alias) or 0)] = vocabulary[name]
+        # Names that are not in the vocabulary get the next ids, before tokens that were added to it.
+        self._id_of = {int(self._backend.token_to_id(own) or 0): vocabulary[name] for name, own in names.items()}
+        self._special_ids = frozenset(int(self._backend.token_to_id(alias) or 0) for alias in self._alias.values())
         self._continuing = self._backend
         if _without_prefix_space(state):
             self._continuing = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
@@ -270,7 +272,7 @@ class _Aliased:
         text, moved = self._renamed(rendered)
         shifted = [Turn(moved(turn.start), moved(turn.end), turn.ended) for turn in turns]
         encoding = self._backend.encode(text, add_special_tokens=False)
-        spans, cuts = _token_spans(encoding, text, shifted, self._id_of)
+        spans, cuts = _token_spans(encoding, text, shifted, self._special_ids)
         if not cuts:
             return [self._id_of.get(token_id, token_id) for token_id in encoding.ids], spans
         ids: list[int] = []
