@@ -122,7 +122,7 @@ class Pretrain(MethodFields):
     name: Literal["pretrain"]
     """What is learned from: pretrain, raw text, such as a new language or a field's literature."""
     embedding_learning_rate: float | None = Field(None, gt=0, le=1)
-    """Learning rate of embeddings and head where lora.modules_to_save names them; empty takes a tenth of the other."""
+    """Learning rate of embeddings and head in modules_to_save (empty: a tenth) and of new tokens (empty: the same)."""
 
 
 class GRPO(MethodFields):

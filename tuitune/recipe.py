@@ -203,6 +203,7 @@ _PLAINLY = {
     "bool_type": N_("should be true or false"),
     "string_type": N_("should be text"),
     "list_type": N_("should be a list"),
+    "tuple_type": N_("should be a list"),
     "dict_type": N_("should be `name: value` pairs"),
     "model_type": N_("should be a section of `name: value` pairs"),
     "model_attributes_type": N_("should be a section of `name: value` pairs"),

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tuitune.language import _
 from tuitune.method_sections import Section
+from tuitune.text import safe_text
 
 TARGET_WORDS = ("auto", "attention", "all")
 
@@ -30,11 +31,31 @@ class ModelSection(Section):
     """Named chat template, only for a tokenizer that has none."""
     backend: Literal["auto", "unsloth", "transformers"] = "auto"
     """What loads and trains the model: Unsloth on an NVIDIA GPU where it is installed, else plain transformers."""
+    new_tokens: tuple[str, ...] = Field((), max_length=10_000)
+    """Texts that get a token each, whose embedding begins as the mean of the tokens they were and is trained too."""
 
     @model_validator(mode="after")
     def _one_precision(self) -> Self:
         if self.load_in_4bit and self.load_in_8bit:
             raise ValueError(_("load_in_4bit and load_in_8bit exclude each other: set one of them to false"))
+        return self
+
+    @field_validator("new_tokens")
+    @classmethod
+    def _each_once(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for place, text in enumerate(texts):
+            if not text.strip():
+                raise ValueError(_("entry {number} is blank: leave it out", number=place + 1))
+            if text in texts[:place]:
+                raise ValueError(_("{text!r} stands there twice: leave one out", text=safe_text(text, max_length=60)))
+        return texts
+
+    @model_validator(mode="after")
+    def _rows_by_transformers(self) -> Self:
+        if self.new_tokens and self.backend == "unsloth":
+            raise ValueError(
+                _("new_tokens are trained by transformers and PEFT alone: set backend to auto or transformers")
+            )
         return self
 
 

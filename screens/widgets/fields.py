@@ -144,11 +144,11 @@ def choices_of(annotation: Any) -> list[tuple[str, Any]]:
 
 
 def is_editable(annotation: Any) -> bool:
-    """Whether a line can hold the value; a list of sections cannot."""
+    """Whether a line can hold the value: not a list of sections, nor a tuple of texts whose spaces and commas count."""
     if get_origin(annotation) is list:
         held = get_args(annotation)[0]
         return not (isinstance(held, type) and issubclass(held, BaseModel))
-    return True
+    return get_origin(annotation) is not tuple
 
 
 def _holds(annotation: Any, kind: type) -> bool:

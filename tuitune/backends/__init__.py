@@ -11,9 +11,12 @@ from tuitune.recipe import Recipe
 
 
 def choose(recipe: Recipe) -> Backend:
-    """The recipe's backend; `auto` is Unsloth where it is installed beside an NVIDIA GPU."""
+    """The recipe's backend; `auto` is Unsloth where it is installed beside an NVIDIA GPU, but not for new tokens.
+
+    Their rows are trained by PEFT's layers, past which Unsloth's kernels might read.
+    """
     backend = recipe.model.backend
-    if backend == "unsloth" or (backend == "auto" and unsloth_is_usable()):
+    if backend == "unsloth" or (backend == "auto" and not recipe.model.new_tokens and unsloth_is_usable()):
         from tuitune.backends.unsloth import UnslothBackend
 
         return UnslothBackend()
@@ -40,6 +43,8 @@ def _loaded(recipe: Recipe, tell: Callable[[str], None], progress: Progress) -> 
     from tuitune.backends.transformers import TransformersBackend
 
     backend = choose(recipe)
+    if recipe.model.new_tokens and unsloth_is_usable():
+        tell(_("New tokens are trained by transformers and PEFT, more slowly than Unsloth trains other runs."))
     download(recipe.model, progress)
     try:
         with weights_loading(progress), whole(recipe):

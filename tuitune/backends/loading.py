@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tuitune.backends.loaded import LoadedModel
+from tuitune.backends.new_rows import ids_of
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.language import N_, Sentence, _
 from tuitune.model.config import is_folder
@@ -179,7 +180,8 @@ def begin_with_adapter(loaded: LoadedModel, folder: str) -> None:
     require_adapter(folder)
     weights = load_file(Path(folder) / "adapter_model.safetensors")
     own_weights = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
-    for name in sorted(own_weights.keys() | {name for name in weights if ".lora_" in name}):
+    trained = {name for name in weights if ".lora_" in name or name.endswith(".trainable_tokens_delta")}
+    for name in sorted(own_weights.keys() | trained):
         shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (weights, own_weights)]
         if shapes[0] != shapes[1]:
             saved_shape, recipe_shape = (
@@ -194,7 +196,27 @@ def begin_with_adapter(loaded: LoadedModel, folder: str) -> None:
                 saved=saved_shape,
                 own=recipe_shape,
             )
+    _require_same_tokens(loaded.recipe.model, folder)
     set_peft_model_state_dict(loaded.model, weights)
+
+
+def _require_same_tokens(model: ModelSection, folder: str) -> None:
+    """Refuse an adapter whose new rows are those of other texts than the recipe's new tokens. Raises UnusableInput."""
+    from transformers import AutoTokenizer
+
+    if not model.new_tokens:
+        return
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        ids = tokenizer.convert_tokens_to_ids(list(model.new_tokens))
+    except Exception:  # there is none, or whatever transformers raises for one that it cannot read
+        ids = None
+    if ids != ids_of(model):
+        raise UnusableInput(
+            "The adapter in {folder} cannot be begun with, because its tokenizer does not have the recipe's "
+            "model.new_tokens in the same places: take the list of its run.",
+            folder=one_line(folder),
+        )
 
 
 def freeze(model: Any) -> None:

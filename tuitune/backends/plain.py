@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,7 +71,7 @@ class PlainModel:
             if not module._parameters and not module._buffers:
                 continue
             twin = base.get_submodule(path)
-            if hasattr(twin, "modules_to_save"):
+            if isinstance(twin, AuxiliaryTrainingWrapper):
                 self.own_modules = True
                 self._replace(path, twin)
                 continue
@@ -119,7 +120,7 @@ class _Linear(nn.Module):  # type: ignore[misc]  # torch is untyped
                 a, b = twin.lora_A[names[0]].weight, twin.lora_B[names[0]].weight
                 lora = (a.detach(), b.detach(), float(twin.scaling[names[0]]))
         weight = getattr(layer, "weight", None)
-        if weight is None or hasattr(twin, "modules_to_save"):
+        if weight is None or isinstance(twin, AuxiliaryTrainingWrapper):
             return None
         if getattr(weight, "quant_state", None) is not None:
             if not copies:

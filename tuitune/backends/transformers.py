@@ -1,10 +1,12 @@
 """The plain backend: transformers loads the model, bitsandbytes holds it in 4-bit, PEFT attaches the adapter."""
 
+from functools import partial
 from typing import Any
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import explained, freeze, require_adapter, require_all_attached
 from tuitune.backends.loftq import begin_with_loftq, require_loftq
+from tuitune.backends.new_rows import add_rows, are_tied, settle_head, trained_rows
 from tuitune.backends.quantization import quantization
 from tuitune.language import N_
 from tuitune.machine.precision import compute_dtype
@@ -43,6 +45,7 @@ class TransformersBackend:
                 # A model saved in 4-bit is taken as it is; even None would hide its own configuration.
                 **({} if prequantized else quantization(recipe)),
             )
+            add_rows(model, recipe.model)
             freeze(model)
             checkpointing = uses_checkpointing(recipe, model.num_parameters())
             if prequantized or recipe.model.load_in_4bit or recipe.model.load_in_8bit:
@@ -66,9 +69,17 @@ class TransformersBackend:
         loaded.targets = resolve(loaded.model, loaded.recipe)
         require_loftq(loaded.recipe)
         tied = bool(getattr(loaded.model.config.get_text_config(), "tie_word_embeddings", False))
+        rows, rows_tied = trained_rows(loaded.model, loaded.recipe), are_tied(loaded.model)
         with explained(loaded.recipe, N_("attaching an adapter to")), torch.random.fork_rng():
             torch.manual_seed(loaded.recipe.train.seed)
-            loaded.model = get_peft_model(loaded.model, lora_config(loaded.recipe, loaded.targets, tied=tied))
+            loaded.model = get_peft_model(
+                loaded.model, lora_config(loaded.recipe, loaded.targets, tied=tied, rows=rows)
+            )
+            if rows:
+                settle_head(loaded.model, tied=rows_tied)
+            if loaded.recipe.model.new_tokens:
+                # Of a model that was given rows, peft would save all of them with each checkpoint.
+                loaded.model.save_pretrained = partial(loaded.model.save_pretrained, save_embedding_layers=False)
             if loaded.recipe.lora.init_lora_weights == "loftq":
                 begin_with_loftq(loaded)
 
@@ -110,8 +121,13 @@ def device() -> str:
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
-def lora_config(recipe: Recipe, targets: Targets, *, tied: bool = False) -> Any:
-    """The recipe's adapter on the resolved layers, as a peft LoraConfig; `tied` embeddings and head stay so."""
+def lora_config(
+    recipe: Recipe, targets: Targets, *, tied: bool = False, rows: dict[str, list[int]] | None = None
+) -> Any:
+    """The recipe's adapter on the resolved layers, as a peft LoraConfig; `tied` embeddings and head stay so.
+
+    `rows` are those of `trained_rows`.
+    """
     from peft import LoraConfig
 
     lora = recipe.lora
@@ -126,6 +142,7 @@ def lora_config(recipe: Recipe, targets: Targets, *, tied: bool = False) -> Any:
         use_dora=lora.use_dora,
         modules_to_save=list(lora.modules_to_save) or None,
         ensure_weight_tying=tied and bool({"embed_tokens", "lm_head"} & set(lora.modules_to_save)),
+        trainable_token_indices=rows,
     )
 
 

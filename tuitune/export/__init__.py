@@ -131,7 +131,8 @@ def exports_of(run: Run) -> list[Exported]:
         if fields is None or kind is None:
             continue
         notices = () if adapter in (None, fields.get("adapter_sha256")) else (_(_CHANGED),)
-        commands = commands_for(kind.name, path, run.name, base=str(fields.get("base", "")))
+        base, new_tokens = str(fields.get("base", "")), "new_tokens" in fields
+        commands = commands_for(kind.name, path, run.name, base=base, new_tokens=new_tokens)
         proof = str(fields.get("proof", ""))
         exports[kind.name] = Exported(kind.name, path, place.size(path), commands, notices, proof)
         kinds.append(kind)

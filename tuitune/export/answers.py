@@ -13,6 +13,7 @@ from typing import Any
 
 from tuitune.backends.loading import explained
 from tuitune.backends.loftq import base_in_4bit
+from tuitune.backends.new_rows import add_rows
 from tuitune.chat.gguf_engine import GgufModel, NextToken, open_gguf
 from tuitune.chat.sampling import Sampling
 from tuitune.chat_template.turn_end import end_of_turn_id
@@ -27,6 +28,7 @@ from tuitune.runs.folder import Run
 PROMPTS, ROWS, SCORED_TOKENS, REPLY_TOKENS = 4, 8, 120, 96
 _CHOICES = 20  # the adapter's likeliest tokens that are kept for each place of its replies
 _SECONDS = 240.0
+_NEW_TOKENS = 8
 _WIDER, _ALL = 1000, 2**24  # token probabilities asked of llama.cpp at each place
 
 
@@ -77,11 +79,17 @@ class Reference:
 
 
 def asked_of(run: Run, tokenizer: Any, cancelled: Callable[[], bool]) -> Asked:
-    """What to ask of a run's exports: its own prompts and held-out rows, as far as they can still be read."""
+    """What to ask of a run's exports: its own prompts and held-out rows, as far as they can still be read.
+
+    New tokens come first, with text around them, which not every engine divides as the tokenizer does.
+    """
     from tuitune.data.prepare import prepare
 
     recipe = run.resolved()
-    prompts: list[Conversation] = [[{"role": "user", "content": text}] for text in recipe.samples.prompts]
+    texts = [*recipe.samples.prompts]
+    if tokens := recipe.model.new_tokens[:_NEW_TOKENS]:
+        texts.insert(0, f"The {' and '.join(tokens)} there")
+    prompts: list[Conversation] = [[{"role": "user", "content": text}] for text in texts]
     rows: list[tuple[list[int], list[int]]] = []
     try:
         prepared = prepare(recipe, tokenizer, cancelled=cancelled)
@@ -203,6 +211,8 @@ def loaded(name: str, recipe: Recipe | None) -> Iterator[Any]:
         use_safetensors=True,
         trust_remote_code=False,
     )
+    if recipe is not None:
+        add_rows(model, recipe.model)
     try:
         yield model.eval()
     finally:

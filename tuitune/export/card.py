@@ -21,9 +21,9 @@ _USE = {
         from peft import PeftModel
         from transformers import {auto_class}, AutoTokenizer
 
-        {config}base = {auto_class}.from_pretrained({base!r}{given}, dtype="auto")
-        model = PeftModel.from_pretrained(base, ".")
         tokenizer = AutoTokenizer.from_pretrained(".")
+        {config}base = {auto_class}.from_pretrained({base!r}{given}, dtype="auto")
+        {rows}model = PeftModel.from_pretrained(base, ".")
     """,
     "merged_16bit": """\
         from transformers import {auto_class}, AutoTokenizer
@@ -50,9 +50,14 @@ _IN_4BIT = """\
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-        {config}base = {auto_class}.from_pretrained({base!r}{given}, quantization_config=in_4bit)
-        model = PeftModel.from_pretrained(base, ".")
         tokenizer = AutoTokenizer.from_pretrained(".")
+        {config}base = {auto_class}.from_pretrained({base!r}{given}, quantization_config=in_4bit)
+        {rows}model = PeftModel.from_pretrained(base, ".")
+"""
+# An adapter with new tokens has their rows; the base has no place for them yet.
+_ROWS = """\
+rows = max(len(base.get_input_embeddings().weight), 1 + max(tokenizer.get_vocab().values()))
+base.resize_token_embeddings(rows, mean_resizing=False)
 """
 _REPLY = """\
 
@@ -81,6 +86,7 @@ def model_card(run: Run, kind: str) -> str:
         base=recipe.model.name,
         auto_class=_auto_class(recipe),
         config=config,
+        rows=_ROWS if recipe.model.new_tokens else "",
         given=_revision(recipe) + (", config=config" if config else ""),
     ) + textwrap.dedent(_REPLY)
     # JSON is YAML, and cannot be broken out of by what a name holds.
@@ -219,8 +225,11 @@ def say_in_card(folder: Path, proof: str) -> None:
 def mark(export: Path, run: Run, kind: str, proof: str = "") -> None:
     """Write into an exported folder, or beside a GGUF file, what it is, which adapter it was made from, and how it
     compares with that."""
-    fields = {"kind": kind, "run": run.name, "base": run.resolved().model.name, "adapter_sha256": fingerprint(run)}
+    model = run.resolved().model
+    fields: dict[str, Any] = {"kind": kind, "run": run.name, "base": model.name, "adapter_sha256": fingerprint(run)}
     fields["proof"] = proof
+    if model.new_tokens:
+        fields["new_tokens"] = list(model.new_tokens)
     if export.suffix == ".gguf":
         fields["bytes"] = str(export.stat().st_size)
     write_atomic(_mark_of(export), json.dumps(fields, indent=2) + "\n")

@@ -28,12 +28,16 @@ _GPT4ALL = (
 )
 
 
-def commands_for(kind: str, path: Path, run_name: str, *, base: str = "") -> tuple[Command, ...]:
+def commands_for(
+    kind: str, path: Path, run_name: str, *, base: str = "", new_tokens: bool = False
+) -> tuple[Command, ...]:
     """Copy-paste lines for the export at `path`: first how to fetch it from another machine, then how to run it.
 
-    `base` is the model that an adapter belongs to.
+    `base` is the model that an adapter belongs to. One with `new_tokens` no such line can run, since the base has no
+    rows for them: its card says how to load it.
     """
-    return (*take_home(path), *run_lines(kind, path, run_name, base))
+    can_be_run = kind != "adapter" or not new_tokens
+    return (*take_home(path), *(run_lines(kind, path, run_name, base) if can_be_run else ()))
 
 
 def take_home(path: Path) -> tuple[Command, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from tuitune.chat_template.turn_end import end_of_turn_id, template_starts_with_bos
 from tuitune.errors import TuituneError
 from tuitune.export import llama_cpp as llama_cpp_place
+from tuitune.export.card import marked
 from tuitune.export.child import ChildFailed, run_child
 from tuitune.export.convert import REFUSED
 from tuitune.language import N_, Sentence, _
@@ -193,11 +194,17 @@ def prove(gguf_file: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
     config = AutoConfig.from_pretrained(merged, trust_remote_code=False).get_text_config()
     ends = {_field(reader, f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")}
     weights = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
+    tokens, vocabulary = _field(reader, "tokenizer.ggml.tokens"), tokenizer.get_vocab()
+    new_tokens = list((marked(merged) or {}).get("new_tokens", []))
     checks = {
         N_("file type"): (_field(reader, "general.file_type"), file_type(outtype)),
         N_("number of layers"): (_field(reader, f"{arch}.block_count"), config.num_hidden_layers),
         N_("number of weights"): (weights, _weights(merged)),
-        N_("vocabulary size"): (len(reader.fields["tokenizer.ggml.tokens"].data), config.vocab_size),
+        N_("vocabulary size"): (len(tokens), config.vocab_size),
+        N_("list of new tokens"): (
+            [text for text in new_tokens if text in vocabulary and tokens[vocabulary[text]] == text],
+            new_tokens,
+        ),
         N_("chat template"): (_field(reader, "tokenizer.chat_template"), _template(tokenizer)),
         N_("end-of-turn token"): (end_of_turn_id(tokenizer) in ends, True),
         N_("begin-of-text token"): (

@@ -16,7 +16,14 @@ from tuitune.export import llama_cpp, place
 from tuitune.export.card import beside_gguf, fingerprint, gguf_card, is_ours, mark, marked, say_in_card
 from tuitune.export.commands import commands_for, hub_lines
 from tuitune.export.kinds import KINDS, Cancelled, Exported, ExportOptions, Kind, NotExported
-from tuitune.export.needs import bytes_of, earlier_merged, merges_by_shard, require_quantiser, require_room
+from tuitune.export.needs import (
+    bytes_of,
+    earlier_merged,
+    merges_by_shard,
+    require_lora_alone,
+    require_quantiser,
+    require_room,
+)
 from tuitune.export.ollama import GGUF_NAME
 from tuitune.export.packing import pack, require_own_places
 from tuitune.export.parity import FILE as PARITY
@@ -88,6 +95,8 @@ class Making:
                 with needed_by([kind]):
                     require_writable(self._options.hub_repo)
             with needed_by([kind]):
+                if kind.form == "adapter_gguf":
+                    require_lora_alone(self._run.resolved())
                 final = self._out / file_name(self._run, kind)
                 _require_ours(final)
                 require_own_places(final, self._options, is_folder=final.suffix != ".gguf")
@@ -170,7 +179,8 @@ class Making:
         later_notices = (*later_notices, *packed)
         if kind.form == "ollama":
             later_notices = (*later_notices, *self._try_in_ollama(kind, final))
-        commands = commands_for(kind.name, final, self._run.name, base=self._run.resolved().model.name)
+        model = self._run.resolved().model
+        commands = commands_for(kind.name, final, self._run.name, base=model.name, new_tokens=bool(model.new_tokens))
         self._done[kind.name] = Exported(
             kind.name, final, place.size(final), commands, (*notices, *later_notices), proof
         )
@@ -325,7 +335,12 @@ class Making:
 
         self._progress(kind.name, _("Copying the adapter"), None, None)
         copy_adapter(self._run, self._exported_tokenizer[0], path)
-        return self._exported_tokenizer[1]
+        if not self._run.resolved().model.new_tokens:
+            return self._exported_tokenizer[1]
+        told = _(
+            "The adapter brings rows for its new tokens, which the base must be resized for: its README.md says how."
+        )
+        return (*self._exported_tokenizer[1], told)
 
     def _make_adapter_gguf(self, kind: Kind, path: Path) -> tuple[str, ...]:
         from tuitune.export.gguf import convert_adapter

@@ -1,6 +1,7 @@
 """Export the merged model: the base in 16-bit with the adapter added to its weights."""
 
 import contextlib
+import json
 import re
 import shutil
 import zlib
@@ -10,6 +11,7 @@ from typing import Any
 
 from tuitune.backends.loading import download_weights, explained, require_all_attached, weights_folder
 from tuitune.backends.loftq import base_in_4bit
+from tuitune.backends.new_rows import add_rows, ids_of
 from tuitune.chat_template.turn_end import end_of_turn_id
 from tuitune.errors import TuituneError
 from tuitune.export import shards
@@ -46,7 +48,7 @@ def merge(
         with explained(recipe, N_("merging the adapter into")):
             shards.merge(by_shard, run.adapter, folder, progress, cancelled)
         unread = set(by_shard.unread)
-        _save_settings(by_shard.model, config, by_shard.dtype, recipe, tokenizer, folder)
+        _save_settings(by_shard, config, recipe, tokenizer, folder)
     else:
         unread, merge_notices = _merge_in_memory(run, recipe, tokenizer, folder, progress, cancelled)
         notices += merge_notices
@@ -65,16 +67,18 @@ def merge(
     return notices
 
 
-def _save_settings(model: Any, config: Any, dtype: Any, recipe: Recipe, tokenizer: Any, folder: Path) -> None:
+def _save_settings(merging: shards.Plan, config: Any, recipe: Recipe, tokenizer: Any, folder: Path) -> None:
     """Write everything but the weights into the folder of the merged model."""
     from transformers import GenerationConfig
 
+    model = merging.model
     with contextlib.suppress(OSError):  # not every model has settings of its own for generating
         model.generation_config = GenerationConfig.from_pretrained(
             recipe.model.name, revision=recipe.model.revision or "main"
         )
     _end_where_the_template_ends(model, tokenizer)
-    config.dtype, config.architectures = dtype, [type(model).__name__]
+    config.dtype, config.architectures = merging.dtype, [type(model).__name__]
+    config.get_text_config().vocab_size = merging.vocabulary
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -122,6 +126,7 @@ def _merge_in_memory(
     progress(_("Loading the base model in 16-bit"))
     with explained(recipe, N_("loading the base model for the merge")), quiet():
         model, notices = _base(recipe)
+        add_rows(model, recipe.model)
     _stop_if(cancelled)
     progress(_("Merging the adapter"))
     with explained(recipe, N_("merging the adapter into")):
@@ -254,10 +259,16 @@ def _prove(
 
 
 def _copy_sentencepiece(model: ModelSection, folder: Path) -> None:
-    """Put the base's tokenizer.model beside the merged model: llama.cpp's converter asks for it, and only it."""
+    """Put the base's tokenizer.model beside the merged model: llama.cpp's converter asks for it, and only it.
+
+    New tokens are not in it; the converter finds them in the file where slow tokenizers keep theirs.
+    """
     source = weights_folder(model) / "tokenizer.model"
     if source.is_file():
         shutil.copyfile(source, folder / source.name)
+        if model.new_tokens:
+            added = dict(zip(model.new_tokens, ids_of(model), strict=True))
+            (folder / "added_tokens.json").write_text(json.dumps(added, indent=2, ensure_ascii=False) + "\n")
 
 
 def _base_keys(model: ModelSection) -> set[str]:

@@ -98,13 +98,14 @@ def preflight(subject: Run | Recipe, out: Path | None = None, kinds: Sequence[Ki
             replace(entry, ready=False, missing=problem) if entry.kind in ("script", "notebook") else entry
             for entry in readiness
         ]
-    try:
-        require_repeatable(recipe)
-    except TuituneError as error:
-        readiness = [
-            replace(entry, ready=False, missing=error.sentence) if entry.kind in ("script", "notebook") else entry
-            for entry in readiness
-        ]
+    for require, names in ((require_repeatable, ("script", "notebook")), (require_lora_alone, ("adapter_gguf",))):
+        try:
+            require(recipe)
+        except TuituneError as error:
+            readiness = [
+                replace(entry, ready=False, missing=error.sentence) if entry.kind in names else entry
+                for entry in readiness
+            ]
     return readiness
 
 
@@ -323,6 +324,17 @@ def earlier_merged(run: Run, out: Path) -> Path | None:
     folder = out / "merged_16bit"
     fields = marked(folder)
     return folder if fields and fields.get("adapter_sha256") == fingerprint(run) else None
+
+
+def require_lora_alone(recipe: Recipe) -> None:
+    """Refuse a run that trained more than LoRA, for a form that holds LoRA alone. Raises UnusableInput."""
+    fields = {"model.new_tokens": recipe.model.new_tokens, "lora.modules_to_save": recipe.lora.modules_to_save}
+    if trained := [name for name, value in fields.items() if value]:
+        raise UnusableInput(
+            "A GGUF adapter holds LoRA matrices alone, and this run trains what {fields} names as well: export a GGUF "
+            "of the whole model, such as gguf:q8_0.",
+            fields=trained,
+        )
 
 
 def _download_question() -> str | None:

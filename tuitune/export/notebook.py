@@ -4,7 +4,10 @@ import json
 from typing import Any
 
 _CELLS: tuple[tuple[str, str], ...] = (
-    ("import os", "## Libraries\n\nUnsloth where there is an NVIDIA GPU, plain transformers and PEFT elsewhere."),
+    (
+        "import os",
+        "## Libraries\n\nUnsloth on an NVIDIA GPU, plain transformers and PEFT elsewhere and for new tokens.",
+    ),
     ("HERE = ", "## Settings\n\nThe values that the run was trained with."),
     ("on_gpu = ", "## Model and adapter\n\nThe base model, and fresh LoRA weights on its layers."),
     ("rows = ", "## Data\n\nThe run's own rows as token ids; a label of -100 is not trained."),

@@ -22,7 +22,7 @@ _SCRIPT = Template('''\
     python train.py
 
 Reads rows.parquet beside it: $rows.
-Writes the adapter to ./adapter. On an NVIDIA GPU it uses Unsloth; without one, plain transformers and PEFT.
+Writes the adapter to ./adapter. $libraries
 """
 
 import os
@@ -30,10 +30,7 @@ import os
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 
-try:
-    from unsloth import FastLanguageModel  # before transformers, trl and peft, which it patches
-except (ImportError, NotImplementedError):
-    FastLanguageModel = None
+$unsloth
 
 from pathlib import Path
 
@@ -46,7 +43,7 @@ $imports
 HERE = Path(__file__).parent
 MODEL, REVISION = $model, $revision
 LOAD_IN_4BIT, LOAD_IN_8BIT = $load_in_4bit, $load_in_8bit
-CHAT_TEMPLATE = $chat_template  # for a tokenizer that has none
+CHAT_TEMPLATE = $chat_template  # for a tokenizer that has none$new_tokens
 GRADIENT_CHECKPOINTING = $gradient_checkpointing
 LORA = dict(
     r=$r,
@@ -66,7 +63,7 @@ if CHAT_TEMPLATE is not None:
     tokenizer.chat_template = CHAT_TEMPLATE
 if tokenizer.pad_token is None:
     tokenizer.pad_token = tokenizer.eos_token
-
+$add_tokens
 if FastLanguageModel is not None:
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every new length
     model, _ = FastLanguageModel.from_pretrained(
@@ -111,15 +108,15 @@ else:
         trust_remote_code=False,
         **quantization,
     )
-    if quantization:
+$add_rows    if quantization:
         model = prepare_model_for_kbit_training(
             model,
             use_gradient_checkpointing=GRADIENT_CHECKPOINTING,
             gradient_checkpointing_kwargs={"use_reentrant": False},
         )
     torch.manual_seed($seed)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
-
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA$trained_rows))
+$head
 rows = load_dataset("parquet", data_files=str(HERE / "rows.parquet"), split="train")
 arguments = $config(
     output_dir=str(HERE / "checkpoints"),
@@ -142,6 +139,29 @@ trainer.train()
 model.save_pretrained(HERE / "adapter"$saving)
 tokenizer.save_pretrained(HERE / "adapter")
 ''')
+
+
+_UNSLOTH = """\
+try:
+    from unsloth import FastLanguageModel  # before transformers, trl and peft, which it patches
+except (ImportError, NotImplementedError):
+    FastLanguageModel = None"""
+_NO_UNSLOTH = "FastLanguageModel = None  # the rows of new tokens are trained by PEFT's own layers"
+_ADD_TOKENS = """\
+parts = [tokenizer.encode(text, add_special_tokens=False) for text in NEW_TOKENS]
+tokenizer.add_tokens([AddedToken(text, normalized=False) for text in NEW_TOKENS])
+new_ids = tokenizer.convert_tokens_to_ids(NEW_TOKENS)
+"""
+_ADD_ROWS = """\
+    if max(new_ids) >= len(model.get_input_embeddings().weight):
+        model.resize_token_embeddings(max(new_ids) + 1, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):  # each begins as the mean of its parts
+        means = torch.stack([layer.weight[part].float().mean(0) for part in parts])
+        layer.weight.data[new_ids] = means.to(layer.weight.dtype)
+"""
+_HEAD = """\
+    model.get_output_embeddings().bias = None  # TRL's loss asks for it
+"""
 
 
 def write_script(run: Run, folder: Path, *, as_notebook: bool = False) -> None:
@@ -180,6 +200,11 @@ def require_repeatable(recipe: Recipe) -> None:
             "A script cannot repeat a run that begins with an adapter (lora.init_adapter); "
             "`tuitune run` with its recipe can."
         )
+    if recipe.model.new_tokens and recipe.lora.modules_to_save:
+        raise UnusableInput(
+            "A script cannot repeat a run with new tokens and layers that are trained whole (lora.modules_to_save); "
+            "`tuitune run` with its recipe can."
+        )
     from tuitune.model.config import load_config, training_config
 
     own, trained = load_config(recipe.model).get_text_config(), training_config(recipe).get_text_config()
@@ -192,6 +217,7 @@ def require_repeatable(recipe: Recipe) -> None:
 
 def script(recipe: Recipe, title: str) -> str:
     """The text of train.py; values are written as Python literals, so that none of them is ever run as code."""
+    from tuitune.backends.new_rows import trained_rows
     from tuitune.backends.transformers import uses_checkpointing
     from tuitune.chat_template.named import TEMPLATES
     from tuitune.model.config import auto_class, load_config
@@ -216,15 +242,35 @@ def script(recipe: Recipe, title: str) -> str:
     }
     literals = {name: repr(value) for name, value in values.items()}
     literals["auto_class"] = auto_class(load_config(model)).__name__
+    literals |= _new_tokens(recipe, list(trained_rows(empty, recipe) or ()))
     part = learner_of(recipe).script_part(recipe)
     arguments = {**settled_arguments(recipe), **part.arguments}
     literals["arguments"] = "\n".join(f"    {name}={value!r}," for name, value in arguments.items())
     for name in ("imports", "definitions", "config", "trainer", "rows", "saving"):
         literals[name] = getattr(part, name)
+    if model.new_tokens:
+        literals["imports"] = f"from transformers import AddedToken\n{literals['imports']}"
+        literals["saving"] += ", save_embedding_layers=False"
     shown = safe_text(title).replace("\\", "/").replace('"', "'")
     text = _SCRIPT.substitute(literals, title=shown)
     ast.parse(text)
     return text
+
+
+def _new_tokens(recipe: Recipe, layers: list[str]) -> dict[str, str]:
+    """The parts of the script that new tokens change; their rows are trained in the layers of these names."""
+    names = ("new_tokens", "add_tokens", "add_rows", "trained_rows", "head")
+    if not recipe.model.new_tokens:
+        libraries = "On an NVIDIA GPU it uses Unsloth; without one, plain transformers and PEFT."
+        return {**dict.fromkeys(names, ""), "unsloth": _UNSLOTH, "libraries": libraries}
+    indices = ", ".join(f"{layer!r}: new_ids" for layer in layers)
+    texts = f"\nNEW_TOKENS = {list(recipe.model.new_tokens)!r}"
+    parts = (texts, _ADD_TOKENS, _ADD_ROWS, f", trainable_token_indices={{{indices}}}", _HEAD)
+    return {
+        **dict(zip(names, parts, strict=True)),
+        "unsloth": _NO_UNSLOTH,
+        "libraries": "It uses plain transformers and PEFT.",
+    }
 
 
 def requirements(run: Run, further: Sequence[str] = ()) -> str:

@@ -1,6 +1,7 @@
 """Merge an adapter shard by shard: the base's weights pass through memory one after another.
 
-Only for plain LoRA on weights that lie in the base's files under their modules' own names; `plan` says whether.
+Only for plain LoRA, with rows of new tokens or without, on weights that lie in the base's files under their modules'
+own names; `plan` says whether.
 """
 
 import json
@@ -20,6 +21,8 @@ from tuitune.model.config import auto_class
 from tuitune.text import one_line
 
 _SHARD_BYTES = 1_000_000_000
+_ROWS = ".token_adapter.trainable_tokens_delta"
+"""What peft's key of a layer's trained rows ends with."""
 MEMORY_BYTES = 4 * _SHARD_BYTES + 2_500_000_000
 """What a merge takes at most beside the libraries: shards being made and written, and the largest weight in float32."""
 
@@ -29,13 +32,16 @@ class Plan:
     """A base and an adapter that can be merged shard by shard.
 
     `sources` is the file of each weight, `targets` the adapter's module of each weight that it changes; `unread` names
-    weights that transformers does not load, which are left out. `model` is the model without its weights.
+    weights that transformers does not load, which are left out. `rows` has, of each weight with new rows, the adapter's
+    key of these and which they are; such a weight has `vocabulary` rows then. `model` is the model without its weights.
     """
 
     sources: dict[str, Path]
     targets: dict[str, str]
     scaling: float
     unread: frozenset[str]
+    rows: dict[str, tuple[str, list[int]]]
+    vocabulary: int
     model: Any
     dtype: Any
 
@@ -75,13 +81,20 @@ def plan(config: Any, base: Path, adapter: Path | None) -> Plan | None:
     if shapes.keys() - tied != sources.keys() - unread - tied:
         return None  # transformers gives the weights other names than the files do
     targets: dict[str, str] = {}
+    rows: dict[str, tuple[str, list[int]]] = {}
     scaling = 0.0
     if adapter is not None:
-        scaling = _scaling(json.loads((adapter / "adapter_config.json").read_text()))
-        targets = _targets(adapter, shapes) if scaling else {}
-        if not targets or targets.keys() - sources.keys():
+        settings = json.loads((adapter / "adapter_config.json").read_text())
+        scaling = _scaling(settings)
+        rows = {
+            f"{layer}.weight": (f"base_model.model.{layer}{_ROWS}", ids)
+            for layer, ids in (settings.get("trainable_token_indices") or {}).items()
+        }
+        targets = _targets(adapter, shapes, {key for key, _ids in rows.values()}) if scaling else {}
+        if not targets or (targets.keys() | rows.keys()) - sources.keys() or (rows and tied & sources.keys()):
             return None
-    return Plan(sources, targets, scaling, unread, model, dtype)
+    vocabulary = max([config.get_text_config().vocab_size, *(id_ + 1 for _key, ids in rows.values() for id_ in ids)])
+    return Plan(sources, targets, scaling, unread, rows, vocabulary, model, dtype)
 
 
 def _scaling(config: dict[str, Any]) -> float:
@@ -101,15 +114,15 @@ def _scaling(config: dict[str, Any]) -> float:
     return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
-def _targets(adapter: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """The adapter's module of each weight; none where it holds more than pairs of A and B for these shapes."""
+def _targets(adapter: Path, shapes: dict[str, tuple[int, ...]], others: set[str]) -> dict[str, str]:
+    """The adapter's module of each weight; none where it holds more than A and B for these shapes, and `others`."""
     from safetensors import safe_open
 
     targets: dict[str, str] = {}
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
         names = set(file.keys())
         modules = {name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")}
-        if names != {f"{module}.lora_{side}.weight" for module in modules for side in "AB"}:
+        if names != others | {f"{module}.lora_{side}.weight" for module in modules for side in "AB"}:
             return {}
         for module in modules:
             name = f"{module.removeprefix('base_model.model.')}.weight"
@@ -217,6 +230,14 @@ def _merged(merging: Plan, adapter: Path, names: list[str]) -> Iterator[tuple[st
             weight = files[merging.sources[name]].get_tensor(name)
             if weight.is_floating_point():
                 weight = weight.to(merging.dtype)
+            if name in merging.rows:
+                key, ids = merging.rows[name]
+                more = weight.new_zeros(merging.vocabulary - len(weight), *weight.shape[1:])
+                weight = torch.cat([weight, more]).index_copy(0, torch.tensor(ids), lora.get_tensor(key).to(weight))
+                if not bool(weight[ids].isfinite().all()):
+                    raise TuituneError(
+                        "The merged weight {name} holds NaN or infinity: nothing was exported.", name=one_line(name)
+                    )
             module = merging.targets.get(name)
             if module is None:
                 yield name, weight.clone()

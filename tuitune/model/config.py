@@ -8,6 +8,7 @@ from tuitune.chat_template.named import give_template
 from tuitune.errors import UnusableInput
 from tuitune.hub.reach import explained, refusal
 from tuitune.language import N_, _
+from tuitune.model.new_tokens import add_new_tokens
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import ModelSection
 from tuitune.text import one_line
@@ -66,7 +67,7 @@ def reads_other_than_text(name: str) -> bool:
 
 
 def load_tokenizer(model: ModelSection) -> Any:
-    """The model's tokenizer; no weights are read. Raises UnusableInput."""
+    """The model's tokenizer with the recipe's new tokens; no weights are read. Raises UnusableInput."""
     from transformers import AutoTokenizer
 
     tokenizer = _load(AutoTokenizer, model, N_("tokenizer"))
@@ -74,6 +75,7 @@ def load_tokenizer(model: ModelSection) -> Any:
         give_template(tokenizer, model.chat_template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = _padding(tokenizer)
+    add_new_tokens(tokenizer, model.new_tokens)
     return tokenizer
 
 

@@ -36,6 +36,9 @@ LOSS_BYTES = int(0.54 * GIB)  # … up to this much
 # Of a layer's activations, in its backward pass: with checkpointing it is computed again; without, layers that are
 # done have given back what they kept.
 LAYER_SHARES = {True: 1.26, False: 0.37}
+# Embeddings and head with the rows of new tokens put in, and the gradients of both, of which peft keeps those rows:
+# measured on a CPU, with embeddings and head tied and apart.
+NEW_ROWS_COPIES = 4
 HOST_BYTES = int(1.0 * GIB)  # Python with torch, transformers and trl imported
 # Data files up to this size are read and tokenised for exact counts; a larger one only when a run starts.
 _READ_UP_TO_BYTES = 16 * 2**20
@@ -52,7 +55,7 @@ class Memory:
 
     weights_bytes: int
     adapter_bytes: int
-    """LoRA weights and their gradients."""
+    """Weights that are trained, and their gradients."""
     optimizer_bytes: int
     activations_bytes: int
     logits_bytes: int
@@ -79,6 +82,7 @@ class Shape:
     linear_parameters: int
     """Weights of the decoder's linear layers: what 4-bit loading quantises."""
     adapter_parameters: int
+    """Everything that is trained: LoRA, layers that are trained whole, and rows of new tokens."""
     targets: Targets | None = None
     """Where the adapter goes; None where the model itself was not counted."""
 
@@ -338,9 +342,20 @@ def shape_of(recipe: Recipe) -> Shape:
         vocabulary=text.vocab_size,
         total_parameters=sum(p.numel() for p in model.parameters()),
         linear_parameters=sum(m.weight.numel() for m in linears),
-        adapter_parameters=recipe.lora.r * sum(targets.features.values()),
+        adapter_parameters=recipe.lora.r * sum(targets.features.values()) + _trained_beside_lora(model, recipe),
         targets=targets,
     )
+
+
+def _trained_beside_lora(model: Any, recipe: Recipe) -> int:
+    """Parameters of layers that are trained whole, and of the rows of new tokens."""
+    from tuitune.backends.new_rows import trained_rows, trained_whole
+
+    modules = [module for name, module in model.named_modules() if trained_whole(name, recipe)]
+    whole: dict[int, int] = {id(weight): weight.numel() for module in modules for weight in module.parameters()}
+    rows = trained_rows(model, recipe) or {}
+    of_rows: list[int] = [len(ids) * model.get_submodule(name).weight.shape[1] for name, ids in rows.items()]
+    return sum(whole.values()) + sum(of_rows)
 
 
 def _key_value(layer: Any) -> int:
@@ -351,16 +366,19 @@ def _key_value(layer: Any) -> int:
 
 
 def empty_model(recipe: Recipe) -> Any:
-    """The recipe's base model on torch's meta device, which holds shapes and no values. Raises TuituneError."""
+    """The recipe's base model with its new rows, on torch's meta device: shapes and no values. Raises TuituneError."""
     import torch
 
     from tuitune.backends.loading import explained
+    from tuitune.backends.new_rows import add_rows
     from tuitune.model.config import auto_class, training_config
 
     config = training_config(recipe)
     config.quantization_config = None
     with explained(recipe, N_("reading the shape of")), torch.device("meta"):
-        return auto_class(config).from_config(config, trust_remote_code=False)
+        model = auto_class(config).from_config(config, trust_remote_code=False)
+        add_rows(model, recipe.model)
+        return model
 
 
 def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, card_bytes: int | None) -> Memory:
@@ -390,6 +408,8 @@ def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, 
         activations += shape.layers * layer
     elif not unsloth:
         activations += width * batch_tokens * shape.hidden * shape.layers
+    if recipe.model.new_tokens:
+        activations += NEW_ROWS_COPIES * half * shape.vocabulary * shape.hidden
     # Both ways to train compute the loss in pieces of the batch.
     logits: float | None = method_of(recipe).logits_bytes(shape.vocabulary, batch_tokens)
     if logits is None:

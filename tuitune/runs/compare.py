@@ -28,7 +28,7 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
 def why_not_comparable(differences: Sequence[Difference]) -> str | None:
     """Why the losses of runs with these differences are not of the same tokens; None where they are."""
     fields = {difference.field for difference in differences}
-    if fields & {"model.name", "model.chat_template"}:
+    if fields & {"model.name", "model.chat_template", "model.new_tokens"}:
         return _("Their models differ: the losses may be of different tokens.")
     if any(field.startswith("data.") and field != "data.bad_rows" for field in fields):
         return _("Their data differ: the losses are of different tokens.")

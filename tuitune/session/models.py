@@ -175,7 +175,7 @@ def _key(recipe: Recipe) -> str:
     scaled_to = recipe.data.max_length if recipe.data.max_length > own else 0
     # Where parts of the base itself are trained, peft keeps a copy a run, and Unsloth moves the base's own away.
     trained_parts = [*lora.modules_to_save, lora.bias]
-    name = (model.name, model.revision, model.load_in_4bit, model.load_in_8bit, model.backend)
+    name = (model.name, model.revision, model.load_in_4bit, model.load_in_8bit, model.backend, model.new_tokens)
     return json.dumps([name, scaled_to, trained_parts], default=str)
 
 

@@ -39,14 +39,16 @@ class Pretrain(SFT):
 
         def create_optimizer(*arguments: Any, **options: Any) -> Any:
             optimizer = create(*arguments, **options)
-            set_embeddings_apart(optimizer, loaded.model, rate, share)
+            set_embeddings_apart(optimizer, loaded.model, rate, share, new_rows=embedding_rate is not None)
             return optimizer
 
         trainer.create_optimizer = create_optimizer
         return trainer
 
     def script_part(self, recipe: Recipe) -> ScriptPart:
-        if {"embed_tokens", "lm_head"} & set(recipe.lora.modules_to_save):
+        assert isinstance(recipe.method, Section)
+        rate_of_rows = recipe.model.new_tokens and recipe.method.embedding_learning_rate is not None
+        if rate_of_rows or {"embed_tokens", "lm_head"} & set(recipe.lora.modules_to_save):
             raise UnusableInput(
                 "A script cannot repeat a run with a learning rate of its own for embeddings; "
                 "`tuitune run` with its recipe can."
@@ -54,14 +56,19 @@ class Pretrain(SFT):
         return super().script_part(recipe)
 
 
-def set_embeddings_apart(optimizer: Any, model: Any, learning_rate: float, share: float) -> None:
+def set_embeddings_apart(
+    optimizer: Any, model: Any, learning_rate: float, share: float, *, new_rows: bool = True
+) -> None:
     """Give embeddings and head that are trained whole a group of their own, the last one, with `share` of the rate.
 
-    Nothing is changed where they are not trained, or are apart already. `optimizer` has taken no step yet.
+    With `new_rows` those of new tokens are in it, too; else these learn as fast as the adapter, as they hold nothing
+    yet that is to be kept. Nothing is changed where none is trained, or they are apart already. `optimizer` has taken
+    no step yet.
     """
     modules = [model.get_input_embeddings(), model.get_output_embeddings()]
     full_ids = {id(p) for module in modules if module is not None for p in module.parameters() if p.requires_grad}
-    full_ids -= {id(p) for name, p in model.named_parameters() if "lora_" in name}
+    others = ("lora_",) if new_rows else ("lora_", "trainable_tokens_")
+    full_ids -= {id(p) for name, p in model.named_parameters() if any(part in name for part in others)}
     if not full_ids or any(RATE_SHARE in group for group in optimizer.param_groups):
         return
     full_parameters = []
