@@ -170,6 +170,7 @@ def test_a_figure_beyond_the_bound_of_its_kind_is_refused(expected: Reference) -
         parity.judged("gguf:q8_0", sure, others)
 
 
+@pytest.mark.cold  # it is killed by its command line
 def test_a_converter_that_is_killed_is_said_and_leaves_all_as_it_was(run: Run, tmp_path: Path) -> None:
     if llama_cpp.find() is None:
         pytest.skip("llama.cpp's converter is not here")
