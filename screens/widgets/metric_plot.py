@@ -151,6 +151,8 @@ class MetricPlot(Widget):
     MetricPlot > .plot--mark { color: $text-warning; }
     MetricPlot > .plot--axis { color: $foreground 60%; }
     MetricPlot > .plot--title { text-style: bold; }
+    MetricPlot:nocolor > .plot--line { text-style: bold; }
+    MetricPlot:nocolor > .plot--faint { text-style: dim; }
     """
 
     def __init__(self, curves: Curves) -> None:

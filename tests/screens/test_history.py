@@ -174,21 +174,31 @@ async def test_enter_opens_the_runs_dashboard(app: TuituneApp, runs: Path) -> No
         assert app.link.run == Run(runs / "broken")
 
 
+async def asked(pilot: Pilot[int], key: str) -> None:
+    """Press a key that asks for a line of text, and wait until it can be written."""
+    await pilot.press(key)
+    await until(pilot, lambda: isinstance(pilot.app.focused, Input), what="the question")
+
+
 async def test_a_run_is_noted_and_renamed_also_the_one_on_show(app: TuituneApp, runs: Path) -> None:
     async with app.run_test(size=SIZE) as pilot:
         await opened(pilot, 4)
         await app.open_run(runs / "going")
         await app.show_step("history")
         await until(pilot, lambda: listed(pilot) == 4, what="the history")
-        await pilot.press("n", *"too slow", "enter")
+        await asked(pilot, "n")
+        await pilot.press(*"too slow", "enter")
         await until(pilot, lambda: "note too slow" in words(pilot), what="the note")
         assert note_of(Run(runs / "going")) == "too slow"
-        await pilot.press("r", "ctrl+u", *"slow-one", "enter")
+        await asked(pilot, "r")
+        await pilot.press("ctrl+u", *"slow-one", "enter")
         await until(pilot, lambda: "slow-one" in names(pilot), what="the new name")
         assert app.link.run == Run(runs / "slow-one") and not (runs / "going").exists()
-        await pilot.press("r", "ctrl+u", *"a/b", "enter")
+        await asked(pilot, "r")
+        await pilot.press("ctrl+u", *"a/b", "enter")
         await until(pilot, lambda: "cannot be a folder name" in words(pilot), what="the refusal")
-        await pilot.press("r", "escape")
+        await asked(pilot, "r")
+        await pilot.press("escape")
         assert names(pilot)[0] == "slow-one"
 
 
