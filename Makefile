@@ -1,5 +1,5 @@
 # make demo   the app on the demo recipe (without a terminal: the whole run and its report)
-# make test   the tests, two files at a time
+# make test   the tests, three files at a time: a core that waits for one has another
 # make faults every fault instead of a quick subset of them: kills, full disks, limits; counts what was lost
 # make check  linters, types and import contracts
 # make gpu    the tests that need an NVIDIA GPU
@@ -19,7 +19,7 @@ demo: $(VENV)/installed
 	@$(BIN)/tuitune demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not gpu" -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -p tests.faults.totals --sweep -n 2 --dist loadfile --no-loadscope-reorder tests/faults

@@ -154,7 +154,8 @@ class TrainScreen(StepScreen):
             self._draw_plots(plots)
         else:
             padding = listed.styles.padding.height
-            self._put("phases", phases(history, max(0, self.query_one("#middle").size.height - padding)))
+            room = max(0, self.query_one("#middle").size.height - padding)
+            self._put("phases", phases(history, room), layout=True)
         self._put("numbers", numbers(history, self.query_one("#numbers").size.height))
         self._put("messages-text", messages(history, self._warnings), layout=True)
         self._put("samples-text", samples(history, self._reply_step), layout=True)

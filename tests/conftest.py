@@ -35,6 +35,12 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     runtime.mkdir(mode=0o700)
     for name in ("COLUMNS", "LINES"):  # a terminal has its pty's size, whatever started the tests thinks of its own
         monkeypatch.delenv(name, raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "TUITUNE_VISIBLE_GPUS"):  # a card that is chosen in a test is of that test
+        before = os.environ.get(name)
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+        if before is not None:
+            os.environ[name] = before
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("TUITUNE_RUNS", str(tmp_path / "runs"))
