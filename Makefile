@@ -1,5 +1,5 @@
 # make demo   the app on the demo recipe (without a terminal: the whole run and its report)
-# make test   the tests, three files at a time: a core that waits for one has another
+# make test   the tests, three files at a time, as a test that waits leaves its core to another
 # make faults every fault instead of a quick subset of them: kills, full disks, limits; counts what was lost
 # make check  linters, types and import contracts
 # make gpu    the tests that need an NVIDIA GPU
