@@ -81,8 +81,8 @@ class AuditView(Vertical):
     def _findings(self, audit: dict[str, Any]) -> list[Option]:
         """A line for each reason to leave rows out and for each finding; notes the rows that Enter shows."""
         entries = [
-            ("left out", _("left out: {reason}", reason=reason), entry["count"], entry["examples"], [])
-            for reason, entry in audit["dropped"].items()
+            ("left out", _("left out: {reason}", reason=entry["text"]), entry["count"], entry["examples"], [])
+            for entry in audit["dropped"].values()
         ] + [
             (finding["name"], finding["text"], finding["count"], finding["examples"], finding["like"])
             for finding in audit["findings"]

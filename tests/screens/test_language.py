@@ -1,5 +1,6 @@
 """The screens in Japanese: chosen at once, kept, and in their place at 80 columns."""
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -104,6 +105,23 @@ def test_a_recipe_that_cannot_be_read_is_told_in_the_readers_language(recipe: Re
     use("ja")
     assert model_name(summarize(run)) == "読み取れないレシピ"
     assert summarize(run).as_dict()["model"] == "unreadable recipe", "what is exported is in no language"
+
+
+async def test_why_rows_are_left_out_is_told_in_the_readers_language(
+    recipe: Recipe, runs_folder: Path, tmp_path: Path
+) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]
+    rows = [*({"messages": turns} for _row in range(5)), {"messages": turns[:1]}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    use("ja")
+    app = TuituneApp(
+        recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(file)})}), runs_folder=runs_folder
+    )
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("data")
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: "除外：assistantの発話がありません" in words(pilot), what="why a row is left out")
 
 
 async def test_footers_and_step_names_fit_in_japanese(attached: TuituneApp) -> None:

@@ -75,7 +75,8 @@ class Audit:
     names: list[str]
     """Of all datasets by their place, the evaluation's last: what `examples` are told by."""
     dropped: dict[str, dict[str, Any]]
-    """Reason to `count`, `examples` (like a finding's) and `first` (the first row's own words)."""
+    """Reason to `text` (the same, in the reader's language), `count`, `examples` (like a finding's) and `first` (the
+    first row's own words)."""
     tokens: int
     """Tokens that are trained on, after max_length."""
     trained_tokens: int
@@ -271,7 +272,7 @@ def _dropped(prepared: Prepared) -> dict[str, dict[str, Any]]:
     for place, source in enumerate(prepared.sources):
         for reason, entry in source.rows.dropped.items():
             words = reworded(reason, entry.said)
-            known = reasons.setdefault(words, {"count": 0, "examples": [], "first": entry.words})
+            known = reasons.setdefault(words, {"text": words, "count": 0, "examples": [], "first": entry.words})
             known["count"] += entry.count
             known["examples"] += [Example(place, row) for row in entry.examples]
     return reasons
