@@ -1,6 +1,7 @@
 """Two hosts, as network namespaces joined by a cable, train what one would; a host that is unplugged is waited for."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,7 +95,7 @@ def wait_for(happened: Callable[[], bool], processes: list[subprocess.Popen[str]
 def test_two_hosts_train_what_one_does_and_wait_for_the_one_that_is_unplugged(
     demo_recipe: Recipe, tmp_path: Path, cabled: Cabled
 ) -> None:
-    recipe = recipe_of(demo_recipe, max_steps=8, save_steps=3, eval_steps=4)
+    recipe = recipe_of(demo_recipe, max_steps=12, save_steps=3, eval_steps=4)
     alone, expected = trained(recipe, tmp_path, "alone")
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     run = Run(tmp_path / "together")
@@ -102,8 +103,9 @@ def test_two_hosts_train_what_one_does_and_wait_for_the_one_that_is_unplugged(
     options = ("--name", run.name, "--runs", tmp_path, "--nnodes", 2, "--rdzv", RENDEZVOUS)
     first = cabled.start(0, "run", tmp_path / "recipe.yaml", *options)
     try:
-        wait_for(lambda: run.folder.is_dir() and run.history().step >= 4, [first, second])
+        wait_for(lambda: run.folder.is_dir() and run.history().step >= 1, [first, second])
         assert cabled.addresses_listened_on() == {FIRST, SECOND}
+        wait_for(lambda: run.history().step >= 4, [first, second])
         cabled.plug("down")
         wait_for(lambda: any(SECOND in notice.text for notice in run.history().notices[2:]), [first, second], 20)
         cabled.plug("up")
@@ -112,7 +114,8 @@ def test_two_hosts_train_what_one_does_and_wait_for_the_one_that_is_unplugged(
         for process in (first, second):
             process.kill()
     assert (first.returncode, second.returncode) == (0, 0), told + second_told
-    assert f"Host {SECOND} has left or does not answer: the run waits for it, and goes on from checkpoint-3" in told
+    lost = f"Host {SECOND} has left or does not answer: the run waits for it, and goes on from checkpoint-(3|6|9)"
+    assert re.search(lost, told), told
     assert "must be a private one" in told
     assert "The run is over: together is done." in second_told
 
@@ -121,7 +124,7 @@ def test_two_hosts_train_what_one_does_and_wait_for_the_one_that_is_unplugged(
     assert [step.tokens for step in history.steps] == [step.tokens for step in expected.steps]
     assert {len(step.card_seconds) for step in history.steps} == {2}
     measured = {evaluation.step: evaluation.loss for evaluation in history.evaluations}
-    assert measured[8] == pytest.approx(expected.evaluations[-1].loss, rel=1e-6)
+    assert measured[12] == pytest.approx(expected.evaluations[-1].loss, rel=1e-6)
     weights = load_file(alone.adapter / "adapter_model.safetensors")
     for name, weight in load_file(run.adapter / "adapter_model.safetensors").items():
         assert (weights[name] - weight).abs().max() < 1e-5

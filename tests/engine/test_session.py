@@ -180,6 +180,7 @@ async def test_who_does_not_read_the_answers_is_not_read_either() -> None:
     await session.close()
 
 
+@pytest.mark.cold
 @pytest.mark.fault
 async def test_a_client_has_a_bounded_number_of_commands_waiting(demo_recipe: Recipe) -> None:
     session = await Session.start()
