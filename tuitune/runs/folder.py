@@ -237,6 +237,8 @@ class RunWriter:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.has_ended = False
+        """Whether the end of this attempt is recorded."""
         self._lock = open_own(run.folder / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -275,6 +277,7 @@ class RunWriter:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.run.events_file))
         if isinstance(event, Checkpoint | Finished | Failed):
             os.fsync(self._events)
+        self.has_ended |= isinstance(event, Finished | Failed)
 
     def write(self, name: str, data: str | bytes) -> None:
         write_atomic(self.run.folder / name, data)

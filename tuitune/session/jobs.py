@@ -422,9 +422,12 @@ class Jobs:
     # --- the run's record --------------------------------------------------------------------------------------
 
     def emit(self, event: Event) -> None:
-        """Record an event of the current run and wake whoever follows it; safe from any thread."""
+        """Record an event of the current run and wake whoever follows it; safe from any thread.
+
+        A sample that is taken while the session still tidies up after the run is left out: the end is the last event.
+        """
         with self._writing:
-            if self._writer is None:
+            if self._writer is None or (self._writer.has_ended and isinstance(event, Sample)):
                 return
             self._writer.append(event)
         self._on_event()
