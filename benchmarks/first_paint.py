@@ -34,9 +34,10 @@ One().run()
 # The command as a user runs it, with a list of what it had imported written when it ends.
 TUITUNE = """
 import json, sys
-from tuitune.commands.parser import run_command
-run_command([])
-with open(sys.argv[1], "w") as file:
+from tuitune.__main__ import main
+file = sys.argv.pop()
+main()
+with open(file, "w") as file:
     json.dump(sorted(sys.modules), file)
 """
 

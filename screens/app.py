@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 ScreenName = StepName | Literal["home", "history"]
 _RECENT_SECONDS = 30.0
-_OBJECTS_TO_COLLECT = 10_000
 
 
 class TuituneApp(App[int]):
@@ -400,8 +399,7 @@ def run_app(
     `ascii_only` and `reduced_motion` add to what the user's settings say.
     """
     watch_terminal(sys.stdin.fileno())
-    gc.freeze()  # what is imported stays, and a screen makes small objects by the thousand: as it is set,
-    gc.set_threshold(_OBJECTS_TO_COLLECT)  # collecting takes a sixth of the app's time
+    gc.freeze()  # what is imported stays
     for name in ("COLUMNS", "LINES"):  # what a shell exported is no longer true once the window is resized
         os.environ.pop(name, None)
     settings = Settings.load(settings_file())

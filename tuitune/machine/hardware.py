@@ -1,6 +1,5 @@
 """The machine: GPUs through NVML, memory and disk through psutil, library versions; never slow, never raising."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -299,11 +298,13 @@ def disk_free_bytes(folder: Path) -> int:
 
 def installed_versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
     """Installed versions by distribution name, read from their metadata; absent ones are left out."""
+    from importlib.metadata import PackageNotFoundError, version  # which itself imports much, for what is asked once
+
     versions = {}
     for name in names:
         try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            versions[name] = version(name)
+        except PackageNotFoundError:
             continue
     return versions
 
