@@ -120,6 +120,7 @@ async def test_why_rows_are_left_out_is_told_in_the_readers_language(
     )
     async with app.run_test(size=SIZE) as pilot:
         await app.show_step("data")
+        await until(pilot, lambda: "6行" in words(pilot), what="the rows")
         await pilot.press("ctrl+t")
         await until(pilot, lambda: "除外：assistantの発話がありません" in words(pilot), what="why a row is left out")
 
