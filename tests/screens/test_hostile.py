@@ -96,7 +96,7 @@ def walk_through(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
             for name, value in surroundings.items():
                 monkeypatch.setenv(name, value)
             monkeypatch.chdir(place.folder)
-            walk = Walk("--reduced-motion", "--runs", str(place.runs), *options, columns=COLUMNS, rows=50)
+            walk = Walk("--reduced-motion", "--runs", str(place.runs), *options, columns=COLUMNS, rows=54)
             walk.child.delaybeforesend = None  # what is sent is only sent once the app is ready for it
             ending.callback(walk.close)
             whole_walk(place, walk)
