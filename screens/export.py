@@ -9,13 +9,14 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.events import DescendantBlur, DescendantFocus
-from textual.widgets import Input, OptionList, ProgressBar, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from screens.actions import bind
 from screens.clipboard import copy
 from screens.confirm import ConfirmScreen
 from screens.step_screen import StepScreen
+from screens.widgets.progress_bar import ProgressBar
 from screens.widgets.tick import Line, TickList
 from tuitune.errors import TuituneError
 from tuitune.export.times import takes, together
@@ -65,7 +66,7 @@ class ExportScreen(StepScreen):
             hub.tooltip = _("The repository to upload to; Enter asks whether it may be written to, and lists uploads.")
             yield hub
         with Horizontal(id="progress"):
-            yield ProgressBar(show_eta=False, id="bar")
+            yield ProgressBar(id="bar")
             yield Static(id="doing")
         results = OptionList(id="made", markup=False)
         results.tooltip = _("Lines to run the exports and to take them home; Enter copies the one under the cursor.")

@@ -9,7 +9,7 @@ from textual.containers import Grid, Horizontal, VerticalScroll
 from textual.content import Content
 from textual.geometry import Size
 from textual.message import Message
-from textual.widgets import ContentSwitcher, ProgressBar, Static
+from textual.widgets import ContentSwitcher, Static
 
 from screens.actions import bind
 from screens.change import ChangeScreen
@@ -18,6 +18,7 @@ from screens.dashboard import headline, messages, numbers, pace, phases, samples
 from screens.run_link import AGAIN, RunLink
 from screens.step_screen import StepScreen
 from screens.widgets.metric_plot import Curves, MetricPlot, metrics_of
+from screens.widgets.progress_bar import ProgressBar
 from tuitune.errors import TuituneError
 from tuitune.language import N_, _, in_language
 from tuitune.runs.events import Failed, Finished
@@ -84,7 +85,7 @@ class TrainScreen(StepScreen):
     def body(self) -> ComposeResult:
         yield Static(id="headline")
         with Horizontal(id="progress"):
-            yield ProgressBar(show_eta=False, id="bar")
+            yield ProgressBar(id="bar")
             yield Static(id="pace")
         with _Middle(id="middle"):
             yield Static(id="phases")
