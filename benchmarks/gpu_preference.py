@@ -160,7 +160,7 @@ def memory(model: Path, data: Path, method: str) -> dict[str, Any]:
     import torch
 
     from tuitune.machine import hardware
-    from tuitune.plan.estimate import memory_of, shape_of
+    from tuitune.plan.memory import memory_of, shape_of
     from tuitune.train.methods import learner_of
 
     loaded, _ = load(model, data, method=method)

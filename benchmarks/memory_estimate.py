@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapes import SAMPLE_DATA, make_config, make_model
-from tuitune.plan.estimate import Memory, memory_of, shape_of
+from tuitune.plan.memory import Memory, memory_of, shape_of
 from tuitune.recipe import Recipe
 
 RESULT = Path(__file__).parent / "results" / "memory_estimate.json"

@@ -27,7 +27,7 @@ from tuitune.model.config import is_folder
 from tuitune.paths import expanded
 from tuitune.plan import catalogue
 from tuitune.plan.catalogue import Found, Known
-from tuitune.plan.estimate import Memory, verdict
+from tuitune.plan.memory import Memory, verdict
 from tuitune.plan.proven import Proof, proof
 from tuitune.recipe import Recipe
 from tuitune.text import one_line

@@ -180,6 +180,8 @@ class TrainSection(Section):
     """By how much the held-out loss must fall below its best to count as a gain."""
     gpus: Literal["auto", "all"] | list[int] = "auto"
     """Cards that train together, as nvidia-smi numbers them: `auto` the one that was chosen, `all`, or a list."""
+    shard: bool | Literal["auto"] = "auto"
+    """Share the frozen weights out to the cards, as FSDP does: `auto` where one of several cards cannot hold them."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field([])
     """Where the figures of each step are sent to as well, with whatever login that library has on this machine."""
     seed: int = Field(3407, ge=0, lt=2**32)

@@ -13,7 +13,7 @@ from tests.conftest import DEMO
 from tuitune.errors import TuituneError
 from tuitune.machine.hardware import Gpu
 from tuitune.plan.catalogue import cached_models, known_models, look_up, memory_for, model_folders, search_hub
-from tuitune.plan.estimate import verdict
+from tuitune.plan.memory import verdict
 from tuitune.recipe import Recipe
 
 GIB = 2**30

@@ -11,7 +11,8 @@ from benchmarks import memory_estimate
 from tests.conftest import DEMO
 from tuitune.errors import UnusableInput
 from tuitune.machine.hardware import Gpu
-from tuitune.plan.estimate import Rows, Shape, estimate, longest_batch_tokens, memory_of, shape_of, steps_of, verdict
+from tuitune.plan.estimate import Estimate, estimate, steps_of
+from tuitune.plan.memory import Rows, Shape, longest_batch_tokens, memory_of, shape_of, verdict
 from tuitune.recipe import Recipe
 
 GIB = 2**30
@@ -154,6 +155,36 @@ def test_16_bit_is_offered_with_its_peak_where_it_fits_on_the_card(monkeypatch: 
     assert estimate(in_16bit).bytes_in_16bit is None
     monkeypatch.setattr("tuitune.plan.estimate.chosen_gpu", lambda: None)
     assert estimate(recipe(DEMO / "demo_model")).bytes_in_16bit is None
+
+
+def test_cards_that_share_the_weights_are_offered_where_one_does_not_hold_them(
+    llama_1b: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.24 billion parameters in 16-bit do not fit into 3.6 GiB beside what a pass takes; a share of them does."""
+    cards = [Gpu(place, "Small", f"GPU-{place}", int(3.6 * GIB), 0, "580", (9, 0)) for place in range(4)]
+    monkeypatch.setattr("tuitune.plan.estimate.chosen_gpu", lambda: cards[0])
+    monkeypatch.setattr("tuitune.plan.estimate.visible_gpus", lambda: cards)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (DEMO / "demo_model" / file).is_file():
+            shutil.copy(DEMO / "demo_model" / file, llama_1b)
+
+    def estimated(**train: Any) -> Estimate:
+        model = {"name": str(llama_1b), "load_in_4bit": False, "backend": "transformers"}
+        rows = {"per_device_train_batch_size": 1, "gradient_checkpointing": True}
+        return estimate(
+            Recipe.from_data({**recipe(llama_1b, train=rows | train).model_dump(mode="json"), "model": model})
+        )
+
+    alone = estimated()
+    assert alone.verdict == "does not fit" and alone.shared_by == 1
+    (offer,) = (text for text in alone.warnings if "One card does not hold it, but" in text)
+    cards_needed = int(offer.split("but ")[1].split()[0])
+    together = estimated(gpus=list(range(cards_needed)))
+    assert together.verdict != "does not fit" and together.shared_by == cards_needed
+    assert f"each of {cards_needed} cards that share the frozen weights" in together.as_text()
+    assert not any("One card does not hold it" in text for text in together.warnings)
+    refused = estimated(gpus="all", shard=False)
+    assert refused.verdict == "does not fit" and any("train.shard at auto" in text for text in refused.warnings)
 
 
 @pytest.mark.parametrize(("needed", "word"), [(10, "fits"), (89, "fits"), (91, "tight"), (101, "does not fit")])

@@ -11,7 +11,7 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import create_run
-from tuitune.train.run import check
+from tuitune.train.check import check
 
 IDS = [[5, 900, 17, 2000, 31, 77, 1200, 8]]
 

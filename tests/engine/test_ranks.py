@@ -28,12 +28,13 @@ from tuitune.session.client import Session
 from tuitune.session.messages import Resume, Save
 from tuitune.session.rank_messages import Start
 from tuitune.session.rank_processes import start_processes
+from tuitune.train.check import check
 from tuitune.train.checkpoints import checkpoints_of, damage, step_of
 from tuitune.train.control import Control
 from tuitune.train.dealing import DealtBatches, deal_by_length, deal_by_tokens
 from tuitune.train.ranks import SOCKETS, SharedControl, join
 from tuitune.train.resume import resumption_of
-from tuitune.train.run import check, train
+from tuitune.train.run import train
 
 STEPS = 10
 
@@ -81,6 +82,7 @@ async def test_one_and_two_processes_train_the_same(
 ) -> None:
     """A run begins in one process and goes on in two, of which one is killed; then in two of which one hangs.
 
+    The latter two share the frozen weights, too.
     SIGTERM ends that one in time. At last the run ends in one process, with the losses of a run that nothing disturbed.
     """
     recipe = recipe_of(demo_recipe)
@@ -123,9 +125,12 @@ async def test_one_and_two_processes_train_the_same(
     assert not psutil.Process(session.pid).children()
     assert listening == {"127.0.0.1"}
 
-    assert (await session.call(request))["status"] == "stopped"
+    shared = Resume(str(together.folder), ("train.gpus=all", "train.shard=true"))
+    assert (await session.call(shared))["status"] == "stopped"
     await session.close()
-    given_up = together.history().notices[-1].text
+    told = [notice.text for notice in together.history().notices]
+    assert any(text.startswith("2 cards share the frozen weights") for text in told)
+    given_up = told[-1]
     assert "did not end within 0.5 s of the signal to end, and is given up: `tuitune resume` goes on from" in given_up
     monkeypatch.delenv(STAND_INS)
     saved = step_of(checkpoints_of(together)[-1])

@@ -36,7 +36,7 @@ def test_a_reporter_that_fails_is_told_of_once_and_the_run_goes_on(
 
 
 def test_a_reporter_that_is_not_installed_is_refused_before_the_run(demo_recipe: Recipe) -> None:
-    from tuitune.train.run import check
+    from tuitune.train.check import check
 
     with pytest.raises(
         UnusableInput, match=r"train\.report_to names trackio, which is not installed: `pip install trackio`"

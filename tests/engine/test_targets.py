@@ -10,7 +10,7 @@ from tests.conftest import DEMO
 from tuitune import backends
 from tuitune.errors import UnusableInput
 from tuitune.model.targets import Targets, resolve
-from tuitune.plan.estimate import empty_model, shape_of
+from tuitune.plan.memory import empty_model, shape_of
 from tuitune.plan.proven import proof
 from tuitune.recipe import Recipe
 

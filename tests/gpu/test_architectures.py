@@ -16,7 +16,7 @@ if importlib.util.find_spec("unsloth") is None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_architecture_trains_as_plain_transformers_would(architecture: str, tmp_path: Path) -> None:
+def test_it_trains_as_plain_transformers_would(architecture: str, tmp_path: Path) -> None:
     """Kept apart, loss falling, adapter and merged model as trained, gradients as exact as those of rows alone."""
     from benchmarks.gpu_architectures import problems, prove
 

@@ -26,7 +26,7 @@ def test_sides_of_one_base_answer_as_each_alone(tmp_path: Path) -> None:
     recipe.write_text(
         f"model: {{name: {SAMPLE_DATA / 'demo_model'}, backend: unsloth}}\n"
         f"data: {{path: {SAMPLE_DATA / 'pirate.jsonl'}, eval_share: 0}}\n"
-        "train: {max_steps: 40, learning_rate: 2.0e-3}\n"
+        "train: {max_steps: 100, learning_rate: 2.0e-3}\n"
         "samples: {prompts: []}\n"
     )
     runs = []

@@ -312,7 +312,7 @@ def _memory(recipe: Recipe, max_length: int) -> int | None:
     from tuitune.backends import choose
     from tuitune.errors import TuituneError
     from tuitune.machine.hardware import chosen_gpu
-    from tuitune.plan.estimate import memory_of, shape_of
+    from tuitune.plan.memory import memory_of, shape_of
 
     tokens = max_length * recipe.train.per_device_train_batch_size
     try:

@@ -1,6 +1,7 @@
 """What differs between Unsloth and plain transformers: loading, attaching the adapter, switching modes."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tuitune.backends.loaded import Backend, LoadedModel
 from tuitune.backends.progress import Progress, download, weights_loading
@@ -8,6 +9,9 @@ from tuitune.errors import TuituneError, UnusableInput
 from tuitune.language import _
 from tuitune.machine.environment import unsloth_is_usable
 from tuitune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tuitune.backends.sharding import Peers
 
 
 def choose(recipe: Recipe) -> Backend:
@@ -26,13 +30,26 @@ def choose(recipe: Recipe) -> Backend:
 
 
 def load(
-    recipe: Recipe, tell: Callable[[str], None], progress: Progress = lambda text, done, total: None
+    recipe: Recipe,
+    tell: Callable[[str], None],
+    progress: Progress = lambda text, done, total: None,
+    *,
+    peers: "Peers | None" = None,
 ) -> LoadedModel:
     """The base model through the recipe's backend; `tell` gets a sentence for what is slower than it could be.
 
-    Where the choice was left to tuitune and Unsloth refuses the model, transformers stands in. Raises TuituneError.
+    Where the choice was left to tuitune and Unsloth refuses the model, transformers stands in. With `peers`, this
+    process holds its share of the frozen weights alone. Raises TuituneError.
     """
-    loaded = _loaded(recipe, tell, progress)
+    if peers is None:
+        loaded = _loaded(recipe, tell, progress)
+    else:
+        from tuitune.backends.sharding import shared_as_loaded
+
+        with shared_as_loaded(peers) as shards:
+            loaded = _loaded(recipe, tell, progress)
+        shards.hook()
+        loaded.shards, loaded.dequantize_once = shards, False
     if loaded.attention == "eager":
         tell(_("No fast attention kernel here can do what this architecture does, so long rows are slow."))
     return loaded

@@ -39,6 +39,8 @@ class LoadedModel:
     """Whether the 16-bit values of 4-bit weights are kept while training, beside them."""
     trained_head: bool = False
     """Whether the output layer can be left out for tokens whose next token has no label."""
+    shards: Any = None
+    """What shares its frozen weights out to several processes; None where this one holds them whole."""
     pass_sizes: tuple[int, ...] = ()
     """Tokens that padding-free passes are filled up to, where they are captured as CUDA graphs; else empty."""
 

@@ -17,8 +17,10 @@ from tuitune.machine.environment import prepare_environment
 from tuitune.model.config import load_config, load_tokenizer, require_weights, training_config
 from tuitune.model.targets import resolve
 from tuitune.recipe import Recipe
+from tuitune.text import one_line
 
 _CHAT_TOKENS = 8192
+_WORD_OF_ITS_ERRORS = "architecture"
 
 
 class UnslothBackend:
@@ -32,6 +34,7 @@ class UnslothBackend:
         The tokenizer is the model's own, as the preview used it: Unsloth's changes to it would move the mask.
         """
         require_weights(recipe.model)
+        _require_readable_name(recipe)
         config = training_config(recipe)
         rotary = getattr(config.get_text_config(), "rope_parameters", None)
         setting = recipe.train.compile
@@ -153,6 +156,18 @@ def _class_of_model(recipe: Recipe) -> Any:
     from unsloth.models.vision import FastBaseModel
 
     return FastBaseModel
+
+
+def _require_readable_name(recipe: Recipe) -> None:
+    """Refuse a path with a word in it that Unsloth looks for in errors, which name the path. Raises TuituneError."""
+    name = recipe.model.name
+    if _WORD_OF_ITS_ERRORS in name:
+        raise TuituneError(
+            "Unsloth cannot load a model from a path with the word {word} in it ({model}): rename the folder, or set "
+            "model.backend to transformers.",
+            word=_WORD_OF_ITS_ERRORS,
+            model=one_line(name, max_length=200),
+        )
 
 
 def _fast_language_model(recipe: Recipe) -> Any:

@@ -193,7 +193,7 @@ def _looked_at(
 
 def bytes_of(recipe: Recipe, run: Run | None, kinds: Sequence[Kind] = KINDS) -> dict[str, int]:
     """About what each kind takes on disk. Raises UnusableInput where the model's config cannot be read."""
-    from tuitune.plan.estimate import shape_of
+    from tuitune.plan.memory import shape_of
 
     shape = shape_of(recipe)
     models = {kind.name: int(kind.bytes_per_weight * shape.total_parameters) for kind in kinds}

@@ -222,7 +222,7 @@ def script(recipe: Recipe, title: str) -> str:
     from tuitune.chat_template.named import TEMPLATES
     from tuitune.model.config import auto_class, load_config
     from tuitune.model.targets import resolve
-    from tuitune.plan.estimate import empty_model
+    from tuitune.plan.memory import empty_model
 
     model, lora, train = recipe.model, recipe.lora, recipe.train
     empty = empty_model(recipe)

@@ -16,7 +16,7 @@ import yaml
 from tuitune.errors import TuituneError
 from tuitune.hub.reach import hub_cache
 from tuitune.machine.hardware import Gpu
-from tuitune.plan.estimate import Memory, Shape, memory_of
+from tuitune.plan.memory import Memory, Shape, memory_of
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 

@@ -3,99 +3,38 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
 from tuitune.language import N_, _
-from tuitune.machine.hardware import chosen_gpu, disk_free_bytes, visible_gpus
+from tuitune.machine.hardware import Gpu, chosen_gpu, disk_free_bytes, visible_gpus
 from tuitune.methods import method_of
-from tuitune.model.targets import Targets, resolve
 from tuitune.plan.advice import offer_of_16bit, warnings
-from tuitune.plan.optimizer import optimizer_name
+from tuitune.plan.memory import (
+    GIB,
+    VERDICTS,
+    Memory,
+    Rows,
+    Shape,
+    Verdict,
+    holds_whole,
+    longest_batch_tokens,
+    memory_of,
+    shape_of,
+    verdict,
+)
 from tuitune.plan.proven import proof
 from tuitune.plan.scaling import ETHERNET, Scaled, Step, scaled
+from tuitune.plan.sharding import why_not_sharded
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import HUB
 from tuitune.runs.folder import default_runs_folder
 from tuitune.runs.machine_warnings import CHECKPOINT_BYTES_A_PARAMETER, CHECKPOINTS_AT_ONCE
 from tuitune.units import size
 
-GIB = 2**30
-
-# Fitted to what an H200 held in the 26 configurations of benchmarks/results/memory_estimate.json; the whole runs there
-# were not fitted, and test these.
-NF4_BYTES = 0.516  # nf4 with double quantisation: 4 bits, an 8-bit scale per 64 weights, an fp32 one per 256 scales
-ADAPTER_BYTES = 4 + 4  # fp32 weight and gradient
-CAST_BYTES = 4  # two 16-bit copies of each adapter weight, made on the way forward and kept for the way back
-OVERHEAD_BYTES = int(0.82 * GIB)  # CUDA context, kernels, and what the allocator cannot use
-HALF_BYTES = int(0.21 * GIB)  # what Unsloth holds beside unquantised weights
-EIGHT_BIT_BYTES = int(0.30 * GIB)  # what runs with the 8-bit optimizer hold beyond its states, whatever the model
-LOGIT_BYTES = 4.4  # a logit of the pieces in which the loss is computed …
-LOSS_BYTES = int(0.54 * GIB)  # … up to this much
-# Of a layer's activations, in its backward pass: with checkpointing it is computed again; without, layers that are
-# done have given back what they kept.
-LAYER_SHARES = {True: 1.26, False: 0.37}
-# Embeddings and head with the rows of new tokens put in, and the gradients of both, of which peft keeps those rows:
-# measured on a CPU, with embeddings and head tied and apart.
-NEW_ROWS_COPIES = 4
-HOST_BYTES = int(1.0 * GIB)  # Python with torch, transformers and trl imported
 # Data files up to this size are read and tokenised for exact counts; a larger one only when a run starts.
 _READ_UP_TO_BYTES = 16 * 2**20
-
-
-Verdict = Literal["fits", "tight", "does not fit"]
-VERDICTS: dict[Verdict, str] = {"fits": N_("fits"), "tight": N_("tight"), "does not fit": N_("does not fit")}
-"""As they are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """The parts of a run's peak, in bytes, on the card that trains (or in the process, on a CPU)."""
-
-    weights_bytes: int
-    adapter_bytes: int
-    """Weights that are trained, and their gradients."""
-    optimizer_bytes: int
-    activations_bytes: int
-    logits_bytes: int
-    overhead_bytes: int
-    """CUDA context and what the allocator cannot use; on a CPU the imported libraries."""
-    rollouts_bytes: int = 0
-    """Where the model answers prompts itself: keys and values of the answers, and weights as they are computed with."""
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(asdict(self).values())
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a decoder that memory depends on, counted on torch's meta device from config.json."""
-
-    hidden: int
-    intermediate: int
-    key_value: int
-    layers: int
-    vocabulary: int
-    total_parameters: int
-    linear_parameters: int
-    """Weights of the decoder's linear layers: what 4-bit loading quantises."""
-    adapter_parameters: int
-    """Everything that is trained: LoRA, layers that are trained whole, and rows of new tokens."""
-    targets: Targets | None = None
-    """Where the adapter goes; None where the model itself was not counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What is known of the data: counts, and how many tokens its longest rows have."""
-
-    count: int
-    tokens: int
-    trained_tokens: int
-    longest: tuple[int, ...]
-    """Lengths of the longest rows in tokens, the longest first; enough of them for one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +72,9 @@ class Estimate:
     """A step on as many cards and hosts as were asked about, if each card were an H200; hosts by each kind of link."""
     cards_here: tuple[Scaled, ...] = ()
     """The same for numbers of this machine's cards from one to all, where there are several that the method can use."""
+
+    shared_by: int = 1
+    """How many cards share the frozen weights; `memory` is that of each."""
 
     @property
     def trainable_share(self) -> float:
@@ -191,6 +133,8 @@ class Estimate:
                 backend=self.backend,
             ),
         )
+        if self.shared_by > 1:
+            yield "", _("each of {cards} cards that share the frozen weights", cards=self.shared_by)
         if self.bytes_in_16bit:
             yield "", offer_of_16bit(self.bytes_in_16bit)
         yield (
@@ -231,8 +175,11 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
     rows = _rows_of(recipe)
     card, backend = chosen_gpu(), backends.choose(recipe).name
     longest = longest_batch_tokens(recipe, rows, padding_free=_lays_end_to_end(recipe, backend))
-    memory = memory_of(recipe, shape, longest, backend=backend, card_bytes=card.total_bytes if card else None)
     available = card.free_bytes if card else psutil.virtual_memory().available
+    shared_by = _shared_by(recipe, shape, rows, backend, card) if card else 1
+    memory = memory_of(
+        recipe, shape, longest, backend=backend, card_bytes=card.total_bytes if card else None, shared_by=shared_by
+    )
     steps = steps_of(recipe, rows.count if rows else None)
     needed, room = disk_bytes(recipe, shape, steps), disk_free_bytes(runs_folder or default_runs_folder())
     advice = list(warnings(recipe, rows.count if rows else None, shape.total_parameters))
@@ -245,6 +192,8 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
                 free=size(room),
             )
         )
+    if card and verdict(memory.total_bytes, available) == "does not fit":
+        advice += _offer_of_cards(recipe, shape, longest, backend, card)
     in_16bit = _bytes_in_16bit(recipe, shape, longest, backend, card.total_bytes) if card else None
     return Estimate(
         model=recipe.model.name,
@@ -268,7 +217,35 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
         disk_free_bytes=room,
         scaling=_scaling(recipe, shape, rows, gpus, hosts) if rows and gpus * hosts > 1 else (),
         cards_here=_cards_here(recipe, shape, rows) if rows else (),
+        shared_by=shared_by,
     )
+
+
+def _shared_by(recipe: Recipe, shape: Shape, rows: Rows | None, backend: str, card: Gpu) -> int:
+    """How many cards share the frozen weights of the recipe's run; 1 where each holds them whole."""
+    gpus = recipe.train.gpus
+    cards = 1 if gpus == "auto" else len(visible_gpus()) if gpus == "all" else len(gpus)
+    if cards == 1 or recipe.train.shard is False or why_not_sharded(recipe) is not None:
+        return 1
+    is_held = holds_whole(recipe, shape, rows, backend=backend, card_bytes=card.total_bytes, free_bytes=card.free_bytes)
+    return cards if recipe.train.shard is True or not is_held else 1
+
+
+def _offer_of_cards(recipe: Recipe, shape: Shape, batch_tokens: int, backend: str, card: Gpu) -> Iterator[str]:
+    """A sentence, where several cards that share the weights hold the run that one of them does not."""
+    if method_of(recipe).why_one_card or why_not_sharded(recipe) is not None:
+        return
+    for cards in range(2, len(visible_gpus()) + 1):
+        memory = memory_of(recipe, shape, batch_tokens, backend=backend, card_bytes=card.total_bytes, shared_by=cards)
+        if verdict(memory.total_bytes, card.free_bytes) != "does not fit":
+            if recipe.train.gpus == "auto" or recipe.train.shard is False:
+                yield _(
+                    "One card does not hold it, but {cards} that share its weights do, {peak} each: set train.gpus to "
+                    "all, and leave train.shard at auto.",
+                    cards=cards,
+                    peak=_gib(memory.total_bytes),
+                )
+            return
 
 
 def disk_bytes(recipe: Recipe, shape: Shape, steps: int | None) -> int:
@@ -324,149 +301,11 @@ def _bytes_in_16bit(recipe: Recipe, shape: Shape, batch_tokens: int, backend: st
     return memory_of(changed, shape, batch_tokens, backend=backend, card_bytes=card_bytes).total_bytes
 
 
-def shape_of(recipe: Recipe) -> Shape:
-    """Count in a model without values. Raises UnusableInput."""
-    import torch
-
-    model = empty_model(recipe)
-    targets = resolve(model, recipe)
-    text = model.config.get_text_config()
-    head = model.get_output_embeddings()
-    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    layers = list(getattr(text, "per_layer_config", None) or [text])  # Gemma 4's layers differ in their heads
-    return Shape(
-        hidden=text.hidden_size,
-        intermediate=max(getattr(layer, "intermediate_size", None) or 4 * text.hidden_size for layer in layers),
-        key_value=max(map(_key_value, layers)),
-        layers=text.num_hidden_layers,
-        vocabulary=text.vocab_size,
-        total_parameters=sum(p.numel() for p in model.parameters()),
-        linear_parameters=sum(m.weight.numel() for m in linears),
-        adapter_parameters=recipe.lora.r * sum(targets.features.values()) + _trained_beside_lora(model, recipe),
-        targets=targets,
-    )
-
-
-def _trained_beside_lora(model: Any, recipe: Recipe) -> int:
-    """Parameters of layers that are trained whole, and of the rows of new tokens."""
-    from tuitune.backends.new_rows import trained_rows, trained_whole
-
-    modules = [module for name, module in model.named_modules() if trained_whole(name, recipe)]
-    whole: dict[int, int] = {id(weight): weight.numel() for module in modules for weight in module.parameters()}
-    rows = trained_rows(model, recipe) or {}
-    of_rows: list[int] = [len(ids) * model.get_submodule(name).weight.shape[1] for name, ids in rows.items()]
-    return sum(whole.values()) + sum(of_rows)
-
-
-def _key_value(layer: Any) -> int:
-    """Width of the keys, and of the values, in the config of one layer."""
-    heads = getattr(layer, "num_attention_heads", 1)
-    head_size: int = getattr(layer, "head_dim", None) or layer.hidden_size // heads
-    return head_size * (getattr(layer, "num_key_value_heads", None) or heads)
-
-
-def empty_model(recipe: Recipe) -> Any:
-    """The recipe's base model with its new rows, on torch's meta device: shapes and no values. Raises TuituneError."""
-    import torch
-
-    from tuitune.backends.loading import explained
-    from tuitune.backends.new_rows import add_rows
-    from tuitune.model.config import auto_class, training_config
-
-    config = training_config(recipe)
-    config.quantization_config = None
-    with explained(recipe, N_("reading the shape of")), torch.device("meta"):
-        model = auto_class(config).from_config(config, trust_remote_code=False)
-        add_rows(model, recipe.model)
-        return model
-
-
-def memory_of(recipe: Recipe, shape: Shape, batch_tokens: int, *, backend: str, card_bytes: int | None) -> Memory:
-    """The peak's parts for a micro-batch of `batch_tokens` tokens on a card of `card_bytes`, or on the CPU (None).
-
-    Per token and layer a decoder keeps 2·(6H + 2K + 2M) bytes in 16-bit (hidden size H, key and value width K, MLP
-    width M); with gradient checkpointing 2·H, which Unsloth moves to host memory, and one layer's worth while that
-    layer is computed again.
-    """
-    on_gpu, unsloth = card_bytes is not None, backend == "unsloth"
-    in_4bit, in_8bit = recipe.model.load_in_4bit, recipe.model.load_in_8bit
-    rest = shape.total_parameters - shape.linear_parameters
-    # prepare_model_for_kbit_training holds in fp32 what is not quantised, and a CPU computes in fp32.
-    half = 2 if on_gpu and (unsloth or not (in_4bit or in_8bit)) else 4
-    a_weight = NF4_BYTES if in_4bit else 1 if in_8bit else half
-    weights = a_weight * shape.linear_parameters + half * rest
-    if unsloth and a_weight == half:
-        weights += HALF_BYTES
-    adapter = ADAPTER_BYTES * shape.adapter_parameters
-    eight = optimizer_name(recipe, shape.adapter_parameters, card_bytes) == "adamw_8bit"
-    optimizer = 2 * shape.adapter_parameters + EIGHT_BIT_BYTES if eight else 8 * shape.adapter_parameters
-    width = 2 if on_gpu else 4
-    layer = width * batch_tokens * (6 * shape.hidden + 2 * shape.key_value + 2 * shape.intermediate)
-    recomputed = checkpoints(recipe, shape, backend=backend)
-    activations = LAYER_SHARES[recomputed] * layer + (CAST_BYTES * shape.adapter_parameters if on_gpu else 0)
-    if not recomputed:
-        activations += shape.layers * layer
-    elif not unsloth:
-        activations += width * batch_tokens * shape.hidden * shape.layers
-    if recipe.model.new_tokens:
-        activations += NEW_ROWS_COPIES * half * shape.vocabulary * shape.hidden
-    # Both ways to train compute the loss in pieces of the batch.
-    logits: float | None = method_of(recipe).logits_bytes(shape.vocabulary, batch_tokens)
-    if logits is None:
-        logits = min(LOGIT_BYTES * shape.vocabulary * batch_tokens, LOSS_BYTES)
-    return Memory(
-        weights_bytes=int(weights),
-        adapter_bytes=adapter,
-        optimizer_bytes=optimizer,
-        activations_bytes=int(activations),
-        logits_bytes=int(logits),
-        overhead_bytes=OVERHEAD_BYTES if on_gpu else HOST_BYTES,
-        rollouts_bytes=_rollouts_bytes(recipe, shape, batch_tokens, width),
-    )
-
-
-def _rollouts_bytes(recipe: Recipe, shape: Shape, batch_tokens: int, width: int) -> int:
-    """Of the decoder beside the training; 0 for a method that generates nothing."""
-    if not recipe.method.answer_tokens:
-        return 0
-    train = recipe.train
-    answers = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    columns = batch_tokens // train.per_device_train_batch_size
-    cache = 2 * shape.layers * shape.key_value * width * columns * answers
-    return cache + (width * shape.linear_parameters if recipe.model.load_in_4bit else 0)
-
-
-def checkpoints(recipe: Recipe, shape: Shape, *, backend: str) -> bool:
-    """Whether activations are computed again in the backward pass, where nothing has been timed yet."""
-    wanted = recipe.train.gradient_checkpointing
-    if wanted != "auto":
-        return wanted
-    return backend == "unsloth" or shape.total_parameters >= 500_000_000
-
-
-def longest_batch_tokens(recipe: Recipe, rows: Rows | None, *, padding_free: bool = False) -> int:
-    """Tokens of the largest micro-batch with its padding; `data.max_length` each where the rows are not known."""
-    batch = recipe.train.per_device_train_batch_size
-    answers = batch * recipe.method.answer_tokens
-    if rows is None or not rows.longest:
-        return batch * recipe.data.max_length * method_of(recipe).sequences_a_row + answers
-    if answers:  # to the longest prompt, in the worst case
-        return batch * rows.longest[0] + answers
-    return method_of(recipe).batch_tokens(rows.longest[:batch], padding_free=padding_free)
-
-
 def steps_of(recipe: Recipe, rows: int | None) -> int | None:
     """Optimizer steps of the whole run; None where they depend on rows that were not read."""
     if rows is None and recipe.train.max_steps <= 0:
         return None
     return method_of(recipe).steps_of_run(recipe, rows or 0)
-
-
-def verdict(needed_bytes: int, available_bytes: int) -> Verdict:
-    """`tight` from nine tenths of what is free on: another program, or a longer row, would end the run."""
-    if needed_bytes > available_bytes:
-        return "does not fit"
-    return "tight" if needed_bytes > 0.9 * available_bytes else "fits"
 
 
 def _rows_of(recipe: Recipe) -> Rows | None:

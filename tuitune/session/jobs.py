@@ -142,8 +142,8 @@ class Jobs:
         """Train in a new run folder, which is sent as a part as soon as it exists."""
         from tuitune.export.needs import require_exportable
         from tuitune.machine.hardware import machine
+        from tuitune.train.check import check
         from tuitune.train.pinning import pinned
-        from tuitune.train.run import check
 
         per_hour = price_of(price)
         runs_folder = Path(runs) if runs else default_runs_folder()
@@ -168,8 +168,8 @@ class Jobs:
         rendezvous: str = "",
     ) -> Result:
         """Go on with a run in its own folder."""
+        from tuitune.train.check import check
         from tuitune.train.resume import changed, require_unfinished
-        from tuitune.train.run import check
 
         per_hour = price_of(price)
         recipe = run.recipe()

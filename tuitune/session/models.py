@@ -181,7 +181,7 @@ def _key(recipe: Recipe) -> str:
 
 def _needed_bytes(recipe: Recipe) -> int:
     """Memory of the base's weights and of a reply with them."""
-    from tuitune.plan.estimate import memory_of, shape_of
+    from tuitune.plan.memory import memory_of, shape_of
 
     card = chosen_gpu()
     shape, backend = shape_of(recipe), backends.choose(recipe).name

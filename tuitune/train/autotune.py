@@ -14,7 +14,9 @@ from tuitune.errors import TuituneError
 from tuitune.language import _
 from tuitune.methods import method_of
 from tuitune.plan.advice import passes_over_data, training_seconds
+from tuitune.plan.memory import Rows, holds_whole, longest_batch_tokens, memory_of, shape_of
 from tuitune.plan.optimizer import optimizer_name
+from tuitune.plan.sharding import why_not_sharded
 from tuitune.recipe import Recipe
 from tuitune.train.batching import IGNORED, Row
 from tuitune.train.dealing import rows_a_step
@@ -296,35 +298,57 @@ def _compiling_may_pay(loaded: LoadedModel, chosen: Trial, rows: int, tokens: in
     return training_seconds(loaded.recipe, rows, tokens, chosen.tokens_per_second or 1.0) > _LONG_RUN_SECONDS
 
 
+def needs_sharding(recipe: Recipe, rows: Any, ranks: Ranks) -> bool:
+    """Whether the frozen weights are shared out: as the recipe says, else where one of the cards cannot hold them."""
+    import torch
+
+    from tuitune import backends
+
+    if ranks.world == 1 or recipe.train.shard is False:
+        return False
+    if recipe.train.shard is True:
+        return True
+    if not torch.cuda.is_available() or why_not_sharded(recipe, hosts=2 if ranks.span_hosts else 1):
+        return False
+    free_bytes, total = torch.cuda.mem_get_info()
+    is_held = holds_whole(
+        recipe,
+        shape_of(recipe),
+        _counted(recipe, rows),
+        backend=backends.choose(recipe).name,
+        card_bytes=total,
+        free_bytes=free_bytes,
+    )
+    return any(ranks.any(not is_held))
+
+
+def _counted(recipe: Recipe, rows: Any) -> Rows:
+    """The rows as the estimate takes them, with the longest one."""
+    lengths = method_of(recipe).lengths(rows)
+    return Rows(len(lengths), sum(lengths), 0, (max(lengths, default=0),))
+
+
 def keeps_activations(loaded: LoadedModel, rows: Any) -> bool:
     """Whether the estimate leaves room for all activations of the longest pass, for a run whose steps are not timed."""
     import torch
 
-    from tuitune.plan import estimate
-
     recipe = _with_train(loaded.recipe, gradient_checkpointing=False)
-    lengths = sorted(method_of(recipe).lengths(rows), reverse=True)
-    counted = estimate.Rows(len(lengths), sum(lengths), 0, tuple(lengths[:1]))
-    tokens = estimate.longest_batch_tokens(recipe, counted, padding_free=loaded.padding_free)
+    tokens = longest_batch_tokens(recipe, _counted(recipe, rows), padding_free=loaded.padding_free)
     free_bytes, total = torch.cuda.mem_get_info()
-    memory = estimate.memory_of(
-        recipe, estimate.shape_of(recipe), tokens, backend=loaded.backend.name, card_bytes=total
-    )
+    memory = memory_of(recipe, shape_of(recipe), tokens, backend=loaded.backend.name, card_bytes=total)
     needed: int = memory.total_bytes - memory.weights_bytes - memory.overhead_bytes
     return needed <= SAFE_SHARE * int(free_bytes)
 
 
 def _estimator(loaded: LoadedModel, lengths: list[int], limit: int, total: int) -> Callable[[Candidate], bool]:
     """Whether the estimate leaves a candidate's longest pass room; generous, as the trial itself will tell."""
-    from tuitune.plan import estimate
-
-    shape = estimate.shape_of(loaded.recipe)
+    shape = shape_of(loaded.recipe)
 
     def fits(candidate: Candidate) -> bool:
         chosen = lengths[: candidate.batch]
         tokens = method_of(loaded.recipe).batch_tokens(chosen, padding_free=loaded.padding_free)
         recipe = _with_train(loaded.recipe, gradient_checkpointing=candidate.checkpointing)
-        memory = estimate.memory_of(recipe, shape, tokens, backend=loaded.backend.name, card_bytes=total)
+        memory = memory_of(recipe, shape, tokens, backend=loaded.backend.name, card_bytes=total)
         return memory.total_bytes <= 1.1 * limit
 
     return fits

@@ -106,12 +106,13 @@ class Evaluator:
 
     def _reply(self, step: int) -> None:
         """Have the first process reply to the prompts while the others wait. Where it fails, all of them raise."""
-        failure = None
-        if self._ranks.is_first:
-            try:
-                sample_replies(self._loaded, self._prompts, self.recipe, self._emit, self._control, step)
-            except Exception as error:
-                failure = error
+        failure, shards = None, self._loaded.shards
+        with shards.by_first_alone() if shards is not None else contextlib.nullcontext():
+            if self._ranks.is_first:
+                try:
+                    sample_replies(self._loaded, self._prompts, self.recipe, self._emit, self._control, step)
+                except Exception as error:
+                    failure = error
         (has_failed,) = self._ranks.any(failure is not None)
         if has_failed:
             raise failure or TuituneError("The first process could not reply to the prompts.")

@@ -23,7 +23,7 @@ def can_capture(loaded: LoadedModel) -> bool:
     whole go through code that reads back from the GPU, or is not known not to.
     """
     model, lora = loaded.recipe.model, loaded.recipe.lora
-    if model.load_in_8bit or lora.use_dora or lora.modules_to_save or lora.bias != "none":
+    if loaded.shards is not None or model.load_in_8bit or lora.use_dora or lora.modules_to_save or lora.bias != "none":
         return False
     return (
         loaded.model.device.type == "cuda"

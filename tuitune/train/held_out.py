@@ -31,9 +31,11 @@ def held_out_loss(
     for first in range(0, len(passes), ranks.world):  # as many for all, as all must agree to go on
         before_pass()
         out_of_memory = None
-        if first + ranks.rank < len(passes):
-            batch = collate([rows[row] for row in passes[first + ranks.rank]])
-            trained = int((batch["labels"][..., 1:] != IGNORED).sum())
+        is_own = first + ranks.rank < len(passes)
+        if is_own or loaded.shards is not None:  # the others' passes need what this process holds of the weights
+            own_pass = passes[first + ranks.rank] if is_own else passes[-1][-1:]
+            batch = collate([rows[row] for row in own_pass])
+            trained = int((batch["labels"][..., 1:] != IGNORED).sum()) if is_own else 0
             try:
                 with torch.no_grad():
                     loss_sum += float(loss_of(loaded, batch, max(1, trained))) * trained

@@ -109,6 +109,17 @@ class Ranks:
             group = self._nccl or self._gloo
             group.allreduce([tensor], _reduce_options("SUM")).wait()
 
+    def gather(self, whole: Any, part: Any) -> Any:
+        """Begin to set `whole` (n) to the parts (n / world) of all processes, by rank, on this process's device.
+
+        What is returned has a `wait`, after which what this process computes reads them; the host waits for no GPU.
+        """
+        if part.device.type == "cuda" and self._nccl is None:  # several processes on one card
+            on_host = whole.new_empty(len(whole), device="cpu")
+            self._gloo._allgather_base(on_host, part.cpu()).wait()
+            return _Arrived(whole.copy_(on_host))
+        return (self._nccl or self._gloo)._allgather_base(whole, part)
+
     def _reduced(self, numbers: Sequence[float], operation: str) -> tuple[float, ...]:
         if self.world == 1:
             return tuple(numbers)
@@ -117,6 +128,15 @@ class Ranks:
         values = torch.tensor(numbers or (0.0,), dtype=torch.float64)
         self._gloo.allreduce([values], _reduce_options(operation)).wait()
         return tuple(values[: len(numbers)].tolist())
+
+
+class _Arrived:
+    """Work that is done."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+    def wait(self) -> None: ...
 
 
 ALONE = Ranks()

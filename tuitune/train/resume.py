@@ -47,7 +47,7 @@ def resumption_of(run: Run, emit: Emit) -> Resumption:
 
 CHANGEABLE = (
     *("max_steps", "num_train_epochs", "learning_rate", "save_steps"),
-    *("eval_steps", "early_stopping_patience", "early_stopping_threshold", "gpus"),
+    *("eval_steps", "early_stopping_patience", "early_stopping_threshold", "gpus", "shard"),
 )
 """Fields of `train` that can change in a run that has begun; every other one would make it another run."""
 

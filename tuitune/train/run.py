@@ -11,21 +11,19 @@ from typing import Any, Literal
 
 from tuitune import backends
 from tuitune.backends.loaded import LoadedModel
-from tuitune.backends.loading import begin_with_adapter, require_adapter
-from tuitune.backends.loftq import require_loftq
+from tuitune.backends.loading import begin_with_adapter
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
 from tuitune.language import N_, _
 from tuitune.machine.hardware import chosen_gpu
 from tuitune.methods import method_of
-from tuitune.model.config import load_tokenizer, require_weights
+from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
-from tuitune.rewards.confirmed import require_rewards
 from tuitune.runs.events import Finished, Notice, Phase, Plan
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 from tuitune.train import checkpoints
-from tuitune.train.autotune import fit, keeps_activations, with_less_memory
+from tuitune.train.autotune import fit, keeps_activations, needs_sharding, with_less_memory
 from tuitune.train.best import go_back_to_the_best, tell_of_a_better_one
 from tuitune.train.carry import on_every_host
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
@@ -43,33 +41,11 @@ from tuitune.train.resume import (
 )
 from tuitune.train.room import Room
 from tuitune.train.trainer import make_trainer
+from tuitune.units import size
 
 log = logging.getLogger(__name__)
 
 _LONG_WARM_UP_SECONDS = 10.0
-
-
-def check(recipe: Recipe, hosts: int = 1) -> None:
-    """Refuse, before a run folder is made, what can be refused at once. Raises UnusableInput."""
-    from tuitune.data import open_dataset
-    from tuitune.model.config import training_config
-    from tuitune.train.reporting import require_reporters
-
-    require_weights(recipe.model)
-    open_dataset(recipe.data)
-    training_config(recipe)
-    require_rewards(recipe.method.judges())
-    require_loftq(recipe)
-    require_reporters(recipe)
-    method = method_of(recipe)
-    if (recipe.train.gpus != "auto" or hosts > 1) and method.why_one_card:
-        raise UnusableInput(
-            "The method {method} trains on one card, because {reason}: leave train.gpus at auto, on one host.",
-            method=method.name,
-            reason=_(method.why_one_card),
-        )
-    if recipe.lora.init_adapter is not None:
-        require_adapter(recipe.lora.init_adapter)
 
 
 def train(
@@ -125,9 +101,15 @@ def train(
     learner = learner_of(recipe)
     learner.require(recipe, prepared)
     phase("model", _("Loading the model in 4-bit") if recipe.model.load_in_4bit else _("Loading the model"))
+    is_shared = needs_sharding(recipe, prepared.train, ranks)
     loaded = backends.load(
-        recipe, lambda text: emit(Notice(text=text)), lambda text, done, total: phase("model", text, done, total)
+        recipe,
+        lambda text: emit(Notice(text=text)),
+        lambda text, done, total: phase("model", text, done, total),
+        peers=ranks if is_shared else None,
     )
+    if is_shared:
+        emit(_sharing_of(loaded, ranks))
     loaded.thinks = prepared.thinking
     backend = loaded.backend
     phase("adapter", _("Adding the LoRA adapter"))
@@ -136,7 +118,7 @@ def train(
         emit(Notice(text=text))
     on_gpu = loaded.model.device.type == "cuda"
     batches = _settle(loaded, learner, prepared, emit, ranks) if on_gpu else None
-    if recipe.train.fit and learner.fits and on_gpu:
+    if recipe.train.fit and learner.fits and on_gpu and not is_shared:
         phase("adapter", _("Timing ways to run a step on this GPU"))
         recipe = _fit(loaded, recipe, prepared, run, control, emit, ranks)
     elif on_gpu and recipe.train.gradient_checkpointing == "auto":
@@ -229,6 +211,17 @@ def train(
     backend.for_inference(loaded)
     finished(status, callback.steps_done, adapter_step)
     return loaded
+
+
+def _sharing_of(loaded: LoadedModel, ranks: Ranks) -> Notice:
+    return Notice(
+        text=_(
+            "{cards} cards share the frozen weights ({size}): each holds its part, and gets the others' as it "
+            "computes. Ways to run a step are not timed.",
+            cards=ranks.world,
+            size=size(loaded.shards.shared_bytes),
+        )
+    )
 
 
 def _require_the_same_everywhere(recipe: Recipe, prepared: Prepared, ranks: Ranks) -> None:
