@@ -1,6 +1,9 @@
 """Several cards against one: the same losses, the speed at equal rows a card, and what happens when a process dies.
 
-    python -m benchmarks.gpu_cards MODEL [--cards 2 4] [--only losses speed resumption] [--folder DIR] [--steps 24]
+    python -m benchmarks.gpu_cards MODEL [--cards 2 4] [--only losses sharding speed resumption] [--folder DIR]
+        [--steps 24]
+
+`sharding` compares cards that share the frozen weights with cards that each hold them whole, at 16-bit weights.
 
 MODEL is a folder, as `python -m benchmarks.shapes` makes it. tuitune runs as a user runs it, by `tuitune run --json`.
 With fewer than two cards the processes share the one there is (TUITUNE_TEST_RANKS), which says nothing of speed. Tokens
@@ -109,10 +112,21 @@ def trained(
         "grad_norms": [step["grad_norm"] for step in steps],
         "tokens": [step["tokens"] for step in steps],
         "cards_sampled": sorted({event["gpu_index"] for event in samples if event.get("gpu_index") is not None}),
+        "peak_gib_by_card": peaks(samples),
         "seconds_to_first_step": round(steps[0]["at"] - began, 1),
         "device": next((event["device"] for event in events if event["event"] == "plan"), None),
         "notices": notices,
     }
+
+
+def peaks(samples: list[dict[str, Any]]) -> dict[int, float]:
+    """The most memory that the run's process had on each card, in GiB, of one reading a second."""
+    highest: dict[int, float] = {}
+    for sample in samples:
+        if sample.get("gpu_index") is not None and sample.get("gpu_process_bytes"):
+            card, gib = sample["gpu_index"], sample["gpu_process_bytes"] / 2**30
+            highest[card] = max(highest.get(card, 0.0), round(gib, 2))
+    return highest
 
 
 def losses(runs: Runs, counts: list[int]) -> dict[str, Any]:
@@ -172,6 +186,20 @@ def speed(runs: Runs, counts: list[int], steps: int) -> dict[str, Any]:
     return figures
 
 
+def sharding(runs: Runs, counts: list[int], steps: int) -> dict[str, Any]:
+    """16 rows a step on the first number of cards, each with all frozen weights, and each with its share of them."""
+    settings = ["fit=false", "gradient_checkpointing=true", f"max_steps={steps}", "load_in_4bit=false"]
+    settings += ["per_device_train_batch_size=4", "gradient_accumulation_steps=4"]
+    figures: dict[str, Any] = {}
+    for name, shard in (("whole", "false"), ("shared", "true")):
+        figures[name] = trained(runs, f"weights-{name}", counts[0], [*settings, f"shard={shard}"])
+    whole, shared = figures["whole"], figures["shared"]
+    if "losses" in whole and "losses" in shared:
+        pairs = zip(whole["losses"], shared["losses"], strict=True)
+        figures["largest_difference_of_losses"] = max(abs(first - second) for first, second in pairs)
+    return figures
+
+
 def shortened(value: Any) -> Any:
     """A result with the first and the last ones of its figures by step."""
     if not isinstance(value, dict):
@@ -199,6 +227,7 @@ def main() -> None:
     parts: dict[str, Callable[[Runs], dict[str, Any]]] = {
         "losses": lambda runs: losses(runs, arguments.cards),
         "speed": lambda runs: speed(runs, arguments.cards, arguments.steps),
+        "sharding": lambda runs: sharding(runs, arguments.cards, min(arguments.steps, LOSS_STEPS)),
         "resumption": lambda runs: resumption(runs, arguments.cards),
     }
     runs = Runs(arguments.model, chats, Path(tempfile.mkdtemp(prefix="cards-", dir=arguments.folder)))

@@ -229,10 +229,10 @@ def shared_as_loaded(peers: Peers) -> Iterator[Shards]:
 
     None ever holds more than one weight whole. `Shards.hook` must follow before the model computes.
     """
-    from transformers import core_model_loading
+    from transformers import core_model_loading, modeling_utils
 
     shards = Shards(peers)
-    set_parameter = core_model_loading.set_param_for_module
+    set_parameter, warm_up = core_model_loading.set_param_for_module, modeling_utils.caching_allocator_warmup
 
     def set_part(model: Any, name: str, value: Any, loading_info: Any, quantizer: Any) -> None:
         set_parameter(model, name, value, loading_info, quantizer)
@@ -240,13 +240,13 @@ def shared_as_loaded(peers: Peers) -> Iterator[Shards]:
 
     earlier = os.environ.get(_READ_IN_ORDER)
     core_model_loading.set_param_for_module = set_part
+    modeling_utils.caching_allocator_warmup = lambda *_arguments: None  # it would take room for the whole model
     os.environ[_READ_IN_ORDER] = "1"  # or weights are read ahead, onto the card
     try:
         yield shards
     finally:
         core_model_loading.set_param_for_module = set_parameter
+        modeling_utils.caching_allocator_warmup = warm_up
         os.environ.pop(_READ_IN_ORDER)
         if earlier is not None:
             os.environ[_READ_IN_ORDER] = earlier
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
