@@ -124,7 +124,8 @@ def own(run_folder: Path, kinds: list[str]) -> None:
                 "proof": exported.proof or " ".join(exported.notices),
             }
         else:
-            seconds[exported.kind] = {"error": str(exported.error)}
+            save_s = round((asking_began or now) - began, 1)
+            seconds[exported.kind] = {"error": str(exported.error), "save_s": save_s}
         began, asking_began = now, 0.0
     print(json.dumps({"result": seconds}))
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -149,6 +150,25 @@ def test_a_merged_model_whose_settings_stop_nowhere_is_refused(run: Run, expecte
     ended = replace(expected, adapter=adapter)
     with pytest.raises(TuituneError, match="not stopped by the token that ends a reply"):
         parity.judged("merged_16bit", ended, answers_of(run, endless, ended))
+
+
+def test_other_roundings_move_the_adapter_as_much_as_merging_does(run: Run, expected: Reference) -> None:
+    """Where a model computes in bfloat16 from the start, they say what rounding does to it."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    def adapted() -> Any:
+        base = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.bfloat16)
+        return PeftModel.from_pretrained(base, str(run.adapter)).eval()
+
+    def scores(model: Any) -> list[float]:
+        return asking._scores(model, expected.asked, never).logprobs
+
+    beside, moved = adapted(), adapted()
+    assert asking.round_otherwise(moved)
+    rounding, merging = (asking.apart(scores(m), scores(beside)) for m in (moved, adapted().merge_and_unload()))
+    assert rounding > 0 and merging / 3 < rounding < 3 * merging
 
 
 def test_bounds_are_no_narrower_than_what_rounding_does_to_the_adapter_itself(expected: Reference) -> None:

@@ -67,8 +67,9 @@ class Reference:
     """The adapter's answers, and the bare base's log-probabilities at the same places.
 
     `choices` has, for each place of each of the adapter's replies, its likeliest tokens with their log-probabilities.
-    `rounding` is what the adapter's own log-probabilities change by, on average, where it computes in bfloat16; None
-    where it did so from the start.
+    `rounding` is what the adapter's own log-probabilities change by, on average, where it computes in bfloat16, or
+    where it did so from the start, by other roundings of the weights that it is merged into. None where these are
+    quantised.
     """
 
     asked: Asked
@@ -155,7 +156,30 @@ def reference(run: Run, recipe: Recipe, tokenizer: Any, asked: Asked, cancelled:
         rounding = None
         if model.dtype == torch.float32:
             rounding = apart(_scores(adapted.to(torch.bfloat16), asked, cancelled).logprobs, answers.logprobs)
+        elif round_otherwise(adapted):
+            rounding = apart(_scores(adapted, asked, cancelled).logprobs, answers.logprobs)
     return Reference(asked, answers, base.logprobs, choices, rounding)
+
+
+def round_otherwise(adapted: Any) -> bool:
+    """Move the weights under an adapter by as much as rounding a sum to their type does; False where none is a float.
+
+    A merge rounds each of them anew, and what that changes by itself differs by model.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    moved = False
+    for module in adapted.modules():
+        weight = getattr(module.get_base_layer(), "weight", None) if isinstance(module, LoraLayer) else None
+        if weight is None or not weight.dtype.is_floating_point:
+            continue
+        generator = torch.Generator(weight.device).manual_seed(weight.numel())
+        for row in weight.data.split(1024):  # not as much memory again as the weight takes
+            share = torch.rand(row.shape, generator=generator, device=row.device) - 0.5
+            row.copy_(row.float() * (1 + torch.finfo(row.dtype).eps * share))
+        moved = True
+    return moved
 
 
 def transformers_answers(folder: Path, recipe: Recipe, expected: Reference, cancelled: Callable[[], bool]) -> Answers:
