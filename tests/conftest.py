@@ -1,7 +1,9 @@
 """What every test gets: a home, runs and sockets of its own, no network, and the demo recipe made quick."""
 
+import contextlib
 import gc
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import psutil
 import pytest
 
 import sample_data
-from tests.warm import VARIABLE, WarmProcess, WarmSessions
+from tests.forking import VARIABLE, Forker, Popen
 from tuitune.recipe import Recipe
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the session sets it, before torch is imported
@@ -19,6 +21,7 @@ os.environ.setdefault(
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
 
 DEMO = Path(sample_data.__file__).parent
+PopenOfUsers = subprocess.Popen
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
@@ -52,35 +55,30 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not alive, "a session process outlived its test"
 
 
-_WARM = WarmProcess()
+@pytest.fixture(scope="session", autouse=True)
+def forker() -> Iterator[Forker]:
+    """What forks the processes that need the libraries: how they start is the point of few tests."""
+    forker = Forker()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Popen)
+        patch.setenv(VARIABLE, str(forker.path))
+        yield forker
+    forker.close()
 
 
-@pytest.fixture(scope="session")
-def warm() -> Iterator[WarmSessions]:
-    """What starts sessions that have the libraries imported."""
-    yield WarmSessions(_WARM.path)
-    _WARM.close()
-
-
-@pytest.fixture
-def warm_sessions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests whose point is not how a session starts (see `tests.warm`); those marked `cold` start as users do.
-
-    The test's process, and the commands that it starts by `tests.command`, start them.
-    """
-    if request.node.get_closest_marker("cold") is None:
-        warm: WarmSessions = request.getfixturevalue("warm")
-        monkeypatch.setattr("tuitune.session.client._spawn", warm.start)
-        monkeypatch.setenv(VARIABLE, str(_WARM.path))
+@pytest.fixture(autouse=True)
+def cold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is marked so starts every process as users do."""
+    if request.node.get_closest_marker("cold"):
+        monkeypatch.setattr(subprocess, "Popen", PopenOfUsers)
+        monkeypatch.delenv(VARIABLE)
 
 
 def _is_session(process: psutil.Process) -> bool:
-    try:
-        if process.pid == _WARM.pid or process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return "tuitune.session" in process.cmdline()
-    except psutil.Error:
-        return False
+    with contextlib.suppress(psutil.Error):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return not {"tuitune.session", "tuitune.session.rank"}.isdisjoint(process.cmdline())
+    return False
 
 
 @pytest.fixture(scope="session")

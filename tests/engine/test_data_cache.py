@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import DEMO
-from tests.engine.forked_programs import run_forked
+from tests.forking import run_forked
 from tuitune.audit.scan import audit
 from tuitune.data.cache import KEPT
 from tuitune.data.prepare import prepare

@@ -61,7 +61,7 @@ def test_the_demo_is_whole_wherever_it_is_copied(tmp_path: Path) -> None:
     assert size <= 12_000_000
 
 
-def test_the_demo_of_pairs_learns_which_manner_is_preferred(tmp_path: Path, warm_sessions: None) -> None:
+def test_the_demo_of_pairs_learns_which_manner_is_preferred(tmp_path: Path) -> None:
     command = [*COMMAND, "demo", "--method", "dpo"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import torch
 
 from sample_data import __file__ as sample_data
 from tests.engine.exporting import export
-from tests.engine.forked_programs import run_forked
+from tests.forking import run_forked
 from tuitune.export.script import requirements, script
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, create_run

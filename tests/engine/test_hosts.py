@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import cast
 import pytest
 from safetensors.torch import load_file
 
+from tests.command import COMMAND
 from tests.engine.test_hardware import FakeNvml, nvml  # noqa: F401 - a fixture
 from tests.engine.test_ranks import recipe_of
 from tests.engine.training import trained
@@ -46,7 +46,7 @@ class Cabled:
     names: tuple[str, str]
 
     def start(self, host: int, *arguments: object) -> subprocess.Popen[str]:
-        command = ["ip", "netns", "exec", self.names[host], sys.executable, "-m", "tuitune", *map(str, arguments)]
+        command = ["ip", "netns", "exec", self.names[host], *COMMAND, *map(str, arguments)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def plug(self, state: str) -> None:
@@ -130,6 +130,7 @@ def test_two_hosts_train_what_one_does_and_wait_for_the_one_that_is_unplugged(
         assert (weights[name] - weight).abs().max() < 1e-5
 
 
+@pytest.mark.cold
 def test_a_host_trains_with_equal_content_at_other_paths(demo_recipe: Recipe, demo_model: Path, tmp_path: Path) -> None:
     """Two hosts on the loopback interface; the second one has model and data elsewhere."""
     recipe = recipe_of(demo_recipe, max_steps=3, eval_steps=0)
@@ -151,7 +152,7 @@ def test_a_host_trains_with_equal_content_at_other_paths(demo_recipe: Recipe, de
     own = [word for file in files for word in ("--data", there / file.name)]
 
     def start(*arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tuitune", *map(str, arguments)]
+        command = [*COMMAND, *map(str, arguments)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     options = ("--name", run.name, "--runs", tmp_path, "--nnodes", 2, "--rdzv", address)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import DEMO
 from tests.engine.exporting import export
-from tests.engine.forked_programs import run_forked
 from tests.engine.test_going_on import gone_on
 from tests.engine.training import trained
+from tests.forking import run_forked
 from tuitune import backends
 from tuitune.backends.new_rows import add_rows, are_tied, settle_head, trained_rows
 from tuitune.chat.decoder import disagreement

@@ -78,7 +78,7 @@ def pause_at(step: int) -> Callable[[Event, Control], None]:
 
 
 async def test_one_and_two_processes_train_the_same(
-    demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_sessions: None
+    demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run begins in one process and goes on in two, of which one is killed; then in two of which one hangs.
 
@@ -101,7 +101,7 @@ async def test_one_and_two_processes_train_the_same(
     def hand(event: Event) -> None:
         if not isinstance(event, Step) or event.step in seen_at:
             return
-        ranks = [child for child in psutil.Process(session.pid).children() if "tuitune.session.rank" in child.cmdline()]
+        ranks = rank_processes()
         if event.step == 4 and event.card_seconds:
             seen_at[4] = event.at
             listening.update(addresses_listened_on(ranks))
@@ -122,7 +122,7 @@ async def test_one_and_two_processes_train_the_same(
     ended = together.history().ended
     assert isinstance(ended, Failed)
     assert ended.at - seen_at[4] < 5
-    assert not psutil.Process(session.pid).children()
+    assert not rank_processes()
     assert listening == {"127.0.0.1"}
 
     shared = Resume(str(together.folder), ("train.gpus=all", "train.shard=true"))
@@ -152,6 +152,14 @@ async def test_one_and_two_processes_train_the_same(
     assert all(damage(checkpoint) is None for checkpoint in checkpoints_of(together))
 
 
+def rank_processes() -> list[psutil.Process]:
+    """The processes that train, in the order of their ranks."""
+    return sorted(
+        (child for child in psutil.Process().children(recursive=True) if "tuitune.session.rank" in child.cmdline()),
+        key=lambda process: process.pid,
+    )
+
+
 def when_measured(run: Run) -> bool:
     """Whether the model is measured before training, for seconds."""
     return any(isinstance(event, Phase) and event.name == "before" for event in run.events())
@@ -167,7 +175,6 @@ def test_a_process_that_hangs_outside_a_step_is_given_up_in_time_too(
     demo_recipe: Recipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    warm_sessions: None,
     happens: Callable[[Run], bool],
     from_where: str,
 ) -> None:
@@ -184,9 +191,7 @@ def test_a_process_that_hangs_outside_a_step_is_given_up_in_time_too(
         while not (run.folder.is_dir() and happens(run)):
             assert command.poll() is None, command.communicate()[0]
             time.sleep(0.002)
-        started = run.history().started
-        assert started is not None
-        ranks = [child for child in psutil.Process(started.pid).children() if "tuitune.session.rank" in child.cmdline()]
+        ranks = rank_processes()
         ranks[1].suspend()
         if from_where != "the start":  # it is whole before the signal comes
             wait_until(lambda: bool(run.history().checkpoints))
@@ -214,6 +219,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.cold
 def test_a_process_ends_with_its_session(demo_recipe: Recipe, tmp_path: Path) -> None:
     """It waits for another one, which never comes."""
     meeting, run = str(tmp_path / "meeting"), str(tmp_path / "run")

@@ -20,7 +20,7 @@ from tuitune.session.client import Session, SessionLost
 from tuitune.session.messages import Chat, Columns, Export, Pause, Resume, Status, Stop, Train
 from tuitune.train.checkpoints import checkpoints_of
 
-pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("warm_sessions")]
+pytestmark = pytest.mark.fault
 
 STEPS, SAVED, KILLED_AT = 12, 4, 6
 """Of five steps an epoch: the run is killed in its second one, after its first checkpoint."""

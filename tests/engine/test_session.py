@@ -40,8 +40,6 @@ from tuitune.session.messages import (
 from tuitune.session.protocol import decode, encode, runtime_folder
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 
-pytestmark = pytest.mark.usefixtures("warm_sessions")
-
 
 @pytest.mark.cold
 async def test_it_answers_while_the_libraries_are_imported_and_ends_with_its_client() -> None:

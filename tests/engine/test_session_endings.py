@@ -20,8 +20,6 @@ from tuitune.session.client import Session
 from tuitune.session.messages import EndingStatus, SetPrice, SetThen, Status, Train
 from tuitune.settings import Settings, settings_file
 
-pytestmark = pytest.mark.usefixtures("warm_sessions")
-
 SECRET = "topic-nobody-knows"
 
 

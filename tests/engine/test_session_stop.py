@@ -14,8 +14,6 @@ from tuitune.runs.events import Checkpoint, Event, Notice, Reply, Step
 from tuitune.session.client import Session
 from tuitune.session.messages import Chat, Save, Status, Stop, Train
 
-pytestmark = pytest.mark.usefixtures("warm_sessions")
-
 
 async def test_stop_saves_a_checkpoint_and_the_adapter_then_the_model_still_chats(
     tmp_path: Path, demo_recipe: Recipe

@@ -18,8 +18,6 @@ from tuitune.session.messages import VERSION, Follow, Save, Status, Stop
 from tuitune.session.protocol import MAX_LINE_BYTES, encode
 from tuitune.session.server import Client
 
-pytestmark = pytest.mark.usefixtures("warm_sessions")
-
 HELLO = encode({"version": VERSION})
 
 

@@ -10,7 +10,8 @@ from textual.pilot import Pilot
 
 from screens.app import TuituneApp
 from tests.conftest import DEMO
-from tests.warm import Probes, WarmSessions
+from tests.forking import Forker
+from tests.probes import Probes
 from tuitune.machine import doctor
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
@@ -21,13 +22,14 @@ SIZE = (80, 24)
 
 
 @pytest.fixture(autouse=True)
-def start_quickly(warm_sessions: None, warm: WarmSessions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How a session starts, and what the doctor finds of the libraries, is the point of no test of the screens.
+def start_quickly(forker: Forker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How the libraries are imported, and what the doctor finds of them, is the point of no test of the screens.
 
     Each app that begins at home looks at them, in a process that imports torch for seconds, and an app that ends waits
     for it: here they are looked at once.
     """
-    monkeypatch.setattr(doctor, "_probe", Probes(warm.path.parent).ask)
+    forker.warm_up()
+    monkeypatch.setattr(doctor, "_probe", Probes(forker.path.parent).ask)
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def attached(trained: Run) -> TuituneApp:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, warm: WarmSessions) -> Run:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of one step, whose session has ended; no test changes it."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = Recipe.load(DEMO / "demo.yaml", ["max_steps=1", "eval_share=0", 'samples.prompts=["Who are you?"]'])
@@ -72,7 +74,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, warm: WarmSessions) -> Run
         await session.close()
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tuitune.session.client._spawn", warm.start)
         patched.setenv("XDG_RUNTIME_DIR", str(folder))
         asyncio.run(train())
     return Run(folder / "pirate")

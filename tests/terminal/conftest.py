@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.forking import Forker
 from tests.terminal.terminal import Terminal
 
 
@@ -16,5 +17,6 @@ def terminals() -> Iterator[list[Terminal]]:
 
 
 @pytest.fixture(autouse=True)
-def start_quickly(warm_sessions: None) -> None:
-    """How a session starts is the point of few tests here."""
+def libraries_imported(forker: Forker) -> None:
+    """No app waits for that."""
+    forker.warm_up()

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.forking import VARIABLE
 from tests.terminal.terminal import CTRL_C, CTRL_E, CTRL_N, CTRL_Q, ENTER, ESC, UP, Terminal, started, write_recipe
-from tests.warm import VARIABLE
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, all_runs
 

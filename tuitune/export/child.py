@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from tuitune.export.kinds import Cancelled
 from tuitune.language import _
@@ -43,13 +42,14 @@ def run_child(
     goes there, apart from the log, and its stdin is empty.
     """
     with log.open("wb") as output, (reply or log).open("wb") as answer:
-        child = _spawn(
+        child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL if reply else subprocess.PIPE,
             stdout=answer if reply else output,
             stderr=output,
             env={**os.environ, **(environment or {})},
             cwd=log.parent,
+            start_new_session=True,
         )
     reported: tuple[int, int] | None = None
     try:
@@ -70,10 +70,6 @@ def run_child(
         text = _MOVES.sub("", _tail(log))
         lines = [line for line in re.split(r"[\r\n]+", text) if line.strip() and not counted.search(line)]
         raise ChildFailed(child.returncode, one_line(lines[-1] if lines else _("no output"), max_length=300))
-
-
-def _spawn(argv: list[str], **how: Any) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(argv, **how, start_new_session=True)
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
