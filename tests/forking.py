@@ -30,8 +30,9 @@ VARIABLE = "TUITUNE_TEST_FORKER"
 """Names the socket of the forker to whatever a test starts."""
 _READ_WHEN_USED = (
     *("_", "SHLVL", "PWD", "OLDPWD"),
-    *("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR"),
+    *("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "HF_TOKEN", "COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR"),
     *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES"),
+    "XDG_CACHE_HOME",  # by tuitune; the libraries keep theirs where it was
     "TORCH_CPP_LOG_LEVEL",  # read at import, but what is logged is no test's point
 )
 _OURS_AND_THE_TESTS = ("TUITUNE_", "TEXTUAL_", "PYTEST_")
@@ -46,9 +47,9 @@ _WIDTH_OF_COMMAND_LINES = 4096
 
 
 class Forker:
-    """The forker, in the environment in which this was made. It imports the libraries when it is first asked."""
+    """The forker, in an environment: by default that in which it is made. It imports the libraries when first asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="forker-"))
         self.path = self._folder / "socket"
         with socket.socket(socket.AF_UNIX) as listener:
@@ -56,6 +57,7 @@ class Forker:
             listener.listen()
             self._process = subprocess.Popen(
                 [sys.executable, "-P", __file__, str(listener.fileno()), " " * _WIDTH_OF_COMMAND_LINES],
+                env=environment,
                 stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
@@ -97,7 +99,7 @@ class ForkedPopen(subprocess.Popen[Any]):
         }
         streams = [own if given == -1 else given for own, given in enumerate((p2cread, c2pwrite, errwrite))]
         with open("/proc/self/ns/net") as network:
-            pid = _order(connection, Path(os.environ[VARIABLE]), order, [*streams, network.fileno()])
+            pid = _order(connection, Path(environment[VARIABLE]), order, [*streams, network.fileno()])
         if pid is None:
             connection.close()
             super()._execute_child(args, *how)  # type: ignore[misc]

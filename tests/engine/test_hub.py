@@ -17,6 +17,7 @@ import yaml
 
 from tests.conftest import DEMO
 from tests.engine.hub_server import Hub, commit, hub_server
+from tests.forking import VARIABLE, Forker, run_forked
 from tuitune.export.card import model_card
 from tuitune.runs.folder import Run
 
@@ -70,27 +71,6 @@ def write(path: Path, rows: list[dict[str, Any]], *lines: str) -> None:
     path.write_text("\n".join([*map(json.dumps, rows), *lines]) + "\n")
 
 
-COMMANDS = """
-import contextlib, datasets, gc, io, json, os, sys, transformers.models.auto.modeling_auto
-from tuitune.commands.parser import run_command
-gc.freeze()
-for order in sys.stdin:
-    if os.fork():
-        print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
-        continue
-    order = json.loads(order)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.chdir(order["folder"])
-    os.environ.clear()
-    os.environ.update(order["environment"])
-    with open("said", "w") as said:
-        for arguments in order["commands"]:
-            out, err = io.StringIO(), io.StringIO()
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                status = run_command(arguments)
-            said.write(json.dumps([status, out.getvalue(), err.getvalue()]) + "\\n")
-    break
-"""
 Command = tuple[str, dict[str, Any]]
 Tuitune = Callable[..., list["Done"]]
 
@@ -122,24 +102,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def forking(cache: Path) -> Iterator[Callable[[Hub], subprocess.Popen[str]]]:
-    """The process that takes this address for the Hub's and has the libraries imported; it forks to run commands."""
-    processes: dict[str, subprocess.Popen[str]] = {}
+def forkers(cache: Path) -> Iterator[Callable[[Hub], Forker]]:
+    """What forks commands and sessions that take this address for the Hub's: it, too, is settled at the import."""
+    forkers: dict[str, Forker] = {}
 
-    def knowing(hub: Hub) -> subprocess.Popen[str]:
-        if hub.endpoint not in processes:
-            processes[hub.endpoint] = subprocess.Popen(
-                [sys.executable, "-c", COMMANDS],
-                env=without_hub() | hub.environment(cache),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        return processes[hub.endpoint]
+    def knowing(hub: Hub) -> Forker:
+        if hub.endpoint not in forkers:
+            forkers[hub.endpoint] = Forker(without_hub() | hub.environment(cache))
+        return forkers[hub.endpoint]
 
     yield knowing
-    for process in processes.values():
-        process.communicate(timeout=20)
+    for forker in forkers.values():
+        forker.close()
 
 
 def without_hub() -> dict[str, str]:
@@ -147,28 +121,23 @@ def without_hub() -> dict[str, str]:
 
 
 @pytest.fixture
-def tuitune(
-    tmp_path: Path, hub: Hub, cache: Path, forking: Callable[[Hub], subprocess.Popen[str]]
-) -> Iterator[Tuitune]:
-    """Command lines, one after another in a process that knows this Hub; `FILE` is a recipe with the given fields."""
+def tuitune(tmp_path: Path, hub: Hub, cache: Path, forkers: Callable[[Hub], Forker]) -> Iterator[Tuitune]:
+    """Command lines, one after another, that know this Hub; `FILE` is a recipe with the given fields."""
 
     def run(*commands: Command, token: str = "") -> list[Done]:
-        lines = []
+        forker = {VARIABLE: str(forkers(hub).path)}
+        environment = without_hub() | hub.environment(cache) | {"XDG_CACHE_HOME": str(tmp_path / "cache")} | forker
+        environment |= {"HF_TOKEN": token} if token else {}
+        done = []
         for number, (line, fields) in enumerate(commands):
             recipe = tmp_path / f"recipe{number}.json"
             model = {"name": fields.pop("model", str(DEMO / "demo_model"))}
             data = {"path": f"hub:{DATASET}", "config": "lines", **fields}
             recipe.write_text(json.dumps({"model": model, "data": data}))
-            lines.append([str(recipe) if word == "FILE" else word for word in line.split()])
-        environment = without_hub() | hub.environment(cache) | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-        environment |= {"HF_TOKEN": token} if token else {}
-        process = forking(hub)
-        assert process.stdin and process.stdout
-        order = {"commands": lines, "environment": environment, "folder": str(tmp_path)}
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "0\n", "a command raised an error"
-        return [Done(*json.loads(line)) for line in (tmp_path / "said").read_text().splitlines()]
+            words = [str(recipe) if word == "FILE" else word for word in line.split()]
+            ended = run_forked([sys.executable, "-P", "-m", "tuitune", *words], cwd=tmp_path, env=environment)
+            done.append(Done(ended.returncode, ended.stdout, ended.stderr))
+        return done
 
     yield run
     for kept in cache.iterdir():
