@@ -49,12 +49,22 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def until_ended(run: Run, seconds: float = 120) -> str:
+def until(holds: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
-    while run.is_live():
-        assert time.monotonic() < end, "the run goes on"
+    while not holds():
+        assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def until_ended(run: Run) -> str:
+    until(lambda: not run.is_live())
     return run.status()
+
+
+def until_after(run: Run, step: int) -> None:
+    """Wait until the run has done another step."""
+    until(lambda: run.history().step > step)
+    assert run.is_live()
 
 
 def test_six_screens_with_keys_alone(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> None:
@@ -114,53 +124,63 @@ def test_the_demo_takes_five_keys_to_the_first_reply(tmp_path: Path, terminals: 
     assert terminal.exit_status() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, None])
 @pytest.mark.fault
 def test_the_run_finishes_without_its_app_and_a_new_app_shows_it(
-    number: signal.Signals | None, tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
+    tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
 ) -> None:
     terminal, run = long_run(tmp_path, demo_recipe, terminals)
-    if number is None:
-        terminal.press(CTRL_Q)
-        with pytest.raises(AssertionError, match="the app ended"):
-            terminal.until("the end")
-        assert f"tuitune attach {run.folder}\r\n".encode() in terminal.raw
-    else:
-        os.kill(terminal.child.pid, number)
-    terminal.exit_status()
+    terminal.press(CTRL_Q)
+    with pytest.raises(AssertionError, match="the app ended"):
+        terminal.until("the end")
+    assert f"tuitune attach {run.folder}\r\n".encode() in terminal.raw
     assert run.is_live()
+    assert until_ended(run) == "done"
 
     attached = started(terminals, "attach", run.name)
-    attached.until("step 2", 60)
     attached.until("Done after 30 steps", 120)
-    assert until_ended(run) == "done"
     attached.press(CTRL_Q)
     assert attached.exit_status() == 0
 
 
-def test_the_app_goes_straight_back_to_a_live_run(
+@pytest.mark.fault
+def test_a_run_is_seen_in_any_terminal_and_goes_on_whatever_becomes_of_its_app(
     tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
 ) -> None:
     terminal, run = long_run(tmp_path, demo_recipe, terminals, 300)  # more steps than are done before it is stopped
     session = psutil.Process(json.loads(run.socket_file.read_text())["pid"])
+    terminal.resize(60, 15)
+    live = re.compile(rf"{run.name} · step (\d+) of 300 · loss \d+\.\d+ · .* left")
+
+    def step() -> int:
+        shown = live.search(terminal.text)
+        return int(shown[1]) if shown else 0
+
+    terminal.until(lambda _: step() > 0)
+    first = step()
+    terminal.until(lambda _: step() > first)
+    terminal.resize(80, 20)
+    terminal.until(lambda text: "Disk" in text and "^q Quit" in text)
+
     terminal.hang_up()
     terminal.exit_status()
-    assert not has_ended(session)
+    until_after(run, run.history().step)
+    attached = started(terminals, "attach", run.name)
+    attached.until("step 2", 60)
+    os.kill(attached.child.pid, signal.SIGKILL)
+    attached.exit_status()
+    until_after(run, run.history().step)
 
-    attached = started(terminals)
-    attached.until(run.name)
-    attached.until("of 300", 60)
-    attached.press("s")
-    attached.until("Stop the run after this step?")
-    attached.press("y")
+    returned = started(terminals)
+    returned.until(run.name)
+    returned.until("of 300", 60)
+    returned.press("s")
+    returned.until("Stop the run after this step?")
+    returned.press("y")
     until_ended(run)
-    attached.until("topped", 60)
-    attached.press(CTRL_Q)
-    assert attached.exit_status() == 0
-    end = time.monotonic() + 120
-    while not has_ended(session):
-        assert time.monotonic() < end, "the session does not end"
-        time.sleep(0.1)
+    returned.until("topped", 60)
+    returned.press(CTRL_Q)
+    assert returned.exit_status() == 0
+    until(lambda: has_ended(session))
     assert (run.adapter / "adapter_model.safetensors").is_file()
 
 
@@ -173,22 +193,6 @@ def test_a_small_terminal_is_told_what_it_lacks_and_may_grow(terminals: list[Ter
     terminal.until("1 Model", 20)
     terminal.press(CTRL_Q)
     assert terminal.exit_status() == 0
-
-
-def test_a_run_is_seen_in_any_terminal(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]) -> None:
-    terminal, run = long_run(tmp_path, demo_recipe, terminals)
-    terminal.resize(60, 15)
-    live = re.compile(rf"{run.name} · step (\d+) of 30 · loss \d+\.\d+ · .* left")
-
-    def step() -> int:
-        shown = live.search(terminal.text)
-        return int(shown[1]) if shown else 0
-
-    terminal.until(lambda _: step() > 0)
-    first = step()
-    terminal.until(lambda _: step() > first)
-    terminal.resize(80, 20)
-    terminal.until(lambda text: "Disk" in text and "^q Quit" in text)
 
 
 @pytest.mark.parametrize(
