@@ -23,7 +23,7 @@ def only_run(folder: Path) -> Run:
     return run
 
 
-def long_run(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal], steps: int = 30) -> tuple[Terminal, Run]:
+def long_run(tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal], steps: int) -> tuple[Terminal, Run]:
     """The app on a run that has done its second step."""
     train = demo_recipe.train.model_copy(update={"max_steps": steps, "gradient_accumulation_steps": 2})
     recipe = write_recipe(tmp_path, demo_recipe.model_copy(update={"train": train}).to_yaml())
@@ -128,7 +128,7 @@ def test_the_demo_takes_five_keys_to_the_first_reply(tmp_path: Path, terminals: 
 def test_the_run_finishes_without_its_app_and_a_new_app_shows_it(
     tmp_path: Path, demo_recipe: Recipe, terminals: list[Terminal]
 ) -> None:
-    terminal, run = long_run(tmp_path, demo_recipe, terminals)
+    terminal, run = long_run(tmp_path, demo_recipe, terminals, 12)
     terminal.press(CTRL_Q)
     with pytest.raises(AssertionError, match="the app ended"):
         terminal.until("the end")
@@ -137,7 +137,7 @@ def test_the_run_finishes_without_its_app_and_a_new_app_shows_it(
     assert until_ended(run) == "done"
 
     attached = started(terminals, "attach", run.name)
-    attached.until("Done after 30 steps", 120)
+    attached.until("Done after 12 steps")
     attached.press(CTRL_Q)
     assert attached.exit_status() == 0
 
