@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sample_data.making.probe import DEMO_MODEL, is_right, load, replies_of, style_items, style_rate
 from tests.forking import VARIABLE
 from tests.terminal.terminal import CTRL_C, CTRL_E, CTRL_N, CTRL_Q, ENTER, ESC, UP, Terminal, started, write_recipe
 from tuitune.recipe import Recipe
@@ -107,7 +108,10 @@ def test_six_screens_with_keys_alone(tmp_path: Path, demo_recipe: Recipe, termin
 
 
 @pytest.mark.cold
-def test_the_demo_takes_five_keys_to_the_first_reply(tmp_path: Path, terminals: list[Terminal]) -> None:
+def test_the_demo_takes_five_keys_to_the_first_reply_and_keeps_its_promise(
+    tmp_path: Path, terminals: list[Terminal]
+) -> None:
+    """A model that is right learns to sound like a pirate, and stays right."""
     terminal = started(terminals, "--runs", str(tmp_path / "runs"), rows=23)
     walk: list[tuple[str, str | Callable[[str], bool]]] = [
         ("", "+ Try the demo"),
@@ -122,6 +126,12 @@ def test_the_demo_takes_five_keys_to_the_first_reply(tmp_path: Path, terminals: 
         terminal.until(shown, 300)
     terminal.press(CTRL_Q)
     assert terminal.exit_status() == 0
+
+    model, tokenizer = load(DEMO_MODEL, load_in_4bit=True, adapter=only_run(tmp_path / "runs").adapter)
+    items = style_items(100)
+    replies = replies_of(model, tokenizer, items)
+    assert style_rate(replies) >= 0.9
+    assert sum(is_right(item, reply) for item, reply in zip(items, replies, strict=True)) >= 0.8 * len(items)
 
 
 @pytest.mark.fault
