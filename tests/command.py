@@ -1,7 +1,6 @@
 """`tuitune` as the tests start it: what it starts that needs the libraries is forked, as `tests.forking` tells.
 
-So is a command that needs the libraries itself. What its doctor finds of the libraries is what it found in an earlier
-test.
+So is a command that needs the libraries itself.
 """
 
 import os
@@ -18,14 +17,10 @@ def main() -> int:
     """The exit status of the command of `sys.argv`."""
     from tests.forking import VARIABLE, ForkedPopen, Popen
 
-    if forker := os.environ.get(VARIABLE):
+    if VARIABLE in os.environ:
         if _WITH_LIBRARIES & set(sys.argv[1:2]):
             return ForkedPopen([sys.executable, "-P", "-m", "tuitune", *sys.argv[1:]]).wait()
-        from tests.probes import Probes
-        from tuitune.machine import doctor
-
         subprocess.Popen = Popen  # type: ignore[misc]
-        doctor._probe = Probes(Path(forker).parent).ask
     from tuitune.__main__ import main
 
     return main()

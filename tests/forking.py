@@ -1,17 +1,19 @@
 """Processes that begin with the libraries imported: forked from a process, the forker, that has imported them before.
 
 Such a process runs the program of its command line in a process session of its own, and takes 2 to 7 s of CPU less.
-`Popen` starts sessions, ranks and llama.cpp's converter so, in every test that is not marked `cold`; `ForkedPopen` any
-program. Where the environment differs in what a library reads as it is imported, or there is a GPU (CUDA cannot be
-forked), both start a process as `subprocess.Popen` does.
+`Popen` starts sessions, ranks, the doctor's probes and llama.cpp's converter so, in every test that is not marked
+`cold`; `ForkedPopen` any program. Where the environment differs in what a library reads as it is imported, or there is
+a GPU (CUDA cannot be forked), both start a process as `subprocess.Popen` does.
 """
 
 import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import selectors
 import shutil
@@ -32,6 +34,7 @@ _READ_WHEN_USED = (
     *("_", "SHLVL", "PWD", "OLDPWD"),
     *("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "HF_TOKEN", "COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR"),
     *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES"),
+    "PYTHONPATH",  # see `_brought`
     "XDG_CACHE_HOME",  # by tuitune; the libraries keep theirs where it was
     "TORCH_CPP_LOG_LEVEL",  # read at import, but what is logged is no test's point
 )
@@ -43,6 +46,8 @@ _IMPORTED = (
     *("tuitune.session.server", "tuitune.train.run", "tuitune.train.trainer", "tuitune.train.callbacks"),
     *("tuitune.train.ranks", "tuitune.session.rank_messages", "tuitune.chat.reply", "tuitune.commands.parser"),
 )
+_REPLACED = {"pynvml", "tuitune"}
+"""Modules that are imported anew where PYTHONPATH has others of that name."""
 _WIDTH_OF_COMMAND_LINES = 4096
 
 
@@ -139,6 +144,8 @@ def _imports_the_libraries(args: Any) -> bool:
     match args:
         case [sys.executable, "-P", "-m", "tuitune.session" | "tuitune.session.rank", *_]:
             return True
+        case [sys.executable, "-P", "-c", *_]:  # a probe
+            return True
         case [sys.executable, "-P", str(file), *_]:
             return Path(file).name == "convert.py"
     return False
@@ -216,9 +223,12 @@ class _Libraries:
             warm_up()
             for name in _IMPORTED:
                 importlib.import_module(name)
+            gc.freeze()  # as a session does with what it has imported
             self._environment = _read_at_import(os.environ)
             self._set_here = {name: value for name, value in self._environment.items() if name not in before}
-        return self._set_here | _read_at_import(environment) == self._environment
+        return self._set_here | _read_at_import(environment) == self._environment and _brought(environment).isdisjoint(
+            {"sitecustomize", *sys.modules} - _REPLACED
+        )
 
 
 def _answer(selector: selectors.BaseSelector, libraries: _Libraries, connection: socket.socket) -> None:
@@ -265,6 +275,9 @@ def _become(order: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
         sys.stdout = os.fdopen(1, "w", encoding=sys.stdout.encoding)
         sys.stderr = os.fdopen(2, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
         sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+        if folders := os.environ.get("PYTHONPATH"):
+            sys.path[:0] = folders.split(os.pathsep)
+            _forget(*_REPLACED)
         _show_command_line([sys.executable, *order["arguments"]])
         _run(order["arguments"])
         status = 0
@@ -292,18 +305,22 @@ def _run(arguments: Sequence[str]) -> None:
             sys.argv = [module, *rest]
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         case ["-c", code, *rest]:
-            _forget_tuitune()
+            _forget("tuitune")
             sys.argv = ["-c", *rest]
             exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102 - as `python -c` does
         case [file, *rest]:
-            _forget_tuitune()
+            _forget("tuitune")  # an exported script finds nothing of it imported
             sys.argv = [file, *rest]
             runpy.run_path(file, run_name="__main__")
 
 
-def _forget_tuitune() -> None:
-    """An exported script finds nothing of it imported."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "tuitune"]:
+def _brought(environment: Mapping[str, str]) -> set[str]:
+    """The modules that PYTHONPATH has."""
+    return {module.name for module in pkgutil.iter_modules(environment.get("PYTHONPATH", "").split(os.pathsep))}
+
+
+def _forget(*modules: str) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] in modules]:
         del sys.modules[name]
 
 

@@ -6,7 +6,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.command import COMMAND
 from tests.conftest import DEMO
 from tuitune.audit.scan import Audit, audit
 from tuitune.chat_template.named import TEMPLATES
@@ -382,7 +382,7 @@ def test_thinking_that_the_template_leaves_out_is_named(tmp_path: Path) -> None:
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    whole = [sys.executable, "-m", "tuitune", "audit", *map(str, arguments)]
+    whole = [*COMMAND, "audit", *map(str, arguments)]
     return subprocess.run(whole, capture_output=True, text=True, check=False)
 
 

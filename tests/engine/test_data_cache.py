@@ -83,7 +83,7 @@ def test_what_another_process_is_making_is_left_alone(tmp_path: Path, entries: P
     chosen = recipe(rows(tmp_path / "rows.jsonl", 600))
     file.write_text(chosen.to_yaml())
     tokenizer = load_tokenizer(chosen.model)
-    command = [sys.executable, "-c", PREPARE, str(file), "waiting"]
+    command = [sys.executable, "-P", "-c", PREPARE, str(file), "waiting"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout and child.stdin
         assert child.stdout.readline() == "in the middle\n"

@@ -11,8 +11,6 @@ from textual.pilot import Pilot
 from screens.app import TuituneApp
 from tests.conftest import DEMO
 from tests.forking import Forker
-from tests.probes import Probes
-from tuitune.machine import doctor
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
@@ -22,14 +20,9 @@ SIZE = (80, 24)
 
 
 @pytest.fixture(autouse=True)
-def start_quickly(forker: Forker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How the libraries are imported, and what the doctor finds of them, is the point of no test of the screens.
-
-    Each app that begins at home looks at them, in a process that imports torch for seconds, and an app that ends waits
-    for it: here they are looked at once.
-    """
+def libraries_imported(forker: Forker) -> None:
+    """No app waits for that."""
     forker.warm_up()
-    monkeypatch.setattr(doctor, "_probe", Probes(forker.path.parent).ask)
 
 
 @pytest.fixture

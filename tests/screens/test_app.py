@@ -163,7 +163,7 @@ async def test_a_record_that_is_read_late_is_not_shown_as_another_runs(trained: 
         shutil.copytree(trained.folder, tmp_path / "runs" / name)
     long, short = Run(tmp_path / "runs" / "long"), Run(tmp_path / "runs" / "short")
     with long.events_file.open("a") as file:
-        file.writelines(f"{to_json(step)}\n" for step in histories.training(60_000) if isinstance(step, Step))
+        file.writelines(f"{to_json(step)}\n" for step in histories.training(20_000) if isinstance(step, Step))
     app = TuituneApp(None, runs_folder=tmp_path / "runs")
     async with app.run_test(size=SIZE) as pilot:
         await app.open_run(long.folder)

@@ -5,13 +5,16 @@ The app is walked through with keys, against a real session, real files, and a H
 
 import contextlib
 import operator
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 
 import pyte
 import pytest
 
-from tests.engine.hub_server import hub_server
+from tests.engine.hub_server import Hub, hub_server
+from tests.forking import VARIABLE, Forker
 from tests.screens.hostile import KINDS, LONG_WORD, Place, make, pasted, put_on_hub, write_nvml
 from tests.terminal.terminal import Terminal
 from tuitune.runs.folder import all_runs
@@ -82,18 +85,37 @@ class Walk(Terminal):
                 raise AssertionError(f"{word!r} did not appear; the screen shows:\n{self.text}")
 
 
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with hub_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def surroundings(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of the apps, with what forks their sessions: libraries settle as they are imported what the
+    Hub's address is."""
+    surroundings = hub.environment(tmp_path_factory.mktemp("hf"))
+    forker = Forker({**os.environ, **surroundings})
+    forker.warm_up()
+    yield {**surroundings, VARIABLE: str(forker.path), "CUDA_VISIBLE_DEVICES": ""}
+    forker.close()
+
+
 @pytest.fixture
-def walk_through(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Walker]:
+def walk_through(
+    hub: Hub, surroundings: dict[str, str], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Walker]:
     """Walks through the app among such text, on a machine and with a Hub that are hostile too."""
     with contextlib.ExitStack() as ending:
 
         def walk_through(kinds: dict[str, str], *options: str) -> bytes:
             folder = tmp_path_factory.mktemp("h")  # a short path, of which fields show more
-            place, hub = make(folder, kinds), ending.enter_context(hub_server())
+            place = make(folder, kinds)
+            hub.repositories.clear()
             put_on_hub(place, hub)
             write_nvml(folder, place.text("cardname"))
-            surroundings = {"PYTHONPATH": str(folder), "CUDA_VISIBLE_DEVICES": "", **hub.environment(folder / "hf")}
-            for name, value in surroundings.items():
+            for name, value in {**surroundings, "PYTHONPATH": str(folder)}.items():
                 monkeypatch.setenv(name, value)
             monkeypatch.chdir(place.folder)
             walk = Walk("--reduced-motion", "--runs", str(place.runs), *options, columns=COLUMNS, rows=54)
@@ -103,6 +125,7 @@ def walk_through(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
             return walk.raw
 
         yield walk_through
+    shutil.rmtree(surroundings["HF_HOME"])
 
 
 @pytest.mark.parametrize("kinds", [KINDS, LONG_WORD], ids=["all kinds", "a long word"])

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import DEMO
 from tests.engine.training import trained
+from tests.terminal.terminal import write_recipe
 from tests.terminal.test_commands import json_lines, tuitune
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
@@ -62,6 +63,15 @@ def test_a_check_says_what_each_kind_takes_before_and_after_one_was_made_here(
     assert tuitune("export", "one", "--out", tmp_path / "out", "--to", "adapter").returncode == 0
     adapter, merged = tuitune(*check).stdout.splitlines()
     assert re.match(r"adapter ✔ Takes about \d+ s, ", adapter) and re.search(unmeasured, merged)
+
+
+@pytest.mark.cold
+def test_an_audit_and_an_export_start_as_a_user_starts_them(run: Run, tmp_path: Path) -> None:
+    (report,) = json_lines(tuitune("audit", write_recipe(tmp_path, run.recipe().to_yaml()), "--json").stdout)
+    assert report["rows"] == 400 and report["used"] > 0
+    (exported,) = json_lines(tuitune("export", "one", "--to", "adapter", "--json", "--out", tmp_path / "out").stdout)
+    assert [Path(made["path"]) for made in exported["exports"]] == [tmp_path / "out" / "adapter"]
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_a_check_says_what_is_damaged_as_an_export_would(run: Run, tmp_path: Path) -> None:
