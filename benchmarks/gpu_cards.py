@@ -189,6 +189,7 @@ def speed(runs: Runs, counts: list[int], steps: int) -> dict[str, Any]:
 def sharding(runs: Runs, counts: list[int], steps: int) -> dict[str, Any]:
     """16 rows a step on the first number of cards, each with all frozen weights, and each with its share of them."""
     settings = ["fit=false", "gradient_checkpointing=true", f"max_steps={steps}", "load_in_4bit=false"]
+    settings += ["backend=transformers"]
     settings += ["per_device_train_batch_size=4", "gradient_accumulation_steps=4"]
     figures: dict[str, Any] = {}
     for name, shard in (("whole", "false"), ("shared", "true")):

@@ -168,7 +168,8 @@ def test_other_roundings_move_the_adapter_as_much_as_merging_does(run: Run, expe
     beside, moved = adapted(), adapted()
     assert asking.round_otherwise(moved)
     rounding, merging = (asking.apart(scores(m), scores(beside)) for m in (moved, adapted().merge_and_unload()))
-    assert rounding > 0 and merging / 3 < rounding < 3 * merging
+    assert rounding and merging
+    assert merging / 3 < rounding < 3 * merging
 
 
 def test_bounds_are_no_narrower_than_what_rounding_does_to_the_adapter_itself(expected: Reference) -> None:

@@ -125,6 +125,7 @@ def test_where_the_first_fails_alone_the_others_go_on(pair: tuple[ThreadPoolExec
     ("changes", "reason"),
     [
         (["model.load_in_4bit=false", "model.load_in_8bit=true"], "8-bit"),
+        (["model.backend=unsloth"], "Unsloth reads weights past the layers"),
         (["lora.use_dora=true"], "computed from whole weights"),
         (["lora.init_lora_weights=loftq"], "computed from whole weights"),
         (["lora.modules_to_save=[q_proj]"], "trained whole are copied whole"),

@@ -39,27 +39,27 @@ def load(
     """The base model through the recipe's backend; `tell` gets a sentence for what is slower than it could be.
 
     Where the choice was left to tuitune and Unsloth refuses the model, transformers stands in. With `peers`, this
-    process holds its share of the frozen weights alone. Raises TuituneError.
+    process holds its share of the frozen weights alone, by transformers. Raises TuituneError.
     """
     if peers is None:
-        loaded = _loaded(recipe, tell, progress)
+        loaded = _loaded(recipe, choose(recipe), tell, progress)
     else:
         from tuitune.backends.sharding import shared_as_loaded
+        from tuitune.backends.transformers import TransformersBackend
 
         with shared_as_loaded(peers) as shards:
-            loaded = _loaded(recipe, tell, progress)
+            loaded = _loaded(recipe, TransformersBackend(), tell, progress)
         shards.hook()
-        loaded.shards, loaded.dequantize_once = shards, False
+        loaded.shards = shards
     if loaded.attention == "eager":
         tell(_("No fast attention kernel here can do what this architecture does, so long rows are slow."))
     return loaded
 
 
-def _loaded(recipe: Recipe, tell: Callable[[str], None], progress: Progress) -> LoadedModel:
+def _loaded(recipe: Recipe, backend: Backend, tell: Callable[[str], None], progress: Progress) -> LoadedModel:
     from tuitune.backends.loading import MemoryRanOut, WeightsMissing, whole
     from tuitune.backends.transformers import TransformersBackend
 
-    backend = choose(recipe)
     if recipe.model.new_tokens and unsloth_is_usable():
         tell(_("New tokens are trained by transformers and PEFT, more slowly than Unsloth trains other runs."))
     download(recipe.model, progress)

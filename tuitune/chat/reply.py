@@ -158,8 +158,6 @@ def _generated(
             eos_token_id=sorted(ends),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends),
             streamer=streamer,
-            # Unsloth's steps with a cache read weights past the layers that gather them.
-            use_cache=loaded.shards is None or loaded.backend.name != "unsloth",
             stopping_criteria=[lambda ids, scores, **_: torch.full((len(ids),), cancelled(), device=ids.device)],
         )
     ids: list[int] = output[0, len(cut.ids) :].tolist()

@@ -10,6 +10,7 @@ from rich.cells import cell_len, set_cell_size
 from tuitune.language import N_, _
 from tuitune.machine.hardware import Gpu, chosen_gpu, disk_free_bytes, visible_gpus
 from tuitune.methods import method_of
+from tuitune.plan import sharding
 from tuitune.plan.advice import offer_of_16bit, warnings
 from tuitune.plan.memory import (
     GIB,
@@ -26,7 +27,6 @@ from tuitune.plan.memory import (
 )
 from tuitune.plan.proven import proof
 from tuitune.plan.scaling import ETHERNET, Scaled, Step, scaled
-from tuitune.plan.sharding import why_not_sharded
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import HUB
 from tuitune.runs.folder import default_runs_folder
@@ -174,9 +174,11 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
     shape = shape_of(recipe)
     rows = _rows_of(recipe)
     card, backend = chosen_gpu(), backends.choose(recipe).name
-    longest = longest_batch_tokens(recipe, rows, padding_free=_lays_end_to_end(recipe, backend))
     available = card.free_bytes if card else psutil.virtual_memory().available
     shared_by = _shared_by(recipe, shape, rows, backend, card) if card else 1
+    if shared_by > 1:
+        backend = sharding.BACKEND
+    longest = longest_batch_tokens(recipe, rows, padding_free=_lays_end_to_end(recipe, backend))
     memory = memory_of(
         recipe, shape, longest, backend=backend, card_bytes=card.total_bytes if card else None, shared_by=shared_by
     )
@@ -193,7 +195,7 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
             )
         )
     if card and verdict(memory.total_bytes, available) == "does not fit":
-        advice += _offer_of_cards(recipe, shape, longest, backend, card)
+        advice += _offer_of_cards(recipe, shape, rows, card)
     in_16bit = _bytes_in_16bit(recipe, shape, longest, backend, card.total_bytes) if card else None
     return Estimate(
         model=recipe.model.name,
@@ -225,18 +227,21 @@ def _shared_by(recipe: Recipe, shape: Shape, rows: Rows | None, backend: str, ca
     """How many cards share the frozen weights of the recipe's run; 1 where each holds them whole."""
     gpus = recipe.train.gpus
     cards = 1 if gpus == "auto" else len(visible_gpus()) if gpus == "all" else len(gpus)
-    if cards == 1 or recipe.train.shard is False or why_not_sharded(recipe) is not None:
+    if cards == 1 or recipe.train.shard is False or sharding.why_not_sharded(recipe) is not None:
         return 1
     is_held = holds_whole(recipe, shape, rows, backend=backend, card_bytes=card.total_bytes, free_bytes=card.free_bytes)
     return cards if recipe.train.shard is True or not is_held else 1
 
 
-def _offer_of_cards(recipe: Recipe, shape: Shape, batch_tokens: int, backend: str, card: Gpu) -> Iterator[str]:
+def _offer_of_cards(recipe: Recipe, shape: Shape, rows: Rows | None, card: Gpu) -> Iterator[str]:
     """A sentence, where several cards that share the weights hold the run that one of them does not."""
-    if method_of(recipe).why_one_card or why_not_sharded(recipe) is not None:
+    if method_of(recipe).why_one_card or sharding.why_not_sharded(recipe) is not None:
         return
+    tokens = longest_batch_tokens(recipe, rows)
     for cards in range(2, len(visible_gpus()) + 1):
-        memory = memory_of(recipe, shape, batch_tokens, backend=backend, card_bytes=card.total_bytes, shared_by=cards)
+        memory = memory_of(
+            recipe, shape, tokens, backend=sharding.BACKEND, card_bytes=card.total_bytes, shared_by=cards
+        )
         if verdict(memory.total_bytes, card.free_bytes) != "does not fit":
             if recipe.train.gpus == "auto" or recipe.train.shard is False:
                 yield _(

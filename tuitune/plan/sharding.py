@@ -3,12 +3,16 @@
 from tuitune.language import _
 from tuitune.recipe import Recipe
 
+BACKEND = "transformers"
+"""What trains a model whose weights are shared out."""
 _HELD_WHOLE = {"embed_tokens", "lm_head"}
 
 
 def why_not_sharded(recipe: Recipe, hosts: int = 1) -> str | None:
     """Why the recipe's weights cannot be shared out to the cards of `hosts` hosts; None where they can."""
     lora = recipe.lora
+    if recipe.model.backend == "unsloth":
+        return _("Unsloth reads weights past the layers that would fetch them (model.backend)")
     if hosts > 1:
         return _("a network between hosts is too slow for what each layer would fetch")
     if recipe.model.load_in_8bit:

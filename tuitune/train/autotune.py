@@ -87,7 +87,8 @@ class Fitted:
         """One sentence for the user."""
         speed = self.chosen.tokens_per_second or 0.0
         safe = [trial for trial in self.trials if (trial.peak_bytes or 0) <= self.limit_bytes and trial != self.chosen]
-        others = [trial.tokens_per_second for trial in safe if trial.tokens_per_second]
+        # What is faster and was not chosen would cost more than this run gains by it: captures, and memory.
+        others = [tokens for trial in safe if (tokens := trial.tokens_per_second) and tokens <= speed / 0.98]
         way = self.chosen.candidate.describe()
         if len({trial.candidate.compiled for trial in self.trials}) > 1:
             way.append(_("compiled") if self.chosen.candidate.compiled else _("not compiled"))
