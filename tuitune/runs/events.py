@@ -1,18 +1,25 @@
 """Typed events: what happened in a run, one JSON line each, in the order it happened, with a checksum."""
 
-import dataclasses
 import json
 import math
 import time
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 from tuitune.language import Sentence, reworded, said
 from tuitune.typed import checked, field_types
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def _event(cls: type[T]) -> type[T]:
+    """A dataclass that the type checker holds frozen: Python would take as long for that as for all the rest."""
+    return dataclass(slots=True, kw_only=True)(cls)
+
+
+@_event
 class Event:
     """Something that happened at `at` (seconds since the epoch)."""
 
@@ -20,7 +27,7 @@ class Event:
     at: float = field(default_factory=time.time)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Started(Event):
     """A session began (`attempt` 1) or resumed (2, …) the run."""
 
@@ -30,7 +37,7 @@ class Started(Event):
     pid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Price(Event):
     """What an hour of the machine costs in this attempt, as the user says; `currency` is the user's own label."""
 
@@ -39,7 +46,7 @@ class Price(Event):
     currency: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Phase(Event):
     """The run entered a phase, or got further in it: `done` of `total` units, where they can be counted."""
 
@@ -50,7 +57,7 @@ class Phase(Event):
     total: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Plan(Event):
     """What will be trained, known once data and model are loaded."""
 
@@ -86,7 +93,7 @@ class Plan(Event):
     """What `tuitune.train.isolation` measured before the first step: rows of a batch against the same rows alone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Step(Event):
     """One optimizer step. `loss` is the mean over the step's trained tokens; `tokens` counts non-padding input."""
 
@@ -108,7 +115,7 @@ class Step(Event):
     """The method's own figures (rewards/margins, reward …), by the names its trainer logs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Evaluation(Event):
     """Mean loss over the held-out rows after `step` optimizer steps (0: before training)."""
 
@@ -120,7 +127,7 @@ class Evaluation(Event):
     """The method's own figures over the held-out rows, named as in a step's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Reply(Event):
     """What the model answered to a sample prompt after `step` optimizer steps (0: before training)."""
 
@@ -130,7 +137,7 @@ class Reply(Event):
     reply: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Completions(Event):
     """The best or the worst of the answers that a step learns from, with its value by each reward."""
 
@@ -143,7 +150,7 @@ class Completions(Event):
     values: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Sample(Event):
     """The machine at one moment: the card where there is one, this process, and the disk that the run is written to."""
 
@@ -170,7 +177,7 @@ class Sample(Event):
     """The machine's name where it is another host than the first one, which keeps the run."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Checkpoint(Event):
     """A checkpoint is whole on disk; `path` is relative to the run folder."""
 
@@ -180,7 +187,7 @@ class Checkpoint(Event):
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Notice(Event):
     """Something the user should know that does not stop the run."""
 
@@ -188,7 +195,7 @@ class Notice(Event):
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Output(Event):
     """A line that a library printed."""
 
@@ -196,7 +203,7 @@ class Output(Event):
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Failed(Event):
     """The run ended with an error; `message` is the sentence to show."""
 
@@ -204,7 +211,7 @@ class Failed(Event):
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_event
 class Finished(Event):
     """The run ended by itself (`done`) or because it was asked to: for good (`stopped`), or for a while (`paused`).
 
@@ -255,7 +262,7 @@ def to_json(event: Event) -> str:
 
     Sentences stand in it in English, and in `said` by their fields' names what they were made of.
     """
-    data = {"event": event.kind, **dataclasses.asdict(event)}
+    data = {"event": event.kind, **{name: getattr(event, name) for name in field_types(type(event))}}
     if sentences := {name: said(value) for name, value in data.items() if isinstance(value, Sentence)}:
         data |= {name: value.english for name, value in data.items() if isinstance(value, Sentence)}
         data["said"] = sentences

@@ -5,8 +5,8 @@ it, as the dictionary that it is on the wire. Recipes travel as `Recipe.model_du
 app needs no pydantic to ask; runs travel as their folders.
 """
 
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Generic, TypedDict, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypedDict, TypeVar, dataclass_transform
 
 from tuitune.errors import UnusableInput
 from tuitune.language import _
@@ -17,6 +17,7 @@ VERSION = 6
 """Of these messages: each side tells it first, and does not go on with a side of another version."""
 
 ReplyT = TypeVar("ReplyT")
+T = TypeVar("T")
 RecipeData = dict[str, Any]
 
 
@@ -24,14 +25,20 @@ class Nothing(TypedDict):
     """The reply of what is only done."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(eq_default=False, frozen_default=True, field_specifiers=(field,))
+def _request(cls: type[T]) -> type[T]:
+    """A dataclass that the type checker holds frozen, with no more than is used: the app starts by making them all."""
+    return dataclass(slots=True, eq=False, repr=False)(cls)
+
+
+@_request
 class Request(Generic[ReplyT]):
     """One of the classes below; `command` is its name on the wire."""
 
     command: ClassVar[str]
 
     def arguments(self) -> dict[str, Any]:
-        return {declared.name: getattr(self, declared.name) for declared in fields(self)}
+        return {name: getattr(self, name) for name in field_types(type(self))}
 
 
 # --- answered at once ----------------------------------------------------------------------------------------------
@@ -62,7 +69,7 @@ class SessionStatus(TypedDict):
     ending: EndingStatus | None
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Status(Request[SessionStatus]):
     command: ClassVar[str] = "status"
 
@@ -73,7 +80,7 @@ class Stopping(TypedDict):
     stopping: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Stop(Request[Stopping]):
     """End the run of this name after its step, or `now`; without a name whichever is going, or will be the first.
 
@@ -92,7 +99,7 @@ class Pausing(TypedDict):
     pausing: bool
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Pause(Request[Pausing]):
     """End the run of this name for a while, after its step: a checkpoint is saved, and the card is given back."""
 
@@ -108,7 +115,7 @@ class Changed(TypedDict):
     learning_rate: float
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Change(Request[Changed]):
     """Go on by other settings: `field=value` texts of `tuitune.train.resume.CHANGEABLE`."""
 
@@ -117,7 +124,7 @@ class Change(Request[Changed]):
     changes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Save(Request[Nothing]):
     """Save a checkpoint of the run of this name after its step; without a name of whichever is going."""
 
@@ -125,7 +132,7 @@ class Save(Request[Nothing]):
     run: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class SetPrice(Request[Nothing]):
     """What an hour of this machine costs in the attempt that is going at the run of this name."""
 
@@ -134,7 +141,7 @@ class SetPrice(Request[Nothing]):
     price: str
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class SetThen(Request[Nothing]):
     """Have the command of these words run after the run of this name; without words none, also while it is counted to.
 
@@ -146,7 +153,7 @@ class SetThen(Request[Nothing]):
     words: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Cancel(Request[Nothing]):
     """End the job that this client asked for under the number `job`."""
 
@@ -154,7 +161,7 @@ class Cancel(Request[Nothing]):
     job: int
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Follow(Request[Nothing]):
     """Be sent the events of the session's runs, each from its first one."""
 
@@ -191,7 +198,7 @@ class DataSummary(TypedDict):
     method_reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Summary(Request[DataSummary]):
     """What the recipe's dataset is; no file is read for longer than a moment."""
 
@@ -205,7 +212,7 @@ class MaskedRows(TypedDict):
     rows: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Rows(Request[MaskedRows]):
     """Rows `start` to `stop` of a dataset of the recipe, as they will be trained."""
 
@@ -223,7 +230,7 @@ class UnusableRows(TypedDict):
     unusable: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Unusable(Request[UnusableRows]):
     command: ClassVar[str] = "unusable"
     recipe: RecipeData
@@ -237,7 +244,7 @@ class ColumnNames(TypedDict):
     mappable: list[str]
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Columns(Request[ColumnNames]):
     command: ClassVar[str] = "columns"
     recipe: RecipeData
@@ -249,7 +256,7 @@ class FoundDatasets(TypedDict):
     datasets: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class SearchDatasets(Request[FoundDatasets]):
     """Datasets of the Hugging Face Hub, by words."""
 
@@ -263,14 +270,14 @@ class Splits(TypedDict):
     configs: dict[str, list[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class DatasetSplits(Request[Splits]):
     command: ClassVar[str] = "dataset_splits"
     name: str
     revision: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Audit(Request[dict[str, Any]]):
     """Every problem in the data (`tuitune.audit.scan.Audit`); parts tell how many rows are `done` of about `total`."""
 
@@ -278,7 +285,7 @@ class Audit(Request[dict[str, Any]]):
     recipe: RecipeData
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class PreviewRewards(Request[dict[str, Any]]):
     """Answers of the model as it is, with their rewards (`tuitune.train.reward_preview`); parts tell the `loading`."""
 
@@ -287,7 +294,7 @@ class PreviewRewards(Request[dict[str, Any]]):
     prompts: int = 4
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Estimate(Request[dict[str, Any]]):
     """What will be trained, in how many steps and how much memory (`tuitune.plan.estimate.Estimate`).
 
@@ -306,7 +313,7 @@ class Access(TypedDict):
     refusal: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class HubAccess(Request[Access]):
     """Whether a repository of the Hub may be written to; asked beside other jobs, which do not wait for the Hub.
 
@@ -328,7 +335,7 @@ class Trained(TypedDict):
     status: str
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Train(Request[Trained]):
     """Train in a new run folder, which is sent as the part `run` as soon as it exists; goes on without its client.
 
@@ -347,7 +354,7 @@ class Train(Request[Trained]):
     rendezvous: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Resume(Request[Trained]):
     """Go on with a run that was interrupted, stopped or has failed, from its newest checkpoint that is whole.
 
@@ -380,7 +387,7 @@ class Answer(TypedDict):
     passages: int
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Chat(Request[Answer]):
     """The next message of a conversation with a run's adapter, or its base model.
 
@@ -416,7 +423,7 @@ class Attached(TypedDict):
     notice: str
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Attach(Request[Attached]):
     """Read and index documents: files and folders. Parts tell the progress: `indexing`, `done` of `total`."""
 
@@ -430,7 +437,7 @@ class Retrieved(TypedDict):
     passages: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Retrieve(Request[Retrieved]):
     """The passages of documents that answer a question best; what has changed since is read again, as in Attach."""
 
@@ -440,7 +447,7 @@ class Retrieve(Request[Retrieved]):
     limit: int = 5
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Export(Request[Nothing]):
     """Make a run's exports; goes on without its client.
 
@@ -468,7 +475,7 @@ class Exports(TypedDict):
     exports: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@_request
 class Preflight(Request[Exports]):
     """With `hub_repo` the Hub is asked whether the repository may be written to."""
 

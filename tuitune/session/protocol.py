@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import secrets
 import socket
 import struct
 import time
@@ -79,7 +78,7 @@ def runtime_folder() -> Path:
 
 def new_socket_path() -> Path:
     """A path for a new session's socket, short enough for a Unix socket address (107 bytes)."""
-    path = runtime_folder() / f"{secrets.token_hex(6)}.sock"
+    path = runtime_folder() / f"{os.urandom(6).hex()}.sock"
     if len(os.fsencode(path)) > 107:
         raise TuituneError(
             "{folder} is too long for a socket: set XDG_RUNTIME_DIR to a shorter folder.", folder=path.parent
