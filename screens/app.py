@@ -39,7 +39,6 @@ from tuitune.runs.events import Failed
 from tuitune.runs.folder import Run
 from tuitune.settings import Settings, settings_file
 from tuitune.text import one_line, safe_text
-from tuitune.train.checkpoints import checkpoints_of
 
 if TYPE_CHECKING:
     from screens.chat import ChatScreen
@@ -83,16 +82,18 @@ class TuituneApp(App[int]):
 
     # --- starting and leaving ---------------------------------------------------------------------------------
 
-    async def on_mount(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.exit, 0)
+    def on_mount(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit, 0)
         self.link.open()
-        first: ScreenName = "model" if self.started_with_recipe else "home"
-        await self.push_screen(self._screen("train" if self.link.run else first))
-        await self._suit(self.size)  # the first size may have been told of before there was a screen
         self.theme_changed_signal.subscribe(self, self._keep_theme)
         attention.keep_title(self)
         attention.set_title(self, "tuitune")
+
+    async def on_ready(self) -> None:
+        """Show the first screen. Not while the app is mounted, when all that is drawn is thrown away."""
+        first: ScreenName = "model" if self.started_with_recipe else "home"
+        await self.push_screen(self._screen("train" if self.link.run else first))
+        await self._suit(self.size)  # the first size may have been told of before there was a screen
         self.call_after_refresh(self.link.begin)  # what need not be done before the first paint
 
     async def on_unmount(self) -> None:
@@ -198,6 +199,8 @@ class TuituneApp(App[int]):
         await self.switch_screen(self._screen(step))
 
     def why_not_step(self, step: ScreenName) -> str | None:
+        from tuitune.train.checkpoints import checkpoints_of  # and with it hashlib: not before the first paint
+
         link = self.link
         match step:
             case "train" if link.run is None and not link.is_training:

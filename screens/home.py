@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 from textual import on, work
 from textual.app import ComposeResult
 from textual.content import Content
@@ -44,6 +43,7 @@ class HomeScreen(WalkScreen):
     """This machine and its runs."""
 
     CSS_PATH = "home.tcss"
+    AUTO_FOCUS = "#starts"
     BINDINGS = bind(
         "open_start",
         "show_history",
@@ -97,11 +97,10 @@ class HomeScreen(WalkScreen):
 
     def on_mount(self) -> None:
         self._list_starts(self._runs)
-        self.query_one("#starts").focus()
 
     def on_screen_resume(self) -> None:
         self.show_state()
-        self._look()
+        self.call_after_refresh(self._look)  # beside the paint it would hold that up
 
     def show_state(self) -> None:
         super().show_state()
@@ -152,7 +151,8 @@ class HomeScreen(WalkScreen):
         await self.tuitune.changed_language()
         await self.recompose()
         self._examined = False
-        self.on_mount()
+        self._list_starts(self._runs)
+        self.query_one("#starts").focus()
         self.on_screen_resume()
         self.refresh_bindings()
 
@@ -332,6 +332,8 @@ class HomeScreen(WalkScreen):
 
 
 def _machine(cards: list[Gpu], runs_folder: Path) -> Content:
+    import psutil  # this is asked once the first paint is there
+
     chosen = chosen_gpu()
     lines = [
         Content.assemble(

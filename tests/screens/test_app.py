@@ -254,6 +254,7 @@ async def test_escape_leads_back_to_home(recipe: Recipe, runs_folder: Path, stil
 async def test_steps_that_cannot_be_gone_to_say_why(recipe: Recipe, runs_folder: Path, still: None) -> None:
     app = TuituneApp(recipe, runs_folder=runs_folder)
     async with app.run_test(size=SIZE, notifications=True) as pilot:
+        await until(pilot, lambda: "Chat" in screen_text(pilot), seconds=5)
         await pilot.click(app.screen.query(StepTab)[4])
         await until(pilot, lambda: "There is nothing trained" in screen_text(pilot), seconds=5)
         assert isinstance(app.screen, ModelScreen)

@@ -6,12 +6,15 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from tuitune.endings.outcome import Outcome
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.language import _
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
+
+if TYPE_CHECKING:
+    from tuitune.endings.outcome import Outcome
 
 _OF_A_SHELL = {"&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1"}
 
@@ -51,7 +54,7 @@ def shown(words: Sequence[str]) -> str:
     return one_line(shlex.join(words), max_length=400)
 
 
-async def run_command(words: Sequence[str], run: Run, outcome: Outcome) -> int:
+async def run_command(words: Sequence[str], run: Run, outcome: "Outcome") -> int:
     """Run the command to its end and return its exit status; what it prints goes to the run's log.
 
     It has a process session of its own, and goes on if this process ends. Its environment has TUITUNE_RUN, the run's

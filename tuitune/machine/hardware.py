@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tuitune.errors import UnusableInput
 from tuitune.language import N_
 from tuitune.machine.precision import is_ampere_or_later
@@ -180,6 +178,8 @@ def sample(pid: int | None = None, folder: Path | None = None, card: Gpu | None 
     The GPU is `card`, or the one that this process works on. The free disk space is that of the file system `folder`
     is on; without a folder it is left out.
     """
+    import psutil  # as below: not for the first paint, which asks for no memory
+
     pid = pid or os.getpid()
     host = psutil.virtual_memory()
     try:
@@ -267,6 +267,8 @@ def _held_by_torch(pid: int) -> int | None:
 
 def machine(folder: Path | None = None) -> Machine:
     """A summary of this machine without its name; the disk is the one that `folder` (the home by default) is on."""
+    import psutil
+
     memory = psutil.virtual_memory()
     return Machine(
         system=f"{platform.system()} {platform.release()}",
