@@ -1,11 +1,8 @@
 """Paths as people write them, and the folders that are this user's alone."""
 
 import errno
-import hashlib
-import json
 import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +65,8 @@ def open_own(file: Path, flags: int) -> int:
 
 def temporary_folder() -> Path:
     """Where this user's sessions may leave what a restart of the machine may take. Raises TuituneError."""
+    import tempfile  # not before it is needed: the paths are imported by every command
+
     try:
         return own_folder(Path(tempfile.gettempdir()) / f"tuitune-{os.getuid()}")
     except FileNotFoundError:
@@ -83,6 +82,9 @@ def cache_folder(name: str) -> Path:
 
 def key_of(*parts: Any) -> str:
     """A file name for what these parts make; a Path stands for its file's content."""
+    import hashlib
+    import json
+
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, Path):

@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from rich.cells import cell_len
-
 from tuitune.language import ENGLISH, N_, _, language
 
 _PIECES = re.compile(r"[（「]*(?:[!-~]+|.)[、。）：；」・]*\s*", re.DOTALL)
@@ -111,6 +109,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         """The text in lines of so many columns, which Japanese fills with half as many characters, and no spaces."""
         if language() == ENGLISH:
             return super()._split_lines(text, width)
+        from rich.cells import cell_len
+
         lines = [""]
         for piece in _PIECES.findall(" ".join(text.split())):
             if lines[-1] and cell_len(lines[-1] + piece.rstrip()) > width:

@@ -47,7 +47,6 @@ from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.language import ENGLISH, _, from_environment, use
 from tuitune.paths import expanded, require_home
-from tuitune.settings import Settings, settings_file
 from tuitune.streams import OutputLost, takes_all_letters
 from tuitune.text import one_line
 
@@ -55,7 +54,8 @@ from tuitune.text import one_line
 def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit status; every failure is one sentence on stderr."""
     try:
-        _choose_language(arguments)
+        if arguments != ["--version"]:  # the same in every language
+            _choose_language(arguments)
         status = _dispatch(arguments)
         sys.stdout.flush()
         return status
@@ -87,6 +87,8 @@ def _choose_language(arguments: list[str]) -> None:
     Before the command line is read, whose help and errors are in that language, too. JSON is English, and so is what
     is told in ASCII alone, or to an output that takes no other letters.
     """
+    from tuitune.settings import Settings, settings_file  # with them dataclasses: a fifth of what `--version` takes
+
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     named = [option.partition("=")[2] for option in options if option.startswith("--lang=")]
     named += [value for option, value in pairwise(options) if option == "--lang"]

@@ -1,7 +1,6 @@
 """The commands that look at a recipe before it is trained: its data, problems, rewards, and what it will need."""
 
 import argparse
-from dataclasses import asdict
 
 from tuitune.commands.output import print_json, print_table, quiet_stdout
 from tuitune.commands.status import DONE
@@ -61,6 +60,8 @@ def estimate(arguments: argparse.Namespace) -> int:
 
     recipe = Recipe.load(arguments.recipe, arguments.changes)
     with quiet_stdout():
+        from dataclasses import asdict
+
         from tuitune.export.needs import wanted_exports
         from tuitune.plan import estimate as estimating
         from tuitune.runs.folder import default_runs_folder
