@@ -34,7 +34,7 @@ from screens.step_screen import WalkScreen
 from screens.steps import STEP_NAMES, StepName
 from screens.too_small import TooSmall, fits
 from tuitune.errors import explain
-from tuitune.language import N_, _, language
+from tuitune.language import N_, _, language, use_ascii
 from tuitune.runs.events import Failed
 from tuitune.runs.folder import Run
 from tuitune.settings import Settings, settings_file
@@ -70,6 +70,7 @@ class TuituneApp(App[int]):
         super().__init__()
         break_wide_text()
         self.settings = settings or Settings()
+        use_ascii(self.settings.ascii)
         for theme in (SAFE_DARK, SAFE_LIGHT):
             self.register_theme(theme)
         if self.settings.theme in self.available_themes:
@@ -160,7 +161,9 @@ class TuituneApp(App[int]):
             cast("ChatScreen", self.get_screen("step-chat")).change_language()  # what was said there stays
 
     def action_toggle_ascii(self) -> None:
+        use_ascii(not self.settings.ascii)
         self._toggle("ascii", N_("ASCII only"), N_("Lines and glyphs"))
+        self.post_message(RunLink.RunChanged())  # what the run costs is worded anew
 
     def action_toggle_motion(self) -> None:
         self._toggle("reduced_motion", N_("No animation"), N_("Animations"))

@@ -1,6 +1,7 @@
 """How the app looks: themes that everybody can tell apart, plain ASCII, and less motion."""
 
 from functools import lru_cache
+from unicodedata import normalize
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -37,13 +38,14 @@ _STANDS_OUT = 0.25
 """Of the brightness between black and white: a cursor, a chosen line and the current step, not a panel or a shade."""
 
 _ASCII = {
-    **dict.fromkeys("─━═╌╍┄┅┈┉▔╴╶╸╺╼╾", "-"),
+    **dict.fromkeys("─━═╌╍┄┅┈┉▔╴╶╸╺╼╾–—−‐‑", "-"),
     **dict.fromkeys("│┃║╎╏┆┇┊┋▏▎▍▌▕▐", "|"),
     **dict.fromkeys("▁▂", "_"),
     **dict.fromkeys("▃▄", "="),
-    **dict.fromkeys("▅▆▇▀█▉▊▋▓▒■", "#"),
-    **dict.fromkeys("▸▶→›▹", ">"),
-    **dict.fromkeys("◂◀←‹", "<"),
+    **dict.fromkeys("▅▆▇▀█▉▊▋▓▒■▙▛▜▟", "#"),
+    **dict.fromkeys("▖▗▘▝", "."),
+    **dict.fromkeys("▸▶→›▹≥", ">"),
+    **dict.fromkeys("◂◀←‹≤", "<"),
     **dict.fromkeys("▼▾↓", "v"),
     **dict.fromkeys("▲▴↑", "^"),
     "✔": "+",
@@ -52,12 +54,18 @@ _ASCII = {
     "✖": "x",
     "░": ".",
     "·": ".",
-    "•": "*",
+    **dict.fromkeys("•▪‣⭑◦●", "*"),
+    **dict.fromkeys("“”„«»", '"'),
+    **dict.fromkeys("‘’‚", "'"),
+    "€": "E",
+    **dict.fromkeys("📁📂🔎", "> "),
+    "📄": "- ",
     "◆": "o",
     "◌": "o",
     "…": "~",
     "°": "o",
     "×": "x",
+    "©": "c",
     "⏎": "<",
     "✂": "%",
     "\u2800": " ",
@@ -80,7 +88,9 @@ def _plain(character: str) -> str:
         return "+"
     if "\u2801" <= character <= "\u28ff":  # braille, by how much of the cell it fills
         return ".::*##"[min(5, (ord(character) - 0x2800).bit_count() - 1)]
-    return "?" * cell_len(character)
+    columns = cell_len(character)
+    letter = normalize("NFKD", character)[0]  # without its accents
+    return letter if letter.isascii() and columns == 1 else "?" * columns
 
 
 class Harmless(LineFilter):

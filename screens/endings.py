@@ -45,7 +45,7 @@ _FIELDS = {
     "ntfy_token": (N_("ntfy's token"), N_("Sent to ntfy as `Authorization: Bearer`, where the topic asks for one.")),
 }
 _EXAMPLES = {
-    "price": N_("as in 2.50, €2 or 3 credits"),
+    "price": N_("as in 2.50, 2 EUR or 3 credits"),
     "then": N_("as in sudo poweroff"),
     "webhook": "https://…",
     "ntfy": N_("topic, or https://SERVER/TOPIC"),

@@ -80,6 +80,7 @@ class _Unknown(gettext.NullTranslations):
 _UNKNOWN = _Unknown()
 _catalogue: gettext.NullTranslations = _UNKNOWN
 _language = ENGLISH
+_ascii_only = False
 
 
 @cache
@@ -104,6 +105,17 @@ def use(name: str) -> None:
                 catalogue = gettext.GNUTranslations(opened)
             catalogue.add_fallback(_catalogue)
             _catalogue = catalogue
+
+
+def ascii_only() -> bool:
+    """Whether everything that this process shows is to be ASCII."""
+    return _ascii_only
+
+
+def use_ascii(only: bool) -> None:
+    """Show everything from now on in ASCII, or in any letters again."""
+    global _ascii_only  # noqa: PLW0603
+    _ascii_only = only
 
 
 def from_environment() -> str:

@@ -128,7 +128,7 @@ class LoraSection(Section):
     bias: Literal["none", "lora_only", "all"] = "none"
     """Which biases are trained beside the adapter: none, those of the adapted layers, or all."""
     use_rslora: bool = False
-    """Scale the adapter by lora_alpha / √r instead, which keeps high ranks learning (Kalajdzievski 2023)."""
+    """Scale the adapter by lora_alpha / sqrt(r) instead, which keeps high ranks learning (Kalajdzievski 2023)."""
     use_dora: bool = False
     """Train a magnitude beside the direction of each weight: slower, often better at low rank (Liu et al. 2024)."""
     init_lora_weights: Literal[True, "loftq"] = True

@@ -1,10 +1,13 @@
 """What a run costs is told by its record: each attempt's time at its price, pauses between them not."""
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tuitune.errors import UnusableInput
+from tuitune.language import use_ascii
 from tuitune.machine.prices import suggested_price
 from tuitune.runs.cost import Price, cost, money, seconds_held
 from tuitune.runs.events import Event, Failed, Finished, Notice, Started, Step, to_json
@@ -118,6 +121,17 @@ def test_small_amounts_have_digits_that_count() -> None:
     shown = [money(amount, "$") for amount in (0.0, 0.0004, 0.0123, 0.5, 1234.5)]
     assert shown == ["$0", "$<0.001", "$0.012", "$0.50", "$1,234.50"]
     assert money(2, "EUR") == "2.00 EUR"
+
+
+@pytest.fixture
+def ascii_alone() -> Iterator[None]:
+    use_ascii(True)
+    yield
+    use_ascii(False)
+
+
+def test_where_everything_is_ascii_a_currency_is_told_by_its_letters(ascii_alone: None) -> None:
+    assert (money(1.2, "€"), money(1.2, "$"), money(1.2, "credits")) == ("1.20 EUR", "$1.20", "1.20 credits")
 
 
 def test_the_price_is_on_record() -> None:

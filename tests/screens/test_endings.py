@@ -84,6 +84,15 @@ def test_the_headline_tells_what_a_run_costs(currency: str) -> None:
     assert "3.92" in shown and "\x1b" not in shown and "\x07" not in shown
 
 
+async def test_in_ascii_a_currency_is_told_by_its_letters_as_soon_as_that_is_chosen(attached: TuituneApp) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
+        attached.link.history.attempts[-1].price = Price(per_hour=3600.0, currency="€")
+        attached.action_toggle_ascii()
+        await until(pilot, lambda: " EUR" in words(pilot), what="the currency")
+        attached.action_toggle_ascii()
+        await until(pilot, lambda: "€" in words(pilot), what="the currency's sign")
+
+
 def test_a_live_run_tells_what_it_will_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     history = histories.of(histories.training())
     history.attempts[-1].price = Price(per_hour=36.0, currency="$")

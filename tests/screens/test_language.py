@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from babel.messages.pofile import read_po
 from rich.console import Console
 from rich.text import Text
 from textual.widgets._footer import FooterKey
 
 from screens.app import ScreenName, TuituneApp
+from screens.appearance import as_ascii
 from screens.chat import ChatScreen
 from screens.line_breaks import WORD, break_wide_text
 from screens.steps import STEP_NAMES
@@ -23,11 +25,18 @@ from screens.widgets.step_bar import StepTab
 from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.chat.conversation import Reply, Side
-from tuitune.language import language, use
+from tuitune.language import FOLDER, language, use
 from tuitune.machine import doctor
 from tuitune.recipe import Recipe
 from tuitune.runs.summary import model_name, summarize
 from tuitune.settings import Settings
+
+
+def test_no_sign_of_our_own_texts_is_lost_in_ascii() -> None:
+    catalogues = [read_po(file.open("rb")) for file in sorted((FOLDER / "ja").glob("*.po"))]
+    signs = {sign for catalogue in catalogues for message in catalogue for sign in "".join(message.id)} - {"?"}
+    assert not {sign for sign in signs if "?" in as_ascii(sign)}
+    assert as_ascii("≤ 4 GiB – “café”") == '< 4 GiB - "cafe"'
 
 
 @pytest.fixture(autouse=True)

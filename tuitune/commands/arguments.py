@@ -166,7 +166,7 @@ def detach_option(parser: argparse.ArgumentParser) -> None:
 
 def ending_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--price", metavar="P", default="", help=_("what an hour of this machine costs, as in 2.50 or €2")
+        "--price", metavar="P", default="", help=_("what an hour of this machine costs, as in 2.50 or 2 EUR")
     )
     parser.add_argument(
         "--then",

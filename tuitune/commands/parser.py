@@ -45,7 +45,7 @@ from tuitune.commands.help import DESCRIPTIONS, OVERVIEW, HelpParser
 from tuitune.commands.output import complain, print_json, quiet_stdout
 from tuitune.commands.status import DONE, FAILED, INTERRUPTED
 from tuitune.errors import TuituneError, UnusableInput, explain
-from tuitune.language import ENGLISH, _, from_environment, use
+from tuitune.language import ENGLISH, _, ascii_only, from_environment, use, use_ascii
 from tuitune.paths import expanded, require_home
 from tuitune.streams import OutputLost, takes_all_letters
 from tuitune.text import one_line
@@ -93,7 +93,8 @@ def _choose_language(arguments: list[str]) -> None:
     named = [option.partition("=")[2] for option in options if option.startswith("--lang=")]
     named += [value for option, value in pairwise(options) if option == "--lang"]
     settings = Settings.load(settings_file())
-    if "--json" in options or "--ascii" in options or settings.ascii or not takes_all_letters(sys.stdout):
+    use_ascii("--ascii" in options or settings.ascii or not takes_all_letters(sys.stdout))
+    if "--json" in options or ascii_only():
         use(ENGLISH)
     else:
         use(next(iter(named), "") or settings.language or from_environment())

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from tuitune.errors import UnusableInput
-from tuitune.language import _
+from tuitune.language import _, ascii_only
 from tuitune.runs.history import Attempt, History
 from tuitune.text import one_line
 
@@ -13,6 +13,8 @@ _PRICE = re.compile(
     r"\s*(?P<before>[^\d\s.,-]{1,8})?\s*(?P<amount>\d{1,6}(?:\.\d{1,4}|,\d{1,2})?)\s*(?P<after>[^\d\s.,-]{1,8})?\s*"
 )
 _DOLLAR = "$"
+_IN_ASCII = {"€": "EUR", "£": "GBP", "₹": "INR", "₩": "KRW"}
+"""What stands for a currency's sign where everything is shown in ASCII; ¥ is the sign of two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +116,6 @@ def money(amount: float, currency: str) -> str:
     else:
         digits = f"{amount:,.2f}" if amount >= 0.1 else f"{amount:.3f}"
     label = one_line(currency, max_length=8)
+    if ascii_only():
+        label = _IN_ASCII.get(label, label)
     return f"{digits} {label}" if label.isalnum() else f"{label}{digits}"
