@@ -100,7 +100,8 @@ async def first_word_after_training() -> float:
     """Seconds from asking to the first word, of a session that has just trained the demo."""
     from tuitune.recipe import Recipe
     from tuitune.session.client import Session
-    from tuitune.session.messages import Chat, Train
+    from tuitune.session.result_requests import Chat
+    from tuitune.session.run_requests import Train
 
     with tempfile.TemporaryDirectory() as runs:
         session = await Session.start()

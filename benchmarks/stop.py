@@ -23,7 +23,7 @@ from benchmarks.shapes import SAMPLE_DATA
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Phase, Started, Step
 from tuitune.session.client import Session
-from tuitune.session.messages import Stop, Train
+from tuitune.session.run_requests import Stop, Train
 
 RESULTS = Path(__file__).parent / "results"
 PLACES = ("data", "model", "before", "training", "step 3", "evaluation")

@@ -33,7 +33,7 @@ from tuitune.errors import TuituneError
 from tuitune.language import N_, _
 from tuitune.runs.folder import Run
 from tuitune.session.asking import chat_request, seed_of
-from tuitune.session.messages import Attach, Retrieve
+from tuitune.session.result_requests import Attach, Retrieve
 from tuitune.text import one_line, safe_text
 
 _PACE_SECONDS = 0.5  # before, a pace says nothing

@@ -14,7 +14,7 @@ from tuitune.plan.scaling import WORTH_ITS_CARDS
 from tuitune.recipe import Recipe
 from tuitune.runs.cost import Price, money
 from tuitune.runs.speed import Speed
-from tuitune.session.messages import Access
+from tuitune.session.preparing_requests import Access
 from tuitune.text import one_line
 from tuitune.units import about, count, gib, size
 

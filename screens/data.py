@@ -23,7 +23,7 @@ from tuitune.errors import TuituneError, explain
 from tuitune.language import N_, _
 from tuitune.methods import METHODS
 from tuitune.recipe_sections import HUB
-from tuitune.session.messages import Audit, Columns, DataSummary, Rows, SourceSummary, Summary, Unusable
+from tuitune.session.preparing_requests import Audit, Columns, DataSummary, Rows, SourceSummary, Summary, Unusable
 from tuitune.text import one_line, safe_text
 from tuitune.units import size
 

@@ -20,7 +20,7 @@ from tuitune.language import N_, _
 from tuitune.machine.hardware import chosen_gpu
 from tuitune.machine.prices import suggested_price
 from tuitune.runs.cost import Price
-from tuitune.session.messages import EndingStatus
+from tuitune.session.run_requests import EndingStatus
 from tuitune.settings import Settings
 from tuitune.text import one_line, safe_text
 

@@ -23,7 +23,7 @@ from tuitune.export.times import takes, together
 from tuitune.language import N_, _
 from tuitune.paths import expanded
 from tuitune.recipe_sections import ExportSection
-from tuitune.session.messages import Export, Preflight
+from tuitune.session.result_requests import Export, Preflight
 from tuitune.text import one_line
 from tuitune.units import size
 

@@ -14,7 +14,8 @@ from textual.widgets.option_list import Option
 from tuitune.errors import TuituneError, explain
 from tuitune.language import N_, _
 from tuitune.recipe_sections import HUB
-from tuitune.session.messages import DatasetSplits, ReplyT, Request, SearchDatasets
+from tuitune.session.preparing_requests import DatasetSplits, SearchDatasets
+from tuitune.session.request import ReplyT, Request
 from tuitune.text import one_line, safe_text
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from tuitune.plan.advice import USUAL
 from tuitune.recipe import Recipe, section_of
 from tuitune.runs.cost import Price
 from tuitune.runs.speed import measured_speed
-from tuitune.session.messages import Estimate, HubAccess
+from tuitune.session.preparing_requests import Estimate, HubAccess
 from tuitune.text import one_line, safe_text
 
 _SHORT_RUN = {"train.num_train_epochs": 1.0, "lora.r": 16, "lora.lora_alpha": 16.0}

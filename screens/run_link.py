@@ -19,18 +19,8 @@ from tuitune.runs.events import Event, Failed, Finished, Started
 from tuitune.runs.folder import Run, all_runs
 from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import (
-    EndingStatus,
-    ReplyT,
-    Request,
-    Resume,
-    SetPrice,
-    SetThen,
-    Status,
-    Stopping,
-    Train,
-    Trained,
-)
+from tuitune.session.request import ReplyT, Request
+from tuitune.session.run_requests import EndingStatus, Resume, SetPrice, SetThen, Status, Stopping, Train, Trained
 
 if TYPE_CHECKING:
     from tuitune.recipe import Recipe
@@ -280,7 +270,7 @@ class RunLink:
         self._app.run_worker(self._train(request), name="train", exit_on_error=False)
 
     def resume_run(self, changes: tuple[str, ...] = ()) -> None:
-        """Go on with the run on show, which ended early, or is trained further by `changes` (see messages.Resume)."""
+        """Go on with the run on show, which ended early, or is trained further by `changes` (see `Resume`)."""
         assert self.run is not None, "there is a run to go on with"
         self.history.ended, self.problem = None, None
         self._live = self._sends_ours = True

@@ -25,7 +25,7 @@ from tuitune.runs.events import Failed, Finished
 from tuitune.runs.folder import Run
 from tuitune.runs.monitor import Monitor
 from tuitune.runs.warning import RunWarning
-from tuitune.session.messages import Change, Pause, Save
+from tuitune.session.run_requests import Change, Pause, Save
 from tuitune.text import one_line, safe_text
 
 _PANES = {"messages": N_("Messages"), "samples": N_("Sample replies"), "log": N_("Log")}

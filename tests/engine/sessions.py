@@ -10,7 +10,7 @@ from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Phase
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
-from tuitune.session.messages import Train
+from tuitune.session.run_requests import Train
 
 
 async def ended(pid: int) -> None:

@@ -15,7 +15,7 @@ from tuitune.errors import TuituneError
 from tuitune.export import llama_cpp
 from tuitune.recipe import Recipe
 from tuitune.session.client import Session
-from tuitune.session.messages import Estimate
+from tuitune.session.preparing_requests import Estimate
 
 NAMES = ("tuitune", "pynvml", "random", "types", "queue", "datasets", "pyarrow", "torch", "bitsandbytes", "pip", "rich")
 

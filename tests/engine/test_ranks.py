@@ -25,9 +25,9 @@ from tuitune.recipe_sections import TrainSection
 from tuitune.runs.events import Event, Failed, Finished, Phase, Started, Step
 from tuitune.runs.folder import Run, RunWriter
 from tuitune.session.client import Session
-from tuitune.session.messages import Resume, Save
 from tuitune.session.rank_messages import Start
 from tuitune.session.rank_processes import start_processes
+from tuitune.session.run_requests import Resume, Save
 from tuitune.train.check import check
 from tuitune.train.checkpoints import checkpoints_of, damage, step_of
 from tuitune.train.control import Control

@@ -17,7 +17,9 @@ from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Notice, Reply, Started, Step
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import Chat, Columns, Export, Pause, Resume, Status, Stop, Train
+from tuitune.session.preparing_requests import Columns
+from tuitune.session.result_requests import Chat, Export
+from tuitune.session.run_requests import Pause, Resume, Status, Stop, Train
 from tuitune.train.checkpoints import checkpoints_of
 
 pytestmark = pytest.mark.fault

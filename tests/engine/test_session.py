@@ -23,21 +23,11 @@ from tuitune.runs.events import Event, Failed, Finished, Notice, Step, to_json
 from tuitune.runs.folder import Run, create_run
 from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import (
-    VERSION,
-    Audit,
-    Cancel,
-    Chat,
-    Columns,
-    Estimate,
-    Nothing,
-    Request,
-    Rows,
-    Status,
-    Stop,
-    Train,
-)
+from tuitune.session.preparing_requests import Audit, Columns, Estimate, Rows
 from tuitune.session.protocol import decode, encode, runtime_folder
+from tuitune.session.request import VERSION, Nothing, Request
+from tuitune.session.result_requests import Chat
+from tuitune.session.run_requests import Cancel, Status, Stop, Train
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 
 

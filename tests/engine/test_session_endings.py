@@ -17,7 +17,7 @@ from tuitune.runs.cost import cost
 from tuitune.runs.events import Finished, Notice, Price
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
-from tuitune.session.messages import EndingStatus, SetPrice, SetThen, Status, Train
+from tuitune.session.run_requests import EndingStatus, SetPrice, SetThen, Status, Train
 from tuitune.settings import Settings, settings_file
 
 SECRET = "topic-nobody-knows"

@@ -12,7 +12,8 @@ from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Checkpoint, Event, Notice, Reply, Step
 from tuitune.session.client import Session
-from tuitune.session.messages import Chat, Save, Status, Stop, Train
+from tuitune.session.result_requests import Chat
+from tuitune.session.run_requests import Save, Status, Stop, Train
 
 
 async def test_stop_saves_a_checkpoint_and_the_adapter_then_the_model_still_chats(

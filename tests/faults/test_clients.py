@@ -14,8 +14,9 @@ from tests.faults.test_sweeps import Survived
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Finished, Step
 from tuitune.session.client import Session
-from tuitune.session.messages import VERSION, Follow, Save, Status, Stop
 from tuitune.session.protocol import MAX_LINE_BYTES, encode
+from tuitune.session.request import VERSION
+from tuitune.session.run_requests import Follow, Save, Status, Stop
 from tuitune.session.server import Client
 
 HELLO = encode({"version": VERSION})

@@ -11,7 +11,7 @@ from tests.engine.sessions import ended, start_run
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Phase, Step
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import Status
+from tuitune.session.run_requests import Status
 from tuitune.train.checkpoints import checkpoints_of, damage, step_of
 
 

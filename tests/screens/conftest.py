@@ -14,7 +14,7 @@ from tests.forking import Forker
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
-from tuitune.session.messages import Train
+from tuitune.session.run_requests import Train
 
 SIZE = (80, 24)
 

@@ -32,7 +32,7 @@ from tuitune.runs.events import Step, to_json
 from tuitune.runs.folder import Run, all_runs, create_run
 from tuitune.runs.summary import summarize
 from tuitune.session.client import Session
-from tuitune.session.messages import Status, Train
+from tuitune.session.run_requests import Status, Train
 from tuitune.settings import Settings
 
 

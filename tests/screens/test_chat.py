@@ -19,7 +19,7 @@ from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Finished
 from tuitune.runs.folder import Run
-from tuitune.session.messages import Status
+from tuitune.session.run_requests import Status
 
 
 async def chat_of(pilot: Pilot[int]) -> ChatScreen:

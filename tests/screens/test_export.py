@@ -15,7 +15,7 @@ from screens.widgets.tick import TickList
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.export import export, llama_cpp
 from tuitune.runs.folder import Run
-from tuitune.session.messages import Status
+from tuitune.session.run_requests import Status
 
 
 async def export_of(pilot: Pilot[int]) -> ExportScreen:

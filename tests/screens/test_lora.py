@@ -22,7 +22,7 @@ from tuitune.runs.cost import Price
 from tuitune.runs.events import Plan, Step
 from tuitune.runs.folder import create_run
 from tuitune.runs.speed import Speed
-from tuitune.session.messages import Estimate
+from tuitune.session.preparing_requests import Estimate
 from tuitune.units import about
 
 

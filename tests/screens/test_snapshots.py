@@ -36,7 +36,8 @@ from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.runs.manage import write_note
 from tuitune.session.client import Session
-from tuitune.session.messages import EndingStatus, Export
+from tuitune.session.result_requests import Export
+from tuitune.session.run_requests import EndingStatus
 from tuitune.settings import Settings
 
 SIZE, LARGE = (80, 24), (120, 40)

@@ -36,7 +36,7 @@ from tuitune.plan import catalogue
 from tuitune.recipe import Recipe, section_of
 from tuitune.runs.events import Event, Finished, Price
 from tuitune.runs.folder import Run
-from tuitune.session.messages import EndingStatus
+from tuitune.session.run_requests import EndingStatus
 from tuitune.settings import Settings
 
 LEAST = (COLUMNS, LINES)

@@ -14,7 +14,8 @@ from tests.engine.sessions import ended, start_run
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
-from tuitune.session.messages import Chat, Export, Status
+from tuitune.session.result_requests import Chat, Export
+from tuitune.session.run_requests import Status
 
 TOKEN = "hf_CanaryTokenThatNobodyMayEverWriteDown"
 

@@ -11,7 +11,7 @@ from tuitune.commands.output import complain, print_json, quiet_stdout
 from tuitune.commands.status import DONE, FAILED
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session
-from tuitune.session.messages import Export
+from tuitune.session.result_requests import Export
 from tuitune.text import safe_text
 from tuitune.units import size
 

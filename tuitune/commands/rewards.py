@@ -15,7 +15,7 @@ from tuitune.recipe import Recipe
 from tuitune.reward_sections import PythonFile
 from tuitune.rewards.confirmed import confirm, source_of, unconfirmed
 from tuitune.session.client import Session
-from tuitune.session.messages import PreviewRewards
+from tuitune.session.preparing_requests import PreviewRewards
 from tuitune.text import one_line, safe_text
 
 

@@ -17,12 +17,11 @@ from tuitune.language import _
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.session.client import Session, SessionLost
-from tuitune.session.messages import (
+from tuitune.session.request import ReplyT, Request
+from tuitune.session.run_requests import (
     Change,
     EndingStatus,
     Pause,
-    ReplyT,
-    Request,
     Resume,
     Save,
     SetThen,

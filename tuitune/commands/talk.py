@@ -16,7 +16,7 @@ from tuitune.language import _, plural
 from tuitune.runs.folder import Run
 from tuitune.session.asking import chat_request, seed_of
 from tuitune.session.client import Session
-from tuitune.session.messages import Attach, Retrieve
+from tuitune.session.result_requests import Attach, Retrieve
 from tuitune.text import one_line, safe_text
 
 

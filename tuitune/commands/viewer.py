@@ -24,7 +24,7 @@ from tuitune.runs.folder import Run
 from tuitune.runs.history import History
 from tuitune.runs.monitor import Monitor, warnings_of
 from tuitune.runs.warning import RunWarning
-from tuitune.session.messages import EndingStatus
+from tuitune.session.run_requests import EndingStatus
 from tuitune.settings import Settings, settings_file
 from tuitune.text import one_line, safe_text
 from tuitune.units import duration

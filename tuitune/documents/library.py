@@ -100,7 +100,7 @@ class Library:
         )
 
     def summary(self) -> dict[str, Any]:
-        """As in `tuitune.session.messages.Attached`."""
+        """As in `tuitune.session.result_requests.Attached`."""
         return {
             "files": len(self._documents),
             "passages": len(self._passages),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tuitune.chat.conversation import Dialogue, Side, Turn
-from tuitune.session.messages import Chat
+from tuitune.session.result_requests import Chat
 
 
 def chat_request(dialogue: Dialogue, turn: Turn, side: Side, sampling: dict[str, Any], *, beside: bool) -> Chat:

@@ -17,8 +17,9 @@ from tuitune.language import _
 from tuitune.machine.hardware import choose_gpu
 from tuitune.runs.events import Event, Failed, Finished, from_data
 from tuitune.runs.folder import Run
-from tuitune.session.messages import VERSION, Cancel, Follow, ReplyT, Request, Status, Stop, Stopping
 from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, new_socket_path, peer
+from tuitune.session.request import VERSION, ReplyT, Request
+from tuitune.session.run_requests import Cancel, Follow, Status, Stop, Stopping
 from tuitune.text import one_line
 
 Part = dict[str, Any]
@@ -138,7 +139,7 @@ class Session:
         await self.call(Follow())
 
     async def stop(self, run: str | None = None, *, now: bool = False, in_time: bool = False) -> Stopping:
-        """Ask the run of this name (see `messages.Stop`) to stop, and return what the session answers.
+        """Ask the run of this name (see `run_requests.Stop`) to stop, and return what the session answers.
 
         A session that does not answer is asked by `terminate` too.
         """

@@ -27,12 +27,12 @@ from tuitune.runs.cost import Price
 from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Sample, Started
 from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
 from tuitune.runs.summary import summarize
-from tuitune.session import messages, questions
+from tuitune.session import preparing_requests, questions, result_requests, run_requests
 from tuitune.session.failure import failure_of
 from tuitune.session.hosts import Meeting, listen
-from tuitune.session.messages import Request
 from tuitune.session.models import Models
 from tuitune.session.output import printed
+from tuitune.session.request import Request
 from tuitune.session.sweep import sweep
 from tuitune.session.worker import Job, Result
 from tuitune.settings import Settings, settings_file
@@ -73,23 +73,23 @@ class Jobs:
     def work(self, request: Request[Any]) -> Callable[[Job], Result]:
         """The work of a request. Raises UnusableInput for its recipe."""
         commands: dict[type[Request[Any]], Callable[..., Result]] = {
-            messages.Summary: questions.summary,
-            messages.Rows: questions.rows,
-            messages.Unusable: questions.unusable,
-            messages.Columns: questions.columns,
-            messages.SearchDatasets: questions.search_datasets,
-            messages.DatasetSplits: questions.dataset_splits,
-            messages.Audit: questions.audit,
-            messages.Estimate: questions.estimate,
-            messages.HubAccess: self.hub_access,
-            messages.PreviewRewards: self.preview_rewards,
-            messages.Train: self.train,
-            messages.Resume: self.resume,
-            messages.Chat: self.chat,
-            messages.Attach: self.attach,
-            messages.Retrieve: self.retrieve,
-            messages.Export: self.export,
-            messages.Preflight: self.preflight,
+            preparing_requests.Summary: questions.summary,
+            preparing_requests.Rows: questions.rows,
+            preparing_requests.Unusable: questions.unusable,
+            preparing_requests.Columns: questions.columns,
+            preparing_requests.SearchDatasets: questions.search_datasets,
+            preparing_requests.DatasetSplits: questions.dataset_splits,
+            preparing_requests.Audit: questions.audit,
+            preparing_requests.Estimate: questions.estimate,
+            preparing_requests.HubAccess: self.hub_access,
+            preparing_requests.PreviewRewards: self.preview_rewards,
+            run_requests.Train: self.train,
+            run_requests.Resume: self.resume,
+            result_requests.Chat: self.chat,
+            result_requests.Attach: self.attach,
+            result_requests.Retrieve: self.retrieve,
+            result_requests.Export: self.export,
+            result_requests.Preflight: self.preflight,
         }
         arguments = request.arguments()
         if "recipe" in arguments:
@@ -97,7 +97,7 @@ class Jobs:
         if "run" in arguments:
             arguments["run"] = Run(Path(arguments["run"]))
         arguments.pop("then", None)  # is the main thread's
-        if isinstance(request, messages.Train):
+        if isinstance(request, run_requests.Train):
             read_ahead(arguments["recipe"].model)
         return lambda job: commands[type(request)](job, **arguments)
 
@@ -187,7 +187,7 @@ class Jobs:
             job, writer, recipe, resolved, per_hour, hosts=hosts, rendezvous=rendezvous, going_on=True, changes=changes
         )
 
-    def change(self, job: Job, changes: tuple[str, ...]) -> messages.Changed:
+    def change(self, job: Job, changes: tuple[str, ...]) -> run_requests.Changed:
         """Have the run that is going be trained by other settings from its next step on. Raises UnusableInput."""
         from tuitune.train.resume import changed
 
@@ -202,7 +202,7 @@ class Jobs:
         job.control.recipe = recipe
         self.emit(Notice(text=_told(changes)))
         train = recipe.train
-        return messages.Changed(
+        return run_requests.Changed(
             max_steps=train.max_steps, num_train_epochs=train.num_train_epochs, learning_rate=train.learning_rate
         )
 

@@ -21,18 +21,18 @@ from tuitune.runs.cost import Price
 from tuitune.runs.events import Notice, is_damaged, to_json
 from tuitune.runs.folder import Run
 from tuitune.session.jobs import Jobs
-from tuitune.session.messages import (
-    VERSION,
+from tuitune.session.messages import request_from
+from tuitune.session.preparing_requests import HubAccess
+from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions, peer
+from tuitune.session.request import VERSION, Nothing, Request
+from tuitune.session.result_requests import Export
+from tuitune.session.run_requests import (
     Cancel,
     Change,
     EndingStatus,
-    Export,
     Follow,
-    HubAccess,
-    Nothing,
     Pause,
     Pausing,
-    Request,
     Resume,
     Save,
     SessionStatus,
@@ -42,9 +42,7 @@ from tuitune.session.messages import (
     Stop,
     Stopping,
     Train,
-    request_from,
 )
-from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions, peer
 from tuitune.session.worker import Cancelled, Job, Result, Worker
 from tuitune.text import one_line, safe_text
 from tuitune.train.checkpoints import checkpoints_of
