@@ -14,10 +14,10 @@ from tests.faults.test_sweeps import Survived
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Event, Finished, Step
 from tuitune.session.client import Session
+from tuitune.session.connection import Client
 from tuitune.session.protocol import MAX_LINE_BYTES, encode
 from tuitune.session.request import VERSION
 from tuitune.session.run_requests import Follow, Save, Status, Stop
-from tuitune.session.server import Client
 
 HELLO = encode({"version": VERSION})
 

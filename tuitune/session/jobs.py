@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tuitune.atomic import write_atomic
 from tuitune.conversation import Conversation
 from tuitune.data import cache
-from tuitune.errors import TuituneError, UnusableInput, explain
+from tuitune.errors import TuituneError, UnusableInput
 from tuitune.hub.access import WriteAccess
 from tuitune.language import _
 from tuitune.machine.cards import cards_of
@@ -27,7 +27,7 @@ from tuitune.runs.cost import Price
 from tuitune.runs.events import Event, Failed, Finished, Notice, Output, Sample, Started
 from tuitune.runs.folder import Run, RunWriter, create_run, default_runs_folder
 from tuitune.runs.summary import summarize
-from tuitune.session import preparing_requests, questions, result_requests, run_requests
+from tuitune.session import exporting, preparing_requests, questions, result_requests, run_requests
 from tuitune.session.failure import failure_of
 from tuitune.session.hosts import Meeting, listen
 from tuitune.session.models import Models
@@ -37,11 +37,9 @@ from tuitune.session.sweep import sweep
 from tuitune.session.worker import Job, Result
 from tuitune.settings import Settings, settings_file
 from tuitune.text import one_line
-from tuitune.train.checkpoints import adapter_of
 
 if TYPE_CHECKING:
     from tuitune.documents.library import Library
-    from tuitune.export import Exported
     from tuitune.train.resume import Resumption
 
 log = logging.getLogger("tuitune.session")
@@ -88,8 +86,8 @@ class Jobs:
             result_requests.Chat: self.chat,
             result_requests.Attach: self.attach,
             result_requests.Retrieve: self.retrieve,
-            result_requests.Export: self.export,
-            result_requests.Preflight: self.preflight,
+            result_requests.Export: exporting.export,
+            result_requests.Preflight: exporting.preflight,
         }
         arguments = request.arguments()
         if "recipe" in arguments:
@@ -372,53 +370,6 @@ class Jobs:
         job.check()
         return library
 
-    def export(
-        self,
-        job: Job,
-        run: Run,
-        kinds: list[str],
-        out: str | None = None,
-        allow_download: bool = False,
-        checkpoint: str | None = None,
-        hub_repo: str | None = None,
-        hub_public: bool = False,
-        tar: bool = False,
-        split_bytes: int = 0,
-        imatrix: bool = False,
-    ) -> Result:
-        """Every kind as a part of its own when it is there: `exported`, or `failed` with its `error`.
-
-        Other parts are the progress: `kind`, `text`, `done` of `total`.
-        """
-        from tuitune.export import Exported, ExportOptions, export
-
-        for outcome in export(
-            adapter_of(run, checkpoint),
-            kinds,
-            Path(out) if out else None,
-            progress=lambda kind, text, done, total: job.part(kind=kind, text=text, done=done, total=total),
-            allow_download=lambda question: allow_download,
-            cancelled=job.cancelled.is_set,
-            options=ExportOptions(hub_repo, hub_public, tar, split_bytes, imatrix),
-        ):
-            if isinstance(outcome, Exported):
-                job.part(exported=_as_data(outcome))
-            else:
-                error = outcome.error
-                job.part(failed={"kind": outcome.kind, "error": explain(error), "code": error.code})
-        return {}
-
-    def preflight(self, job: Job, run: Run, checkpoint: str | None = None, hub_repo: str | None = None) -> Result:
-        """`kinds`: what can be made; `exports`: what lies in the run's own folder already."""
-        from tuitune.export import exports_of
-        from tuitune.export.needs import preflight_with_hub
-
-        run = adapter_of(run, checkpoint)
-        return {
-            "kinds": [dataclasses.asdict(kind) for kind in preflight_with_hub(run, hub_repo)],
-            "exports": [_as_data(exported) for exported in exports_of(run)],
-        }
-
     # --- the run's record --------------------------------------------------------------------------------------
 
     def emit(self, event: Event) -> None:
@@ -491,10 +442,6 @@ def price_of(text: str) -> Price | None:
     with contextlib.suppress(UnusableInput):  # what was written into the file by hand ends no run
         return Price.parse(Settings.load(settings_file()).price)
     return None
-
-
-def _as_data(exported: "Exported") -> dict[str, Any]:
-    return {**dataclasses.asdict(exported), "path": str(exported.path)}
 
 
 def _log_to(file: Path) -> None:

@@ -18,12 +18,13 @@ from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.language import N_, _
 from tuitune.machine.environment import prepare_environment
 from tuitune.runs.cost import Price
-from tuitune.runs.events import Notice, is_damaged, to_json
+from tuitune.runs.events import Notice
 from tuitune.runs.folder import Run
+from tuitune.session.connection import Client, as_message, whole_lines
 from tuitune.session.jobs import Jobs
 from tuitune.session.messages import request_from
 from tuitune.session.preparing_requests import HubAccess
-from tuitune.session.protocol import MAX_LINE_BYTES, decode, encode, forget_dead_sessions, peer
+from tuitune.session.protocol import MAX_LINE_BYTES, decode, forget_dead_sessions, peer
 from tuitune.session.request import VERSION, Nothing, Request
 from tuitune.session.result_requests import Export
 from tuitune.session.run_requests import (
@@ -57,41 +58,10 @@ LEAVE_SECONDS = 3.0
 SAVE_SECONDS = 120.0
 """A save that has begun may take so long beyond the time to end."""
 SAMPLE_SECONDS = 1.0
-_CHUNK_BYTES = 2**20
 _MOST_JOBS = 64
-_MOST_UNREAD_BYTES = 4 * MAX_LINE_BYTES
 _TRAINING = (Train.command, Resume.command)
 _OUTLIVE_THEIR_CLIENT = (Train, Resume, Export)
 _OTHER_VERSION = N_("The session is of another version of tuitune: leave, and start tuitune again.")
-
-
-class Client:
-    """One connection."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self.writer = writer
-        self.jobs: dict[int, Job] = {}
-        self.wake = asyncio.Event()
-        self.follower: asyncio.Task[None] | None = None
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Send a message; in place of one that no client could read as it is too long, an error for its command.
-
-        A client that leaves too much unread is dropped, as it all waits in this process's memory.
-        """
-        line = encode(message)
-        if len(line) > MAX_LINE_BYTES:
-            problem = _(
-                "The answer has {size} MiB and may have {most}: ask for fewer rows, or shorten them.",
-                size=len(line) // 2**20,
-                most=MAX_LINE_BYTES // 2**20,
-            )
-            line = encode({"id": message.get("id"), "error": problem, "exit_code": 1})
-        if not self.writer.is_closing():
-            self.writer.write(line)
-            if self.writer.transport.get_write_buffer_size() > _MOST_UNREAD_BYTES:
-                log.warning("a client that does not read its answers was dropped")
-                self.writer.transport.abort()
 
 
 class Server:
@@ -330,9 +300,9 @@ class Server:
                         record.close()
                     run = self.jobs.run
                     record = run.open_events()
-                while record is not None and (lines := _whole_lines(record)):
+                while record is not None and (lines := whole_lines(record)):
                     for line in lines:
-                        client.writer.write(_as_message(line))
+                        client.writer.write(as_message(line))
                     await client.writer.drain()
         except OSError as error:
             reason = _(
@@ -447,28 +417,6 @@ async def _within(seconds: float, holds: Callable[[], bool]) -> bool:
             return False
         await asyncio.sleep(0.1)
     return holds()
-
-
-def _whole_lines(record: BinaryIO) -> list[bytes]:
-    """The next lines, about a megabyte of them; what is not yet written to its end is left for later."""
-    start = record.tell()
-    lines = [line for line in record.readlines(_CHUNK_BYTES) if line.endswith(b"\n")]
-    record.seek(start + sum(map(len, lines)))
-    return lines
-
-
-def _as_message(line: bytes) -> bytes:
-    """An event's line of the record as a message to a client."""
-    message = b'{"event": ' + line[:-1] + b"}\n"
-    if is_damaged(line):
-        notice = Notice(text=_("A line of the record is damaged: what stood there is left out, all else is shown."))
-    elif len(message) <= MAX_LINE_BYTES:
-        return message
-    else:
-        notice = Notice(
-            text=_("An event of {size} MiB is too long to be shown; it is in events.jsonl.", size=len(line) // 2**20)
-        )
-    return b'{"event": ' + to_json(notice).encode() + b"}\n"
 
 
 def _error(error: BaseException) -> dict[str, Any]:
