@@ -3,11 +3,35 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import DEMO
 from tuitune import export as engine
-from tuitune.export import Exported, ExportOptions
+from tuitune.errors import TuituneError
+from tuitune.export import Exported, ExportOptions, llama_cpp
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, create_run
+
+
+def yes(question: str) -> bool:
+    return True
+
+
+def never() -> bool:
+    return False
+
+
+def quiet(kind: str, text: str, done: int | None, total: int | None) -> None:
+    pass
+
+
+def require_converter() -> None:
+    """Skip the test where llama.cpp's converter neither is here nor can be downloaded."""
+    if llama_cpp.find() is None:
+        try:
+            llama_cpp.obtain(yes, lambda done, total: None, never)
+        except TuituneError as error:
+            pytest.skip(str(error))
 
 
 def moved_run(runs: Path) -> Run:

@@ -11,6 +11,7 @@ from tests.security.pickles import plant
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
+from tuitune.session.exporting import export
 from tuitune.session.jobs import Jobs
 from tuitune.session.questions import estimate
 from tuitune.session.worker import Job
@@ -69,7 +70,7 @@ def test_a_models_own_code_never_runs(model: Path, canary: Path, demo_recipe: Re
     estimate(work("estimate"), recipe)
     anew = Jobs(tmp_path / "socket", on_event=lambda: None)
     anew.chat(work("chat"), run, [{"role": "user", "content": "Hello!"}], sampling={"max_new_tokens": 2})
-    anew.export(work("export"), run, ["adapter", "merged_16bit", "script"])
+    export(work("export"), run, ["adapter", "merged_16bit", "script"])
     assert not canary.exists()
 
 
