@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from tuitune.atomic import publish
 from tuitune.backends.loading import explained, weights_folder
-from tuitune.chat import gguf_engine
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.export import llama_cpp, place
 from tuitune.export.card import beside_gguf, fingerprint, gguf_card, is_ours, mark, marked, say_in_card
@@ -28,6 +27,7 @@ from tuitune.export.ollama import GGUF_NAME
 from tuitune.export.packing import pack, require_own_places
 from tuitune.export.parity import FILE as PARITY
 from tuitune.export.parity import write as write_parity
+from tuitune.export.proof import Proof
 from tuitune.export.sums import sum_file, write_sums
 from tuitune.export.times import timed
 from tuitune.hub.upload import require_writable, upload
@@ -36,7 +36,6 @@ from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
 if TYPE_CHECKING:
-    from tuitune.export.answers import Answers, Reference
     from tuitune.export.parity import Parity
 
 Progress = Callable[[str, str, int | None, int | None], None]
@@ -70,7 +69,7 @@ class Making:
         self._merge_failure: TuituneError | OSError | None = None
         self._ggufs: dict[str, Path] = {}
         self._done: dict[str, Exported] = {}
-        self._answers: dict[str, Answers] = {}
+        self._proof = Proof(run, lambda: self._run_tokenizer, lambda: self._whole_bytes, cancelled)
         self._types: set[str] = set()
         self._kinds: list[Kind] = []
         self._importance_notice = ""
@@ -262,60 +261,13 @@ class Making:
         self._progress(kind.name, text, None, None)
         return lambda done, total: self._progress(kind.name, text, done, total)
 
-    # --- the proof --------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _reference(self) -> "Reference | TuituneError":
-        """What the adapter itself says, or why it cannot be asked; it is asked once for all kinds."""
-        from tuitune.export.answers import asked_of, reference
-        from tuitune.export.merged import sixteen_bit
-
-        try:
-            recipe, _notices = sixteen_bit(self._run.resolved())
-            tokenizer = self._run_tokenizer
-            asked = asked_of(self._run, tokenizer, self._cancelled)
-            with timed("ask the adapter", lambda: self._whole_bytes):
-                return reference(self._run, recipe, tokenizer, asked, self._cancelled)
-        except Cancelled:
-            raise
-        except TuituneError as error:
-            return error
-
     def _prove(self, kind: Kind, path: Path) -> tuple["Parity | None", tuple[str, ...]]:
-        """How what was made compares with the adapter, or why it was not asked anything. Raises TuituneError."""
-        from tuitune.export.answers import llama_cpp_answers, transformers_answers
-        from tuitune.export.parity import judged
-
+        """How what was made compares with the adapter, and notices for the user. Raises TuituneError."""
         if kind.form in ("adapter", "script", "notebook"):
             return None, ()
         self._progress(kind.name, _("Asking the adapter and the export the same"), None, None)
-        expected = self._reference
-        if isinstance(expected, TuituneError):
-            return None, (
-                _("It was not asked anything, because the adapter could not be: {reason}", reason=expected.sentence),
-            )
-        recipe = self._run.resolved()
-        if kind.form in ("merged_16bit", "merged_4bit"):
-            try:
-                with timed(f"ask {kind.form}", lambda: self._whole_bytes):
-                    answers = transformers_answers(path, recipe, expected, self._cancelled)
-            except Cancelled:
-                raise
-            except TuituneError as error:
-                return None, (_("It was not asked anything: {reason}", reason=error.sentence),)
-        elif not gguf_engine.available():
-            return None, (_(gguf_engine.MISSING),)
-        elif kind.form == "adapter_gguf":
-            answers = llama_cpp_answers(self._base_gguf(kind), expected, self._cancelled, lora=path)
-        else:
-            assert kind.gguf is not None
-            if kind.gguf not in self._answers:  # an Ollama folder has the same file
-                file = path / GGUF_NAME if path.is_dir() else path
-                with timed(f"ask {kind.gguf}", lambda: self._whole_bytes):
-                    self._answers[kind.gguf] = llama_cpp_answers(file, expected, self._cancelled)
-            answers = self._answers[kind.gguf]
-        told = bool(self._exported_tokenizer[1])
-        return judged(kind.name, expected, answers, template_told=told), ()
+        template_told = bool(self._exported_tokenizer[1])
+        return self._proof.of(kind, path, self._base_gguf, template_told=template_told)
 
     def _base_gguf(self, kind: Kind) -> Path:
         """The base model as a GGUF, made to try the adapter's on."""
