@@ -15,6 +15,7 @@ from textual.worker import WorkerError
 
 from screens.actions import ACTIONS, bind, key_name
 from screens.bubbles import Bubble, ReplyBubble, SaidBubble, TurnView, bubble_of
+from screens.chat_actions import belongs_to, why_not
 from screens.clipboard import copy
 from screens.correct import CorrectScreen
 from screens.documents import DocumentsScreen
@@ -37,10 +38,6 @@ from tuitune.session.result_requests import Attach, Retrieve
 from tuitune.text import one_line, safe_text
 
 _PACE_SECONDS = 0.5  # before, a pace says nothing
-_OF_REPLIES = {"good_reply", "correct_reply", "prefer_reply"}
-_OF_MESSAGES = {"edit_message", "back_here", "previous_branch", "next_branch"}
-_OF_PROMPT = {"go_on", "choose_sides", "regenerate", "attach_documents", "next_preset", "chat_settings", "pick_message"}
-"""What can be done while a reply, any message, or none has the focus."""
 
 
 class ChatScreen(StepScreen):
@@ -392,27 +389,10 @@ class ChatScreen(StepScreen):
     # --- actions ----------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        on_message = self._message is not None
-        if action in _OF_REPLIES and not isinstance(self._message, ReplyBubble):
-            return False
-        if (action in _OF_MESSAGES and not on_message) or (action in _OF_PROMPT and on_message):
-            return False
-        return super().check_action(action, parameters)
+        return belongs_to(action, self._message) and super().check_action(action, parameters)
 
     def why_not(self, action: str) -> str | None:
-        message = self._message
-        if action in ("copy_reply", "save_transcript", "clear_chat", "regenerate", "pick_message") and not self.turns:
-            return _("Nothing has been said yet.")
-        if action == "regenerate" and self.replying:
-            return _("A reply is being written.")
-        if action in ("good_reply", "correct_reply", "prefer_reply"):
-            if not isinstance(message, ReplyBubble) or message.side not in message.turn.replies:
-                return _("Only a reply can be kept.")
-            if action == "prefer_reply" and len({reply.text for reply in message.turn.replies.values()}) < 2:
-                return _("There is no other reply to prefer it to.")
-        if action in ("previous_branch", "next_branch") and (message is None or len(message.turn.branches) < 2):
-            return _("Nothing else was said in its place.")
-        return None
+        return why_not(action, self._message, self.turns, replying=self.replying)
 
     def action_choose_sides(self) -> None:
         def take(sides: list[Side] | None) -> None:

@@ -1,9 +1,5 @@
 """Step 1: which model is fine-tuned."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
 import psutil
 from textual import on, work
 from textual.app import ComposeResult
@@ -15,20 +11,18 @@ from textual.widgets import Checkbox, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from screens.actions import ACTIONS, bind, key_name
+from screens.model_choices import Choice, choices, kind_of, why_not_folder, why_not_from_hub
 from screens.step_screen import StepScreen
 from screens.widgets.entry import Entry
 from screens.widgets.fit import fit
 from screens.widgets.tick import ChoiceList, Tick
 from tuitune.errors import TuituneError, explain
-from tuitune.hub.reach import has_token
 from tuitune.language import N_, _
-from tuitune.machine.hardware import Gpu, chosen_gpu, usable_cores
+from tuitune.machine.hardware import chosen_gpu
 from tuitune.model.config import is_folder
-from tuitune.paths import expanded
 from tuitune.plan import catalogue
-from tuitune.plan.catalogue import Found, Known
+from tuitune.plan.catalogue import Found
 from tuitune.plan.memory import Memory, verdict
-from tuitune.plan.proven import Proof, proof
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 from tuitune.units import count, gib
@@ -44,23 +38,6 @@ _WIDE_WIDTHS = {N_("size"): 6, N_("context"): 8, N_("download"): 9, N_("4-bit"):
 _NUMBERS = ("size", "context", "download")
 _WIDE = 112
 _PARTS = (N_("weights"), N_("adapter"), N_("optimizer"), N_("activations"), N_("logits"), N_("overhead"))
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A line of the list: a model's name, under which heading, and what is known of it."""
-
-    name: str
-    heading: str
-    known: Known | None = None
-    memory_4bit: Memory | None = None
-    memory_16bit: Memory | None = None
-    proven: Proof | None = None
-    note: str = ""
-    is_here: bool = False
-    """Whether its weights need not be downloaded."""
-    days: float = 0.0
-    """About how long a quick try takes where no GPU is."""
 
 
 class ModelList(ChoiceList):
@@ -165,7 +142,7 @@ class ModelScreen(StepScreen):
             recipe = Recipe.from_data({**self.tuitune.link.draft.data, "model": {"name": "-"}, "data": data})
         except TuituneError:
             recipe = Recipe.from_data({"model": {"name": "-"}, "data": {"path": "-"}})
-        self.post_message(self.Listed(list(_choices(recipe, card)), device, available))
+        self.post_message(self.Listed(list(choices(recipe, card)), device, available))
 
     @on(Listed)
     def _use_list(self, message: Listed) -> None:
@@ -177,7 +154,7 @@ class ModelScreen(StepScreen):
         text = self.query_one("#name", Input).value.strip()
         everything = list({choice.name: choice for choice in [*self.choices, *self._on_hub]}.values())
         if text.startswith(("/", ".", "~")) and not any(choice.name == text for choice in everything):
-            everything.insert(0, Choice(text, _("In the field above"), note=_kind_of(text), is_here=True))
+            everything.insert(0, Choice(text, _("In the field above"), note=kind_of(text), is_here=True))
         words = [] if any(choice.name == text for choice in everything) else text.lower().split()
         self._shown = [
             choice for choice in everything if all(word in f"{choice.heading} {choice.name}".lower() for word in words)
@@ -336,7 +313,7 @@ class ModelScreen(StepScreen):
     @work(thread=True, exclusive=True, group="hub", exit_on_error=False)
     def _look_up(self, name: str) -> None:
         """Say before anything is loaded whether a Hub model can be had."""
-        problem = None if name in catalogue.cached_models() else _why_not_from_hub(name)
+        problem = None if name in catalogue.cached_models() else why_not_from_hub(name)
         self.post_message(self.LookedUp(name, problem))
 
     @on(LookedUp)
@@ -414,7 +391,7 @@ class ModelScreen(StepScreen):
             self.show_problem(_("Which model? Choose one from the list, or give a folder or a Hugging Face Hub id."))
             return
         try:
-            problem = _why_not_folder(name) if is_folder(name) else None
+            problem = why_not_folder(name) if is_folder(name) else None
         except OSError as error:  # a name too long for any file system
             self.show_problem(error)
             return
@@ -426,85 +403,3 @@ class ModelScreen(StepScreen):
             return
         self.show_problem(_("Asking whether this model can be had…"))
         self._look_up(name)
-
-
-def _choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
-    """Every model to choose from, but a folder that the user types into the field."""
-    known = {model.name: model for model in catalogue.known_models()}
-    backend = catalogue.backend_for(recipe, card)
-
-    cached = catalogue.cached_models()
-
-    def described(name: str, heading: str) -> Choice:
-        model = known.get(name)
-        is_here = name in cached
-        if model is None:
-            return Choice(name, heading, note=_("on this machine"), is_here=True)
-        in_4bit, in_16bit = (
-            catalogue.memory_for(
-                model,
-                recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": four_bit})}),
-                card,
-            )
-            for four_bit in (True, False)
-        )
-        days = 0.0 if card is not None else catalogue.days_on_cpu(model, usable_cores())
-        return Choice(
-            name, heading, model, in_4bit, in_16bit, proof(model.architecture, backend), is_here=is_here, days=days
-        )
-
-    here = Path.cwd()
-    for folder in catalogue.model_folders(here, here / "models", Path.home() / "models"):
-        yield Choice(str(folder), _("Model folders here"), note=_("a folder on this machine"), is_here=True)
-    for name in cached:
-        yield described(name, _("Downloaded already"))
-    for name, model in known.items():
-        if name not in cached:
-            yield described(name, model.family)
-
-
-def _kind_of(path: str) -> str:
-    """What stands at a path that is being typed, in a few words."""
-    folder = expanded(path)
-    try:
-        if catalogue.is_model_folder(folder):
-            return _("a model folder")
-        if folder.is_dir():
-            return _("a folder without a model in it")
-        return _("a file") if folder.exists() else _("nothing is there")
-    except OSError:
-        return _("nothing is there")
-
-
-def _why_not_folder(name: str) -> str | None:
-    folder = expanded(name)
-    if catalogue.is_model_folder(folder):
-        return None
-    shown = one_line(folder, max_length=200)
-    if folder.is_dir():
-        return _(
-            "{folder} holds no config.json with .safetensors weights: give the folder of a whole model.", folder=shown
-        )
-    return _("{folder} does not exist: give the folder of a whole model.", folder=shown)
-
-
-def _why_not_from_hub(name: str) -> str | None:
-    """One sentence where a Hub model cannot be downloaded here, None where it can."""
-    shown = one_line(name, max_length=120)
-    try:
-        model = catalogue.look_up(name)
-    except TuituneError as error:
-        return _(
-            "{model} is not on this machine, and cannot be downloaded: {reason} Give a model folder instead.",
-            model=shown,
-            reason=explain(error),
-        )
-    if model is None and not has_token():
-        return _(
-            "The Hub shows no model {model}: check the spelling, or run `hf auth login` if it is private.", model=shown
-        )
-    if model is not None and model.gated and not has_token():
-        return _(
-            "{model} is gated: accept its licence at huggingface.co/{model}, then run `hf auth login`.", model=shown
-        )
-    return None
