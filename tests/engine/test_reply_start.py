@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.engine.exporting import export
+from tests.engine.exporting import export, never, quiet, yes
 from tests.engine.llama_cpp_models import templates, tokenizer
-from tests.engine.test_export import DEMO, never, quiet, serve, yes
+from tests.engine.test_export import DEMO, serve
 from tuitune.chat_template.reply_start import begin_as_trained, prompt_as_trained
 from tuitune.chat_template.template import ChatTemplate
 from tuitune.conversation import Conversation, UnusableRow
