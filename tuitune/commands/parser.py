@@ -7,7 +7,7 @@ from collections.abc import Callable, Container
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tuitune import __version__
 from tuitune.commands import keeping, preparing
@@ -234,15 +234,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Train a recipe without the app. Ctrl+C stops after the step and saves, twice at once; a third one leaves."""
-    from tuitune.commands.run import recipe_beginning_with, run_recipe
-    from tuitune.endings.command import words_of
+    from tuitune.commands.run import recipe_beginning_with, train
     from tuitune.recipe import Recipe
     from tuitune.runs.folder import find_run
+    from tuitune.session.run_requests import Train
 
-    then = words_of(arguments.then)
-    _require_rendezvous(arguments)
+    fields, runs_folder = _fields_of_attempt(arguments), chosen_runs_folder(arguments)
     if arguments.begin is not None:
-        run = find_run(arguments.begin, chosen_runs_folder(arguments))
+        run = find_run(arguments.begin, runs_folder)
         recipe = recipe_beginning_with(run, arguments.checkpoint, arguments.recipe, arguments.changes)
     elif arguments.recipe is None:
         raise UnusableInput("Give the path of a recipe, or a run to begin with: --from RUN.")
@@ -250,43 +249,38 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UnusableInput("--checkpoint says which adapter of a run to begin with: give the run with --from RUN.")
     else:
         recipe = Recipe.load(arguments.recipe, arguments.changes)
-    return run_recipe(
-        recipe,
-        chosen_runs_folder(arguments),
-        name=arguments.name,
-        as_json=arguments.json,
-        detach=arguments.detach,
-        price=_price(arguments),
-        then=then,
-        hosts=arguments.nnodes,
-        rendezvous=arguments.rdzv,
-    )
+    request = Train(recipe.model_dump(mode="json"), str(runs_folder), arguments.name, **fields)
+    return train(request, as_json=arguments.json, detach=arguments.detach)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
     """Go on with a run that has ended early, or further with one that is done, from its newest whole checkpoint."""
-    from tuitune.commands.run import resume_run
-    from tuitune.endings.command import words_of
+    from tuitune.commands.run import train
     from tuitune.runs.folder import find_run
+    from tuitune.session.run_requests import Resume
 
-    run, then = find_run(arguments.run, chosen_runs_folder(arguments)), words_of(arguments.then)
-    _require_rendezvous(arguments)
-    return resume_run(
-        run,
-        arguments.changes,
-        as_json=arguments.json,
-        detach=arguments.detach,
-        price=_price(arguments),
-        then=then,
-        hosts=arguments.nnodes,
-        rendezvous=arguments.rdzv,
-    )
+    fields = _fields_of_attempt(arguments)
+    run = find_run(arguments.run, chosen_runs_folder(arguments))
+    started = run.history().started
+    request = Resume(str(run.folder), tuple(arguments.changes), **fields)
+    last_attempt = started.attempt if started else 0
+    return train(request, as_json=arguments.json, detach=arguments.detach, last_attempt=last_attempt)
 
 
-def _require_rendezvous(arguments: argparse.Namespace) -> None:
-    """Raises UnusableInput where only one of the two options of several hosts is given."""
+def _fields_of_attempt(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `Train` and `Resume` are both told. Raises UnusableInput before anything is started."""
+    from tuitune.endings.command import words_of
+    from tuitune.runs.cost import Price
+
     if (arguments.nnodes > 1) != bool(arguments.rdzv):
         raise UnusableInput("Several hosts take both: --nnodes N and --rdzv HOST:PORT, this host's own address.")
+    Price.parse(arguments.price)
+    return {
+        "price": arguments.price,
+        "then": words_of(arguments.then),
+        "hosts": arguments.nnodes,
+        "rendezvous": arguments.rdzv,
+    }
 
 
 def _join(arguments: argparse.Namespace) -> int:
@@ -299,14 +293,6 @@ def _join(arguments: argparse.Namespace) -> int:
 
     model = expanded(arguments.model).absolute() if arguments.model else None
     return join(arguments.address, arguments.gpus, model, [expanded(path).absolute() for path in arguments.data])
-
-
-def _price(arguments: argparse.Namespace) -> str:
-    """The price of an hour, as it was written. Raises UnusableInput before anything is started."""
-    from tuitune.runs.cost import Price
-
-    Price.parse(arguments.price)
-    return str(arguments.price)
 
 
 def _stop(arguments: argparse.Namespace) -> int:

@@ -22,12 +22,10 @@ from tuitune.session.run_requests import (
     Change,
     EndingStatus,
     Pause,
-    Resume,
     Save,
     SetThen,
     Status,
     Stop,
-    Train,
     Trained,
 )
 from tuitune.streams import OutputLost
@@ -35,27 +33,14 @@ from tuitune.text import one_line
 from tuitune.train.checkpoints import adapter_of
 
 
-def run_recipe(
-    recipe: Recipe,
-    runs_folder: Path,
-    *,
-    name: str | None,
-    as_json: bool,
-    detach: bool = False,
-    price: str = "",
-    then: Sequence[str] = (),
-    hosts: int = 1,
-    rendezvous: str = "",
-) -> int:
-    """Train a recipe in a session of its own, show it as it goes, and end with a report; or leave it to itself.
+def train(request: Request[Trained], *, as_json: bool, detach: bool, last_attempt: int = 0) -> int:
+    """Have a session of its own begin or go on with a run, show what comes, and end with a report.
 
-    `price` is what an hour of the machine costs, `then` the words of the command that follows the run; `hosts` and
-    `rendezvous` are as in `Train`.
+    With `detach` it is left to itself instead. `last_attempt` is the run's newest one so far. Raises UnusableInput.
     """
-    request = Train(recipe.model_dump(mode="json"), str(runs_folder), name, price, list(then), hosts, rendezvous)
     if detach:
         return start_detached(request)
-    return asyncio.run(_show_training(request, viewer_for(as_json)))
+    return asyncio.run(_show_training(request, viewer_for(as_json, last_attempt)))
 
 
 def recipe_beginning_with(run: Run, checkpoint: str | None, recipe: Path | None, changes: list[str]) -> Recipe:
@@ -76,25 +61,6 @@ def recipe_beginning_with(run: Run, checkpoint: str | None, recipe: Path | None,
     model = resolved.model.model_dump(mode="json")
     lora = {**resolved.lora.model_dump(mode="json"), "init_adapter": adapter}
     return Recipe.from_data({**other, "model": model, "lora": lora}, changes=changes)
-
-
-def resume_run(
-    run: Run,
-    changes: list[str],
-    *,
-    as_json: bool,
-    detach: bool,
-    price: str = "",
-    then: Sequence[str] = (),
-    hosts: int = 1,
-    rendezvous: str = "",
-) -> int:
-    """Go on with a run that ended early, show what comes, and end with a report. Raises UnusableInput."""
-    request = Resume(str(run.folder), tuple(changes), price, list(then), hosts, rendezvous)
-    if detach:
-        return start_detached(request)
-    started = run.history().started
-    return asyncio.run(_show_training(request, viewer_for(as_json, started.attempt if started else 0)))
 
 
 def start_detached(request: Request[Trained]) -> int:
