@@ -89,9 +89,9 @@ class TuituneApp(App[int]):
         self.theme_changed_signal.subscribe(self, self._keep_theme)
         attention.keep_title(self)
         attention.set_title(self, "tuitune")
+        self.call_later(self._show_first)  # until the app is mounted, all that is drawn is thrown away
 
-    async def on_ready(self) -> None:
-        """Show the first screen. Not while the app is mounted, when all that is drawn is thrown away."""
+    async def _show_first(self) -> None:
         first: ScreenName = "model" if self.started_with_recipe else "home"
         await self.push_screen(self._screen("train" if self.link.run else first))
         await self._suit(self.size)  # the first size may have been told of before there was a screen

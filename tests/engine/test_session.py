@@ -10,7 +10,6 @@ import stat
 import tempfile
 import threading
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
 from tuitune.session.preparing_requests import Audit, Columns, Estimate, Rows
 from tuitune.session.protocol import decode, encode, runtime_folder
-from tuitune.session.request import VERSION, Nothing, Request
+from tuitune.session.request import VERSION, Nothing, Request, request
 from tuitune.session.result_requests import Chat
 from tuitune.session.run_requests import Cancel, Status, Stop, Train
 from tuitune.session.worker import Cancelled, Job, Result, Worker
@@ -46,7 +45,7 @@ async def test_it_answers_while_the_libraries_are_imported_and_ends_with_its_cli
 
 
 async def test_wrong_commands_and_arguments_are_sentences() -> None:
-    @dataclass(frozen=True)
+    @request
     class Dance(Request[Nothing]):
         command = "dance"
 

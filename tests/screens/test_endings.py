@@ -86,6 +86,7 @@ def test_the_headline_tells_what_a_run_costs(currency: str) -> None:
 
 async def test_in_ascii_a_currency_is_told_by_its_letters_as_soon_as_that_is_chosen(attached: TuituneApp) -> None:
     async with attached.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: bool(attached.link.history.attempts), what="the record")
         attached.link.history.attempts[-1].price = Price(per_hour=3600.0, currency="€")
         attached.action_toggle_ascii()
         await until(pilot, lambda: " EUR" in words(pilot), what="the currency")
