@@ -51,7 +51,7 @@ class ModelList(ChoiceList):
             entry = self.screen.query_one("#name", Input)
             entry.select_on_focus = False  # or the next letter takes the place of this one
             self.screen.set_focus(entry)
-            self.call_after_refresh(setattr, entry, "select_on_focus", True)
+            entry.call_later(setattr, entry, "select_on_focus", True)  # once it has got the focus
             entry.clear()
             if character != "/":
                 entry.insert_text_at_cursor(character)
