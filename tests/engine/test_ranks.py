@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from tests.engine.training import trained
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.cards import STAND_INS, cards_of
 from tuitune.methods import METHODS
+from tuitune.paths import cache_folder
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import TrainSection
 from tuitune.runs.events import Event, Failed, Finished, Phase, Started, Step
@@ -27,7 +29,7 @@ from tuitune.runs.folder import Run, RunWriter
 from tuitune.session.client import Session
 from tuitune.session.rank_messages import Start
 from tuitune.session.rank_processes import start_processes
-from tuitune.session.run_requests import Resume, Save
+from tuitune.session.run_requests import Resume, Save, Train
 from tuitune.train.check import check
 from tuitune.train.checkpoints import checkpoints_of, damage, step_of
 from tuitune.train.control import Control
@@ -231,25 +233,61 @@ def test_a_process_ends_with_its_session(demo_recipe: Recipe, tmp_path: Path) ->
     assert process.end is not None and process.end.how == "dead"
 
 
-@pytest.mark.parametrize(
-    ("demo", "method", "reason"),
-    [
-        *(("demo_dpo.yaml", method, "its loss weighs whole replies") for method in ("dpo", "orpo", "simpo", "kto")),
-        ("demo_grpo.yaml", "grpo", "generated and judged in one process"),
-    ],
-)
-def test_a_method_that_trains_on_one_card_says_why_before_the_run(demo: str, method: str, reason: str) -> None:
-    data = Recipe.load(DEMO / demo).model_dump(mode="json")
-    if data["method"]["name"] != method:
-        data["method"] = {"name": method}
-    with pytest.raises(UnusableInput, match=f"The method {method} trains on one card, because .*{reason}"):
+def test_answers_of_its_own_are_trained_on_by_one_card() -> None:
+    data = Recipe.load(DEMO / "demo_grpo.yaml").model_dump(mode="json")
+    with pytest.raises(
+        UnusableInput, match=r"The method grpo trains on one card, because .*generated and judged in one"
+    ):
         check(Recipe.from_data(data, changes=["train.gpus=0,1"]))
     with pytest.raises(UnusableInput, match="trains on one card"):
         check(Recipe.from_data(data), hosts=2)
+    assert [name for name, method in METHODS.items() if method.why_one_card] == ["grpo"]
 
 
-def test_sft_and_pretraining_are_shared() -> None:
-    assert {name for name, method in METHODS.items() if not method.why_one_card} == {"sft", "pretrain"}
+@pytest.mark.parametrize(
+    ("method", "batch", "passes", "steps"), [("dpo", 3, 2, 6), ("orpo", 3, 2, 6), ("kto", 7, 1, 9)]
+)
+async def test_two_processes_weigh_replies_as_one_does(
+    demo_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    batch: int,
+    passes: int,
+    steps: int,
+) -> None:
+    """The last step of an epoch has a single row, so that one process has none then."""
+    rows = (DEMO / "preferences.jsonl").read_text().splitlines()[:31]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows) + "\n")
+    settings = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": passes}
+    data = recipe_of(demo_recipe, max_steps=steps, eval_steps=0, **settings).model_dump(mode="json")
+    data["data"] |= {"path": str(tmp_path / "pairs.jsonl"), "eval_share": 0.2}
+    recipe = Recipe.from_data({**data, "method": {"name": method}}, changes=["train.gpus=all"])
+    alone, expected = trained(recipe, tmp_path, "alone")
+    assert expected.plan is not None and expected.plan.rows % (batch * passes) == 1
+    shutil.rmtree(cache_folder("reference"), ignore_errors=True)
+
+    monkeypatch.setenv(STAND_INS, "2")
+    session = await Session.start()
+    reply = await session.call(Train(recipe.model_dump(mode="json"), str(tmp_path), "together"))
+    await session.close()
+    assert reply["status"] == "done"
+    together = Run(tmp_path / "together")
+    told = together.history()
+    assert [step.loss for step in told.steps] == pytest.approx([step.loss for step in expected.steps], rel=1e-5)
+    assert [step.tokens for step in told.steps] == [step.tokens for step in expected.steps]
+    assert [e.loss for e in told.evaluations] == pytest.approx([e.loss for e in expected.evaluations], rel=1e-5)
+    figures, expected_figures = (
+        [*(step.metrics for step in history.steps), *(evaluation.metrics for evaluation in history.evaluations)]
+        for history in (told, expected)
+    )
+    for ours, theirs in zip(figures, expected_figures, strict=True):
+        if "rewards/accuracies" in theirs and abs(theirs["rewards/margins"]) < 1e-4:  # rounding says who is ahead
+            ours["rewards/accuracies"] = theirs["rewards/accuracies"] = 0.0
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+    weights = load_file(together.adapter / "adapter_model.safetensors")
+    for name, weight in load_file(alone.adapter / "adapter_model.safetensors").items():
+        assert (weights[name] - weight).abs().max() < 1e-5
 
 
 def addresses_listened_on(processes: list[psutil.Process]) -> set[str]:

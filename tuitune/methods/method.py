@@ -86,6 +86,8 @@ class Method:
     """What the loss of this method tells, where beginners err."""
     sequences_a_row: int = 1
     """How many sequences of tokens one row brings into a pass."""
+    why_not_sharded: str = ""
+    """Why cards cannot share the frozen weights while they train by it, as a clause; empty where they can."""
     why_one_card: str = ""
     """Why several cards cannot share its steps, as a clause; empty where they can."""
 

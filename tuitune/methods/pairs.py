@@ -33,6 +33,8 @@ REWARDS = (
 )
 
 
+WHY_NOT_SHARDED = N_("its passes may differ in number from card to card")
+
 LOGITS_AT_ONCE = 2**26
 """Elements of the logits that one chunk of tokens may have: 256 MiB in fp32."""
 _BYTES_A_LOGIT = 23
@@ -50,7 +52,7 @@ class Pairs(Method):
     columns = {f"{side}_{name}": IDS for side in ("chosen", "rejected") for name in ("input_ids", "labels")}  # noqa: RUF012
     metrics: Sequence[Metric] = REWARDS
     sequences_a_row = 2
-    why_one_card = N_("its loss weighs whole replies, which cards cannot count together yet")
+    why_not_sharded = WHY_NOT_SHARDED
 
     def train_on(self, recipe: Recipe) -> Literal["assistant", "last", "all"]:
         return "assistant"

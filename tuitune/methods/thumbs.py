@@ -7,7 +7,7 @@ from tuitune.conversation import Sample, UnusableRow
 from tuitune.language import N_, _
 from tuitune.masking import Masker
 from tuitune.methods.method import IDS, Encoded, Masks, Method, Metric, OverLength, Part
-from tuitune.methods.pairs import Pairs, chunked_logits_bytes, context, require_mask
+from tuitune.methods.pairs import WHY_NOT_SHARDED, Pairs, chunked_logits_bytes, context, require_mask
 from tuitune.recipe import Recipe
 
 _PAIRS = Pairs()
@@ -19,7 +19,7 @@ class KTO(Method):
     name = "kto"
     sentence = N_("Learns from single replies with a thumb up or down, where there is no pair for each prompt.")
     columns = {"input_ids": IDS, "labels": IDS, "desirable": IDS}  # noqa: RUF012
-    why_one_card = N_("its loss weighs whole replies, which cards cannot count together yet")
+    why_not_sharded = WHY_NOT_SHARDED
     loss_says = N_("The loss begins at 0.5, and falls as good replies become likelier than bad ones.")
     metrics = (
         Metric("rewards/margins", N_("margin"), N_("By how much good replies beat bad ones: it should rise.")),

@@ -1,6 +1,7 @@
 """Whether a model's frozen weights can be shared out to several cards, for one that no card holds whole."""
 
 from tuitune.language import _
+from tuitune.methods import method_of
 from tuitune.recipe import Recipe
 
 BACKEND = "transformers"
@@ -11,6 +12,8 @@ _HELD_WHOLE = {"embed_tokens", "lm_head"}
 def why_not_sharded(recipe: Recipe, hosts: int = 1) -> str | None:
     """Why the recipe's weights cannot be shared out to the cards of `hosts` hosts; None where they can."""
     lora = recipe.lora
+    if reason := method_of(recipe).why_not_sharded:
+        return _(reason)
     if recipe.model.backend == "unsloth":
         return _("Unsloth reads weights past the layers that would fetch them (model.backend)")
     if hosts > 1:

@@ -152,8 +152,13 @@ def train(
     adapter_step = None
     asking = _("Asking the model as it is for its log-probabilities")
     tell = _at_most_every(0.2, lambda done, total: phase("before", asking, done, total))
+
+    def asked_to_stop() -> bool:
+        control.agree()
+        return control.stop.is_set()
+
     try:
-        if not learner.before_training(loaded, recipe, prepared, plan.model_digest, tell, control.stop.is_set):
+        if not learner.before_training(loaded, recipe, prepared, plan.model_digest, tell, asked_to_stop, ranks):
             raise Stopped
         if loaded.reference:  # rows look it up as they are drawn
             evaluator.trainer = new_trainer(recipe)

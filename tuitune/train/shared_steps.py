@@ -6,23 +6,22 @@ from typing import Any
 from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError
 from tuitune.recipe import Recipe
-from tuitune.train.batching import IGNORED
 from tuitune.train.dealing import DealtBatches
 from tuitune.train.ranks import Ranks
 
-_FILLING_TOKENS = 8
 
-
-def share_rows(trainer: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, lengths: list[int]) -> None:
+def share_rows(
+    trainer: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, lengths: list[int], nothing: dict[str, Any]
+) -> None:
     """Have `trainer`, which knows of one process alone, make batches of its share of each step's rows.
 
-    `lengths` are the tokens of each training row. What a pass's loss is divided by is the step's trained tokens,
-    wherever they are.
+    `lengths` are the tokens of each training row, `nothing` is a batch without rows. What a pass's loss is divided by
+    is the step's trained tokens, wherever they are.
     """
     loader_of, samples_of = trainer.get_train_dataloader, trainer.get_batch_samples
 
     def get_train_dataloader() -> Any:
-        return _dealt(loader_of(), loaded, recipe, ranks, lengths)
+        return _dealt(loader_of(), loaded, recipe, ranks, lengths, nothing)
 
     def get_batch_samples(epoch_iterator: Any, num_batches: int, device: Any = None) -> tuple[list[Any], Any]:
         import torch
@@ -104,12 +103,12 @@ class StepClock:
         return event
 
 
-def _dealt(loader: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, lengths: list[int]) -> Any:
+def _dealt(
+    loader: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, lengths: list[int], nothing: dict[str, Any]
+) -> Any:
     """A loader of this process's passes, in place of the trainer's own, whose order of rows it takes."""
     from torch.utils.data import DataLoader
 
-    pad = loaded.tokenizer.pad_token_id or 0
-    filling = {"input_ids": [pad] * _FILLING_TOKENS, "labels": [IGNORED] * _FILLING_TOKENS}
     collate = loader.collate_fn
 
     class Loader(DataLoader):  # type: ignore[misc]  # torch is untyped
@@ -128,7 +127,7 @@ def _dealt(loader: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, lengt
     return Loader(
         loader.dataset,
         batch_sampler=batches,
-        collate_fn=lambda rows: collate(rows or [filling]),  # a pass without rows trains nothing
+        collate_fn=lambda rows: collate(rows) if rows else dict(nothing),
         pin_memory=loader.pin_memory,
     )
 

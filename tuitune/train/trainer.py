@@ -76,7 +76,7 @@ def make_trainer(
         train_sampling_strategy="group_by_length" if on_gpu and not loaded.padding_free else "random",
         disable_tqdm=True,
     )
-    trainer = learner.make_trainer(loaded, recipe, prepared, arguments, callbacks, control, emit)
+    trainer = learner.make_trainer(loaded, recipe, prepared, arguments, callbacks, control, emit, ranks)
     save = trainer._save_checkpoint
 
     def save_where_there_is_room(*arguments: Any, **options: Any) -> None:
@@ -103,7 +103,7 @@ def make_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if ranks.world > 1:
-        share_rows(trainer, loaded, recipe, ranks, lengths)
+        share_rows(trainer, loaded, recipe, ranks, lengths, learner.nothing(loaded))
     if learner.captures and on_gpu and loaded.padding_free:
         rows = recipe.train.per_device_train_batch_size
         by_graphs = captured or (can_capture(loaded) and ranks.world == 1)

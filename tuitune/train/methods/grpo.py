@@ -14,6 +14,7 @@ from tuitune.train.control import Control, Emit
 from tuitune.train.methods.grpo_script import grpo_part
 from tuitune.train.methods.learner import Collate, Learner
 from tuitune.train.methods.script_part import ScriptPart
+from tuitune.train.ranks import Ranks
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -36,6 +37,7 @@ class GRPO(Learner):
         callbacks: Sequence["TrainerCallback"],
         control: Control,
         emit: Emit,
+        ranks: Ranks,
     ) -> Any:
         from transformers import TrainingArguments
 

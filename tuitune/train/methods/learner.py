@@ -8,15 +8,21 @@ from tuitune.data.prepare import Prepared
 from tuitune.errors import UnusableInput
 from tuitune.methods import Method
 from tuitune.recipe import Recipe
-from tuitune.train.batching import collator
+from tuitune.train.batching import IGNORED, collator
 from tuitune.train.control import Control, Emit
 from tuitune.train.isolation import Way, loss_of
 from tuitune.train.methods.script_part import ScriptPart
+from tuitune.train.ranks import Ranks
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+_FILLING_TOKENS = 8
 Collate = Callable[[Sequence[Any]], dict[str, Any]]
+
+
+def pad_of(loaded: LoadedModel) -> int:
+    return loaded.tokenizer.pad_token_id or 0
 
 
 class Learner:
@@ -45,9 +51,18 @@ class Learner:
         callbacks: Sequence["TrainerCallback"],
         control: Control,
         emit: Emit,
+        ranks: Ranks,
     ) -> Any:
-        """A transformers.Trainer for the loaded model; `arguments` are those of its TrainingArguments."""
+        """A transformers.Trainer for the loaded model; `arguments` are those of its TrainingArguments.
+
+        What holds for a whole step it takes from all `ranks`; rows, gradients and loss are shared for it.
+        """
         raise NotImplementedError
+
+    def nothing(self, loaded: LoadedModel) -> dict[str, Any]:
+        """A batch without rows, for a pass of several processes in which this one has none."""
+        filling = {"input_ids": [pad_of(loaded)] * _FILLING_TOKENS, "labels": [IGNORED] * _FILLING_TOKENS}
+        return self.collator(loaded)([filling])
 
     def require(self, recipe: Recipe, prepared: Prepared) -> None:
         """Refuse data that the recipe cannot train on, before a model is loaded. Raises UnusableInput."""
@@ -69,8 +84,12 @@ class Learner:
         model_digest: str,
         progress: Callable[[int, int], None],
         cancelled: Callable[[], bool],
+        ranks: Ranks,
     ) -> bool:
-        """What has to be known of the model as it is, with its adapter as it begins; False where `cancelled`."""
+        """What has to be known of the model as it is, with its adapter as it begins; False where `cancelled`.
+
+        All `ranks` do a share of it, and ask `cancelled` at the same time.
+        """
         return True
 
     def script_part(self, recipe: Recipe) -> ScriptPart:

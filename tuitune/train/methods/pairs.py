@@ -14,8 +14,9 @@ from tuitune.plan.advice import passes_over_data
 from tuitune.recipe import Recipe
 from tuitune.train.control import Control, Emit
 from tuitune.train.isolation import Way
-from tuitune.train.methods.learner import Collate, Learner
+from tuitune.train.methods.learner import Collate, Learner, pad_of
 from tuitune.train.methods.script_part import ScriptPart, replies_part
+from tuitune.train.ranks import Ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,11 @@ class ReplyLearner(Learner):
     def collator(self, loaded: LoadedModel) -> Collate:
         return lambda rows: self.collate_rows(loaded, [_with_sequences(self, row) for row in rows])
 
+    def nothing(self, loaded: LoadedModel) -> dict[str, Any]:
+        import torch
+
+        return {"input_ids": torch.tensor([[pad_of(loaded)]]), "label_counts": torch.zeros(0, dtype=torch.int64)}
+
     def isolation_rows(self, rows: Any) -> Any:
         return Sequences(self, rows)
 
@@ -64,6 +70,7 @@ class ReplyLearner(Learner):
         model_digest: str,
         progress: Callable[[int, int], None],
         cancelled: Callable[[], bool],
+        ranks: Ranks,
     ) -> bool:
         """Compute the untrained model's log-probabilities; of training rows only if each is needed twice or more."""
         if not self.has_reference:
@@ -84,6 +91,7 @@ class ReplyLearner(Learner):
                 model_digest,
                 partial(_tell, progress, done, total),
                 cancelled,
+                ranks,
             )
             if reference is None:
                 return False
@@ -100,6 +108,7 @@ class ReplyLearner(Learner):
         callbacks: Sequence[Any],
         control: Control,
         emit: Emit,
+        ranks: Ranks,
     ) -> Any:
         from tuitune.train.methods.reply_trainer import ReplyTrainer
 
@@ -109,6 +118,7 @@ class ReplyLearner(Learner):
             loaded,
             self.loss(recipe),
             lambda rows: self.collate_rows(loaded, rows),
+            ranks,
             train_dataset=self.rows(prepared.train, recipe, reference.get("train")),
             eval_dataset=None if prepared.eval is None else self.rows(prepared.eval, recipe, reference.get("eval")),
             callbacks=list(callbacks),

@@ -12,6 +12,7 @@ from tuitune.recipe import Recipe
 from tuitune.train.control import Control, Emit
 from tuitune.train.methods.script_part import ScriptPart
 from tuitune.train.methods.sft import SFT
+from tuitune.train.ranks import Ranks
 
 RATE_SHARE = "rate_share"
 """Key of an optimizer's group: its learning rate as a share of the recipe's. It travels with checkpoints."""
@@ -30,9 +31,10 @@ class Pretrain(SFT):
         callbacks: Sequence[Any],
         control: Control,
         emit: Emit,
+        ranks: Ranks,
     ) -> Any:
         assert isinstance(recipe.method, Section)
-        trainer = super().make_trainer(loaded, recipe, prepared, arguments, callbacks, control, emit)
+        trainer = super().make_trainer(loaded, recipe, prepared, arguments, callbacks, control, emit, ranks)
         rate, embedding_rate = recipe.train.learning_rate, recipe.method.embedding_learning_rate
         share = _EMBEDDINGS_SHARE if embedding_rate is None else embedding_rate / rate
         create = trainer.create_optimizer

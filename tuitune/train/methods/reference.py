@@ -14,6 +14,7 @@ from tuitune.paths import cache_folder, key_of
 from tuitune.recipe import Recipe
 from tuitune.train.batching import Row
 from tuitune.train.methods.replies import CollateReplies, evaluating, reply_logps
+from tuitune.train.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,16 @@ def reference_logps(
     model_digest: str,
     progress: Progress,
     cancelled: Callable[[], bool],
+    ranks: Ranks = ALONE,
 ) -> Tensor | None:
     """Log-probability of every sequence of every row by the model as it is, (rows, sequences) in fp32 on the CPU.
 
-    Read from the cache where the same was asked of the same model before. None where `cancelled` turned true.
+    Read from the cache where the same was asked of the same model before; else each of several `ranks` computes its
+    share. None where `cancelled`, which all ask at the same time, turned true.
     """
     file = cache_folder("reference") / f"{_key(loaded, recipe, rows, model_digest)}.safetensors"
-    if (known := _kept(file, len(rows))) is not None:
+    known = _kept(file, len(rows))
+    if not any(ranks.any(known is None)):
         progress(len(rows), len(rows))
         return known
     # Without gradients several times the rows of a training pass fit.
@@ -50,33 +54,38 @@ def reference_logps(
     batch_rows *= _TIMES_THE_ROWS if loaded.padding_free else 1
     # Rows of like lengths beside each other need little padding; the longest come first, where memory may run out.
     order = sorted(range(len(rows)), key=lambda place: -sum(len(row["input_ids"]) for row in rows[place]))
-    sums: list[Tensor | None] = [None] * len(rows)
+    device = loaded.model.device
+    reference = torch.zeros((len(rows), len(rows[0]) if rows else 0), dtype=torch.float32, device=device)
     with evaluating(loaded.model), torch.no_grad():
         at = 0
         while at < len(order):
             if cancelled():
                 return None
-            places = order[at : at + batch_rows]
+            places = order[at + ranks.rank * batch_rows :][:batch_rows]
+            out_of_memory = None
             try:
-                batch = collate([sequence for place in places for sequence in rows[place]])
-                logps = reply_logps(loaded, batch).cpu()
-            except torch.OutOfMemoryError:
+                if places:
+                    batch = collate([sequence for place in places for sequence in rows[place]])
+                    reference[places] = reply_logps(loaded, batch).view(len(places), -1).float()
+            except torch.OutOfMemoryError as error:
+                out_of_memory = error.with_traceback(None)  # whose frames hold what the pass took
+            if any(ranks.any(out_of_memory is not None)):
                 if batch_rows == 1:
-                    raise
+                    raise out_of_memory or torch.OutOfMemoryError("on another card")
                 batch_rows //= 2
                 torch.cuda.empty_cache()
                 continue
-            for place, values in zip(places, logps.split([len(rows[place]) for place in places]), strict=True):
-                sums[place] = values
-            at += len(places)
+            at = min(at + batch_rows * ranks.world, len(order))
             progress(at, len(rows))
-    reference = torch.stack([values for values in sums if values is not None])
+    ranks.add_up(reference)
+    reference = reference.cpu()
     if not reference.isfinite().all():
         raise TuituneError(
             "The model gives a reply of the data no probability (NaN or infinite) before it is trained: "
             "train in 16-bit (model.load_in_4bit: false), or choose another model."
         )
-    _keep(file, reference)
+    if ranks.writes_here:
+        _keep(file, reference)
     return reference
 
 

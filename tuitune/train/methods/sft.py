@@ -12,6 +12,7 @@ from tuitune.train.control import Control, Emit
 from tuitune.train.isolation import loss_of
 from tuitune.train.methods.learner import Collate, Learner
 from tuitune.train.methods.script_part import ScriptPart
+from tuitune.train.ranks import Ranks
 
 ARGUMENTS = {
     "max_length": None,
@@ -40,6 +41,7 @@ class SFT(Learner):
         callbacks: Sequence[Any],
         control: Control,
         emit: Emit,
+        ranks: Ranks,
     ) -> Any:
         from trl import SFTConfig, SFTTrainer
 

@@ -119,20 +119,20 @@ class ThumbLoss:
             ask_base(loaded, [batch["kl"] for batch in batches])
 
     def totals(self, loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> "Totals":
-        """With the drift over all the step's rows: never below 0, and without gradient."""
+        """With the drift over all of their rows, without gradient."""
         import torch
 
         from tuitune.train.methods.replies import evaluating
         from tuitune.train.methods.reply_trainer import Totals
 
         rows = sum(len(batch["label_counts"]) for batch in batches)
-        kl = torch.zeros((), device=loaded.model.device)
+        drift = torch.zeros((), device=loaded.model.device)
         if self.section.loss_type == "kto":
             # Without dropout: this runs before the trainer has the random state of the step it goes on from.
             with torch.no_grad(), evaluating(loaded.model):
-                drifts = [_ratio(loaded, batch["kl"])[0].sum() for batch in batches]
-                kl = (torch.stack(drifts).sum() / rows).clamp(min=0)
-        return Totals(rows, rows, kl)
+                for batch in batches:
+                    drift = drift + _ratio(loaded, batch["kl"])[0].sum()
+        return Totals(rows, rows, drift)
 
     def outcome(self, loaded: LoadedModel, batch: dict[str, Any], totals: "Totals") -> "Outcome":
         import torch
@@ -140,7 +140,6 @@ class ThumbLoss:
         from tuitune.train.methods.losses import Replies, kto_loss
         from tuitune.train.methods.reply_trainer import Outcome
 
-        assert totals.kl is not None
         ratio, logps = _ratio(loaded, batch)
         tokens, desirable = (batch[name].to(loaded.model.device) for name in ("label_counts", "desirable"))
         replies = Replies(logps, logps.detach() - ratio.detach(), tokens)
