@@ -20,7 +20,6 @@ from tests.conftest import DEMO
 from tests.engine.training import trained
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.machine.cards import STAND_INS, cards_of
-from tuitune.methods import METHODS
 from tuitune.paths import cache_folder
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import TrainSection
@@ -30,7 +29,6 @@ from tuitune.session.client import Session
 from tuitune.session.rank_messages import Start
 from tuitune.session.rank_processes import start_processes
 from tuitune.session.run_requests import Resume, Save, Train
-from tuitune.train.check import check
 from tuitune.train.checkpoints import checkpoints_of, damage, step_of
 from tuitune.train.control import Control
 from tuitune.train.dealing import DealtBatches, deal_by_length, deal_by_tokens
@@ -233,15 +231,34 @@ def test_a_process_ends_with_its_session(demo_recipe: Recipe, tmp_path: Path) ->
     assert process.end is not None and process.end.how == "dead"
 
 
-def test_answers_of_its_own_are_trained_on_by_one_card() -> None:
-    data = Recipe.load(DEMO / "demo_grpo.yaml").model_dump(mode="json")
-    with pytest.raises(
-        UnusableInput, match=r"The method grpo trains on one card, because .*generated and judged in one"
-    ):
-        check(Recipe.from_data(data, changes=["train.gpus=0,1"]))
-    with pytest.raises(UnusableInput, match="trains on one card"):
-        check(Recipe.from_data(data), hosts=2)
-    assert [name for name, method in METHODS.items() if method.why_one_card] == ["grpo"]
+async def test_two_processes_learn_from_answers_of_their_own_as_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each generates half of the answers; a generation is trained on twice, and held-out prompts are answered."""
+    changes = ["model.load_in_4bit=false", "train.max_steps=4", "train.gpus=all", "samples.prompts=[]"]
+    changes += ["method.num_generations=4", "method.max_completion_length=12", "method.num_iterations=2"]
+    changes += ["train.per_device_train_batch_size=4", "train.gradient_accumulation_steps=3", "data.eval_share=0.05"]
+    recipe = Recipe.load(DEMO / "demo_grpo.yaml", changes=changes)
+    alone, expected = trained(recipe, tmp_path, "alone")
+
+    monkeypatch.setenv(STAND_INS, "2")
+    session = await Session.start()
+    reply = await session.call(Train(recipe.model_dump(mode="json"), str(tmp_path), "together"))
+    await session.close()
+    assert reply["status"] == "done"
+    together = Run(tmp_path / "together")
+    told = together.history()
+    assert [step.loss for step in told.steps] == pytest.approx([step.loss for step in expected.steps], abs=1e-5)
+    assert [step.tokens for step in told.steps] == [step.tokens for step in expected.steps]
+    for ours, theirs in zip(told.steps, expected.steps, strict=True):
+        timed = {"step_seconds", "generating"}
+        assert {name: value for name, value in ours.metrics.items() if name not in timed} == pytest.approx(
+            {name: value for name, value in theirs.metrics.items() if name not in timed}, rel=1e-4, abs=1e-4
+        )
+    assert [e.loss for e in told.evaluations] == pytest.approx([e.loss for e in expected.evaluations], abs=1e-6)
+    weights = load_file(together.adapter / "adapter_model.safetensors")
+    for name, weight in load_file(alone.adapter / "adapter_model.safetensors").items():
+        assert (weights[name] - weight).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(

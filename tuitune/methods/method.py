@@ -88,8 +88,6 @@ class Method:
     """How many sequences of tokens one row brings into a pass."""
     why_not_sharded: str = ""
     """Why cards cannot share the frozen weights while they train by it, as a clause; empty where they can."""
-    why_one_card: str = ""
-    """Why several cards cannot share its steps, as a clause; empty where they can."""
 
     def train_on(self, recipe: Recipe) -> Literal["assistant", "last", "all"]:
         """What the masker marks as trained."""

@@ -10,7 +10,7 @@ from tuitune.masking import IGNORED, Masker
 from tuitune.method_sections import GRPO as Section
 from tuitune.methods.advice import Advice, PromptAdvice
 from tuitune.methods.method import IDS, TEXT, Encoded, Masks, Method, Metric, OverLength, Part, is_finite
-from tuitune.methods.pairs import chunked_logits_bytes
+from tuitune.methods.pairs import WHY_NOT_SHARDED, chunked_logits_bytes
 from tuitune.recipe import Recipe
 
 
@@ -21,7 +21,7 @@ class GRPO(Method):
 
     name = "grpo"
     sentence = N_("Answers prompts itself and learns from rewards that check the answers: mathematics, code, formats.")
-    why_one_card = N_("the answers of a step are generated and judged in one process")
+    why_not_sharded = WHY_NOT_SHARDED
     columns = {"prompt_ids": IDS, "row": TEXT}  # noqa: RUF012
     metrics = (
         Metric("reward", N_("reward"), N_("What the answers are worth on average: this is what should rise.")),

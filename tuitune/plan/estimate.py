@@ -235,7 +235,7 @@ def _shared_by(recipe: Recipe, shape: Shape, rows: Rows | None, backend: str, ca
 
 def _offer_of_cards(recipe: Recipe, shape: Shape, rows: Rows | None, card: Gpu) -> Iterator[str]:
     """A sentence, where several cards that share the weights hold the run that one of them does not."""
-    if method_of(recipe).why_one_card or sharding.why_not_sharded(recipe) is not None:
+    if sharding.why_not_sharded(recipe) is not None:
         return
     tokens = longest_batch_tokens(recipe, rows)
     for cards in range(2, len(visible_gpus()) + 1):
@@ -267,7 +267,7 @@ def _scaling(recipe: Recipe, shape: Shape, rows: Rows, gpus: int, hosts: int) ->
 
 def _cards_here(recipe: Recipe, shape: Shape, rows: Rows) -> tuple[Scaled, ...]:
     there = len(visible_gpus())
-    if there < 2 or method_of(recipe).why_one_card:
+    if there < 2 or recipe.method.answer_tokens:  # decoding answers is most of such a step, and not computed here
         return ()
     step = _step(recipe, shape, rows)
     return tuple(scaled(step, gpus) for gpus in sorted({1, 2, 4, 8, there}) if gpus <= there)

@@ -106,9 +106,14 @@ def find_trained(labels: NDArray[np.int64], *, coarse: bool) -> NDArray[np.int64
     return np.concatenate([places, np.flatnonzero(~predicts)[: size - len(places)]])
 
 
+def pad_of(loaded: "LoadedModel") -> int:
+    """The token that fills up rows: the tokenizer's own, or any, as nothing looks at it."""
+    return loaded.tokenizer.pad_token_id or 0
+
+
 def collator(loaded: "LoadedModel") -> Padded | PaddingFree:
     """What makes batches of rows for this model."""
-    pad = loaded.tokenizer.pad_token_id or 0
+    pad = pad_of(loaded)
     if loaded.padding_free:
         return PaddingFree(pad, loaded.pass_sizes, loaded.trained_head)
     return Padded(pad, ALIGNED if loaded.model.device.type == "cuda" else 1)

@@ -3,8 +3,6 @@
 from tuitune.backends.loading import require_adapter
 from tuitune.backends.loftq import require_loftq
 from tuitune.errors import UnusableInput
-from tuitune.language import _
-from tuitune.methods import method_of
 from tuitune.model.config import require_weights
 from tuitune.plan.sharding import why_not_sharded
 from tuitune.recipe import Recipe
@@ -23,13 +21,6 @@ def check(recipe: Recipe, hosts: int = 1) -> None:
     require_rewards(recipe.method.judges())
     require_loftq(recipe)
     require_reporters(recipe)
-    method = method_of(recipe)
-    if (recipe.train.gpus != "auto" or hosts > 1) and method.why_one_card:
-        raise UnusableInput(
-            "The method {method} trains on one card, because {reason}: leave train.gpus at auto, on one host.",
-            method=method.name,
-            reason=_(method.why_one_card),
-        )
     reason = why_not_sharded(recipe, hosts)
     if recipe.train.shard is True and reason is not None:
         raise UnusableInput(

@@ -43,6 +43,32 @@ def deal_by_length(rows: Sequence[int], lengths: Sequence[int], group_count: int
     return [by_length[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
+class WholeSteps:
+    """A batch sampler for a method that divides a step's work itself: the step's rows in the first of its passes.
+
+    The further ones are empty, for every process.
+    """
+
+    def __init__(self, order: Any, train: TrainSection, world: int, agreed: Any = lambda order: order) -> None:
+        """`order` is a sampler of the rows of whole steps; `agreed` makes it that of all processes."""
+        self._order = order
+        self._rows, self._passes = rows_a_step(train), passes_a_step(train, world)
+        self._agreed = agreed
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self._order, "set_epoch"):
+            self._order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._order) // self._rows * self._passes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = self._agreed(list(self._order))
+        for start in range(0, len(rows), self._rows):
+            yield rows[start : start + self._rows]
+            yield from ([] for _ in range(self._passes - 1))
+
+
 class DealtBatches:
     """A batch sampler: the passes of one of `world` processes, epoch by epoch, from the order that one card would take.
 

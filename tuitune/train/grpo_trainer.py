@@ -4,6 +4,7 @@ Importing this module imports transformers.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -22,15 +23,19 @@ from tuitune.methods.prompts import section_of
 from tuitune.recipe import Recipe
 from tuitune.rewards.judge import Judge
 from tuitune.runs.events import Completions, Notice
-from tuitune.train.batching import collator
+from tuitune.train.batching import collator, pad_of
 from tuitune.train.control import Control, Emit, Stopped
+from tuitune.train.dealing import passes_a_step
 from tuitune.train.logprobs import label_logprobs
 from tuitune.train.policy_loss import Tokens, policy_loss, token_weights
+from tuitune.train.ranks import ALONE, Ranks
 from tuitune.train.rollouts import Completion, Generation, Roller
 
 _EVALUATED = 64
 """Held-out prompts that are answered to measure the model."""
 _SHOWN_CHARACTERS = 2000
+_NOTHING = -1
+"""In place of a pass, where this process has none."""
 
 
 class GroupSampler(Sampler):  # type: ignore[misc]  # torch is untyped
@@ -83,13 +88,16 @@ class WholeGenerations(TrainerCallback):  # type: ignore[misc]  # transformers i
 class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Answers prompts with the weights of the moment, judges the answers, and learns from how they differ.
 
-    A step is one pass over `batch × accumulation` answers; `num_iterations` steps learn from each generation.
+    A step is one pass over `batch × accumulation` answers; `num_iterations` steps learn from each generation. Each of
+    several `ranks` generates its share of the answers, knows all of them, and learns from its share of the passes.
     """
 
-    def __init__(self, loaded: LoadedModel, recipe: Recipe, control: Control, emit: Emit, **options: Any) -> None:
+    def __init__(
+        self, loaded: LoadedModel, recipe: Recipe, control: Control, emit: Emit, ranks: Ranks, **options: Any
+    ) -> None:
         section = section_of(recipe)
         self._loaded, self._recipe, self._section = loaded, recipe, section
-        self._asked, self._emit = control, emit
+        self._asked, self._emit, self._ranks = control, emit, ranks
         self._answers = recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps
         self._roller: Roller | None = None
         self._passes: list[_Pass] = []
@@ -105,7 +113,7 @@ class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     @property
     def roller(self) -> Roller:
         if self._roller is None:
-            self._roller = roller_of(self._loaded, self._section, self.train_dataset, self._emit)
+            self._roller = roller_of(self._loaded, self._section, self.train_dataset, self._emit, self._ranks)
         return self._roller
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
@@ -117,19 +125,31 @@ class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         step, group = self.state.global_step, self._section.num_generations
         if step % self._section.num_iterations == 0 or not self._passes:
             rows = [row for batch in batches for row in batch][::group]
-            generation = self.roller.generate(
-                rows, group, seed=hash_of(self._recipe.train.seed, step), cancelled=self._asked.stop.is_set
-            )
+            generation = self._generate(rows, group, hash_of(self._recipe.train.seed, step))
             self._figures = generation.figures()
             self._figures["generating_seconds"] = generation.seconds
             self._passes = self._passes_of(generation)
             self._tell(generation, step + 1)
-        return [{"place": place, **batch.inputs} for place, batch in enumerate(self._passes)], len(self._passes)
+        own = [{"place": place, **self._passes[place].inputs} for place in self._own_places()]
+        nothing = {"place": _NOTHING, "input_ids": torch.tensor([[pad_of(self._loaded)]])}
+        return own + [nothing] * (num_batches - len(own)), len(own)
+
+    def _own_places(self) -> range:
+        """Which passes of the step are this process's."""
+        return range(self._ranks.rank, len(self._passes), self._ranks.world)
+
+    def _generate(self, rows: list[Any], group: int, seed: int) -> Generation:
+        try:
+            return self.roller.generate(rows, group, seed=seed, cancelled=self._asked.is_asked_to_stop)
+        except Stopped:
+            self._asked.agree()
+            raise
 
     def _passes_of(self, generation: Generation) -> "list[_Pass]":
         lengths = [len(completion.ids) for completion in generation.completions]
         weights = token_weights(self._section, lengths, [completion.ended for completion in generation.completions])
-        size = self._recipe.train.per_device_train_batch_size
+        train, world = self._recipe.train, self._ranks.world
+        size = math.ceil(len(lengths) / (passes_a_step(train, world) * world))
         collate = collator(self._loaded)
         passes = []
         for start in range(0, len(lengths), size):
@@ -173,6 +193,8 @@ class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward over one pass; the loss is its part of the step's."""
         model.train()
+        if inputs["place"] == _NOTHING:
+            return torch.zeros((), device=self._loaded.model.device)
         batch = self._passes[inputs["place"]]
         device = self._loaded.model.device
         logprobs, entropies = label_logprobs(
@@ -212,10 +234,12 @@ class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """TRL's names for what is logged beside the loss."""
-        tokens = self._sums.pop("tokens", 0.0)
+        sums, self._sums = self._sums, {}
+        if "loss" in logs:
+            sums = self._ranks.totals_by_name(sums)
+        tokens = sums.pop("tokens", 0.0)
         if "loss" in logs and tokens:
             names = {"entropy": "entropy", "kl": "kl", "clipped": "clip_ratio", "difference": "sampling_difference"}
-            sums, self._sums = self._sums, {}
             logs |= {names[name]: value / tokens for name, value in sums.items()}
             seconds = time.monotonic() - self._began
             generating = self._figures.pop("generating_seconds", 0.0)
@@ -241,7 +265,7 @@ class GRPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Mean reward of one answer to each held-out prompt; minus it as the loss, since that is what falls."""
         rows = [self.eval_dataset[place] for place in range(min(_EVALUATED, len(self.eval_dataset)))]
         try:
-            generation = self.roller.generate(rows, 1, seed=0, cancelled=self._asked.stop.is_set)
+            generation = self._generate(rows, 1, 0)
         finally:
             if not self.is_in_train:  # nothing may need the rewards again
                 self.roller.judge.close()
@@ -271,10 +295,10 @@ class _Pass:
         self.reference: Tensor | None = None
 
 
-def roller_of(loaded: LoadedModel, section: Section, rows: Any, emit: Emit) -> Roller:
+def roller_of(loaded: LoadedModel, section: Section, rows: Any, emit: Emit, ranks: Ranks = ALONE) -> Roller:
     """What generates and judges for a model; tells where it is slow."""
     decoder: CanDecode = decoder_of(loaded, list(rows[0]["prompt_ids"]), lambda text: emit(Notice(text=text)))
-    return Roller(loaded, section, decoder, Judge(section.rewards))
+    return Roller(loaded, section, decoder, Judge(section.rewards), ranks)
 
 
 def hash_of(seed: int, step: int) -> int:

@@ -12,7 +12,7 @@ from tuitune.errors import explain
 from tuitune.language import N_, _
 from tuitune.machine.precision import compute_dtype
 from tuitune.text import one_line
-from tuitune.train.batching import IGNORED, Padded, Row, collator
+from tuitune.train.batching import IGNORED, Padded, Row, collator, pad_of
 
 # The rows compared are cut to these lengths (tokens): different, and no multiples of a kernel's block.
 _LENGTHS = (193, 251, 127)
@@ -161,7 +161,7 @@ def prove_isolation(
 
     chosen = _chosen(rows)
     way = way or Way(collator, loss_of)
-    collate, collate_alone = way.collator(loaded), Padded(loaded.tokenizer.pad_token_id or 0)
+    collate, collate_alone = way.collator(loaded), Padded(pad_of(loaded))
     middle = len(chosen) // 2
     unlabelled = {**chosen[middle], "labels": [IGNORED] * len(chosen[middle]["labels"])}
     reversed_row = {**unlabelled, "input_ids": list(unlabelled["input_ids"])[::-1]}

@@ -6,7 +6,7 @@ of several hosts meet at a store on the first one.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -85,14 +85,21 @@ class Ranks:
         """The bytes of the first process."""
         if self.world == 1:
             return own
-        import torch
-
         (size,) = self.highest(float(len(own) if self.is_first else 0))
-        data = torch.zeros(int(size), dtype=torch.uint8)
-        if self.is_first and own:
-            data.copy_(torch.frombuffer(bytearray(own), dtype=torch.uint8))
-        self._gloo.broadcast([data], _broadcast_options()).wait()
-        return bytes(data.numpy())
+        return self._broadcast(own, int(size), 0)
+
+    def pooled(self, value: Any) -> list[Any]:
+        """The values of all processes by rank, which must be plain JSON data."""
+        if self.world == 1:
+            return [value]
+        own = json.dumps(value).encode()
+        sizes = self.gathered(len(own))
+        return [json.loads(self._broadcast(own, size, rank)) for rank, size in enumerate(sizes)]
+
+    def totals_by_name(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """The sums of all processes' numbers; the first one must have every name, and what another lacks is 0."""
+        names: list[str] = self.share(list(numbers))
+        return dict(zip(names, self.totals(*(float(numbers.get(name, 0.0)) for name in names)), strict=True))
 
     def unlike_the_first(self, text: str) -> list[int]:
         """The ranks of the processes whose text is not that of the first one."""
@@ -119,6 +126,16 @@ class Ranks:
             self._gloo._allgather_base(on_host, part.cpu()).wait()
             return _Arrived(whole.copy_(on_host))
         return (self._nccl or self._gloo)._allgather_base(whole, part)
+
+    def _broadcast(self, own: bytes, size: int, rank: int) -> bytes:
+        """The `size` bytes of the process with that rank."""
+        import torch
+
+        data = torch.zeros(size, dtype=torch.uint8)
+        if rank == self.rank and own:
+            data.copy_(torch.frombuffer(bytearray(own), dtype=torch.uint8))
+        self._gloo.broadcast([data], _broadcast_options(rank)).wait()
+        return bytes(data.numpy())
 
     def _reduced(self, numbers: Sequence[float], operation: str) -> tuple[float, ...]:
         if self.world == 1:
@@ -180,11 +197,11 @@ def _reduce_options(operation: str) -> Any:
     return options
 
 
-def _broadcast_options() -> Any:
+def _broadcast_options(rank: int) -> Any:
     import torch.distributed as dist
 
     options = dist.BroadcastOptions()
-    options.rootRank = 0
+    options.rootRank = rank
     options.rootTensor = 0
     return options
 

@@ -5,7 +5,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.chat.choice import Choice
-from tuitune.chat.decoding import CanDecode, DecodeRequest
+from tuitune.chat.decoding import CanDecode, Decoded, DecodeRequest
 from tuitune.chat.reply import end_tokens
 from tuitune.method_sections import GRPO
 from tuitune.rewards.judge import Answer, Cancelled, Judge
 from tuitune.train.control import Stopped
+from tuitune.train.ranks import ALONE, Ranks
 
 _SMALL = 1e-4
 """Added to a spread that rewards are divided by, so that equal rewards are no division by 0."""
@@ -80,10 +82,15 @@ class Generation:
 
 
 class Roller:
-    """Generates and judges; keep it for a run, since the decoder keeps what it has captured."""
+    """Generates and judges; keep it for a run, since the decoder keeps what it has captured.
 
-    def __init__(self, loaded: LoadedModel, section: GRPO, decoder: CanDecode, judge: Judge) -> None:
-        self._loaded, self._section = loaded, section
+    Each of several `ranks` decodes its share of the answers; the first one has them all judged.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, section: GRPO, decoder: CanDecode, judge: Judge, ranks: Ranks = ALONE
+    ) -> None:
+        self._loaded, self._section, self._ranks = loaded, section, ranks
         self.decoder, self.judge = decoder, judge
         self._ends = end_tokens(loaded)
 
@@ -96,9 +103,9 @@ class Roller:
         temperature: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Generation:
-        """`group` answers to the prompt of each of the tokenised rows, drawn by `seed` alone.
+        """`group` answers to the prompt of each of the tokenised rows, drawn by `seed` alone; the same on all ranks.
 
-        Raises Stopped where that was asked on the way, and RewardFailed.
+        Raises Stopped where that was asked of one of them on the way, and RewardFailed.
         """
         section = self._section
         choice = Choice(
@@ -110,19 +117,25 @@ class Roller:
         prompts = [list(map(int, row["prompt_ids"])) for row in rows for _ in range(group)]
         began = time.monotonic()
         self._loaded.backend.for_inference(self._loaded)
-        decoded = self.decoder.decode(
-            DecodeRequest(
-                prompts=prompts,
-                choice=choice,
-                seeds=np.random.SeedSequence(seed).generate_state(len(prompts), np.uint64).astype(np.int64).tolist(),
-                max_new_tokens=section.max_completion_length,
-                ends=self._ends,
-                cancelled=cancelled,
-            )
+        seeds = np.random.SeedSequence(seed).generate_state(len(prompts), np.uint64).astype(np.int64).tolist()
+        rank, world = self._ranks.rank, self._ranks.world
+        own = slice(len(prompts) * rank // world, len(prompts) * (rank + 1) // world)
+        request = DecodeRequest(
+            prompts=prompts[own],
+            choice=choice,
+            seeds=seeds[own],
+            max_new_tokens=section.max_completion_length,
+            ends=self._ends,
+            cancelled=cancelled,
         )
+        decoded = self.decoder.decode(request) if request.prompts else []
         self._loaded.backend.for_training(self._loaded)
-        if cancelled():
+        if any(self._ranks.any(cancelled())):
             raise Stopped
+        if world > 1:
+            decoded = [
+                Decoded(**answer) for share in self._ranks.pooled(list(map(asdict, decoded))) for answer in share
+            ]
         judging = time.monotonic()
         tokenizer = self._loaded.tokenizer
         texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in decoded]
@@ -132,10 +145,13 @@ class Roller:
             Answer(row_prompts[place // group], text, len(answer.ids), columns[place // group])
             for place, (text, answer) in enumerate(zip(texts, decoded, strict=True))
         ]
-        try:
-            values = self.judge.values(answers, cancelled)
-        except Cancelled:
-            raise Stopped from None
+        values: list[list[float]] | None = None
+        if self._ranks.is_first:
+            with suppress(Cancelled):
+                values = self.judge.values(answers, cancelled)
+        values = self._ranks.share(values)
+        if values is None:
+            raise Stopped
         totals = self.judge.totals(values)
         completions = [
             Completion(

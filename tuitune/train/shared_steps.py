@@ -6,22 +6,23 @@ from typing import Any
 from tuitune.backends.loaded import LoadedModel
 from tuitune.errors import TuituneError
 from tuitune.recipe import Recipe
-from tuitune.train.dealing import DealtBatches
+from tuitune.train.dealing import DealtBatches, WholeSteps
+from tuitune.train.methods import Learner
 from tuitune.train.ranks import Ranks
 
 
 def share_rows(
-    trainer: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, lengths: list[int], nothing: dict[str, Any]
+    trainer: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, lengths: list[int], learner: Learner
 ) -> None:
     """Have `trainer`, which knows of one process alone, make batches of its share of each step's rows.
 
-    `lengths` are the tokens of each training row, `nothing` is a batch without rows. What a pass's loss is divided by
-    is the step's trained tokens, wherever they are.
+    `lengths` are the tokens of each training row. What a pass's loss is divided by is the step's trained tokens,
+    wherever they are.
     """
     loader_of, samples_of = trainer.get_train_dataloader, trainer.get_batch_samples
 
     def get_train_dataloader() -> Any:
-        return _dealt(loader_of(), loaded, recipe, ranks, lengths, nothing)
+        return _dealt(loader_of(), loaded, recipe, ranks, lengths, learner)
 
     def get_batch_samples(epoch_iterator: Any, num_batches: int, device: Any = None) -> tuple[list[Any], Any]:
         import torch
@@ -103,9 +104,7 @@ class StepClock:
         return event
 
 
-def _dealt(
-    loader: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, lengths: list[int], nothing: dict[str, Any]
-) -> Any:
+def _dealt(loader: Any, loaded: LoadedModel, recipe: Recipe, ranks: Ranks, lengths: list[int], learner: Learner) -> Any:
     """A loader of this process's passes, in place of the trainer's own, whose order of rows it takes."""
     from torch.utils.data import DataLoader
 
@@ -115,19 +114,18 @@ def _dealt(
         def set_epoch(self, epoch: int) -> None:
             batches.set_epoch(epoch)
 
-    batches = DealtBatches(
-        loader.batch_sampler.sampler,
-        lengths,
-        recipe.train,
-        ranks.rank,
-        ranks.world,
-        padded=not loaded.padding_free,
-        agreed=ranks.share,
-    )
+    order, train = loader.batch_sampler.sampler, recipe.train
+    batches: DealtBatches | WholeSteps
+    if learner.divides_steps:
+        batches = WholeSteps(order, train, ranks.world, ranks.share)
+    else:
+        batches = DealtBatches(
+            order, lengths, train, ranks.rank, ranks.world, padded=not loaded.padding_free, agreed=ranks.share
+        )
     return Loader(
         loader.dataset,
         batch_sampler=batches,
-        collate_fn=lambda rows: collate(rows) if rows else dict(nothing),
+        collate_fn=lambda rows: collate(rows) if rows else learner.nothing(loaded),
         pin_memory=loader.pin_memory,
     )
 

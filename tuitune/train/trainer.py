@@ -103,7 +103,7 @@ def make_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if ranks.world > 1:
-        share_rows(trainer, loaded, recipe, ranks, lengths, learner.nothing(loaded))
+        share_rows(trainer, loaded, recipe, ranks, lengths, learner)
     if learner.captures and on_gpu and loaded.padding_free:
         rows = recipe.train.per_device_train_batch_size
         by_graphs = captured or (can_capture(loaded) and ranks.world == 1)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class GRPO(Learner):
     method = METHODS["grpo"]
     fits = False
+    divides_steps = True
 
     def collator(self, loaded: LoadedModel) -> Collate:
         """Prompts as they are: what a pass takes is known only once they are answered."""
@@ -48,12 +49,16 @@ class GRPO(Learner):
             recipe,
             control,
             emit,
+            ranks,
             train_dataset=prepared.train,
             eval_dataset=prepared.eval,
             data_collator=rows_as_they_are,
             callbacks=list(callbacks),
             args=TrainingArguments(**arguments, remove_unused_columns=False),
         )
+
+    def nothing(self, loaded: LoadedModel) -> Any:
+        return []
 
     def require(self, recipe: Recipe, prepared: Prepared) -> None:
         section = section_of(recipe)

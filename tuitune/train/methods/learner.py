@@ -8,7 +8,7 @@ from tuitune.data.prepare import Prepared
 from tuitune.errors import UnusableInput
 from tuitune.methods import Method
 from tuitune.recipe import Recipe
-from tuitune.train.batching import IGNORED, collator
+from tuitune.train.batching import IGNORED, collator, pad_of
 from tuitune.train.control import Control, Emit
 from tuitune.train.isolation import Way, loss_of
 from tuitune.train.methods.script_part import ScriptPart
@@ -21,16 +21,14 @@ _FILLING_TOKENS = 8
 Collate = Callable[[Sequence[Any]], dict[str, Any]]
 
 
-def pad_of(loaded: LoadedModel) -> int:
-    return loaded.tokenizer.pad_token_id or 0
-
-
 class Learner:
     """How a method trains; the `Method` of the same name says what it learns from."""
 
     method: Method
     fits: bool = True
     """Whether ways to run a step are timed on a GPU."""
+    divides_steps: bool = False
+    """Whether its trainer is given the rows of a whole step in each process, and divides the work itself."""
     captures: bool = False
     """Whether a pass is the model's own loss over its labels, which can be captured as a CUDA graph."""
 
@@ -59,7 +57,7 @@ class Learner:
         """
         raise NotImplementedError
 
-    def nothing(self, loaded: LoadedModel) -> dict[str, Any]:
+    def nothing(self, loaded: LoadedModel) -> Any:
         """A batch without rows, for a pass of several processes in which this one has none."""
         filling = {"input_ids": [pad_of(loaded)] * _FILLING_TOKENS, "labels": [IGNORED] * _FILLING_TOKENS}
         return self.collator(loaded)([filling])

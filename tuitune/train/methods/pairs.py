@@ -12,9 +12,10 @@ from tuitune.language import _
 from tuitune.methods import METHODS
 from tuitune.plan.advice import passes_over_data
 from tuitune.recipe import Recipe
+from tuitune.train.batching import pad_of
 from tuitune.train.control import Control, Emit
 from tuitune.train.isolation import Way
-from tuitune.train.methods.learner import Collate, Learner, pad_of
+from tuitune.train.methods.learner import Collate, Learner
 from tuitune.train.methods.script_part import ScriptPart, replies_part
 from tuitune.train.ranks import Ranks
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tuitune.backends.loaded import LoadedModel
-from tuitune.train.batching import ALIGNED, IGNORED, Padded, PaddingFree, Row
+from tuitune.train.batching import ALIGNED, IGNORED, Padded, PaddingFree, Row, pad_of
 from tuitune.train.logprobs import label_logprobs
 
 _OWN = ("label_counts", "reference", "desirable", "kl")
@@ -31,7 +31,7 @@ class CollateReplies:
     @classmethod
     def of(cls, loaded: LoadedModel) -> "CollateReplies":
         """What makes batches of sequences for this model."""
-        pad = loaded.tokenizer.pad_token_id or 0
+        pad = pad_of(loaded)
         if loaded.padding_free:
             return cls(PaddingFree(pad), loaded.backend.name == "unsloth")
         return cls(Padded(pad, ALIGNED if loaded.model.device.type == "cuda" else 1), True)

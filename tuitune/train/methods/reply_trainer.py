@@ -186,13 +186,9 @@ class ReplyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def _means(self, figures: dict[str, tuple[Tensor, int]]) -> dict[str, float]:
         """The mean of each figure over all processes; the first one, which never lacks rows, knows their names."""
-        names: list[str] = self._ranks.share(list(figures))
-        none = (torch.zeros(()), 0)
-        sums = [float(number) for name in names for number in figures.get(name, none)]
-        totals = self._ranks.totals(*sums)
-        return {
-            name: total / count for name, total, count in zip(names, totals[::2], totals[1::2], strict=True) if count
-        }
+        sums = self._ranks.totals_by_name({name: float(value) for name, (value, _count) in figures.items()})
+        counts = self._ranks.totals_by_name({name: count for name, (_value, count) in figures.items()})
+        return {name: value / counts[name] for name, value in sums.items() if counts[name]}
 
 
 def _with_rows(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
