@@ -153,6 +153,7 @@ def _is_scrolled(widget: Widget, direction: str) -> bool:
     )
 
 
+@cache  # the texts from outside are long, and looked for in every widget
 def _squeezed(text: str) -> str:
     """The text without its spaces and line breaks, which wrapping changes."""
     return "".join(text.split())
