@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -82,6 +82,17 @@ class Forker:
         self._process.stdin.close()
         self._process.wait(timeout=20)
         shutil.rmtree(self._folder)
+
+
+@contextlib.contextmanager
+def forking_in(surroundings: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Variables that libraries read as they are imported, with what names a forker that has imported them so."""
+    forker = Forker({**os.environ, **surroundings})
+    forker.warm_up()
+    try:
+        yield {**surroundings, VARIABLE: str(forker.path)}
+    finally:
+        forker.close()
 
 
 class ForkedPopen(subprocess.Popen[Any]):

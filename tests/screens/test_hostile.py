@@ -5,7 +5,6 @@ The app is walked through with keys, against a real session, real files, and a H
 
 import contextlib
 import operator
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import pyte
 import pytest
 
 from tests.engine.hub_server import Hub, hub_server
-from tests.forking import VARIABLE, Forker
+from tests.forking import forking_in
 from tests.screens.hostile import KINDS, LONG_WORD, Place, make, pasted, put_on_hub, write_nvml
 from tests.terminal.terminal import Terminal
 from tuitune.runs.folder import all_runs
@@ -93,13 +92,9 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def surroundings(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of the apps, with what forks their sessions: libraries settle as they are imported what the
-    Hub's address is."""
-    surroundings = hub.environment(tmp_path_factory.mktemp("hf"))
-    forker = Forker({**os.environ, **surroundings})
-    forker.warm_up()
-    yield {**surroundings, VARIABLE: str(forker.path), "CUDA_VISIBLE_DEVICES": ""}
-    forker.close()
+    """The environment of the apps, which names the Hub, and what forks their sessions."""
+    with forking_in(hub.environment(tmp_path_factory.mktemp("hf"))) as surroundings:
+        yield {**surroundings, "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture

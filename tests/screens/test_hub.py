@@ -10,6 +10,7 @@ from textual.widgets import OptionList, Static
 
 from screens.app import TuituneApp
 from tests.engine.hub_uploads import UploadHub, upload_hub
+from tests.forking import forking_in
 from tests.screens.conftest import screen_text, until, words
 from tuitune.recipe import Recipe
 from tuitune.recipe_sections import ExportSection
@@ -27,29 +28,44 @@ class Login:
         self.file.write_text(token)
 
 
+@pytest.fixture(scope="module")
+def only_hub() -> Iterator[UploadHub]:
+    with upload_hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def surroundings(only_hub: UploadHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of the sessions, which names the Hub, and what forks them."""
+    with forking_in(
+        {
+            "HF_ENDPOINT": only_hub.endpoint,
+            "HF_HOME": str(tmp_path_factory.mktemp("hub")),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",  # which has a server of its own
+            "NO_PROXY": "127.0.0.1",
+        }
+    ) as surroundings:
+        yield surroundings
+
+
 @pytest.fixture
-def login(tmp_path: Path) -> Login:
-    (tmp_path / "hub").mkdir()
-    login = Login(tmp_path / "hub" / "token")
+def login(surroundings: dict[str, str]) -> Login:
+    login = Login(Path(surroundings["HF_HOME"]) / "token")
     login.write("hf_good")
     return login
 
 
 @pytest.fixture
-def hub(login: Login, monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadHub]:
-    """The Hub of the sessions that are started."""
-    with upload_hub() as hub:
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in {
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_HOME": str(login.file.parent),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",  # which has a server of its own
-            "NO_PROXY": "127.0.0.1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        yield hub
+def hub(only_hub: UploadHub, surroundings: dict[str, str], login: Login, monkeypatch: pytest.MonkeyPatch) -> UploadHub:
+    """The Hub of the sessions that are started, on which nothing is yet."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, value)
+    only_hub.answers.set()  # to whoever waits for one since the test before
+    vars(only_hub).update(vars(UploadHub()) | {"endpoint": only_hub.endpoint})
+    return only_hub
 
 
 @pytest.fixture
