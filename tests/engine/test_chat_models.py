@@ -81,7 +81,7 @@ def test_sides_of_one_base_share_it_and_answer_as_each_alone(
     other = Run(tmp_path / "other")
     (tmp_path / "two").rename(other.folder)
     changed = other.resolved().model_dump(mode="json")
-    changed["model"]["load_in_4bit"] = False
+    changed["model"]["load_in_4bit"] = True
     other.keep_resolved(Recipe.from_data(changed))
     monkeypatch.setattr(models_module, "_available_bytes", lambda: 2**20)
     with pytest.raises(TuituneError, match="does not fit beside the model in memory"):
