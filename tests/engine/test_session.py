@@ -275,7 +275,7 @@ async def test_an_event_or_a_request_beyond_what_a_line_may_hold_ends_no_connect
 async def test_an_answer_beyond_what_a_line_may_hold_is_an_error_of_its_command(
     tmp_path: Path, demo_recipe: Recipe
 ) -> None:
-    row = {"prompt": "Count.", "completion": " ".join(str(number) for number in range(200_000))}
+    row = {"prompt": "Count.", "completion": " ".join(str(number) for number in range(120_000))}
     (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n")
     raw = demo_recipe.model_dump(mode="json")
     raw["data"] |= {"path": str(tmp_path / "long.jsonl"), "max_length": 2_000_000}

@@ -43,7 +43,7 @@ async def test_stop_saves_a_checkpoint_and_the_adapter_then_the_model_still_chat
 
 
 async def test_stop_is_asked_by_two_and_still_saves_everything(tmp_path: Path, demo_recipe: Recipe) -> None:
-    train = {**demo_recipe.train.model_dump(), "max_steps": 5000, "gradient_accumulation_steps": 32}
+    train = {**demo_recipe.train.model_dump(), "max_steps": 5000, "gradient_accumulation_steps": 12}
     session = await Session.start()
     run, job = await start_run(
         session, Recipe.from_data({**demo_recipe.model_dump(), "train": train}), tmp_path / "runs"

@@ -334,7 +334,7 @@ def test_one_signal_to_the_command_and_its_session_saves_everything(
 ) -> None:
     """As `systemctl stop` and Slurm do; the step is long, so that all of them come within it."""
     options = ["--name", "t", "--set", "max_steps=5000", "--json"]
-    options += ["--set", "gradient_accumulation_steps=32", "--set", "per_device_train_batch_size=1"]
+    options += ["--set", "gradient_accumulation_steps=12", "--set", "per_device_train_batch_size=1"]
     process = subprocess.Popen([*COMMAND, "run", recipe_file, *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     session = None
@@ -414,6 +414,7 @@ def test_real_datasets_train_with_falling_loss(tmp_path: Path, demo_recipe: Reci
     ):
         data = {"path": str(shared_data / name), "columns": columns, "max_length": 256, "eval_share": 0.01}
         train = {"max_steps": 12, "learning_rate": 2e-3, "per_device_train_batch_size": 2, "warmup_steps": 1}
+        train |= {"gradient_accumulation_steps": 1, "eval_steps": 0}
         samples = {"prompts": ["Who are you?"], "max_new_tokens": 4}
         raw = {**demo_recipe.model_dump(mode="json"), "data": data, "train": train, "samples": samples}
         recipe = write_recipe(tmp_path, Recipe.from_data(raw).to_yaml())
