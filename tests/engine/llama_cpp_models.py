@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import struct
 import subprocess
 import sys
@@ -76,8 +77,10 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
     if not saved.is_dir():
         data = _metadata(folder() / f"ggml-vocab-{name}.gguf")
         _built({key.removeprefix("tokenizer.ggml."): value for key, value in data.items()}).save_pretrained(saved)
-    loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(saved)
-    return loaded
+    settings = json.loads((saved / "tokenizer_config.json").read_text())
+    named = {name: settings[name] for name in ("bos_token", "eos_token") if name in settings}
+    # As `from_pretrained` gives it, which parses these large files several times.
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(saved / "tokenizer.json")), **named)
 
 
 def _built(data: dict[str, Any]) -> PreTrainedTokenizerFast:
