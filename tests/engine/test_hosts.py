@@ -17,6 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.command import COMMAND
+from tests.conftest import DEMO
 from tests.engine.test_hardware import FakeNvml, nvml  # noqa: F401 - a fixture
 from tests.engine.test_ranks import recipe_of
 from tests.engine.training import trained
@@ -30,7 +31,7 @@ from tuitune.runs.events import Sample
 from tuitune.runs.folder import Run
 from tuitune.session.hosts import HostTold, Joined, Meeting, RunTold, host_and_port, libraries, listen, parsed
 from tuitune.session.joining import OwnPaths, samples_of
-from tuitune.train.carry import on_every_host
+from tuitune.train.carry import on_every_host, with_initial_adapter
 from tuitune.train.control import Control
 from tuitune.train.ranks import SOCKETS, Ranks, join
 from tuitune.train.run import _require_the_same_everywhere
@@ -296,3 +297,27 @@ def test_nothing_of_the_first_hosts_is_written_outside_the_run(tmp_path: Path, n
     with pytest.raises(TuituneError, match="outside the run's folder"):
         on_every_host(None, Run(tmp_path / "run"), cast(Ranks, wire))
     assert not (tmp_path / "run").exists() and not list(tmp_path.rglob("*evil*"))
+
+
+def test_an_adapter_to_begin_with_comes_from_the_first_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads stand in for processes on two hosts, of which one has the adapter."""
+    for name, interface in SOCKETS.items():
+        monkeypatch.setenv(name, interface)
+    adapter = tmp_path / "first" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 100)
+    (adapter / "adapter_config.json").write_text("{}")
+    recipe = Recipe.load(DEMO / "demo.yaml", changes=[f"lora.init_adapter={adapter}"])
+
+    def begin(rank: int) -> Recipe:
+        ranks = join(rank, 2, str(tmp_path / "meeting"), has_own_card=False)
+        there = Ranks(rank, 2, ranks._gloo, None, ("first", "second"))
+        return with_initial_adapter(recipe, Run(tmp_path / f"run-{rank}"), there)
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(begin, range(2))
+    assert first == recipe and not (tmp_path / "run-0").exists()
+    carried = tmp_path / "run-1" / "initial_adapter"
+    assert second.lora.init_adapter == str(carried)
+    for file in adapter.iterdir():
+        assert (carried / file.name).read_bytes() == file.read_bytes()

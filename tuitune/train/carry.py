@@ -1,14 +1,16 @@
-"""Files of the first host that the processes of the others read, too: checkpoints to go on from."""
+"""Files of the first host that the processes of the others read, too: checkpoints, and an adapter to begin with."""
 
 import shutil
 from pathlib import Path
 
 from tuitune.errors import TuituneError
+from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run
 from tuitune.train import checkpoints
 from tuitune.train.ranks import Ranks
 
 _CHUNK_BYTES = 64 * 2**20
+_INITIAL_ADAPTER = "initial_adapter"
 
 
 def on_every_host(checkpoint: Path | None, run: Run, ranks: Ranks) -> Path | None:
@@ -18,22 +20,42 @@ def on_every_host(checkpoint: Path | None, run: Run, ranks: Ranks) -> Path | Non
     name: str | None = ranks.share(checkpoint.name if checkpoint else None)
     if name is None:
         return None
-    files = [file for file in checkpoint.rglob("*") if file.is_file()] if ranks.is_first and checkpoint else []
-    sizes = ranks.share({str(file.relative_to(checkpoint)): file.stat().st_size for file in files if checkpoint})
+    if Path(name).name != name:
+        raise _outside()
     target = run.checkpoints / name
-    if Path(name).name != name or any(
-        not (target / relative).resolve().is_relative_to(target.resolve()) for relative in sizes
-    ):
-        raise TuituneError("The first host sends files that belong outside the run's folder: nothing was written.")
+    _carry(checkpoint, target, ranks)
+    if (problem := checkpoints.damage(target)) is not None:
+        raise TuituneError("{name} did not come whole from the first host: {problem}.", name=name, problem=problem)
+    return target
+
+
+def with_initial_adapter(recipe: Recipe, run: Run, ranks: Ranks) -> Recipe:
+    """The recipe, on each other host with the first one's `lora.init_adapter` brought there; all processes call this."""
+    folder = recipe.lora.init_adapter
+    if folder is None or not ranks.span_hosts:
+        return recipe
+    target = run.folder / _INITIAL_ADAPTER
+    _carry(Path(folder), target, ranks)
+    own = folder if ranks.is_first else str(target)
+    return recipe.model_copy(update={"lora": recipe.lora.model_copy(update={"init_adapter": own})})
+
+
+def _carry(source: Path | None, target: Path, ranks: Ranks) -> None:
+    """Bring the files of the first process's `source` to `target` on the other hosts, in place of what is there."""
+    files = [file for file in source.rglob("*") if file.is_file()] if ranks.is_first and source else []
+    sizes = ranks.share({str(file.relative_to(source)): file.stat().st_size for file in files if source})
+    if any(not (target / relative).resolve().is_relative_to(target.resolve()) for relative in sizes):
+        raise _outside()
     writes = ranks.writes_here and not ranks.is_first
     if writes:
         shutil.rmtree(target, ignore_errors=True)
     for relative, size in sizes.items():
-        _copy(checkpoint / relative if ranks.is_first and checkpoint else None, size, target / relative, writes, ranks)
+        _copy(source / relative if ranks.is_first and source else None, size, target / relative, writes, ranks)
     ranks.wait()
-    if (problem := checkpoints.damage(target)) is not None:
-        raise TuituneError("{name} did not come whole from the first host: {problem}.", name=name, problem=problem)
-    return target
+
+
+def _outside() -> TuituneError:
+    return TuituneError("The first host sends files that belong outside the run's folder: nothing was written.")
 
 
 def _copy(source: Path | None, size: int, target: Path, writes: bool, ranks: Ranks) -> None:

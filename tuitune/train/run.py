@@ -25,7 +25,7 @@ from tuitune.text import one_line
 from tuitune.train import checkpoints
 from tuitune.train.autotune import fit, keeps_activations, needs_sharding, with_less_memory
 from tuitune.train.best import go_back_to_the_best, tell_of_a_better_one
-from tuitune.train.carry import on_every_host
+from tuitune.train.carry import on_every_host, with_initial_adapter
 from tuitune.train.control import Control, Emit, NotFinite, Stopped
 from tuitune.train.evaluate import Evaluator
 from tuitune.train.isolation import Batches, settle_batches
@@ -97,6 +97,7 @@ def train(
         finished("stopped", 0)
         return None
     _require_the_same_everywhere(recipe, prepared, ranks)
+    recipe = with_initial_adapter(recipe, run, ranks)
     _tell_about(prepared, emit)
     learner = learner_of(recipe)
     learner.require(recipe, prepared)
