@@ -30,7 +30,7 @@ def on_every_host(checkpoint: Path | None, run: Run, ranks: Ranks) -> Path | Non
 
 
 def with_initial_adapter(recipe: Recipe, run: Run, ranks: Ranks) -> Recipe:
-    """The recipe, on each other host with the first one's `lora.init_adapter` brought there; all processes call this."""
+    """The recipe, on other hosts with the first one's `lora.init_adapter` brought there; all processes call this."""
     folder = recipe.lora.init_adapter
     if folder is None or not ranks.span_hosts:
         return recipe
