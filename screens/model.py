@@ -17,7 +17,7 @@ from screens.widgets.entry import Entry
 from screens.widgets.fit import fit
 from screens.widgets.tick import ChoiceList, Tick
 from tuitune.errors import TuituneError, explain
-from tuitune.language import N_, _
+from tuitune.language import N_, _, plural
 from tuitune.machine.hardware import chosen_gpu
 from tuitune.model.config import is_folder
 from tuitune.plan import catalogue
@@ -213,13 +213,15 @@ class ModelScreen(StepScreen):
             "proven": _("yes") if choice.proven else _("no"),
         }
         styles = {"proven": "$text-success" if choice.proven else "$foreground 60%"}
-        for head, memory in (("4-bit", choice.memory_4bit), ("16-bit", choice.memory_16bit)):
-            cells[head], styles[head] = self._verdict(choice, memory)
+        cells["4-bit"], styles["4-bit"] = self._verdict(choice, choice.memory_4bit, choice.cards_4bit)
+        cells["16-bit"], styles["16-bit"] = self._verdict(choice, choice.memory_16bit, choice.cards_16bit)
         fitted = self._columns(shown, cells)
         return Content(_GAP).join(Content.styled(text, styles.get(head, "")) for head, text in fitted.items())
 
-    def _verdict(self, choice: Choice, memory: Memory) -> tuple[str, str]:
+    def _verdict(self, choice: Choice, memory: Memory, cards: int) -> tuple[str, str]:
         """Whether the model fits, with the time where training takes days; and the style of these words."""
+        if cards > 1:
+            return plural("{count} card", "{count} cards", cards), "$text-warning"
         fit = verdict(memory.total_bytes, self.available_bytes)
         word, style = _VERDICTS[fit]
         word = _(word)
@@ -266,6 +268,9 @@ class ModelScreen(StepScreen):
             if in_4bit
             else _("16-bit: about {peak} at the peak ({parts})", peak=peak, parts=parts)
         ]
+        cards = choice.cards_4bit if in_4bit else choice.cards_16bit
+        if cards > 1:
+            needs.append(_("fits into {cards} cards that share its weights (train.gpus: all)", cards=cards))
         if choice.days >= 1:
             needs.append(_("a quick try of 60 steps would take about {days:,.0f} days without a GPU", days=choice.days))
         detail.update(Content("\n".join([" · ".join(about), " · ".join(needs), proven])))

@@ -26,6 +26,9 @@ class Choice:
     known: Known | None = None
     memory_4bit: Memory | None = None
     memory_16bit: Memory | None = None
+    cards_4bit: int = 1
+    """How many of this machine's cards hold it in 4-bit, sharing its weights, where one does not."""
+    cards_16bit: int = 1
     proven: Proof | None = None
     note: str = ""
     is_here: bool = False
@@ -46,17 +49,24 @@ def choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
         is_here = name in cached
         if model is None:
             return Choice(name, heading, note=_("on this machine"), is_here=True)
-        in_4bit, in_16bit = (
-            catalogue.memory_for(
-                model,
-                recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": four_bit})}),
-                card,
-            )
-            for four_bit in (True, False)
-        )
+        recipes = [
+            recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": in_4bit})})
+            for in_4bit in (True, False)
+        ]
+        memories = [catalogue.memory_for(model, each, card) for each in recipes]
+        cards = [catalogue.cards_for(model, each, card) for each in recipes]
         days = 0.0 if card is not None else catalogue.days_on_cpu(model, usable_cores())
         return Choice(
-            name, heading, model, in_4bit, in_16bit, proof(model.architecture, backend), is_here=is_here, days=days
+            name,
+            heading,
+            model,
+            memory_4bit=memories[0],
+            memory_16bit=memories[1],
+            cards_4bit=cards[0],
+            cards_16bit=cards[1],
+            proven=proof(model.architecture, backend),
+            is_here=is_here,
+            days=days,
         )
 
     here = Path.cwd()

@@ -1,5 +1,6 @@
 """The axes of a plot in characters, and curves in braille dots on them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,13 +80,19 @@ class Axes:
 
 
 def _label(value: float, low: float, high: float) -> str:
-    """`value` in at most LEFT - 1 characters, with as many decimals as every other value from `low` to `high`."""
+    """`value` in at most LEFT - 1 characters, with as many decimals as every other value from `low` to `high`.
+
+    Where these lie close together there are more, as far as there is room, so that two labels differ.
+    """
     largest = max(abs(low), abs(high))
     if not 1e-3 <= largest < 1e6:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
     digits = len(f"{largest:.0f}")
-    return f"{value:.{max(0, min(4, 4 - digits))}f}"
+    decimals = max(0, min(4, 4 - digits))
+    needed = math.ceil(-math.log10((high - low) / 3))
+    room = LEFT - 2 - digits - (low < 0)
+    return f"{value:.{max(decimals, min(needed, room))}f}"
 
 
 def _range(ends: list[Floats]) -> tuple[float, float]:

@@ -12,7 +12,15 @@ import pytest
 from tests.conftest import DEMO
 from tuitune.errors import TuituneError
 from tuitune.machine.hardware import Gpu
-from tuitune.plan.catalogue import cached_models, known_models, look_up, memory_for, model_folders, search_hub
+from tuitune.plan.catalogue import (
+    cached_models,
+    cards_for,
+    known_models,
+    look_up,
+    memory_for,
+    model_folders,
+    search_hub,
+)
 from tuitune.plan.memory import verdict
 from tuitune.recipe import Recipe
 
@@ -116,3 +124,17 @@ def test_without_a_network_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(TuituneError, match="cannot be reached"):
         search_hub("llama")
+
+
+def test_cards_that_share_the_weights_hold_what_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """70 billion parameters in 4-bit, about 36 GB, on cards of 40 GiB; in 16-bit not even four of them do."""
+    small, known = card(40), next(model for model in known_models() if "70B" in model.name)
+    four = [Gpu(place, "a card", f"GPU-{place}", 40 * GIB, 0, "580.1", (8, 9)) for place in range(4)]
+    monkeypatch.setattr("tuitune.plan.catalogue.visible_gpus", lambda: four)
+    cards = cards_for(known, recipe(in_4bit=True), small)
+    assert 2 <= cards <= 4
+    peak = memory_for(known, recipe(in_4bit=True), small, shared_by=cards).total_bytes
+    assert peak < 40 * GIB < memory_for(known, recipe(in_4bit=True), small).total_bytes
+    assert cards_for(known, recipe(in_4bit=False), small) == 1
+    assert cards_for(known, recipe(in_4bit=True), card(80)) == 1
+    assert cards_for(known, recipe(in_4bit=True), None) == 1

@@ -169,6 +169,13 @@ async def test_more_curves_stand_side_by_side_in_a_larger_terminal(recipe: Recip
             assert "held-out" in text and (shown == 1 or "NVIDIA RTX 4090" in text)
 
 
+def test_values_close_together_have_labels_that_differ() -> None:
+    """As the first losses of DPO."""
+    axes = Axes((0.0, 1.0), (0.69302, 0.69331), columns=20, rows=13)
+    labels = [label for row in range(13) if (label := axes.left_of(row).rstrip("┤│").strip())]
+    assert len(labels) == len(set(labels)) == 4
+
+
 @pytest.mark.parametrize("ends", [(0.0001, 0.0002), (0.4, 3.2), (0.0, 12.0), (1_200.0, 99_000.0), (2.0e6, 3.1e6)])
 def test_labels_of_an_axis_have_one_width(ends: tuple[float, float]) -> None:
     axes = Axes((0.0, 1.0), ends, columns=20, rows=13)
