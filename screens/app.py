@@ -33,6 +33,7 @@ from screens.run_link import RunLink
 from screens.step_screen import WalkScreen
 from screens.steps import STEP_NAMES, StepName
 from screens.too_small import TooSmall, fits
+from screens.widgets.step_bar import StepBar
 from tuitune.errors import explain
 from tuitune.language import N_, _, language, use_ascii
 from tuitune.runs.events import Failed
@@ -295,7 +296,8 @@ class TuituneApp(App[int]):
 
     @on(RunLink.StateChanged)
     def _show_state(self) -> None:
-        if screen := self.step_screen:
+        screen = self.step_screen
+        if screen and screen.query(StepBar):  # of which it has none before it is composed, and while the app ends
             screen.show_state()
 
     @on(RunLink.RunChanged)
