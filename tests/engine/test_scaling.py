@@ -1,6 +1,7 @@
 """How long a step takes on several cards and hosts: arithmetic, held against what was measured and simulated."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tuitune.plan.scaling import (
     NVLINK,
     Step,
     exchange_s,
+    fetch_s,
     first_host_that_does_not_pay,
     imbalance,
     scaled,
@@ -53,6 +55,17 @@ def test_two_cards_are_as_fast_as_two_were_measured_to_be() -> None:
         step = Step(ONE_B.parameters, ONE_B.adapter_parameters, 16, rows, ONE_B.tokens_a_row, graphs=False)
         speedup = scaled(step, 2, imbalance=imbalance(LENGTHS, rows, 2)).speedup
         assert speedup == pytest.approx(measured, rel=0.05)
+
+
+def test_weights_that_are_shared_cost_nothing_until_fetching_them_takes_longer_than_computing() -> None:
+    """70 billion parameters in 4-bit on four cards: 27 GB twice a pass, 0.27 s, beside what its tokens take."""
+    seventy = Step(70_600_000_000, 200_000_000, 80, 64, 300.0, graphs=False)
+    shared = replace(seventy, shared_bytes=int(36e9), rows_a_pass=16)
+    assert fetch_s(shared.shared_bytes, 4) == pytest.approx(2 * 27e9 / 200e9)
+    assert scaled(shared, 4).step_s < 1.01 * scaled(seventy, 4).step_s
+    rows_alone = scaled(replace(shared, rows_a_pass=1), 4).step_s
+    assert rows_alone == pytest.approx(16 * fetch_s(shared.shared_bytes, 4), rel=0.2)
+    assert rows_alone > 1.2 * scaled(seventy, 4).step_s
 
 
 def test_a_small_step_gains_less_and_never_more_than_its_rows() -> None:

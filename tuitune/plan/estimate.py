@@ -14,6 +14,7 @@ from tuitune.plan import sharding
 from tuitune.plan.advice import offer_of_16bit, warnings
 from tuitune.plan.memory import (
     GIB,
+    NF4_BYTES,
     VERDICTS,
     Memory,
     Rows,
@@ -217,8 +218,8 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
         bytes_in_16bit=in_16bit if in_16bit and verdict(in_16bit, available) == "fits" else None,
         disk_bytes=needed,
         disk_free_bytes=room,
-        scaling=_scaling(recipe, shape, rows, gpus, hosts) if rows and gpus * hosts > 1 else (),
-        cards_here=_cards_here(recipe, shape, rows) if rows else (),
+        scaling=_scaling(recipe, shape, rows, gpus, hosts, shared_by > 1) if rows and gpus * hosts > 1 else (),
+        cards_here=_cards_here(recipe, shape, rows, shared_by > 1) if rows else (),
         shared_by=shared_by,
     )
 
@@ -259,28 +260,32 @@ def disk_bytes(recipe: Recipe, shape: Shape, steps: int | None) -> int:
     return shape.adapter_parameters * (at_once * CHECKPOINT_BYTES_A_PARAMETER + 4)
 
 
-def _scaling(recipe: Recipe, shape: Shape, rows: Rows, gpus: int, hosts: int) -> tuple[Scaled, ...]:
+def _scaling(recipe: Recipe, shape: Shape, rows: Rows, gpus: int, hosts: int, are_shared: bool) -> tuple[Scaled, ...]:
     """The recipe's step on the cards; over hosts, by each kind of link between them."""
-    step = _step(recipe, shape, rows)
+    step = _step(recipe, shape, rows, are_shared)
     return tuple(scaled(step, gpus, hosts, link) for link in (ETHERNET if hosts > 1 else ("",)))
 
 
-def _cards_here(recipe: Recipe, shape: Shape, rows: Rows) -> tuple[Scaled, ...]:
+def _cards_here(recipe: Recipe, shape: Shape, rows: Rows, are_shared: bool) -> tuple[Scaled, ...]:
     there = len(visible_gpus())
     if there < 2 or recipe.method.answer_tokens:  # decoding answers is most of such a step, and not computed here
         return ()
-    step = _step(recipe, shape, rows)
+    step = _step(recipe, shape, rows, are_shared)
     return tuple(scaled(step, gpus) for gpus in sorted({1, 2, 4, 8, there}) if gpus <= there)
 
 
-def _step(recipe: Recipe, shape: Shape, rows: Rows) -> Step:
+def _step(recipe: Recipe, shape: Shape, rows: Rows, are_shared: bool) -> Step:
+    """`are_shared` are the frozen weights, over the cards."""
+    a_weight = NF4_BYTES if recipe.model.load_in_4bit else 2
     return Step(
         parameters=shape.total_parameters,
         adapter_parameters=shape.adapter_parameters,
         layers=shape.layers,
         rows=recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps,
         tokens_a_row=rows.tokens / max(1, rows.count),
-        graphs=recipe.train.cuda_graphs is not False,
+        graphs=recipe.train.cuda_graphs is not False and not are_shared,
+        shared_bytes=int(a_weight * shape.linear_parameters) if are_shared else 0,
+        rows_a_pass=recipe.train.per_device_train_batch_size,
     )
 
 

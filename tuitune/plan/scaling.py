@@ -45,6 +45,9 @@ class Step:
     tokens_a_row: float
     graphs: bool = True
     """Whether small passes are replayed as CUDA graphs."""
+    shared_bytes: int = 0
+    """Of the frozen weights that cards share, if they do: each pass fetches them twice, forward and backward."""
+    rows_a_pass: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ def scaled(step: Step, gpus: int, hosts: int = 1, link: str = "", *, imbalance: 
     used_cards = min(cards, step.rows)
     alone_s = _computing_s(step, step.rows)
     computing_s = _computing_s(step, step.rows / used_cards * (1 + imbalance))
+    fetching_s = math.ceil(step.rows / used_cards / step.rows_a_pass) * fetch_s(step.shared_bytes, gpus)
+    computing_s = _beside(computing_s, fetching_s)  # the next layer's weights come while this one computes
     gradients_s = exchange_s(GRADIENT_BYTES * step.adapter_parameters, gpus, hosts, link)
     together_s = computing_s + gradients_s
     return Scaled(gpus, hosts, link if hosts > 1 else "", together_s, gradients_s, alone_s / together_s)
@@ -122,16 +127,26 @@ def _ring_s(size_bytes: int, members: int, bytes_a_second: float, wait_s: float)
     return 2 * (members - 1) / members * size_bytes / bytes_a_second + 2 * (members - 1) * wait_s
 
 
-def _computing_s(step: Step, rows: float) -> float:
-    """Seconds for `rows` rows on one card. Launching goes on beside computing, the longer of both counts.
+def fetch_s(shared_bytes: int, gpus: int) -> float:
+    """Seconds in which each of `gpus` cards fetches what it lacks of the weights they share, twice, over NVLink."""
+    bytes_a_second, _wait_s = NVLINK
+    return 2 * shared_bytes * (gpus - 1) / gpus / bytes_a_second
+
+
+def _beside(first_s: float, second_s: float) -> float:
+    """Seconds of two things that go on beside each other, which is the longer of both.
 
     Where both are alike each delays the other a little, which a norm of high order tells better than the larger alone.
     """
+    return float((first_s**4 + second_s**4) ** 0.25)
+
+
+def _computing_s(step: Step, rows: float) -> float:
+    """Seconds for `rows` rows on one card, launching kernels beside computing."""
     work = 4 * step.parameters * rows * step.tokens_a_row / _flops(step.parameters)
     if step.graphs:
         return work + GRAPH_STEP_S
-    launching = LAUNCH_S_A_LAYER * step.layers
-    return float((work**4 + launching**4) ** 0.25)
+    return _beside(work, LAUNCH_S_A_LAYER * step.layers)
 
 
 def _flops(parameters: int) -> float:
