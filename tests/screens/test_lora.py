@@ -89,8 +89,9 @@ def test_what_more_cards_would_bring_is_told(recipe: Recipe, tmp_path: Path, mon
     assert "on one card, × 0.97" in told(gpus="all")[0]
     assert told(gpus="all")[1] == cards
 
-    dpo = Recipe.load(DEMO / "demo_dpo.yaml")
-    assert "Cards" not in consequences(dpo, estimate(dpo).as_dict()).plain
+    dpo, grpo = Recipe.load(DEMO / "demo_dpo.yaml"), Recipe.load(DEMO / "demo_grpo.yaml")
+    assert "Cards" in consequences(dpo, estimate(dpo).as_dict()).plain
+    assert "Cards" not in consequences(grpo, estimate(grpo).as_dict()).plain, "decoding is not computed"
 
 
 def test_cards_that_are_written_into_the_field_are_numbers(recipe: Recipe) -> None:
