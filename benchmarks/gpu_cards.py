@@ -104,7 +104,7 @@ def trained(
     tokens = sum(step["tokens"] for step in steps[third + 1 :])
     seconds = steps[-1]["at"] - steps[third]["at"]
     samples = [event for event in events if event["event"] == "sample"]
-    return {
+    figures = {
         "tokens_per_second": round(tokens / seconds),
         "seconds_per_step": round(seconds / (len(steps) - 1 - third), 4),
         "card_seconds": [round(median(column), 4) for column in zip(*(s["card_seconds"] for s in steps), strict=True)],
@@ -117,6 +117,9 @@ def trained(
         "device": next((event["device"] for event in events if event["event"] == "plan"), None),
         "notices": notices,
     }
+    shown = {key: figures[key] for key in ("tokens_per_second", "peak_gib_by_card", "seconds_to_first_step")}
+    print(name, json.dumps(shown), flush=True)  # so that what is cut off later was not in vain
+    return figures
 
 
 def peaks(samples: list[dict[str, Any]]) -> dict[int, float]:
