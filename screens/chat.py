@@ -82,6 +82,9 @@ class ChatScreen(StepScreen):
         """Compose everything anew in the language of now, once no reply is being written; what was said stays."""
         with suppress(WorkerError):  # which whoever asked for the reply is told
             await self.workers.wait_for_complete([worker for worker in self.workers if worker.group == "reply"])
+        self.call_next(self._compose_anew)  # in turn with this screen's messages, none of which then finds it empty
+
+    async def _compose_anew(self) -> None:
         prompt, panel, shown = self.query_one("#prompt", Prompt), self.query_one(SamplingPanel), self._shows_settings
         await self.recompose()
         self.query_one("#prompt", Prompt).take_over(prompt)

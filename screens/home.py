@@ -120,13 +120,14 @@ class HomeScreen(WalkScreen):
         if action in ("delete_run", "filter_runs"):
             return bool(self._runs) and (action == "filter_runs" or bool(self._highlighted_run))
         if action == "go_back":
-            return self.query_one("#filter").display
+            return any(entry.display for entry in self.query("#filter"))
         return len(self._cards) > 1 if action == "pick_gpu" else True
 
     @property
     def _highlighted_run(self) -> str:
         """The folder of the run under the cursor; empty where none is."""
-        option = self.query_one("#starts", OptionList).highlighted_option
+        lists = self.query("#starts").results(OptionList)  # none while they are made anew
+        option = next((starts.highlighted_option for starts in lists), None)
         chosen = str(option.id) if option is not None else ""
         return chosen.removeprefix("run:") if chosen.startswith("run:") else ""
 
@@ -149,6 +150,9 @@ class HomeScreen(WalkScreen):
         names = languages()
         use(names[(names.index(language()) + 1) % len(names)])
         await self.tuitune.changed_language()
+        self.call_next(self._compose_anew)  # in turn with this screen's messages, none of which then finds it empty
+
+    async def _compose_anew(self) -> None:
         await self.recompose()
         self._examined = False
         self._list_starts(self._runs)
