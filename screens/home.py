@@ -271,7 +271,7 @@ class HomeScreen(WalkScreen):
             Content.assemble(
                 ("✘ ", "$text-error") if check.status == "fail" else ("! ", "$text-warning"),
                 (f"{check.name}: ", "bold"),
-                one_line(f"{check.text}. {check.remedy or ''}", max_length=400),
+                one_line(_("{finding}. {remedy}", finding=check.text, remedy=check.remedy or ""), max_length=400),
             )
             for check in wrong
         ]
