@@ -147,8 +147,7 @@ async def test_one_and_two_processes_train_the_same(
     assert measured == pytest.approx(alike, rel=1e-6)
     by_step = [len(step.card_seconds) for step in history.steps]
     assert by_step == [0] * 3 + [2] * (saved - 3) + [0] * (STEPS - saved), "steps after the last save are redone"
-    for name, weight in load_file(alone.adapter / "adapter_model.safetensors").items():
-        assert (load_file(together.adapter / "adapter_model.safetensors")[name] - weight).abs().max() < 1e-5
+    assert_same_weights(together, alone)
     assert all(damage(checkpoint) is None for checkpoint in checkpoints_of(together))
 
 
@@ -231,6 +230,22 @@ def test_a_process_ends_with_its_session(demo_recipe: Recipe, tmp_path: Path) ->
     assert process.end is not None and process.end.how == "dead"
 
 
+async def trained_by_two(recipe: Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Train in a session whose two processes share each step."""
+    monkeypatch.setenv(STAND_INS, "2")
+    session = await Session.start()
+    reply = await session.call(Train(recipe.model_dump(mode="json"), str(runs), "together"))
+    await session.close()
+    assert reply["status"] == "done"
+    return Run(runs / "together")
+
+
+def assert_same_weights(run: Run, other: Run) -> None:
+    weights = load_file(run.adapter / "adapter_model.safetensors")
+    for name, weight in load_file(other.adapter / "adapter_model.safetensors").items():
+        assert (weights[name] - weight).abs().max() < 1e-5
+
+
 async def test_two_processes_learn_from_answers_of_their_own_as_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,12 +256,7 @@ async def test_two_processes_learn_from_answers_of_their_own_as_one_does(
     recipe = Recipe.load(DEMO / "demo_grpo.yaml", changes=changes)
     alone, expected = trained(recipe, tmp_path, "alone")
 
-    monkeypatch.setenv(STAND_INS, "2")
-    session = await Session.start()
-    reply = await session.call(Train(recipe.model_dump(mode="json"), str(tmp_path), "together"))
-    await session.close()
-    assert reply["status"] == "done"
-    together = Run(tmp_path / "together")
+    together = await trained_by_two(recipe, tmp_path, monkeypatch)
     told = together.history()
     assert [step.loss for step in told.steps] == pytest.approx([step.loss for step in expected.steps], abs=1e-5)
     assert [step.tokens for step in told.steps] == [step.tokens for step in expected.steps]
@@ -256,9 +266,7 @@ async def test_two_processes_learn_from_answers_of_their_own_as_one_does(
             {name: value for name, value in theirs.metrics.items() if name not in timed}, rel=1e-4, abs=1e-4
         )
     assert [e.loss for e in told.evaluations] == pytest.approx([e.loss for e in expected.evaluations], abs=1e-6)
-    weights = load_file(together.adapter / "adapter_model.safetensors")
-    for name, weight in load_file(alone.adapter / "adapter_model.safetensors").items():
-        assert (weights[name] - weight).abs().max() < 1e-5
+    assert_same_weights(together, alone)
 
 
 @pytest.mark.parametrize(
@@ -284,12 +292,7 @@ async def test_two_processes_weigh_replies_as_one_does(
     assert expected.plan is not None and expected.plan.rows % (batch * passes) == 1
     shutil.rmtree(cache_folder("reference"), ignore_errors=True)
 
-    monkeypatch.setenv(STAND_INS, "2")
-    session = await Session.start()
-    reply = await session.call(Train(recipe.model_dump(mode="json"), str(tmp_path), "together"))
-    await session.close()
-    assert reply["status"] == "done"
-    together = Run(tmp_path / "together")
+    together = await trained_by_two(recipe, tmp_path, monkeypatch)
     told = together.history()
     assert [step.loss for step in told.steps] == pytest.approx([step.loss for step in expected.steps], rel=1e-5)
     assert [step.tokens for step in told.steps] == [step.tokens for step in expected.steps]
@@ -302,9 +305,7 @@ async def test_two_processes_weigh_replies_as_one_does(
         if "rewards/accuracies" in theirs and abs(theirs["rewards/margins"]) < 1e-4:  # rounding says who is ahead
             ours["rewards/accuracies"] = theirs["rewards/accuracies"] = 0.0
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
-    weights = load_file(together.adapter / "adapter_model.safetensors")
-    for name, weight in load_file(alone.adapter / "adapter_model.safetensors").items():
-        assert (weights[name] - weight).abs().max() < 1e-5
+    assert_same_weights(together, alone)
 
 
 def addresses_listened_on(processes: list[psutil.Process]) -> set[str]:

@@ -52,7 +52,7 @@ class Ranks:
     @property
     def writes_here(self) -> bool:
         """Whether this is the process of its host that writes what all of that host read."""
-        return not self.places or self.places.index(self.places[self.rank]) == self.rank
+        return self.places.index(self.places[self.rank]) == self.rank if self.places else self.is_first
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether any process has it set."""
