@@ -53,8 +53,8 @@ def choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
             recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": in_4bit})})
             for in_4bit in (True, False)
         ]
-        memories = [catalogue.memory_for(model, each, card) for each in recipes]
-        cards = [catalogue.cards_for(model, each, card) for each in recipes]
+        memories = [catalogue.memory_for(model, variant, card) for variant in recipes]
+        cards = [catalogue.cards_for(model, variant, card) for variant in recipes]
         days = 0.0 if card is not None else catalogue.days_on_cpu(model, usable_cores())
         return Choice(
             name,
