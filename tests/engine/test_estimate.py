@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,12 @@ def test_cards_that_share_the_weights_are_offered_where_one_does_not_hold_them(
     assert together.verdict != "does not fit" and together.shared_by == cards_needed
     assert f"each of {cards_needed} cards that share the frozen weights" in together.as_text()
     assert not any("One card does not hold it" in text for text in together.warnings)
+    many_rows = {"per_device_train_batch_size": 64, "gradient_checkpointing": False}
+    monkeypatch.setattr("tuitune.plan.estimate.chosen_gpu", lambda: replace(cards[0], total_bytes=5 * GIB))
+    large = estimated(**many_rows)
+    assert large.verdict == "does not fit", "of that pass, and not of the weights"
+    assert not any("One card does not hold it" in text for text in large.warnings)
+    monkeypatch.setattr("tuitune.plan.estimate.chosen_gpu", lambda: cards[0])
     refused = estimated(gpus="all", shard=False)
     assert refused.verdict == "does not fit" and any("train.shard at auto" in text for text in refused.warnings)
 

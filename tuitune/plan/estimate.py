@@ -196,7 +196,7 @@ def estimate(recipe: Recipe, *, runs_folder: Path | None = None, gpus: int = 1, 
             )
         )
     if card and verdict(memory.total_bytes, available) == "does not fit":
-        advice += _offer_of_cards(recipe, shape, rows, card)
+        advice += _offer_of_cards(recipe, shape, rows, backend, card)
     in_16bit = _bytes_in_16bit(recipe, shape, longest, backend, card.total_bytes) if card else None
     return Estimate(
         model=recipe.model.name,
@@ -230,13 +230,16 @@ def _shared_by(recipe: Recipe, shape: Shape, rows: Rows | None, backend: str, ca
     cards = 1 if gpus == "auto" else len(visible_gpus()) if gpus == "all" else len(gpus)
     if cards == 1 or recipe.train.shard is False or sharding.why_not_sharded(recipe) is not None:
         return 1
-    is_held = holds_whole(recipe, shape, rows, backend=backend, card_bytes=card.total_bytes, free_bytes=card.free_bytes)
-    return cards if recipe.train.shard is True or not is_held else 1
+    return cards if recipe.train.shard is True or not _is_held(recipe, shape, rows, backend, card) else 1
 
 
-def _offer_of_cards(recipe: Recipe, shape: Shape, rows: Rows | None, card: Gpu) -> Iterator[str]:
-    """A sentence, where several cards that share the weights hold the run that one of them does not."""
-    if sharding.why_not_sharded(recipe) is not None:
+def _is_held(recipe: Recipe, shape: Shape, rows: Rows | None, backend: str, card: Gpu) -> bool:
+    return holds_whole(recipe, shape, rows, backend=backend, card_bytes=card.total_bytes, free_bytes=card.free_bytes)
+
+
+def _offer_of_cards(recipe: Recipe, shape: Shape, rows: Rows | None, backend: str, card: Gpu) -> Iterator[str]:
+    """A sentence, where several cards that share the weights hold the run of which one does not hold a single row."""
+    if sharding.why_not_sharded(recipe) is not None or _is_held(recipe, shape, rows, backend, card):
         return
     tokens = longest_batch_tokens(recipe, rows)
     for cards in range(2, len(visible_gpus()) + 1):
