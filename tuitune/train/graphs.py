@@ -82,16 +82,11 @@ class PassGraphs:
     def run(self, batch: dict[str, Any], trained: Any) -> Any:
         """Forward and backward of a padding-free batch on the CPU; its loss () in fp32 on the GPU, until the next pass.
 
-        `trained` is what the loss is divided by: a number, or an integer tensor (). Gradients are added to those of the
-        passes before, or are new where `grad` is None. Nothing here waits for the GPU. Raises what the model raises.
+        `trained` is what the loss is divided by: a number, or a tensor () on the CPU. Gradients are added to those of
+        the passes before, or are new where `grad` is None. Nothing here waits for the GPU. Raises what the model does.
         """
-        import torch
-
         self._take_gradients()
-        if torch.is_tensor(trained):
-            self._items.copy_(trained.reshape(()), non_blocking=True)
-        else:
-            self._items.fill_(trained)
+        self._items.fill_(float(trained))
         size = _size(batch)
         capture = self._captures.get(size)
         if capture is None and size in self._seen and self._may_capture(batch):

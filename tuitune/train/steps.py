@@ -1,8 +1,9 @@
 """The trainer's steps on a GPU, queued without waiting for it until the loss is read at their end.
 
 While the GPU computes a pass, gradients' norm, clipping and optimizer are queued behind it, and the next step's rows
-are made ready; the first pass of the next step is queued too, before this step's loss is read. Each wait in
-between would leave the GPU idle for as long as Python takes to queue the next part: of a small step more than half.
+are made ready. Behind them the loss is copied to the host and the first pass of the next step queued, so that the loss
+is told, and whatever follows it queued, while that pass is computed. Each wait in between would leave the GPU idle for
+as long as Python takes to queue the next part: of a small step more than half.
 """
 
 from collections.abc import Iterator
@@ -50,10 +51,18 @@ def queue_steps(trainer: Any, graphs: PassGraphs | None) -> None:
         ahead.pass_queued()
         return loss
 
-    def maybe_log_save_evaluate(*arguments: Any, **options: Any) -> Any:
-        if not (trainer.control.should_training_stop or trainer.control.should_save):
-            ahead.begin_next_step()
-        return log_of(*arguments, **options)
+    def maybe_log_save_evaluate(loss: Any, grad_norm: Any, *arguments: Any, **options: Any) -> Any:
+        control, state = trainer.control, trainer.state
+        if control.should_training_stop or control.should_save or not ahead.has_next_pass:
+            return log_of(loss, grad_norm, *arguments, **options)
+        told = [value.to("cpu", non_blocking=True) if torch.is_tensor(value) else value for value in (loss, grad_norm)]
+        copied = torch.cuda.Event()
+        copied.record()
+        if control.should_log and state.global_step > trainer._globalstep_last_logged:
+            loss.zero_()  # what the trainer does with the loss that it has logged, here a copy
+        ahead.queue_next_pass()
+        copied.synchronize()
+        return log_of(*told, *arguments, **options)
 
     trainer.get_train_dataloader = get_train_dataloader
     trainer.get_batch_samples = ahead.get_batch_samples
@@ -78,6 +87,10 @@ class _Ahead:
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Samples:
         """The trainer's own of this name, or what it gave for the next step of the same epoch."""
+        import torch
+
+        if self._graphs is not None:
+            device = torch.device("cpu")  # `graphs` takes the number of labels there; to the GPU it would wait for it
         samples, self._samples = self._samples, None
         if samples is None or self._asked is None or self._asked[0] is not epoch_iterator:
             self._forget()
@@ -91,16 +104,22 @@ class _Ahead:
         if self._passes == 0 and self._asked is not None:
             self._samples = self._get(*self._asked)
 
-    def begin_next_step(self) -> None:
+    @property
+    def has_next_pass(self) -> bool:
+        """Whether `queue_next_pass` has a pass to queue."""
+        if self._graphs is None or self._samples is None or self._queued_pass is not None:
+            return False
+        batches, trained = self._samples
+        return bool(batches) and trained is not None and self._graphs.can_run_ahead
+
+    def queue_next_pass(self) -> None:
         """Queue the next step's first pass, once the optimizer's work is queued.
 
         It changes gradients alone, so an evaluation or a checkpoint that comes in between is not disturbed.
         """
-        if self._graphs is None or self._samples is None or self._queued_pass is not None:
-            return
+        assert self._graphs is not None and self._samples is not None
         batches, trained = self._samples
-        if batches and trained is not None and self._graphs.can_run_ahead:
-            self._queued_pass = batches[0], self._graphs.run(batches[0], trained)
+        self._queued_pass = batches[0], self._graphs.run(batches[0], trained)
 
     def loss_of(self, batch: Any) -> Any:
         """The loss of this batch's pass where it is queued already, else None."""

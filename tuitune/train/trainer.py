@@ -106,8 +106,7 @@ def make_trainer(
         share_rows(trainer, loaded, recipe, ranks, lengths, learner)
     if learner.captures and on_gpu and loaded.padding_free:
         rows = recipe.train.per_device_train_batch_size
-        by_graphs = captured or (can_capture(loaded) and ranks.world == 1)
-        queue_steps(trainer, PassGraphs(loaded, rows, max(lengths, default=1)) if by_graphs else None)
+        queue_steps(trainer, PassGraphs(loaded, rows, max(lengths, default=1)) if can_capture(loaded) else None)
     if learner.captures:
         trainer.evaluate = lambda: _held_out_loss(trainer, loaded, learner.collator(loaded), ranks)
     if ranks.world > 1:
