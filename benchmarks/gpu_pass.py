@@ -53,7 +53,7 @@ def compare(loaded: LoadedModel, rows: Any, count: int) -> dict[str, Any]:
 
     from tuitune.backends.dequantized import kept_bytes
     from tuitune.train.batching import IGNORED, collator
-    from tuitune.train.graphs import PassGraphs, can_capture
+    from tuitune.train.graphs import can_capture
     from tuitune.train.isolation import loss_of
     from tuitune.train.sizes import pass_sizes
 
@@ -121,16 +121,16 @@ def compare(loaded: LoadedModel, rows: Any, count: int) -> dict[str, Any]:
         loaded.backend.for_training(loaded)
         pairs["dequantised once"] = measure("dequantised once", eager(part))
     if can_capture(loaded):
-        graphs = PassGraphs(loaded, count, max(lengths))
+        graphs = pass_graphs(loaded, count, max(lengths))
         clear()
-        loss = graphs.run(filled, trained).item()
+        loss = graphs.run(filled, [trained])[0].item()
         gradients = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
         clear()
         began = time.perf_counter()
-        graphs.run(filled, trained)
+        graphs.run(filled, [trained])
         torch.cuda.synchronize()
         report["capture_s"] = round(time.perf_counter() - began, 3)
-        pairs["graph"] = measure("graph", lambda: graphs.run(filled, trained))
+        pairs["graph"] = measure("graph", lambda: graphs.run(filled, [trained])[0])
         report["graph"] |= {"captured": graphs.captured}
         report["graph_against_itself_eager"] = _difference({"loss": loss, "gradients": gradients}, pairs["graph"])
         graphs.drop()
@@ -140,6 +140,14 @@ def compare(loaded: LoadedModel, rows: Any, count: int) -> dict[str, Any]:
         report[name] |= _difference(reference, other)
     clear()
     return report
+
+
+def pass_graphs(loaded: LoadedModel, rows: int, longest: int) -> Any:
+    """What runs passes of the model's method, of at most `rows` sequences of at most `longest` tokens."""
+    from tuitune.train.graphs import PassGraphs
+    from tuitune.train.methods import learner_of
+
+    return PassGraphs(loaded, learner_of(loaded.recipe).compute(loaded, loaded.recipe), rows, longest)
 
 
 def _difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.engine.test_decode import with_adapter
+from tuitune.data.prepare import prepare
 from tuitune.recipe import Recipe
 from tuitune.train import logprobs
-from tuitune.train.batching import Padded
+from tuitune.train.batching import Padded, PaddingFree
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "cohere2", "granite"])
@@ -38,6 +39,43 @@ def test_logprobs_entropies_and_gradients_are_those_of_whole_logits(
     assert all(
         torch.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-4 * float(theirs[key].abs().max())) for key in ours
     )
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "simpo"])
+def test_a_pass_that_reads_nothing_back_is_the_pass_of_the_trainer(method: str, demo_recipe: Recipe) -> None:
+    """With the places of labels and the step's amounts told beforehand, and the pass filled up to a larger size."""
+    from tuitune.train.methods import learner_of
+    from tuitune.train.methods.replies import CollateReplies
+    from tuitune.train.methods.reply_trainer import Totals
+
+    preferences = Path(demo_recipe.data.path).with_name("preferences.jsonl")
+    recipe = demo_recipe.model_copy(
+        update={
+            "method": Recipe.from_data(
+                {"model": {"name": "m"}, "data": {"path": "d"}, "method": {"name": method}}
+            ).method,
+            "data": demo_recipe.data.model_copy(update={"path": str(preferences), "columns": {}}),
+        }
+    )
+    loaded = with_adapter(recipe)
+    rows = prepare(recipe, loaded.tokenizer).train
+    learner: Any = learner_of(recipe)
+    sequences = [learner.sequences(rows[place])[side] for side in (0, 1) for place in range(3)]
+    plain = CollateReplies(PaddingFree(3), False)(sequences)
+    size = plain["input_ids"].shape[1] + 128
+    filled = CollateReplies(PaddingFree(3, sizes=(size,), trained_places=True), False)(sequences)
+    assert filled["trained_places"].shape[1] > int(plain["label_counts"].sum())
+    expected = learner.loss(recipe).outcome(loaded, dict(plain), Totals(*learner.amounts([plain])))
+    theirs = gradients(loaded.model, expected.loss)
+    loss, figures = learner.compute(loaded, recipe)(dict(filled), torch.tensor(learner.amounts([filled])))
+    ours = gradients(loaded.model, loss)
+    assert loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
+    assert {name: (float(value), int(count)) for name, (value, count) in figures.items()} == {
+        name: (pytest.approx(float(value), rel=1e-4, abs=1e-3), int(count))
+        for name, (value, count) in expected.sums.items()
+    }
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-5) for key in ours)
 
 
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:

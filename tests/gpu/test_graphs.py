@@ -58,48 +58,47 @@ def test_weights_that_are_dequantised_once_have_the_same_values(report: dict[str
 
 
 def test_each_replay_draws_its_own_dropout() -> None:
-    from benchmarks.gpu_pass import load
+    from benchmarks.gpu_pass import load, pass_graphs
     from tuitune.train.batching import IGNORED, collator
-    from tuitune.train.graphs import PassGraphs
     from tuitune.train.sizes import pass_sizes
 
     loaded, rows = load(MODEL, CHATS, ["lora_dropout=0.5"])
     lengths = [len(ids) for ids in rows["input_ids"]]
     loaded.pass_sizes = pass_sizes(lengths, 8)
     batch = collator(loaded)([rows[i] for i in range(8)])
-    graphs = PassGraphs(loaded, 8, max(lengths))
+    graphs = pass_graphs(loaded, 8, max(lengths))
     items = int((batch["labels"] != IGNORED).sum())
-    losses = [graphs.run(batch, items).item() for _ in range(6)]
+    losses = [graphs.run(batch, [items])[0].item() for _ in range(6)]
     assert graphs.captured == 1
     assert len(set(losses)) == 6
 
     torch.manual_seed(5)
-    first = [graphs.run(batch, items).item() for _ in range(2)]
+    first = [graphs.run(batch, [items])[0].item() for _ in range(2)]
     torch.manual_seed(5)
-    assert [graphs.run(batch, items).item() for _ in range(2)] == first
+    assert [graphs.run(batch, [items])[0].item() for _ in range(2)] == first
 
 
 def test_passes_of_other_rows_and_fewer_rows_are_replayed_right(loaded_and_rows: tuple[LoadedModel, Any]) -> None:
     """Row lengths change between replays of one graph, and the last pass of an epoch has fewer rows."""
+    from benchmarks.gpu_pass import pass_graphs
     from tuitune.train.batching import IGNORED, PaddingFree
-    from tuitune.train.graphs import PassGraphs
     from tuitune.train.isolation import loss_of
 
     loaded, rows = loaded_and_rows
     loaded.backend.for_training(loaded)
     loaded.pass_sizes = (2048,)
     collate = PaddingFree(loaded.tokenizer.pad_token_id, loaded.pass_sizes, trained_places=True)
-    graphs = PassGraphs(loaded, 8, 2048)
+    graphs = pass_graphs(loaded, 8, 2048)
     captured = 0
     for begin, count in ((0, 8), (0, 8), (8, 8), (16, 8), (100, 5), (200, 1), (300, 8)):
         batch = collate([rows[begin + i] for i in range(count)])
         items = int((batch["labels"] != IGNORED).sum())
         captured = graphs.captured
-        replayed = graphs.run(batch, items).item()
+        replayed = graphs.run(batch, [items])[0].item()
         assert replayed == pytest.approx(loss_of(loaded, batch, items).item(), abs=1e-5)
     assert captured >= 1
     assert graphs.drop() and not graphs.drop()
-    assert math.isfinite(graphs.run(batch, items).item())
+    assert math.isfinite(graphs.run(batch, [items])[0].item())
 
 
 @pytest.mark.parametrize(("heads", "size"), [((32, 8), 64), ((32, 8), 128), ((14, 2), 64), ((24, 8), 96)])
@@ -178,6 +177,7 @@ def test_a_pass_that_cannot_be_captured_is_run_as_it_is(
     loaded_and_rows: tuple[LoadedModel, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading back from the GPU ends a capture; training and what is drawn at random go on."""
+    from benchmarks.gpu_pass import pass_graphs
     from tuitune.train.batching import IGNORED, PaddingFree
     from tuitune.train.graphs import PassGraphs
 
@@ -188,16 +188,17 @@ def test_a_pass_that_cannot_be_captured_is_run_as_it_is(
         [rows[i] for i in range(8)]
     )
     items = int((batch["labels"] != IGNORED).sum())
-    graphs = PassGraphs(loaded, 8, 2048)
-    expected = graphs.run(batch, items).item()
+    graphs = pass_graphs(loaded, 8, 2048)
+    expected = graphs.run(batch, [items])[0].item()
     plain = PassGraphs._pass
 
-    def reading_back(self: Any, inputs: Any, longest: int) -> None:
-        plain(self, inputs, longest)
+    def reading_back(self: Any, inputs: Any, longest: int) -> Any:
+        told = plain(self, inputs, longest)
         self._loss.item()
+        return told
 
     monkeypatch.setattr(PassGraphs, "_pass", reading_back)
-    losses = [graphs.run(batch, items).item() for _ in range(4)]
+    losses = [graphs.run(batch, [items])[0].item() for _ in range(4)]
     assert graphs.captured == 0
     assert losses == [expected] * 4
     assert torch.rand(3, device="cuda").unique().numel() == 3

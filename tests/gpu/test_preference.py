@@ -90,3 +90,81 @@ def test_fit_times_the_passes_of_pairs(tmp_path: Path) -> None:
     fitted = recipe.model_copy(update={"train": recipe.train.model_copy(update={"fit": True, "max_steps": 2})})
     _, history = trained(fitted, tmp_path, "fitted")
     assert any("Chosen by timing" in notice.text for notice in history.notices)
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "simpo"])
+def test_a_replayed_pass_of_pairs_is_the_same_pass(method: str) -> None:
+    """Against the pass as the trainer makes it kernel by kernel, which reads back from the GPU, and against itself."""
+    from benchmarks.gpu_pass import pass_graphs
+    from benchmarks.gpu_preference import load
+    from tuitune.train.graphs import can_capture
+    from tuitune.train.isolation import _cosine
+    from tuitune.train.methods import learner_of
+    from tuitune.train.methods.reply_trainer import Totals
+    from tuitune.train.sizes import pass_sizes
+
+    loaded, rows = load(SAMPLE_DATA / "demo_model", SAMPLE_DATA / "preferences.jsonl", method=method)
+    generator = torch.Generator("cuda").manual_seed(1)
+    for name, parameter in loaded.model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            if "lora_B" in name:
+                parameter.data.normal_(0, 0.02, generator=generator)
+    loaded.padding_free, loaded.gradient_checkpointing = True, False
+    loaded.backend.for_training(loaded)
+    assert can_capture(loaded)
+    learner: Any = learner_of(loaded.recipe)
+    lengths = learner.method.lengths(rows)
+    pairs = [rows[place] for place in range(8)]
+    plain = learner.collator(loaded)(pairs)
+    loaded.pass_sizes = (pass_sizes(lengths, 8)[-1],)
+    batches = [learner.collator(loaded)([rows[at + place] for place in range(8)]) for at in (0, 8)]
+    batches = [{name: tensor.pin_memory() for name, tensor in batch.items()} for batch in batches]
+    amounts = learner.amounts([plain])
+    named = dict(loaded.model.named_parameters())
+
+    def gradients() -> dict[str, Any]:
+        found = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
+        for parameter in named.values():
+            parameter.grad = None
+        return found
+
+    outcome = learner.loss(loaded.recipe).outcome(loaded, plain, Totals(*amounts))
+    outcome.loss.backward()
+    as_trained = gradients()
+    graphs = pass_graphs(loaded, 16, max(lengths))
+    told = []
+    for batch in (batches[0], batches[1], batches[0], batches[1], batches[0]):
+        loss, figures = graphs.run(batch, amounts)
+        values = {name: (float(value), int(count)) for name, (value, count) in figures.items()}
+        told.append((loss.item(), values, gradients()))
+    assert graphs.captured >= 1
+    first, last = told[0], told[-1]
+    assert last[:2] == first[:2]  # a replay, after one of other rows, against the pass kernel by kernel
+    assert _cosine(first[2], last[2]) >= 0.99999
+    assert last[0] == pytest.approx(outcome.loss.item(), abs=2e-3)
+    assert set(last[1]) == set(outcome.sums)
+    for name, (value, count) in outcome.sums.items():
+        assert last[1][name][1] == int(count), name
+        assert last[1][name][0] / int(count) == pytest.approx(float(value) / int(count), abs=0.05, rel=1e-2), name
+    assert _cosine(as_trained, last[2]) >= 0.999
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo"])
+def test_a_run_of_pairs_with_graphs_is_the_run_without_them(method: str, tmp_path: Path) -> None:
+    """Over more than one epoch, so that the reference is known before; with measurements in between."""
+    from tests.engine.training import trained
+
+    recipe = recipe_of(method)
+    changes = {"max_steps": 24, "eval_steps": 7, "gradient_checkpointing": False, "per_device_train_batch_size": 8}
+    runs = {}
+    for graphs in (False, True):
+        train = recipe.train.model_copy(update={**changes, "cuda_graphs": graphs})
+        _, runs[graphs] = trained(recipe.model_copy(update={"train": train}), tmp_path, f"graphs-{graphs}")
+    steps, plain = runs[True].steps, runs[False].steps
+    print(method, [step.loss for step in steps], [step.loss for step in plain])
+    assert len(steps) == len(plain) == 24
+    assert [step.tokens for step in steps] == [step.tokens for step in plain]
+    assert [step.loss for step in steps] == pytest.approx([step.loss for step in plain], abs=3e-2)
+    assert set(steps[-1].metrics) == set(plain[-1].metrics)
+    assert steps[0].metrics["rewards/margins"] == pytest.approx(plain[0].metrics["rewards/margins"], abs=1e-2)

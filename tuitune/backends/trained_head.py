@@ -37,21 +37,7 @@ def _take_places(module: Any, arguments: Any, options: dict[str, Any]) -> Any:
 
 def _of_trained_tokens(loss_of_all: Any) -> Any:
     """Unsloth's fused loss, over the places that are waiting where there are some."""
-    import torch
-
-    class Chosen(torch.autograd.Function):  # type: ignore[misc]
-        """Rows (1, places, width) of hidden states (1, tokens, width); no row is chosen twice."""
-
-        @staticmethod
-        def forward(ctx: Any, hidden: Any, places: Any) -> Any:
-            ctx.save_for_backward(places)
-            ctx.shape = hidden.shape
-            return hidden.index_select(1, places)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Any) -> Any:
-            (places,) = ctx.saved_tensors
-            return grad.new_zeros(ctx.shape).index_copy_(1, places, grad), None
+    from tuitune.backends.chosen import chosen
 
     @functools.wraps(loss_of_all)
     def loss(*arguments: Any, **options: Any) -> Any:
@@ -61,7 +47,7 @@ def _of_trained_tokens(loss_of_all: Any) -> Any:
             return loss_of_all(*arguments, **options)
         places = places[0].to(hidden.device)
         options |= {
-            "hidden_states": Chosen.apply(hidden, places),
+            "hidden_states": chosen(hidden, places),
             "labels": labels.index_select(1, places + 1),
             "shift_labels": False,
         }

@@ -18,7 +18,7 @@ from tuitune.plan.memory import Rows, holds_whole, longest_batch_tokens, memory_
 from tuitune.plan.optimizer import optimizer_name
 from tuitune.plan.sharding import why_not_sharded
 from tuitune.recipe import Recipe
-from tuitune.train.batching import IGNORED, Row
+from tuitune.train.batching import Row
 from tuitune.train.dealing import rows_a_step
 from tuitune.train.graphs import PassGraphs, can_capture
 from tuitune.train.methods import learner_of
@@ -382,20 +382,22 @@ def _trial_of_graphs(loaded: LoadedModel, candidate: Candidate, rows: Any, by_le
     import torch
 
     longest, passes, tokens = _step_of(loaded, candidate, rows, by_length)
-    trained = sum(int((batch["labels"] != IGNORED).sum()) for batch in passes)
-    graphs = PassGraphs(loaded, candidate.batch, len(rows[by_length[0]]["input_ids"]))
+    learner = learner_of(loaded.recipe)
+    amounts, sequences = learner.amounts(passes), candidate.batch * learner.method.sequences_a_row
+    longest_row = max(learner.method.lengths_of(_rows(rows, by_length[:1])))
+    graphs = PassGraphs(loaded, learner.compute(loaded, loaded.recipe), sequences, longest_row)
     peak = speed = None
     capture_s = 0.0
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
             _clear(loaded)
             torch.cuda.reset_peak_memory_stats()
-            _run_all([longest, *passes], lambda batch: graphs.run(batch, trained))
+            _run_all([longest, *passes], lambda batch: graphs.run(batch, amounts))
             began = time.perf_counter()
-            _run_all(passes, lambda batch: graphs.run(batch, trained))
+            _run_all(passes, lambda batch: graphs.run(batch, amounts))
             if graphs.captured:
                 capture_s = (time.perf_counter() - began) / graphs.captured
-                speed = tokens / seconds_of(lambda: _run_all(passes, lambda batch: graphs.run(batch, trained)))
+                speed = tokens / seconds_of(lambda: _run_all(passes, lambda batch: graphs.run(batch, amounts)))
                 peak = torch.cuda.max_memory_reserved()
     except torch.OutOfMemoryError:
         pass

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,13 @@ log = logging.getLogger(__name__)
 
 _MOST_FAILURES = 2
 _MOST_DROPS = 2
+_MOST_AMOUNTS = 2
+
+Figures = dict[str, tuple[Any, Any]]
+"""Of each figure of a pass the sum of its values and how many those are, each a number or a tensor ()."""
+Compute = Callable[[dict[str, Any], Any], tuple[Any, Figures]]
+"""From a batch on the GPU and what its step's loss is divided by, a tensor (amounts,) in fp32: the pass's share of the
+loss (), with gradients, and its figures. It must not read back from the GPU."""
 
 
 def can_capture(loaded: LoadedModel) -> bool:
@@ -41,8 +49,12 @@ class _Capture:
     """A captured pass: what it reads on the GPU, and what it is replayed by."""
 
     inputs: dict[str, Any]
-    """`input_ids`, `labels`, `position_ids` and `trained_places`, each (1, …) int64, and the rows' lengths and ends."""
+    """What `Compute` takes, and the rows' ends."""
     graph: Any
+    names: tuple[str, ...]
+    """Of its figures."""
+    figures: Any
+    """Their sums and their counts, (2, figures) in fp32."""
 
 
 class PassGraphs:
@@ -50,19 +62,20 @@ class PassGraphs:
 
     The first pass of each size is run as it is, and so is every pass where `loaded.pass_sizes` is empty. Gradients are
     added up in tensors that stay, since a graph writes where it wrote when it was captured. All graphs share one pool
-    of memory: no two run at once, and what a pass leaves is its loss and its gradients.
+    of memory: no two run at once, and what a pass leaves is its loss, its figures and its gradients.
     """
 
-    def __init__(self, loaded: LoadedModel, rows: int, longest: int) -> None:
+    def __init__(self, loaded: LoadedModel, compute: Compute, rows: int, longest: int) -> None:
         """`rows` is how many rows a pass has at most, `longest` the tokens of the longest row of all."""
         import torch
 
         self._loaded = loaded
+        self._compute = compute
         self._rows = rows + 1  # and the filling
         self._longest = -(-longest // ALIGNED) * ALIGNED
         self._stream = torch.cuda.Stream()
-        self._captures: dict[tuple[int, int], _Capture] = {}
-        self._seen: set[tuple[int, int]] = set()
+        self._captures: dict[tuple[tuple[int, ...], ...], _Capture] = {}
+        self._seen: set[tuple[tuple[int, ...], ...]] = set()
         self._failures = self._drops = 0
         self._draws = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in loaded.model.modules())
         self._parameters: list[Any] = []
@@ -70,7 +83,7 @@ class PassGraphs:
         self._addresses: list[int] = []
         self._kept: dict[int, Any] = {}
         device = loaded.model.device
-        self._items = torch.ones((), dtype=torch.float32, device=device)
+        self._amounts = torch.ones(_MOST_AMOUNTS, dtype=torch.float32, device=device)
         self._loss = torch.zeros((), dtype=torch.float32, device=device)
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -79,26 +92,29 @@ class PassGraphs:
         """How many sizes are captured."""
         return len(self._captures)
 
-    def run(self, batch: dict[str, Any], trained: Any) -> Any:
+    def run(self, batch: dict[str, Any], amounts: Sequence[Any]) -> tuple[Any, Figures]:
         """Forward and backward of a padding-free batch on the CPU; its loss () in fp32 on the GPU, until the next pass.
 
-        `trained` is what the loss is divided by: a number, or a tensor () on the CPU. Gradients are added to those of
-        the passes before, or are new where `grad` is None. Nothing here waits for the GPU. Raises what the model does.
+        `amounts` are what the step's loss is divided by: numbers, or tensors () on the CPU. Gradients are added to
+        those of the passes before, or are new where `grad` is None. Nothing here waits for the GPU. Raises what the
+        model does.
         """
         self._take_gradients()
-        self._items.fill_(float(trained))
+        for place, amount in enumerate(amounts):
+            self._amounts[place].fill_(float(amount))
         size = _size(batch)
         capture = self._captures.get(size)
         if capture is None and size in self._seen and self._may_capture(batch):
             capture = self._try_to_capture(size, batch)
         if capture is None:
             self._seen.add(size)
-            self._run_eagerly(batch)
+            names, figures = self._run_eagerly(batch)
             self._keep_gradients()
-            return self._loss
-        self._fill(capture.inputs, batch)
-        capture.graph.replay()
-        return self._loss
+        else:
+            self._fill(capture.inputs, batch)
+            capture.graph.replay()
+            names, figures = capture.names, capture.figures.clone()
+        return self._loss, {name: (figures[0, place], figures[1, place]) for place, name in enumerate(names)}
 
     def forget_gradients(self) -> None:
         """Begin the next pass with gradients of zero."""
@@ -178,20 +194,20 @@ class PassGraphs:
         for name, tensor in {**batch, "packed_seq_lengths": lengths, "ends": ends}.items():
             inputs[name].copy_(tensor, non_blocking=True)
 
-    def _run_eagerly(self, batch: dict[str, Any]) -> None:
+    def _run_eagerly(self, batch: dict[str, Any]) -> tuple[tuple[str, ...], Any]:
         """The pass kernel by kernel, on the stream that graphs are captured on: it warms up what a capture needs."""
         import torch
 
         if not self._loaded.pass_sizes:
-            self._pass(self._inputs(batch), int(batch["packed_seq_lengths"].max()))
-            return
+            return self._pass(self._inputs(batch), int(batch["packed_seq_lengths"].max()))
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            self._pass(self._inputs(batch), max(self._longest, int(batch["packed_seq_lengths"].max())))
+            told = self._pass(self._inputs(batch), max(self._longest, int(batch["packed_seq_lengths"].max())))
         current.wait_stream(self._stream)
+        return told
 
-    def _try_to_capture(self, size: tuple[int, int], batch: dict[str, Any]) -> _Capture | None:
+    def _try_to_capture(self, size: tuple[tuple[int, ...], ...], batch: dict[str, Any]) -> _Capture | None:
         """The pass as a graph, not yet run. None where it cannot be captured, as where memory does not suffice."""
         import torch
 
@@ -204,19 +220,19 @@ class PassGraphs:
             with torch.cuda.stream(self._stream):
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
-                    self._pass(inputs, self._longest)
+                    names, figures = self._pass(inputs, self._longest)
                 finally:
                     graph.capture_end()
         except Exception as error:  # capturing forbids what kernels may do, and memory may run out: then as it is
             self._failures += 1
             self._seen.discard(size)
-            log.warning("a pass of %s tokens could not be captured", size[0], exc_info=error)
+            log.warning("a pass of %s tokens could not be captured", batch["input_ids"].numel(), exc_info=error)
             del graph
             self._leave_failed_capture()
             return None
         self._addresses = [parameter.data_ptr() for parameter in self._parameters]
         self._kept |= {id(tensor): tensor for tensor in _tensors_beside_weights(self._loaded.model)}
-        self._captures[size] = _Capture(inputs, graph)
+        self._captures[size] = _Capture(inputs, graph, names, figures)
         return self._captures[size]
 
     def _leave_failed_capture(self) -> None:
@@ -235,7 +251,8 @@ class PassGraphs:
         gc.collect()
         torch.cuda.empty_cache()
 
-    def _pass(self, inputs: dict[str, Any], longest: int) -> None:
+    def _pass(self, inputs: dict[str, Any], longest: int) -> tuple[tuple[str, ...], Any]:
+        """Run a pass; the names of its figures, and their sums and counts, (2, figures) in fp32."""
         import torch
 
         from tuitune.backends.attention import tell_row_ends
@@ -244,14 +261,20 @@ class PassGraphs:
         tell_row_ends(model_inputs["packed_seq_lengths"], inputs["ends"], longest, model_inputs["input_ids"].shape[1])
         # Casts of the weights that were kept from before the capture would be read when they are long gone.
         with torch.autocast("cuda", dtype=compute_dtype(load_in_4bit=False), cache_enabled=False):
-            loss = self._loaded.model(**model_inputs, use_cache=False, num_items_in_batch=self._items).loss
+            loss, figures = self._compute(model_inputs, self._amounts)
         loss.backward()
         self._loss.copy_(loss.detach())
+        with torch.no_grad():
+            values = [value for figure in zip(*figures.values(), strict=True) for value in figure]
+            table = self._loss.new_empty(len(values))
+            for place, value in enumerate(values):
+                table[place] = value
+        return tuple(figures), table.view(2, len(figures))
 
 
-def _size(batch: dict[str, Any]) -> tuple[int, int]:
-    """Tokens of a batch, and how many of them the output layer is computed for."""
-    return batch["input_ids"].shape[1], batch["trained_places"].shape[1]
+def _size(batch: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """The shapes of a batch but for its number of rows, which is filled up: its tokens come first."""
+    return tuple(tuple(tensor.shape) for name, tensor in batch.items() if name != "packed_seq_lengths")
 
 
 def _tensors_beside_weights(model: Any) -> list[Any]:

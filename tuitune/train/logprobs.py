@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tuitune.backends.chosen import chosen
 from tuitune.backends.loaded import LoadedModel
 from tuitune.chat.decoder import trained_precision
 from tuitune.masking import IGNORED
@@ -18,25 +19,38 @@ def label_logprobs(
     """Log-probabilities (labels,) in fp32 of the batch's labels, rows in order, and if asked their entropies.
 
     The entropies carry no gradient. `batch` is what a collator of `tuitune.train.batching` gives; logits are divided by
-    `temperature` first.
+    `temperature` first. Of a batch with `trained_places` they are (places,), 0 at those without a label, which come
+    last; then nothing here waits for a GPU.
     """
     inputs = {name: tensor.to(loaded.model.device, non_blocking=True) for name, tensor in batch.items()}
-    labels = inputs.pop("labels")
+    labels, places = inputs.pop("labels"), inputs.pop("trained_places", None)
+    is_padded = places is not None
     with trained_precision(loaded):
         hidden = hidden_states(loaded, inputs)
         # The state at a token tells of the next one.
-        places = (labels[:, 1:] != IGNORED).flatten().nonzero()[:, 0]
-        states = hidden[:, :-1].reshape(-1, hidden.shape[-1])[places]
-        targets = labels[:, 1:].reshape(-1)[places]
+        following = labels[:, 1:].reshape(-1)
+        if places is None:
+            places = (following != IGNORED).nonzero()[:, 0]
+            states = hidden[:, :-1].reshape(-1, hidden.shape[-1])[places]
+        else:
+            places = places[0]
+            states = chosen(hidden, places)[0]
+        targets = following[places]
+        has_label = targets != IGNORED
+        targets = targets.clamp(min=0)
         head = Head(loaded)
         at_once = max(1, LOGITS_AT_ONCE // head.vocabulary)
         parts = [
             checkpoint(_chunk, head, states[at : at + at_once], targets[at : at + at_once], temperature, entropy,
-                       use_reentrant=False)
+                       use_reentrant=False, preserve_rng_state=False)
             for at in range(0, len(targets), at_once)
         ]  # fmt: skip
     logprobs = torch.cat([part[0] for part in parts]) if parts else states.new_zeros(0, dtype=torch.float32)
-    return logprobs, torch.cat([part[1] for part in parts]) if entropy and parts else None
+    entropies = torch.cat([part[1] for part in parts]) if entropy and parts else None
+    if is_padded:
+        logprobs = torch.where(has_label, logprobs, 0)
+        entropies = None if entropies is None else torch.where(has_label, entropies, 0)
+    return logprobs, entropies
 
 
 def hidden_states(loaded: LoadedModel, inputs: dict[str, Tensor]) -> Tensor:

@@ -6,25 +6,33 @@ is told, and whatever follows it queued, while that pass is computed. Each wait 
 as long as Python takes to queue the next part: of a small step more than half.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tuitune.train.graphs import PassGraphs
+from tuitune.train.graphs import Figures, PassGraphs
 
 Samples = tuple[list[Any], Any]
-"""The batches of a step, and the number of their labels."""
+"""The batches of a step, and the number of what its loss is a mean over."""
+Amounts = Callable[[Any], Sequence[Any]]
 
 
-def queue_steps(trainer: Any, graphs: PassGraphs | None) -> None:
+def queue_steps(
+    trainer: Any,
+    graphs: PassGraphs | None,
+    amounts: Amounts = lambda number: (number,),
+    keep: Callable[[Figures], None] = lambda figures: None,
+) -> None:
     """Have `trainer`, whose rows are laid end to end on one GPU, wait once a step; its passes run by `graphs`.
 
-    Batches stay on the CPU until their pass, so that their tokens are counted there.
+    Batches stay on the CPU until their pass, so that their tokens are counted there. `amounts` are what the loss of the
+    newest step whose batches were made is divided by, from the number that came with these; `keep` gets the figures of
+    each pass of the step that is logged next.
     """
     import torch
 
     loader_of, step_of, log_of = trainer.get_train_dataloader, trainer.training_step, trainer._maybe_log_save_evaluate
     device, pad = trainer.args.device, trainer.processing_class.pad_token_id
-    ahead = _Ahead(trainer.get_batch_samples, graphs)
+    ahead = _Ahead(trainer.get_batch_samples, graphs, amounts)
 
     def get_train_dataloader() -> Any:
         loader = loader_of()
@@ -41,13 +49,13 @@ def queue_steps(trainer: Any, graphs: PassGraphs | None) -> None:
         trainer.state.num_input_tokens_seen += int((inputs["input_ids"] != pad).sum())
 
     def training_step(model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-        loss = ahead.loss_of(inputs)
-        if loss is None and graphs is not None and num_items_in_batch is not None:
+        told = ahead.told_of(inputs)
+        if told is None and graphs is not None and num_items_in_batch is not None and _has_rows(inputs):
             if not model.training:
                 model.train()
-            loss = graphs.run(inputs, num_items_in_batch)
-        elif loss is None:
-            loss = step_of(model, inputs, num_items_in_batch)
+            told = graphs.run(inputs, amounts(num_items_in_batch))
+        loss, figures = told or (step_of(model, inputs, num_items_in_batch), {})
+        keep(figures)
         ahead.pass_queued()
         return loss
 
@@ -76,14 +84,15 @@ def queue_steps(trainer: Any, graphs: PassGraphs | None) -> None:
 class _Ahead:
     """The next step's batches and its first pass, made and queued while the GPU is busy with this step."""
 
-    def __init__(self, get_batch_samples: Any, graphs: PassGraphs | None) -> None:
+    def __init__(self, get_batch_samples: Any, graphs: PassGraphs | None, amounts: Amounts) -> None:
         self._get = get_batch_samples
         self._graphs = graphs
+        self._amounts = amounts
         self._asked: tuple[Iterator[Any], int, Any] | None = None
         self._passes = 0
         self._samples: Samples | None = None
-        self._queued_pass: tuple[Any, Any] | None = None
-        """A batch whose pass is queued already, and its loss."""
+        self._queued_pass: tuple[Any, tuple[Any, Figures]] | None = None
+        """A batch whose pass is queued already, and its loss and figures."""
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Samples:
         """The trainer's own of this name, or what it gave for the next step of the same epoch."""
@@ -109,8 +118,8 @@ class _Ahead:
         """Whether `queue_next_pass` has a pass to queue."""
         if self._graphs is None or self._samples is None or self._queued_pass is not None:
             return False
-        batches, trained = self._samples
-        return bool(batches) and trained is not None and self._graphs.can_run_ahead
+        batches, number = self._samples
+        return bool(batches) and number is not None and _has_rows(batches[0]) and self._graphs.can_run_ahead
 
     def queue_next_pass(self) -> None:
         """Queue the next step's first pass, once the optimizer's work is queued.
@@ -118,20 +127,25 @@ class _Ahead:
         It changes gradients alone, so an evaluation or a checkpoint that comes in between is not disturbed.
         """
         assert self._graphs is not None and self._samples is not None
-        batches, trained = self._samples
-        self._queued_pass = batches[0], self._graphs.run(batches[0], trained)
+        batches, number = self._samples
+        self._queued_pass = batches[0], self._graphs.run(batches[0], self._amounts(number))
 
-    def loss_of(self, batch: Any) -> Any:
-        """The loss of this batch's pass where it is queued already, else None."""
+    def told_of(self, batch: Any) -> tuple[Any, Figures] | None:
+        """Loss and figures of this batch's pass where it is queued already, else None."""
         if self._queued_pass is None or self._queued_pass[0] is not batch:
             self._forget()
             return None
-        _, loss = self._queued_pass
+        _, told = self._queued_pass
         self._queued_pass = None
-        return loss
+        return told
 
     def _forget(self) -> None:
         """Drop the gradients of a pass that was queued for a batch which does not come."""
         if self._queued_pass is not None and self._graphs is not None:
             self._graphs.forget_gradients()
         self._queued_pass = None
+
+
+def _has_rows(batch: Any) -> bool:
+    """Whether a process of several has rows in this pass (`Learner.nothing`)."""
+    return "packed_seq_lengths" in batch

@@ -104,10 +104,13 @@ def make_trainer(
             parameter.data = parameter.data.float()
     if ranks.world > 1:
         share_rows(trainer, loaded, recipe, ranks, lengths, learner)
-    if learner.captures and on_gpu and loaded.padding_free:
-        rows = recipe.train.per_device_train_batch_size
-        queue_steps(trainer, PassGraphs(loaded, rows, max(lengths, default=1)) if can_capture(loaded) else None)
-    if learner.captures:
+    if learner.captures and can_capture(loaded):
+        sequences = recipe.train.per_device_train_batch_size * learner.method.sequences_a_row
+        compute = learner.compute(loaded, recipe)
+        learner.queue_steps(trainer, PassGraphs(loaded, compute, sequences, max(lengths, default=1)))
+    elif learner.counts_labels and on_gpu and loaded.padding_free:
+        queue_steps(trainer, None)
+    if learner.counts_labels:
         trainer.evaluate = lambda: _held_out_loss(trainer, loaded, learner.collator(loaded), ranks)
     if ranks.world > 1:
         share_gradients(trainer, loaded, ranks)

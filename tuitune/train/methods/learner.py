@@ -10,6 +10,7 @@ from tuitune.methods import Method
 from tuitune.recipe import Recipe
 from tuitune.train.batching import IGNORED, collator, pad_of
 from tuitune.train.control import Control, Emit
+from tuitune.train.graphs import Compute, PassGraphs
 from tuitune.train.isolation import Way, loss_of
 from tuitune.train.methods.script_part import ScriptPart
 from tuitune.train.ranks import Ranks
@@ -29,8 +30,10 @@ class Learner:
     """Whether ways to run a step are timed on a GPU."""
     divides_steps: bool = False
     """Whether its trainer is given the rows of a whole step in each process, and divides the work itself."""
+    counts_labels: bool = False
+    """Whether a pass is the model's own loss, a mean over its labels."""
     captures: bool = False
-    """Whether a pass is the model's own loss over its labels, which can be captured as a CUDA graph."""
+    """Whether its passes can be captured as CUDA graphs: it has `compute`, `amounts` and `queue_steps`."""
 
     def collator(self, loaded: LoadedModel) -> Collate:
         """What makes batches of tokenised rows for this model."""
@@ -61,6 +64,18 @@ class Learner:
         """A batch without rows, for a pass of several processes in which this one has none."""
         filling = {"input_ids": [pad_of(loaded)] * _FILLING_TOKENS, "labels": [IGNORED] * _FILLING_TOKENS}
         return self.collator(loaded)([filling])
+
+    def compute(self, loaded: LoadedModel, recipe: Recipe) -> Compute:
+        """What a pass of `PassGraphs` computes."""
+        raise NotImplementedError
+
+    def amounts(self, batches: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+        """What the loss of a step of these passes is divided by, as `compute` takes it."""
+        raise NotImplementedError
+
+    def queue_steps(self, trainer: Any, graphs: PassGraphs) -> None:
+        """Have the trainer's passes run by `graphs`, queued without waiting for the GPU."""
+        raise NotImplementedError
 
     def require(self, recipe: Recipe, prepared: Prepared) -> None:
         """Refuse data that the recipe cannot train on, before a model is loaded. Raises UnusableInput."""

@@ -14,10 +14,12 @@ from tuitune.plan.advice import passes_over_data
 from tuitune.recipe import Recipe
 from tuitune.train.batching import pad_of
 from tuitune.train.control import Control, Emit
+from tuitune.train.graphs import Compute, Figures, PassGraphs
 from tuitune.train.isolation import Way
 from tuitune.train.methods.learner import Collate, Learner
 from tuitune.train.methods.script_part import ScriptPart, replies_part
 from tuitune.train.ranks import Ranks
+from tuitune.train.steps import queue_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,6 +192,8 @@ def _with_sequences(learner: ReplyLearner, row: Mapping[str, Any]) -> dict[str, 
 class PairLearner(ReplyLearner):
     """All chosen replies of a pass stand before all rejected ones."""
 
+    captures = True
+
     def sequences(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{"input_ids": row[f"{side}_input_ids"], "labels": row[f"{side}_labels"]} for side in _SIDES]
 
@@ -206,6 +210,25 @@ class PairLearner(ReplyLearner):
     def loss(self, recipe: Recipe) -> "PairLoss":
         return PairLoss(self, recipe.method)
 
+    def compute(self, loaded: LoadedModel, recipe: Recipe) -> Compute:
+        from tuitune.train.methods.reply_trainer import Totals
+
+        loss = self.loss(recipe)
+
+        def outcome(batch: dict[str, Any], amounts: Any) -> tuple[Any, Figures]:
+            told = loss.outcome(loaded, batch, Totals(rows=amounts[0], tokens=amounts[1]))
+            return told.loss, told.sums
+
+        return outcome
+
+    def amounts(self, batches: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+        totals = totals_of(batches)
+        return totals.rows, totals.tokens
+
+    def queue_steps(self, trainer: Any, graphs: PassGraphs) -> None:
+        trainer.asks_ahead = False
+        queue_steps(trainer, graphs, lambda _pairs: (trainer.totals.rows, trainer.totals.tokens), trainer.add_figures)
+
     def pair_loss(self, section: Any, chosen: Any, rejected: Any, totals: "Totals") -> tuple[Any, dict[str, Any]]:
         """The share of these `Replies` in a step's loss, and sums of further figures with their counts."""
         raise NotImplementedError
@@ -213,6 +236,16 @@ class PairLearner(ReplyLearner):
     def reward(self, section: Any, side: Any) -> Any:
         """What the method's users call the reward of replies, (pairs,)."""
         raise NotImplementedError
+
+
+def totals_of(batches: Sequence[dict[str, Any]]) -> "Totals":
+    """Pairs, and labels of the chosen replies, of all these passes."""
+    from tuitune.train.methods.reply_trainer import Totals
+
+    counts = [batch["label_counts"] for batch in batches]
+    pairs = [len(count) // 2 for count in counts]
+    chosen = sum(int(count[:half].sum()) for count, half in zip(counts, pairs, strict=True))
+    return Totals(sum(pairs), chosen)
 
 
 @dataclass
@@ -223,12 +256,7 @@ class PairLoss:
     section: Any
 
     def totals(self, loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> "Totals":
-        from tuitune.train.methods.reply_trainer import Totals
-
-        counts = [batch["label_counts"] for batch in batches]
-        pairs = [len(count) // 2 for count in counts]
-        chosen = sum(int(count[:half].sum()) for count, half in zip(counts, pairs, strict=True))
-        return Totals(sum(pairs), chosen)
+        return totals_of(batches)
 
     def ask_reference(self, loaded: LoadedModel, batches: Sequence[dict[str, Any]]) -> None:
         import torch
@@ -317,7 +345,7 @@ class ORPO(PairLearner):
         loss = imitation + orpo_loss(section, chosen, rejected).sum() / totals.rows
         log_odds = logsigmoid(orpo_log_odds(chosen, rejected)).detach()
         figures = {
-            "nll_loss": (-chosen.logps.detach().sum(), int(chosen.tokens.sum())),
+            "nll_loss": (-chosen.logps.detach().sum(), chosen.tokens.sum()),
             "log_odds_ratio": (log_odds.sum(), len(log_odds)),
         }
         return loss, figures

@@ -33,7 +33,7 @@ class CollateReplies:
         """What makes batches of sequences for this model."""
         pad = pad_of(loaded)
         if loaded.padding_free:
-            return cls(PaddingFree(pad), loaded.backend.name == "unsloth")
+            return cls(PaddingFree(pad, loaded.pass_sizes, loaded.trained_head), loaded.backend.name == "unsloth")
         return cls(Padded(pad, ALIGNED if loaded.model.device.type == "cuda" else 1), True)
 
     def sequences(self, sequences: Sequence[Row]) -> dict[str, Any]:

@@ -19,14 +19,15 @@ from tuitune.train.ranks import Ranks
 
 _PASSES_AHEAD = 4
 Result = TypeVar("Result")
+Figures = dict[str, tuple[Tensor, Tensor | int]]
 
 
 @dataclass
 class Totals:
     """What a step's losses are divided by, and what holds for all of its passes."""
 
-    rows: int
-    tokens: int
+    rows: int | Tensor
+    tokens: int | Tensor
     """Of the replies that are imitated."""
     drift: Tensor | float = 0.0
     """By how much the model has drifted from its reference, a sum over the rows, where the method asks."""
@@ -40,7 +41,7 @@ class Totals:
         """Those of the passes of all processes."""
         if ranks.world == 1:
             return self
-        rows, tokens, drift = ranks.totals(self.rows, self.tokens, float(self.drift))
+        rows, tokens, drift = ranks.totals(float(self.rows), float(self.tokens), float(self.drift))
         return Totals(int(rows), int(tokens), drift)
 
 
@@ -49,7 +50,7 @@ class Outcome:
     """The result of a pass: its part of the step's loss, with gradients, and sums of figures with their counts."""
 
     loss: Tensor
-    sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    sums: Figures = field(default_factory=dict)
     """Name of a figure to the sum of its values, without gradients, and how many those are."""
 
 
@@ -100,8 +101,11 @@ class ReplyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self._loaded = loaded
         self._method = method
         self._ranks = ranks
-        self._totals = Totals(1, 1)
-        self._figures: dict[str, tuple[Tensor, int]] = {}
+        self.totals = Totals(1, 1)
+        """Those of the newest step whose batches were made."""
+        self.asks_ahead = True
+        """Whether the reference is asked as batches are made, not in their passes."""
+        self._figures: Figures = {}
         self._ahead: deque[Any] = deque()
         """Batches that the reference was asked of already, in the order of training."""
         self._iterator: Any = None
@@ -118,8 +122,8 @@ class ReplyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         if not batches:
             return batches, None
         own = self._method.totals(self._loaded, _with_rows(batches))
-        self._totals = own.over(self._ranks)
-        return batches, own.rows
+        self.totals = own.over(self._ranks)
+        return batches, int(own.rows)
 
     def _look_ahead(self, epoch_iterator: Iterator[Any], least: int) -> list[Any]:
         """The next batches, `least` of them, or more where the reference can be asked of several in one pass.
@@ -130,18 +134,24 @@ class ReplyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         while (batch := next(epoch_iterator, None)) is not None:
             batches.append(batch)
             enough = len(batches) >= least
-            if enough and ("packed_seq_lengths" not in batch or len(batches) >= _PASSES_AHEAD):
+            one_by_one = not self.asks_ahead or "packed_seq_lengths" not in batch
+            if enough and (one_by_one or len(batches) >= _PASSES_AHEAD):
                 break
-        self._method.ask_reference(self._loaded, _with_rows(batches))
+        if self.asks_ahead:
+            self._method.ask_reference(self._loaded, _with_rows(batches))
         return batches
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **options: Any) -> Any:
         if not _with_rows([inputs]):
             loss = next(parameter for parameter in model.parameters() if parameter.requires_grad).sum() * 0
             return (loss, {}) if return_outputs else loss
-        outcome = self._method.outcome(self._loaded, inputs, self._totals)
-        _add(self._figures, outcome.sums)
+        outcome = self._method.outcome(self._loaded, inputs, self.totals)
+        self.add_figures(outcome.sums)
         return (outcome.loss, {}) if return_outputs else outcome.loss
+
+    def add_figures(self, figures: Figures) -> None:
+        """Count the figures of a pass into those that are logged next."""
+        _add(self._figures, figures)
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         if "loss" in logs:
@@ -156,7 +166,7 @@ class ReplyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             if number % ranks.world == ranks.rank:
                 batches.append(self._prepare_inputs(batch))
             passes = number // ranks.world + 1
-        figures: dict[str, tuple[Tensor, int]] = {}
+        figures: Figures = {}
         loss = 0.0
         self._all_or_none(lambda: self._method.ask_reference(self._loaded, batches))
         with evaluating(self.model), torch.no_grad(), self.compute_loss_context_manager():
@@ -184,10 +194,10 @@ class ReplyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             raise out_of_memory or torch.OutOfMemoryError("on another card")
         return result
 
-    def _means(self, figures: dict[str, tuple[Tensor, int]]) -> dict[str, float]:
+    def _means(self, figures: Figures) -> dict[str, float]:
         """The mean of each figure over all processes; the first one, which never lacks rows, knows their names."""
         sums = self._ranks.totals_by_name({name: float(value) for name, (value, _count) in figures.items()})
-        counts = self._ranks.totals_by_name({name: count for name, (_value, count) in figures.items()})
+        counts = self._ranks.totals_by_name({name: float(count) for name, (_value, count) in figures.items()})
         return {name: value / counts[name] for name, value in sums.items() if counts[name]}
 
 
@@ -196,7 +206,7 @@ def _with_rows(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [batch for batch in batches if len(batch["label_counts"])]
 
 
-def _add(figures: dict[str, tuple[Tensor, int]], sums: dict[str, tuple[Tensor, int]]) -> None:
+def _add(figures: Figures, sums: Figures) -> None:
     for name, (value, count) in sums.items():
         before = figures.get(name)
         figures[name] = (value, count) if before is None else (before[0] + value, before[1] + count)

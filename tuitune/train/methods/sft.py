@@ -7,12 +7,14 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.data.prepare import Prepared
 from tuitune.methods import METHODS
 from tuitune.recipe import Recipe
-from tuitune.train.batching import collator
+from tuitune.train.batching import IGNORED, collator
 from tuitune.train.control import Control, Emit
+from tuitune.train.graphs import Compute, Figures, PassGraphs
 from tuitune.train.isolation import loss_of
 from tuitune.train.methods.learner import Collate, Learner
 from tuitune.train.methods.script_part import ScriptPart
 from tuitune.train.ranks import Ranks
+from tuitune.train.steps import queue_steps
 
 ARGUMENTS = {
     "max_length": None,
@@ -24,6 +26,7 @@ ARGUMENTS = {
 
 class SFT(Learner):
     method = METHODS["sft"]
+    counts_labels = True
     captures = True
 
     def collator(self, loaded: LoadedModel) -> Collate:
@@ -31,6 +34,18 @@ class SFT(Learner):
 
     def loss_of(self, loaded: LoadedModel, batch: dict[str, Any]) -> Any:
         return loss_of(loaded, batch, batch["labels"].numel())
+
+    def compute(self, loaded: LoadedModel, recipe: Recipe) -> Compute:
+        def own_loss(batch: dict[str, Any], amounts: Any) -> tuple[Any, Figures]:
+            return loaded.model(**batch, use_cache=False, num_items_in_batch=amounts[0]).loss, {}
+
+        return own_loss
+
+    def amounts(self, batches: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+        return (sum(int((batch["labels"] != IGNORED).sum()) for batch in batches),)
+
+    def queue_steps(self, trainer: Any, graphs: PassGraphs) -> None:
+        queue_steps(trainer, graphs)
 
     def make_trainer(
         self,
