@@ -268,7 +268,10 @@ class PassGraphs:
             values = [value for figure in zip(*figures.values(), strict=True) for value in figure]
             table = self._loss.new_empty(len(values))
             for place, value in enumerate(values):
-                table[place] = value
+                if torch.is_tensor(value):
+                    table[place].copy_(value)
+                else:
+                    table[place].fill_(value)
         return tuple(figures), table.view(2, len(figures))
 
 
