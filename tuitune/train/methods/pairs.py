@@ -267,7 +267,7 @@ class PairLoss:
             ask_base(loaded, batches)
         for batch in batches:
             if "reference" not in batch:
-                batch["reference"] = torch.zeros(len(batch["label_counts"]))
+                batch["reference"] = torch.zeros(len(batch["label_counts"]), device=batch["label_counts"].device)
 
     def outcome(self, loaded: LoadedModel, batch: dict[str, Any], totals: "Totals") -> "Outcome":
         import torch
