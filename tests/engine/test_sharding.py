@@ -1,5 +1,7 @@
 """Frozen weights shared out to two processes: the same values to the bit, with half of the weights in each."""
 
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +13,14 @@ import torch
 from tests.conftest import DEMO
 from tuitune import backends
 from tuitune.backends.loaded import LoadedModel
-from tuitune.errors import UnusableInput
+from tuitune.errors import TuituneError, UnusableInput
 from tuitune.plan.memory import NF4_BYTES, memory_of, shape_of
 from tuitune.recipe import Recipe
+from tuitune.runs.folder import create_run
+from tuitune.runs.history import History
+from tuitune.session.ranks import train_on_ranks
 from tuitune.train.check import check
+from tuitune.train.control import Control
 from tuitune.train.ranks import SOCKETS, Ranks, join
 
 PROMPT = torch.arange(40, 100)[None]
@@ -119,6 +125,118 @@ def test_where_the_first_fails_alone_the_others_go_on(pair: tuple[ThreadPoolExec
     assert second.result() is None
     with pytest.raises(ValueError, match="of the first alone"):
         first.result()
+
+
+FAILS_ONCE = """
+import threading
+
+class NVMLError(Exception): pass
+
+planted = threading.Event()
+
+def nvmlInit():
+    import torch
+    from torch.nn.modules import module as modules
+
+    has_trained, under_way, parts, whole = False, 0, 0, torch.UntypedStorage.resize_
+
+    def fail():
+        try:
+            open(__file__ + ".once", "x").close()
+        except FileExistsError:
+            return
+        raise getattr(torch, error, RuntimeError)("CUDA error: of this process alone")
+
+    def before(module, arguments):
+        nonlocal has_trained, under_way
+        under_way += 1
+        has_trained = has_trained or module.training
+        if has_trained and not module.training and type(module).__name__ == "LlamaMLP":
+            is_reply, rows = torch.is_inference_mode_enabled(), len(arguments[0])
+            if where == ("reply" if is_reply else "held-out" if rows == 2 else ""):  # the second of two passes
+                fail()
+
+    def after(module, arguments, output):
+        nonlocal under_way
+        under_way -= 1
+
+    def resize(storage, size):
+        nonlocal parts
+        if has_trained and size > 0 and torch._C._current_graph_task_id() == -1:
+            is_reply = torch.is_inference_mode_enabled()
+            if where == ("weights" if is_reply else "" if under_way else "weights of another"):
+                parts += 1
+                if parts == 4:  # of a layer's seven
+                    fail()
+        return whole(storage, size)
+
+    if not planted.is_set():
+        planted.set()
+        modules.register_module_forward_pre_hook(before)
+        modules.register_module_forward_hook(after, always_call=True)
+        torch.UntypedStorage.resize_ = resize
+    raise NVMLError
+"""
+"""What stands in for a card that fails, in the place of NVML, which each process asks for its cards first.
+
+It does so once, after training has begun: in the second process's pass of held-out rows, or in the first one's reply;
+or in the middle of the weights that are gathered for a layer of it, in the first process or in one that follows it.
+"""
+
+
+def trained_with_a_failure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: str, steps: int = 2
+) -> tuple[str, History]:
+    """How a run in two processes that share the weights, measured after each step, ends; "stopped" if it hangs."""
+    planted = folder / "planted"
+    planted.mkdir()
+    (planted / "pynvml.py").write_text(f"where, error = {where!r}, {error!r}\n{FAILS_ONCE}")
+    monkeypatch.setenv("PYTHONPATH", str(planted), prepend=os.pathsep)
+    changes = ["model.load_in_4bit=false", "train.shard=true", f"train.max_steps={steps}", "train.eval_steps=1"]
+    changes += ["train.per_device_train_batch_size=6", "train.gradient_accumulation_steps=1", "data.eval_share=0.02"]
+    recipe = recipe_of(*changes, 'samples.prompts=["Who are you?"]', "samples.max_new_tokens=2")
+    writer, control = create_run(recipe, folder, "shared"), Control()
+    hangs = threading.Timer(60, control.now.set)
+    hangs.start()
+    try:
+        train_on_ranks(recipe, writer.run, control, writer.append, [None, None])
+    finally:
+        hangs.cancel()
+        writer.close()
+        assert (planted / "pynvml.py.once").exists()
+    return writer.run.status(), writer.run.history()
+
+
+PLACES = ["held-out", "weights", "weights of another"]
+
+
+@pytest.mark.parametrize(("where", "steps"), [("held-out", 1), *((where, 2) for where in PLACES)])
+def test_memory_that_runs_out_on_one_in_a_measurement_has_both_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, steps: int
+) -> None:
+    """With two steps it is in the measurement between them, with one in that of the trained model."""
+    status, history = trained_with_a_failure(tmp_path, monkeypatch, where, "OutOfMemoryError", steps)
+    assert status == "done"
+    (ran_out,) = (notice.text for notice in history.notices if "Memory ran out" in notice.text)
+    assert ran_out.endswith("with 3 × 2 rows a step.")
+    assert [step.step for step in history.steps] == list(range(1, steps + 1))
+    assert {evaluation.step for evaluation in history.evaluations} == set(range(steps + 1))
+    assert {reply.step for reply in history.replies} == set(range(steps + 1))
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_what_one_raises_alone_in_a_measurement_ends_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    with pytest.raises(TuituneError, match="CUDA error: of this process alone"):
+        trained_with_a_failure(tmp_path, monkeypatch, where, "RuntimeError")
+
+
+def test_a_reply_that_fails_ends_no_run_that_shares_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, history = trained_with_a_failure(tmp_path, monkeypatch, "reply", "RuntimeError")
+    assert status == "done"
+    assert any("at step 1 failed (RuntimeError: CUDA error" in notice.text for notice in history.notices)
+    assert {reply.step for reply in history.replies} == {0, 2}
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,8 @@ class Shards:
         self._layers: list[_Layer] = []
         self._by_name: dict[str, int] = {}
         self._alone = False
+        self.has_broken_off = False
+        """Whether gathering weights failed on the way: the others wait for the rest, so that this process must end."""
 
     def take(self, model: Any, name: str, *, quantized: bool) -> None:
         """Keep this process's part of the weight `name`, which has just been loaded, if it is one of a decoder layer.
@@ -125,7 +127,8 @@ class Shards:
     def by_first_alone(self) -> Iterator[None]:
         """Inside, the first process alone computes; the others enter it at the same time, and leave once it has left.
 
-        Whatever it computes, and however often: it tells them which weights it needs.
+        Whatever it computes, and however often: it tells them which weights it needs. What it raises does not reach
+        them, and they leave as ever, unless it `has_broken_off`.
         """
         self._release_all_but()
         if not self._peers.is_first:
@@ -139,8 +142,9 @@ class Shards:
             yield
         finally:
             self._alone = False
-            self._release_all_but()
-            self._told(_NONE)
+            if not self.has_broken_off:
+                self._release_all_but()
+                self._told(_NONE)
 
     def _told(self, place: int) -> int:
         """The layer that the first process needs next."""
@@ -151,7 +155,9 @@ class Shards:
         if not self._layers[place].is_gathered:
             if self._alone:
                 self._told(place)
+            self.has_broken_off = True
             self._layers[place].gather(self._peers)
+            self.has_broken_off = False
 
     def _gather(self, place: int) -> None:
         """Have a layer's weights here, and those of the layer that comes next on their way."""

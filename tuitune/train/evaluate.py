@@ -62,6 +62,7 @@ class Evaluator:
         self._attempt = attempt
         self._ranks = ranks
         self._last_step = 0
+        self._all_failed = False
         self._loss_seconds = self._replies_seconds = self._waited_s = 0.0
 
     def begin(self, step: int) -> None:
@@ -72,8 +73,10 @@ class Evaluator:
     def measure(self, step: int, *, loss: bool = True, replies: bool = True) -> Evaluation | None:
         """Tell the held-out loss and the replies after `step` steps; weights and random state stay as they are.
 
-        None where there are no held-out rows, or a stop left them out. Raises NotFinite, and whatever the model raises.
+        None where there are no held-out rows, or a stop left them out. Raises NotFinite, and whatever the model raises;
+        `others_wait` tells whether this process may go on then.
         """
+        self._all_failed = False
         self._wait_for_queued_work()
         with _random_state_kept(self._loaded):
             began = time.monotonic()
@@ -86,6 +89,14 @@ class Evaluator:
         if evaluation is not None and step > 0:
             self.measured.append(evaluation)
         return evaluation
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether others wait for weights of this process, where a measurement has raised: then it must end.
+
+        Processes that share the weights compute each layer together. What one of them raises there it raises alone.
+        """
+        return self._loaded.shards is not None and not self._all_failed
 
     def _wait_for_queued_work(self) -> None:
         """Wait for a queued pass of the next step, so that its time does not count as the measurement's."""
@@ -102,19 +113,29 @@ class Evaluator:
         return waited_s
 
     def _held_out_loss(self, step: int) -> Evaluation | None:
-        return measure_loss(self.trainer, self._method, self._emit, self._attempt, step, self._ranks)
+        is_shared = self._loaded.shards is not None
+        return measure_loss(
+            self.trainer, self._method, self._emit, self._attempt, step, self._ranks, is_shared=is_shared
+        )
 
     def _reply(self, step: int) -> None:
-        """Have the first process reply to the prompts while the others wait. Where it fails, all of them raise."""
+        """Have the first process reply to the prompts while the others wait. Where it fails, all of them raise.
+
+        Where they share the weights, one whose memory runs out, or whose weights do not arrive, raises alone.
+        """
+        import torch
+
         failure, shards = None, self._loaded.shards
         with shards.by_first_alone() if shards is not None else contextlib.nullcontext():
             if self._ranks.is_first:
                 try:
                     sample_replies(self._loaded, self._prompts, self.recipe, self._emit, self._control, step)
                 except Exception as error:
+                    if shards is not None and (shards.has_broken_off or isinstance(error, torch.OutOfMemoryError)):
+                        raise
                     failure = error
-        (has_failed,) = self._ranks.any(failure is not None)
-        if has_failed:
+        (self._all_failed,) = self._ranks.any(failure is not None)
+        if self._all_failed:
             raise failure or TuituneError("The first process could not reply to the prompts.")
 
     def after_step(self, step: int, total_steps: int, step_seconds: float) -> Evaluation | None:
@@ -136,6 +157,8 @@ class Evaluator:
         except (NotFinite, Stopped):
             raise
         except Exception as error:  # a reply that memory runs out for, say: the training need not end for it
+            if self.others_wait:
+                raise
             log.error("measuring the model at step %s failed", step, exc_info=error)
             reason = one_line(explain(error), max_length=200)
             self._emit(
@@ -192,11 +215,19 @@ def measurements_without_gain(measured: Sequence[Evaluation], threshold: float) 
 
 
 def measure_loss(
-    trainer: Any, method: Method, emit: Emit, attempt: int, step: int, ranks: Ranks = ALONE
+    trainer: Any,
+    method: Method,
+    emit: Emit,
+    attempt: int,
+    step: int,
+    ranks: Ranks = ALONE,
+    *,
+    is_shared: bool = False,
 ) -> Evaluation | None:
     """Measure the held-out loss, in batches of half the size where memory runs out; a stop leaves it out.
 
-    Raises NotFinite where the loss is NaN or infinite.
+    Raises NotFinite where the loss is NaN or infinite. Where the weights are shared by the `ranks` (`is_shared`), what
+    the model raises is raised by this process alone, torch.OutOfMemoryError too.
     """
     import torch
 
@@ -217,6 +248,8 @@ def measure_loss(
         except Stopped:
             return None
         except torch.OutOfMemoryError:
+            if is_shared:
+                raise
             graphs = getattr(trainer, "graphs", None)
             if any(ranks.any(graphs is not None and graphs.drop())):
                 continue

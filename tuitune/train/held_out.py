@@ -20,7 +20,8 @@ def held_out_loss(
     """Mean loss over all trained tokens of `rows`, in passes of `batch_rows`, shared by all processes.
 
     The model is left in eval mode. `before_pass` is called before each pass, and leaves by what it raises. Raises
-    torch.OutOfMemoryError on all processes where memory runs out on one.
+    torch.OutOfMemoryError on all processes where memory runs out on one; on that one alone where they share the
+    model's weights.
     """
     import torch
 
@@ -40,6 +41,8 @@ def held_out_loss(
                 with torch.no_grad():
                     loss_sum += float(loss_of(loaded, batch, max(1, trained))) * trained
             except torch.OutOfMemoryError as error:
+                if loaded.shards is not None:  # the others wait in this pass, and can agree on nothing
+                    raise
                 out_of_memory = error.with_traceback(None)  # whose frames hold what the pass took
             tokens += trained
         if any(ranks.any(out_of_memory is not None)):

@@ -198,6 +198,8 @@ def train(
                 except NotFinite:
                     raise
                 except Exception as error:  # whatever it is, the training is done and its adapter saved
+                    if evaluator.others_wait:
+                        raise
                     log.error("measuring the trained model failed", exc_info=error)
                     reason = one_line(explain(error), max_length=300)
                     emit(
