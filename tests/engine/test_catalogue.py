@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tuitune.plan.catalogue import (
     model_folders,
     search_hub,
 )
-from tuitune.plan.memory import verdict
+from tuitune.plan.memory import memory_of, verdict
 from tuitune.recipe import Recipe
 
 GIB = 2**30
@@ -133,8 +134,25 @@ def test_cards_that_share_the_weights_hold_what_one_does_not(monkeypatch: pytest
     monkeypatch.setattr("tuitune.plan.catalogue.visible_gpus", lambda: four)
     cards = cards_for(known, recipe(in_4bit=True), small)
     assert 2 <= cards <= 4
-    peak = memory_for(known, recipe(in_4bit=True), small, shared_by=cards).total_bytes
-    assert peak < 40 * GIB < memory_for(known, recipe(in_4bit=True), small).total_bytes
+    used = recipe(in_4bit=True)
+    shape = replace(known.shape, adapter_parameters=used.lora.r * known.shape.adapter_parameters)
+    tokens = used.train.per_device_train_batch_size * used.data.max_length
+    peak = memory_of(used, shape, tokens, backend="transformers", card_bytes=40 * GIB, shared_by=cards).total_bytes
+    assert peak < 40 * GIB < memory_for(known, used, small).total_bytes
     assert cards_for(known, recipe(in_4bit=False), small) == 1
     assert cards_for(known, recipe(in_4bit=True), card(80)) == 1
     assert cards_for(known, recipe(in_4bit=True), None) == 1
+
+
+def test_no_cards_are_named_where_the_run_would_make_its_passes_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 billion parameters in 4-bit a card of 12 GiB holds a single row, but not four, which two cards would."""
+    small, known = card(12), next(model for model in known_models() if "Llama-3.1-8B" in model.name)
+    monkeypatch.setattr("tuitune.plan.catalogue.visible_gpus", lambda: [small] * 4)
+
+    def batch_of(rows: int) -> Recipe:
+        changes = [f"train.per_device_train_batch_size={rows}", "model.backend=transformers"]
+        return Recipe.from_data(recipe(in_4bit=True).model_dump(mode="json"), changes=changes)
+
+    one, four = (memory_for(known, batch_of(rows), small).total_bytes for rows in (1, 4))
+    assert one < 12 * GIB < four
+    assert cards_for(known, batch_of(4), small) == 1

@@ -17,7 +17,7 @@ from tuitune.errors import TuituneError
 from tuitune.hub.reach import hub_cache
 from tuitune.machine.hardware import Gpu, visible_gpus
 from tuitune.plan import sharding
-from tuitune.plan.memory import Memory, Shape, memory_of, verdict
+from tuitune.plan.memory import Memory, Shape, memory_of
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
 
@@ -95,27 +95,35 @@ def _adapter_parameters(r: int, hidden: int, intermediate: int, layers: int, key
     return r * layers * (attention + 3 * (hidden + intermediate))
 
 
-def memory_for(known: Known, recipe: Recipe, card: Gpu | None, *, shared_by: int = 1) -> Memory:
-    """What training this model with the recipe's settings takes at its peak, from its shape alone.
-
-    With several cards that share its weights it is the peak of each.
-    """
-    shape = replace(known.shape, adapter_parameters=recipe.lora.r * known.shape.adapter_parameters)
-    backend = backend_for(recipe, card) if shared_by == 1 else sharding.BACKEND
+def memory_for(known: Known, recipe: Recipe, card: Gpu | None) -> Memory:
+    """What training this model with the recipe's settings takes at its peak, from its shape alone."""
     tokens = recipe.train.per_device_train_batch_size * min(recipe.data.max_length, known.context)
     card_bytes = card.total_bytes if card else None
-    return memory_of(recipe, shape, tokens, backend=backend, card_bytes=card_bytes, shared_by=shared_by)
+    return memory_of(recipe, _shape_of(known, recipe), tokens, backend=backend_for(recipe, card), card_bytes=card_bytes)
 
 
 def cards_for(known: Known, recipe: Recipe, card: Gpu | None) -> int:
-    """How many of this machine's cards hold the model if they share its weights, where one does not; else 1."""
-    if card is None or verdict(memory_for(known, recipe, card).total_bytes, card.free_bytes) != "does not fit":
+    """How many of this machine's cards a run shares the model's weights out to, where one does not hold them; else 1.
+
+    One that holds them beside a single row does: the run makes its passes smaller there.
+    """
+    if card is None:
         return 1
-    if sharding.why_not_sharded(recipe) is not None:
-        return 1
-    counts = range(2, len(visible_gpus()) + 1)
-    peaks = ((cards, memory_for(known, recipe, card, shared_by=cards).total_bytes) for cards in counts)
-    return next((cards for cards, peak in peaks if verdict(peak, card.free_bytes) != "does not fit"), 1)
+    data = recipe.data.model_copy(update={"max_length": min(recipe.data.max_length, known.context)})
+    needed = sharding.cards_needed(
+        recipe.model_copy(update={"data": data}),
+        _shape_of(known, recipe),
+        None,
+        backend=backend_for(recipe, card),
+        card=card,
+        cards=len(visible_gpus()),
+    )
+    return 1 if needed is None else needed[0]
+
+
+def _shape_of(known: Known, recipe: Recipe) -> Shape:
+    """With the adapter that the recipe says, on all seven projections."""
+    return replace(known.shape, adapter_parameters=recipe.lora.r * known.shape.adapter_parameters)
 
 
 def backend_for(recipe: Recipe, card: Gpu | None) -> str:

@@ -230,31 +230,23 @@ def _shared_by(recipe: Recipe, shape: Shape, rows: Rows | None, backend: str, ca
     cards = 1 if gpus == "auto" else len(visible_gpus()) if gpus == "all" else len(gpus)
     if cards == 1 or recipe.train.shard is False or sharding.why_not_sharded(recipe) is not None:
         return 1
-    return cards if recipe.train.shard is True or not _is_held(recipe, shape, rows, backend, card) else 1
-
-
-def _is_held(recipe: Recipe, shape: Shape, rows: Rows | None, backend: str, card: Gpu) -> bool:
-    return holds_whole(recipe, shape, rows, backend=backend, card_bytes=card.total_bytes, free_bytes=card.free_bytes)
+    if recipe.train.shard is True:
+        return cards
+    is_held = holds_whole(recipe, shape, rows, backend=backend, card_bytes=card.total_bytes, free_bytes=card.free_bytes)
+    return 1 if is_held else cards
 
 
 def _offer_of_cards(recipe: Recipe, shape: Shape, rows: Rows | None, backend: str, card: Gpu) -> Iterator[str]:
     """A sentence, where several cards that share the weights hold the run of which one does not hold a single row."""
-    if sharding.why_not_sharded(recipe) is not None or _is_held(recipe, shape, rows, backend, card):
-        return
-    tokens = longest_batch_tokens(recipe, rows)
-    for cards in range(2, len(visible_gpus()) + 1):
-        memory = memory_of(
-            recipe, shape, tokens, backend=sharding.BACKEND, card_bytes=card.total_bytes, shared_by=cards
+    needed = sharding.cards_needed(recipe, shape, rows, backend=backend, card=card, cards=len(visible_gpus()))
+    if needed is not None and (recipe.train.gpus == "auto" or recipe.train.shard is False):
+        cards, memory = needed
+        yield _(
+            "One card does not hold it, but {cards} that share its weights do, {peak} each: set train.gpus to "
+            "all, and leave train.shard at auto.",
+            cards=cards,
+            peak=_gib(memory.total_bytes),
         )
-        if verdict(memory.total_bytes, card.free_bytes) != "does not fit":
-            if recipe.train.gpus == "auto" or recipe.train.shard is False:
-                yield _(
-                    "One card does not hold it, but {cards} that share its weights do, {peak} each: set train.gpus to "
-                    "all, and leave train.shard at auto.",
-                    cards=cards,
-                    peak=_gib(memory.total_bytes),
-                )
-            return
 
 
 def disk_bytes(recipe: Recipe, shape: Shape, steps: int | None) -> int:
