@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 _MOST_FAILURES = 2
 _MOST_DROPS = 2
 _MOST_AMOUNTS = 2
+"""Numbers that a step's loss is divided by: its labels, or its pairs and the labels of their chosen replies."""
 
 Figures = dict[str, tuple[Any, Any]]
 """Of each figure of a pass the sum of its values and how many those are, each a number or a tensor ()."""

@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from tuitune.backends.loaded import LoadedModel
+from tuitune.train.graphs import Figures
 from tuitune.train.methods.replies import evaluating
 from tuitune.train.ranks import Ranks
 
 _PASSES_AHEAD = 4
 Result = TypeVar("Result")
-Figures = dict[str, tuple[Tensor, Tensor | int]]
 
 
 @dataclass
