@@ -86,7 +86,7 @@ def test_what_more_cards_would_bring_is_told(recipe: Recipe, tmp_path: Path, mon
     assert cards.startswith("Cards   1: 4 min, $0.14 · 2: ")
     assert " · 4: " in cards and cards.endswith(" (computed; train.gpus)")
     assert small.strip().startswith("With 2 cards or more so small a step gains little")
-    assert "on one card, × 0.97" in told(gpus="all")[0]
+    assert "on one card, × 0.98" in told(gpus="all")[0]
     assert told(gpus="all")[1] == cards
 
     dpo, grpo = Recipe.load(DEMO / "demo_dpo.yaml"), Recipe.load(DEMO / "demo_grpo.yaml")

@@ -14,12 +14,12 @@ from typing import Any
 from tuitune.language import N_, _, plural
 
 # Parameters of the base, and FLOP/s that a large step of it reaches: 4 FLOP a parameter and token, as frozen weights
-# get no gradient. From `own choice, 4-bit, 64 rows a step` of benchmarks/results/gpu_speed_{1b,8b}.json.
-MEASURED = ((1.247e9, 3.76e14), (8.03e9, 4.79e14))
-# Of a step that is bound by launching kernels, per layer: `own choice … 8 rows a step` of the 1B shape, 16 layers.
+# get no gradient. From one card's 64 rows in benchmarks/results/gpu_cards_speed.json.
+MEASURED = ((1.247e9, 4.55e14), (8.03e9, 5.19e14))
+# Of a step that is bound by launching kernels, per layer: `own choice … 8 rows a step` of gpu_speed_1b.json, 16 layers.
 LAUNCH_S_A_LAYER = 0.0049
-# Captured as CUDA graphs, what a step costs beside the GPU's work.
-GRAPH_STEP_S = 0.005
+# What a small step that is captured as CUDA graphs takes longer: `own choice … 8 rows a step` of gpu_speed_queued.json.
+GRAPH_STEP_S = 0.008
 WORTH_ITS_CARDS = 0.6
 """Of the cards' time, the share that must go into computing for them to be worth it."""
 GRADIENT_BYTES = 4  # a parameter of the adapter: fp32
