@@ -36,6 +36,8 @@ def _attribute(path: str) -> Any:
         ("torch:ops.aten._flash_attention_forward", "rows laid end to end lose their kernel on torch before 2.12"),
         ("torch:ops.aten._flash_attention_backward", "the same"),
         ("bitsandbytes.functional:dequantize_4bit", "LoftQ cannot tell what 4-bit loses"),
+        ("transformers:Trainer._prepare_inputs", "each pass waits until its rows are on the GPU"),
+        ("transformers:Trainer._track_num_input_tokens", "counting a pass's tokens waits for the GPU"),
         ("transformers:Trainer._save_checkpoint", "a full disk ends a run although old checkpoints could give way"),
         ("textual.app:App._driver", "titles and notifications do not reach the terminal"),
     ],
@@ -59,10 +61,20 @@ def test_a_name_inside_a_library_is_there(path: str, breaks: str) -> None:
         ("trl:SFTConfig", "dataset_kwargs", "rows are masked a second time"),
         ("transformers:TrainingArguments", "train_sampling_strategy", "padded rows are not grouped by length"),
         ("transformers:TrainingArguments", "include_num_input_tokens_seen", "no speed is told"),
+        ("transformers:Trainer._maybe_log_save_evaluate", "tr_loss", "the GPU stands still while a loss is told"),
+        ("transformers:Trainer._maybe_log_save_evaluate", "grad_norm", "the same"),
     ],
 )
 def test_a_parameter_inside_a_library_is_there(path: str, parameter: str, breaks: str) -> None:
     assert parameter in inspect.signature(_attribute(path)).parameters, breaks
+
+
+def test_the_trainer_knows_the_step_that_it_has_logged_last() -> None:
+    """By it the loss that it adds up is begun anew; else a step's loss would be told with those before it."""
+    from transformers import Trainer
+
+    source = inspect.getsource(Trainer._maybe_log_save_evaluate)
+    assert "_globalstep_last_logged" in source and "tr_loss -= tr_loss" in source
 
 
 def test_a_4_bit_layer_on_a_cpu_can_be_kept_as_it_was_loaded() -> None:
