@@ -37,6 +37,8 @@ def _attribute(path: str) -> Any:
         ("torch:ops.aten._flash_attention_backward", "the same"),
         ("bitsandbytes.functional:dequantize_4bit", "LoftQ cannot tell what 4-bit loses"),
         ("transformers:Trainer._prepare_inputs", "each pass waits until its rows are on the GPU"),
+        ("transformers:Trainer._clip_grad_norm", "the whole model is gone through in each step"),
+        ("transformers:Trainer.floating_point_ops", "the whole model is gone through in each pass"),
         ("transformers:Trainer._track_num_input_tokens", "counting a pass's tokens waits for the GPU"),
         ("transformers:Trainer._save_checkpoint", "a full disk ends a run although old checkpoints could give way"),
         ("textual.app:App._driver", "titles and notifications do not reach the terminal"),

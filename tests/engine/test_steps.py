@@ -43,3 +43,23 @@ def test_a_run_whose_steps_are_queued_is_the_run_of_the_trainer_alone(
     assert [evaluation.loss for evaluation in queued.evaluations] == [
         evaluation.loss for evaluation in alone.evaluations
     ]
+
+
+def test_what_is_looked_up_once_is_what_the_trainer_looks_up_in_each_step(
+    demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients that are clipped, and the operations that its state counts."""
+    import json
+
+    train = demo_recipe.train.model_copy(update={"max_steps": 3, "max_grad_norm": 0.05, "eval_steps": 0})
+    recipe = demo_recipe.model_copy(update={"train": train})
+
+    def told(name: str) -> tuple[list[tuple[float, float | None]], int]:
+        run, history = trained(recipe, tmp_path, name)
+        state = json.loads((run.checkpoints / "checkpoint-3" / "trainer_state.json").read_text())
+        return [(step.loss, step.grad_norm) for step in history.steps], state["total_flos"]
+
+    once = told("once")
+    monkeypatch.setattr("tuitune.train.trainer._walk_through_model_once", lambda trainer, loaded: None)
+    assert once == told("in-each-step")
+    assert min(norm or 0.0 for _loss, norm in once[0]) > 0.05 and once[1] > 0

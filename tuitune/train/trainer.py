@@ -114,8 +114,28 @@ def make_trainer(
         trainer.evaluate = lambda: _held_out_loss(trainer, loaded, learner.collator(loaded), ranks)
     if ranks.world > 1:
         share_gradients(trainer, loaded, ranks)
+    _walk_through_model_once(trainer, loaded)
     _end_with_last_step(trainer)
     return trainer
+
+
+def _walk_through_model_once(trainer: Any, loaded: LoadedModel) -> None:
+    """Have `trainer` keep what it would look up in every module in each pass and step: the trained parameters.
+
+    That takes several milliseconds of a model of 32 layers with its adapters, in which a GPU that waits stands still.
+    """
+    parameters = loaded.model.num_parameters(exclude_embeddings=True)
+    trained: list[Any] = []
+
+    def floating_point_ops(inputs: Any) -> int:
+        return 6 * inputs["input_ids"].numel() * parameters if "input_ids" in inputs else 0
+
+    def clip_grad_norm(model: Any) -> Any:
+        if not trained:
+            trained.extend(parameter for parameter in model.parameters() if parameter.requires_grad)
+        return trainer.accelerator.clip_grad_norm_(trained, trainer.args.max_grad_norm)
+
+    trainer.floating_point_ops, trainer._clip_grad_norm = floating_point_ops, clip_grad_norm
 
 
 def _end_with_last_step(trainer: Any) -> None:
