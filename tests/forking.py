@@ -35,6 +35,8 @@ _READ_WHEN_USED = (
     *("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "HF_TOKEN", "COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR"),
     *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES"),
     "PYTHONPATH",  # see `_brought`
+    "PYTHONDONTWRITEBYTECODE",  # see `_become`
+    "PATH",  # by which no library is found
     "XDG_CACHE_HOME",  # by tuitune; the libraries keep theirs where it was
     "TORCH_CPP_LOG_LEVEL",  # read at import, but what is logged is no test's point
 )
@@ -247,15 +249,14 @@ def _answer(selector: selectors.BaseSelector, libraries: _Libraries, connection:
     order = json.loads(connection.recv(int.from_bytes(length), socket.MSG_WAITALL))
     pid = 0
     if libraries.can_be_forked(order["environment"]) and order["arguments"]:
-        pid = os.fork() or _become(order, descriptors)
+        pid = os.fork() or _become(order, descriptors, connection)
     for descriptor in descriptors:
         os.close(descriptor)
-    with contextlib.suppress(OSError):  # nobody waits for it any more
-        connection.sendall(pid.to_bytes(4))
     if pid:
         selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
-    else:
-        connection.close()
+        return
+    with connection, contextlib.suppress(OSError):  # nobody waits for it any more
+        connection.sendall(pid.to_bytes(4))
 
 
 def _tell_end(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
@@ -267,11 +268,13 @@ def _tell_end(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> N
     os.close(key.fd)
 
 
-def _become(order: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
-    """Run the program of the order in this process, as its own `python` would."""
+def _become(order: dict[str, Any], descriptors: Sequence[int], connection: socket.socket) -> NoReturn:
+    """Run the program of the order in this process, as its own `python` would, once who ordered it knows it."""
     status: Any = 1
     try:
         os.setsid()
+        with contextlib.suppress(OSError):  # nobody waits for it any more
+            connection.sendall(os.getpid().to_bytes(4))  # from here on signals to its group reach it
         *streams, network = descriptors
         if os.fstat(network).st_ino != os.stat("/proc/self/ns/net").st_ino:
             ctypes.CDLL(None).setns(network, 0)
@@ -286,6 +289,7 @@ def _become(order: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
         sys.stdout = os.fdopen(1, "w", encoding=sys.stdout.encoding)
         sys.stderr = os.fdopen(2, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
         sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+        sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
         if folders := os.environ.get("PYTHONPATH"):
             sys.path[:0] = folders.split(os.pathsep)
             _forget(*_REPLACED)
