@@ -58,17 +58,16 @@ class Masker:
             raise UnusableInput(
                 "The tokenizer has no fast version (tokenizer.json): convert it with transformers first."
             )
-        from tokenizers import Tokenizer
-
         self.train_on = train_on
         self.max_length = max_length
         self.template = ChatTemplate(tokenizer)
         self._begin: str = tokenizer.bos_token or ""
         self._end: str = tokenizer.eos_token or ""
-        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        specials = {t.content: i for i, t in self._backend.get_added_tokens_decoder().items() if t.special}
+        backend = tokenizer.backend_tokenizer
+        added = backend.get_added_tokens_decoder()
+        self._backend = _twin(backend, [added[token_id] for token_id in sorted(added)])
+        self._backend.post_processor = backend.post_processor
+        specials = {token.content: token_id for token_id, token in added.items() if token.special}
         self._special_ids = frozenset(specials.values())
         self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or r"(?!)")
         self._openings = {special[:2] for special in specials}
@@ -245,27 +244,24 @@ class _Aliased:
     """
 
     def __init__(self, backend: Any, special: re.Pattern[str]) -> None:
-        from tokenizers import Tokenizer
-
-        state = json.loads(backend.to_str())
+        added = backend.get_added_tokens_decoder()
         self._special = special
         self._alias: dict[str, str] = {}
-        names: dict[str, str] = {}
-        for token in state["added_tokens"]:
-            names[token["content"]] = token["content"]
-            if token["special"]:
+        own_ids: dict[str, int] = {}
+        for token_id in sorted(added):
+            token = added[token_id]
+            if token.special:
                 alias = f"\U000ffffd{len(self._alias):x}\U000ffffc"
-                self._alias[token["content"]] = names[token["content"]] = alias
-                token["content"] = alias
-        state["post_processor"] = None
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        self._backend = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
+                self._alias[token.content] = alias
+                token.content = alias
+            own_ids[token.content] = token_id
+        tokens = [added[token_id] for token_id in sorted(added)]
+        self._backend = _twin(backend, tokens)
         # Names that are not in the vocabulary get the next ids, before tokens that were added to it.
-        self._id_of = {int(self._backend.token_to_id(own) or 0): vocabulary[name] for name, own in names.items()}
+        self._id_of = {int(self._backend.token_to_id(name) or 0): token_id for name, token_id in own_ids.items()}
         self._special_ids = frozenset(int(self._backend.token_to_id(alias) or 0) for alias in self._alias.values())
-        self._continuing = self._backend
-        if _without_prefix_space(state):
-            self._continuing = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
+        without = _without_prefix_space(backend)
+        self._continuing = _twin(backend, tokens, without) if without else self._backend
 
     def encode(self, rendered: Rendered, turns: list[Turn]) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids and each turn's range of tokens, with no token across an edge of a turn."""
@@ -311,9 +307,29 @@ class _Aliased:
 _ALIAS = re.compile("\U000ffffd[0-9a-f]+\U000ffffc")
 
 
-def _without_prefix_space(state: dict[str, Any]) -> bool:
-    """Change a serialised tokenizer so that it puts no space before its text; whether there was anything to change."""
-    before = json.dumps([state["normalizer"], state["pre_tokenizer"]])
+def _twin(backend: Any, tokens: list[Any], steps: Any = None) -> Any:
+    """Another tokenizer, which adds these tokens to the same model: that is shared, as a large one takes a second to
+    copy. It neither truncates nor pads, and what it does before the model is what the tokenizer `steps` does."""
+    from tokenizers import Tokenizer
+
+    twin = Tokenizer(backend.model)
+    # Before the tokens, as what they are found by is what the normalizer makes of them.
+    twin.normalizer = (steps or backend).normalizer
+    twin.pre_tokenizer = (steps or backend).pre_tokenizer
+    twin.decoder = backend.decoder
+    twin.add_tokens(tokens)
+    return twin
+
+
+def _without_prefix_space(backend: Any) -> Any | None:
+    """A tokenizer without a vocabulary whose steps before the model are those of `backend`, except that they put no
+    space before the text; None where they put none anyway."""
+    from tokenizers import Tokenizer, models
+
+    frame = Tokenizer(models.BPE())
+    frame.normalizer, frame.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    before = frame.to_str()
+    state = json.loads(before)
     for name, members in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         step = state[name] or {}
         steps = [part for part in step.get(members, [step]) if part.get("type") != "Prepend"]
@@ -326,7 +342,7 @@ def _without_prefix_space(state: dict[str, Any]) -> bool:
             step[members] = steps
         elif not steps:
             state[name] = None
-    return json.dumps([state["normalizer"], state["pre_tokenizer"]]) != before
+    return None if state == json.loads(before) else Tokenizer.from_str(json.dumps(state))
 
 
 def _token_spans(

@@ -80,7 +80,7 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
     settings = json.loads((saved / "tokenizer_config.json").read_text())
     named = {name: settings[name] for name in ("bos_token", "eos_token") if name in settings}
     # As `from_pretrained` gives it, which parses these large files several times.
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(saved / "tokenizer.json")), **named)
+    return PreTrainedTokenizerFast(tokenizer_file=str(saved / "tokenizer.json"), **named)
 
 
 def _built(data: dict[str, Any]) -> PreTrainedTokenizerFast:

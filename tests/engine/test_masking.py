@@ -1,10 +1,12 @@
 """What is trained of a conversation, by example, on the demo model's own tokenizer and on awkward ones."""
 
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from tests.conftest import DEMO
 from tests.engine.llama_cpp_models import templates, tokenizer
@@ -40,6 +42,31 @@ def test_every_reply_and_its_end_token_are_trained(demo: Any) -> None:
     assert trained(demo, masked) == "Ahoy there<|im_end|>Fair winds<|im_end|>"
     assert masked.input_ids == demo.apply_chat_template(CHAT, return_dict=True)["input_ids"]
     assert masked.ended and not masked.truncated
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "llama-spm", "phi-3"])
+def test_a_masker_has_a_tokenizer_like_that_it_was_given_and_of_its_own(name: str) -> None:
+    given_to = tokenizer(name)
+    given_to.chat_template = templates()["llama-cpp-rwkv-world"]
+    copied = Tokenizer.from_str(given_to.backend_tokenizer.to_str())
+    given_to.backend_tokenizer.enable_truncation(3)
+    given_to.backend_tokenizer.enable_padding()
+    masker = Masker(given_to, "assistant", 512)
+    before = masker.encode(CHAT)
+    given_to.add_tokens(["Ahoy there"])
+    given_to.backend_tokenizer.normalizer = None
+    assert masker._backend.to_str() == copied.to_str()
+    assert masker.encode(CHAT) == before and len(before.input_ids) > 3
+
+
+def test_a_masker_of_a_large_vocabulary_does_not_copy_it() -> None:
+    qwen = tokenizer("qwen2")
+    qwen.chat_template = templates()["Qwen-Qwen2.5-7B-Instruct"]
+    begin = time.process_time()
+    Tokenizer.from_str(qwen.backend_tokenizer.to_str())
+    copying = time.process_time() - begin
+    Masker(qwen, "assistant", 512).encode([CHAT[1], {"role": "assistant", "content": "What is <|im_end|>?"}])
+    assert time.process_time() - begin - copying < copying / 2
 
 
 def test_train_on_last_and_all(demo: Any) -> None:
