@@ -37,6 +37,7 @@ _READ_WHEN_USED = (
     "PYTHONPATH",  # see `_brought`
     "PYTHONDONTWRITEBYTECODE",  # see `_become`
     "PATH",  # by which no library is found
+    "KMP_BLOCKTIME",  # OpenMP sets it to its default as torch is imported, for whatever that process starts
     "XDG_CACHE_HOME",  # by tuitune; the libraries keep theirs where it was
     "TORCH_CPP_LOG_LEVEL",  # read at import, but what is logged is no test's point
 )
