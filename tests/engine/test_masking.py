@@ -1,6 +1,5 @@
 """What is trained of a conversation, by example, on the demo model's own tokenizer and on awkward ones."""
 
-import time
 from typing import Any
 
 import pytest
@@ -59,14 +58,14 @@ def test_a_masker_has_a_tokenizer_like_that_it_was_given_and_of_its_own(name: st
     assert masker.encode(CHAT) == before and len(before.input_ids) > 3
 
 
-def test_a_masker_of_a_large_vocabulary_does_not_copy_it() -> None:
-    qwen = tokenizer("qwen2")
-    qwen.chat_template = templates()["Qwen-Qwen2.5-7B-Instruct"]
-    begin = time.process_time()
-    Tokenizer.from_str(qwen.backend_tokenizer.to_str())
-    copying = time.process_time() - begin
-    Masker(qwen, "assistant", 512).encode([CHAT[1], {"role": "assistant", "content": "What is <|im_end|>?"}])
-    assert time.process_time() - begin - copying < copying / 2
+def test_a_masker_shares_its_tokenizers_model() -> None:
+    """A large vocabulary takes a second to copy. What is set on the one model is so on the other."""
+    given_to = tokenizer("qwen2")
+    given_to.chat_template = templates()["Qwen-Qwen2.5-7B-Instruct"]
+    masker = Masker(given_to, "assistant", 512)
+    given_to.backend_tokenizer.model.dropout = 0.5
+    assert masker._backend.model.dropout == 0.5
+    given_to.backend_tokenizer.model.dropout = None
 
 
 def test_train_on_last_and_all(demo: Any) -> None:
