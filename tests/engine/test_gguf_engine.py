@@ -54,8 +54,9 @@ def test_a_reply_can_be_stopped_and_llama_cpps_end_is_said(demo_gguf: Path) -> N
     others = psutil.Process().children()
     with open_gguf(demo_gguf, context=2048) as gguf:
         (server,) = set(psutil.Process().children()).difference(others)
-        stopped = gguf.complete([5], Sampling(temperature=5), on_text=pieces.append, cancelled=lambda: len(pieces) > 3)
-        assert not stopped.ended and pieces
+        endless = Sampling(max_new_tokens=1900)  # it repeats itself for seconds
+        stopped = gguf.complete([5], endless, on_text=pieces.append, cancelled=lambda: len(pieces) > 3)
+        assert not stopped.ended and pieces and len(stopped.ids) < 1900
         assert gguf.reply(MESSAGES, Sampling()).ended, "the model is still there"
         assert not any(connection.laddr for connection in server.net_connections("inet"))
         os.kill(server.pid, signal.SIGKILL)
