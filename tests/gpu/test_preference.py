@@ -157,10 +157,22 @@ def test_a_replayed_pass_of_pairs_is_the_same_pass(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo"])
-def test_a_run_of_pairs_with_graphs_is_the_run_without_them(method: str, tmp_path: Path) -> None:
+def test_a_run_of_pairs_with_graphs_is_the_run_without_them(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Over more than one epoch, so that the reference is known before; with measurements in between."""
     from tests.engine.training import trained
+    from tuitune.train.graphs import PassGraphs
 
+    captured = []
+    replay = PassGraphs.run
+
+    def run(graphs: Any, batch: Any, amounts: Any) -> Any:
+        told = replay(graphs, batch, amounts)
+        captured.append(graphs.captured)
+        return told
+
+    monkeypatch.setattr(PassGraphs, "run", run)
     recipe = recipe_of(method)
     changes = {"max_steps": 24, "eval_steps": 7, "gradient_checkpointing": False, "per_device_train_batch_size": 8}
     runs = {}
@@ -170,6 +182,7 @@ def test_a_run_of_pairs_with_graphs_is_the_run_without_them(method: str, tmp_pat
     steps, plain = runs[True].steps, runs[False].steps
     print(method, [step.loss for step in steps], [step.loss for step in plain])
     assert len(steps) == len(plain) == 24
+    assert max(captured) >= 1
     assert [step.tokens for step in steps] == [step.tokens for step in plain]
     assert [step.loss for step in steps] == pytest.approx([step.loss for step in plain], abs=3e-2)
     assert set(steps[-1].metrics) == set(plain[-1].metrics)
