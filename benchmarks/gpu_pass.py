@@ -24,8 +24,6 @@ _REPEATS = 5
 
 def load(model: Path, chats: Path, changes: list[str]) -> tuple[LoadedModel, Any]:
     """The model with its adapter, which no longer maps to zero, in training mode; and the tokenised rows."""
-    import torch
-
     from tuitune import backends
     from tuitune.data.prepare import prepare
     from tuitune.train.isolation import settle_batches
@@ -37,14 +35,21 @@ def load(model: Path, chats: Path, changes: list[str]) -> tuple[LoadedModel, Any
     loaded = backends.load(recipe, print)
     rows = prepare(recipe, loaded.tokenizer).train
     loaded.backend.attach(loaded)
+    move_off_zero(loaded)
+    settle_batches(loaded, rows)
+    return loaded, rows
+
+
+def move_off_zero(loaded: LoadedModel) -> None:
+    """Turn the fresh adapter to fp32, as training does, and draw what begins at zero: all of it then has gradients."""
+    import torch
+
     generator = torch.Generator("cuda").manual_seed(1)
     for name, parameter in loaded.model.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.02, generator=generator)
-    settle_batches(loaded, rows)
-    return loaded, rows
 
 
 def compare(loaded: LoadedModel, rows: Any, count: int) -> dict[str, Any]:

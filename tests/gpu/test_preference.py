@@ -96,7 +96,7 @@ def test_fit_times_the_passes_of_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["dpo", "orpo", "simpo"])
 def test_a_replayed_pass_of_pairs_is_the_same_pass(method: str) -> None:
     """Against the pass as the trainer makes it kernel by kernel, which reads back from the GPU, and against itself."""
-    from benchmarks.gpu_pass import pass_graphs
+    from benchmarks.gpu_pass import move_off_zero, pass_graphs
     from benchmarks.gpu_preference import load
     from tuitune.train.graphs import can_capture
     from tuitune.train.isolation import _cosine
@@ -105,12 +105,7 @@ def test_a_replayed_pass_of_pairs_is_the_same_pass(method: str) -> None:
     from tuitune.train.sizes import pass_sizes
 
     loaded, rows = load(SAMPLE_DATA / "demo_model", SAMPLE_DATA / "preferences.jsonl", method=method)
-    generator = torch.Generator("cuda").manual_seed(1)
-    for name, parameter in loaded.model.named_parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-            if "lora_B" in name:
-                parameter.data.normal_(0, 0.02, generator=generator)
+    move_off_zero(loaded)
     loaded.padding_free, loaded.gradient_checkpointing = True, False
     loaded.backend.for_training(loaded)
     assert can_capture(loaded)

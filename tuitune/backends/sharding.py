@@ -246,9 +246,8 @@ def shared_as_loaded(peers: Peers) -> Iterator[Shards]:
 
     earlier = os.environ.get(_READ_IN_ORDER)
     core_model_loading.set_param_for_module = set_part
-    modeling_utils.caching_allocator_warmup = lambda *_arguments, **_options: (
-        None
-    )  # it would take room for the whole model
+    # It would take room for the whole model.
+    modeling_utils.caching_allocator_warmup = lambda *_arguments, **_options: None
     os.environ[_READ_IN_ORDER] = "1"  # or weights are read ahead, onto the card
     try:
         yield shards

@@ -51,7 +51,8 @@ def make_trainer(
 
     on_gpu = loaded.model.device.type == "cuda"
     learner = learner_of(recipe)
-    captured = recipe.train.cuda_graphs is True and learner.captures and can_capture(loaded)
+    by_graphs = learner.captures and can_capture(loaded)
+    captured = by_graphs and recipe.train.cuda_graphs is True
     lengths = learner.method.lengths(prepared.train) if captured or ranks.world > 1 else []
     loaded.pass_sizes = pass_sizes(lengths, recipe.train.per_device_train_batch_size) if captured else ()
     bf16 = on_gpu and gpu_has_bf16()
@@ -104,7 +105,7 @@ def make_trainer(
             parameter.data = parameter.data.float()
     if ranks.world > 1:
         share_rows(trainer, loaded, recipe, ranks, lengths, learner)
-    if learner.captures and can_capture(loaded):
+    if by_graphs:
         sequences = recipe.train.per_device_train_batch_size * learner.method.sequences_a_row
         compute = learner.compute(loaded, recipe)
         learner.queue_steps(trainer, PassGraphs(loaded, compute, sequences, max(lengths, default=1)))
