@@ -267,7 +267,9 @@ def serve(gguf: Path) -> Any:
     params.model.path = str(gguf)
     params.n_ctx, params.n_parallel, params.warmup, params.port, params.verbosity = 512, 1, False, 0, -1
     params.cpuparams.n_threads = 2
-    return xllamacpp.Server(params)
+    server = xllamacpp.Server(params)
+    server.handle_completions({"prompt": "a", "max_tokens": 1})  # one that goes before its loop began waits for ever
+    return server
 
 
 def test_llama_cpp_answers_with_the_gguf_as_transformers_does_with_the_merged_model(

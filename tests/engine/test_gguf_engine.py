@@ -1,7 +1,10 @@
 """A GGUF file runs in llama.cpp, in a process of its own, and answers as transformers does with the same weights."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from tuitune.chat import gguf_engine
 from tuitune.chat.gguf_engine import open_gguf
 from tuitune.chat.sampling import Sampling
 from tuitune.conversation import Conversation
@@ -63,6 +67,20 @@ def test_a_reply_can_be_stopped_and_llama_cpps_end_is_said(demo_gguf: Path) -> N
         with pytest.raises(TuituneError, match=r"llama\.cpp ended while it ran .*\.gguf"):
             gguf.reply(MESSAGES, Sampling())
     assert not server.is_running()
+
+
+def test_it_ends_with_what_started_it_even_where_that_ends_at_once(demo_gguf: Path, tmp_path: Path) -> None:
+    """As a session does that is killed while the model is being loaded."""
+    program = Path(gguf_engine.__file__).with_name("gguf_server.py")
+    settings = json.dumps({"model": str(demo_gguf), "lora": None, "context": 256, "threads": 1})
+    for number in range(8):
+        command = [sys.executable, "-P", str(program), str(tmp_path / f"{number}.sock"), settings]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.communicate(timeout=60) == ("ready\n", None)
+            finally:
+                server.kill()
+        assert server.returncode == 0
 
 
 def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path: Path) -> None:

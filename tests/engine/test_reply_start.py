@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import pytest
 
 from tests.engine.exporting import export, never, quiet, yes
 from tests.engine.llama_cpp_models import templates, tokenizer
-from tests.engine.test_export import DEMO, serve
+from tests.engine.test_export import DEMO
+from tuitune.chat.gguf_engine import open_gguf
 from tuitune.chat_template.reply_start import begin_as_trained, prompt_as_trained
 from tuitune.chat_template.template import ChatTemplate
 from tuitune.conversation import Conversation, UnusableRow
@@ -60,17 +60,6 @@ def test_the_exported_template_prompts_as_in_training_or_that_is_said(name: str,
         assert now.text(whole) == own.text(whole)
 
 
-def llama_cpps_prompt(gguf: Path) -> str:
-    """What llama.cpp makes of a conversation with the chat template inside a GGUF; it asks for thinking by itself."""
-    server = serve(gguf)
-    body = json.dumps({"messages": CHATS[0]}).encode()
-    asked = urllib.request.Request(
-        f"{server.listening_address}/apply-template", data=body, headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(asked, timeout=30) as answer:
-        return str(json.load(answer)["prompt"])
-
-
 @pytest.mark.parametrize(
     ("reply", "ending"),
     [("Ahoy!", "assistant\n<think>\n\n</think>\n\n"), ("<think>\nhm\n</think>\n\nAhoy!", "assistant\n")],
@@ -110,7 +99,8 @@ def test_an_export_of_a_run_begins_where_its_data_did(reply: str, ending: str, t
     kinds = ["adapter", "merged_16bit", "gguf:f16"] if "<think>" in ending else ["adapter", "merged_16bit"]
     for exported in export(writer.run, kinds, None, quiet, yes, never):
         if exported.kind == "gguf:f16":
-            assert llama_cpps_prompt(exported.path).endswith(ending)
+            with open_gguf(exported.path, context=512) as gguf:  # llama.cpp asks for thinking by itself
+                assert given.decode(gguf.prompt_ids(CHATS[0])).endswith(ending)
             continue
         opened = AutoTokenizer.from_pretrained(exported.path)
         prompt = opened.apply_chat_template(CHATS[0], tokenize=False, add_generation_prompt=True)

@@ -27,13 +27,12 @@ def main(socket: str, settings: dict[str, Any]) -> None:
         adapter = xllamacpp.CommonAdapterLoraInfo()
         adapter.path, adapter.scale = settings["lora"], 1.0
         params.lora_adapters = [adapter]
-    server = xllamacpp.Server(params)
+    _server = xllamacpp.Server(params)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while sys.stdin.buffer.read(65_536):
         pass
-    del server
-    os._exit(0)  # llama.cpp's threads may still be at work
+    os._exit(0)  # taking the server down would wait, for ever where its loop has not begun yet
 
 
 if __name__ == "__main__":
