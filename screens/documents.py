@@ -1,5 +1,6 @@
 """Which files and folders a chat looks things up in."""
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -73,8 +74,8 @@ class DocumentsScreen(ModalScreen[list[Path] | None]):
             return
         path = expanded(text).absolute()
         wrong = self.query_one("#wrong", Static)
-        wrong.display = not path.exists()
-        if not path.exists():
+        wrong.display = not os.path.exists(path)  # a `Path` raises where a name is too long
+        if wrong.display:
             wrong.update(Content(_("There is no such file or folder.")))
             return
         if path not in self._paths:

@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from tuitune.method_sections import MethodFields
     from tuitune.recipe import Recipe
+
+
+def default_of(info: "FieldInfo") -> Any:
+    """A field's default as plain data: sections in it (rewards) as a recipe's file has them."""
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(info.get_default(call_default_factory=True))
 
 
 class Draft:
@@ -30,7 +39,7 @@ class Draft:
         if field == "train.learning_rate":
             return self.fields.usual_learning_rate
         info = section_of(section, self.get("method.name") if section == "method" else "").model_fields.get(name)
-        return None if info is None or info.is_required() else info.get_default(call_default_factory=True)
+        return None if info is None or info.is_required() else default_of(info)
 
     @property
     def fields(self) -> "type[MethodFields]":

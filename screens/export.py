@@ -1,5 +1,6 @@
 """Step 6: take the result home."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ class ExportScreen(StepScreen):
     def _folder_given(self) -> None:
         """Show where the exports would go; making them is another Enter, on the kinds."""
         out = self._out()
-        if out is not None and out.exists() and not out.is_dir():
+        if out is not None and os.path.exists(out) and not out.is_dir():  # a `Path` raises where a name is too long
             folder = one_line(out, max_length=200)
             self.show_problem(_("{folder} is not a folder: choose another one.", folder=folder))
             return

@@ -1,7 +1,7 @@
 """One line a field: its name, its value in the widget that suits it, and a mark where the value cannot be used."""
 
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Checkbox, Input, Select, Static
 
+from screens.draft import default_of
 from screens.widgets.entry import Entry
 from screens.widgets.tick import Tick
 from tuitune.language import _
@@ -92,7 +93,7 @@ class FieldLine(Horizontal):
         """Whether the value is another than the field's default."""
         if self.info.is_required():
             return False
-        default = self.info.get_default(call_default_factory=True)
+        default = default_of(self.info)
         return self._value != default and as_text(self._value) != as_text(default)
 
     @property
@@ -147,7 +148,7 @@ def is_editable(annotation: Any) -> bool:
     """Whether a line can hold the value: not a list of sections, nor a tuple of texts whose spaces and commas count."""
     if get_origin(annotation) is list:
         held = get_args(annotation)[0]
-        return not (isinstance(held, type) and issubclass(held, BaseModel))
+        return get_origin(held) is not Annotated and not (isinstance(held, type) and issubclass(held, BaseModel))
     return get_origin(annotation) is not tuple
 
 

@@ -90,10 +90,11 @@ class PickPath(ModalScreen[Path | None]):
     @on(Input.Submitted)
     def _given(self, event: Input.Submitted) -> None:
         path = expanded(event.value.strip())
-        if event.value.strip() and path.is_file():
+        if event.value.strip() and os.path.isfile(path):  # a `Path` raises where a name is too long
             self.dismiss(path)
-        else:
-            self.query_one("#picked", Static).update(Content(_("There is no such file.")))
+            return
+        problem = _("That is a folder: give a file in it.") if os.path.isdir(path) else _("There is no such file.")
+        self.query_one("#picked", Static).update(Content(problem))
 
     @on(DirectoryTree.FileSelected)
     def _picked(self, event: DirectoryTree.FileSelected) -> None:
