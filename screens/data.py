@@ -321,6 +321,7 @@ class DataScreen(StepScreen):
     async def _show(self, row: int, source: int | None = None) -> None:
         self.source = self.source if source is None else source
         self.row = max(0, min(self.rows - 1, row))
+        self.show_problem(None)
         self.query_one("#views", ContentSwitcher).current = "row"
         try:
             await self._ask_row(self.tuitune.link.draft.as_data())
@@ -396,6 +397,7 @@ class DataScreen(StepScreen):
                 else _("Looking at every row: {done:,}", done=done)
             )
 
+        self.show_problem(None)
         try:
             summary.update(_("Looking at every row…"))
             audit = await self.tuitune.link.call(Audit(self.tuitune.link.draft.as_data()), part)

@@ -138,6 +138,7 @@ class HomeScreen(WalkScreen):
         self.query_one("#about-run", Static).update(Content("") if run is None else _about(run))
 
     async def action_resume(self) -> None:
+        self.show_problem(None)
         try:
             await self.tuitune.open_run(Path(self._highlighted_run))
         except TuituneError as error:
@@ -254,6 +255,7 @@ class HomeScreen(WalkScreen):
         question = await asyncio.to_thread(deletion_question, run)
         if not await self.app.push_screen_wait(ConfirmScreen(question, _("Delete"), _("Keep"), yes_first=False)):
             return
+        self.show_problem(None)
         try:
             await asyncio.to_thread(delete, run)
             await self.tuitune.moved_run(run.folder, None)
@@ -297,6 +299,7 @@ class HomeScreen(WalkScreen):
         await self._open(str(event.option.id))
 
     async def _open(self, chosen: str) -> None:
+        self.show_problem(None)
         if chosen == "demo":
             await self._try_the_demo()
         elif chosen == "new":

@@ -131,7 +131,8 @@ class LoraScreen(StepScreen):
         self._show_draft()
         self._focus_view()
         self._ask_again = True
-        self._look_ahead()
+        if not (self.view == "yaml" and self.query_one("#yaml", YamlArea).wrong):
+            self._look_ahead()
 
     @property
     def view(self) -> str:
@@ -270,6 +271,7 @@ class LoraScreen(StepScreen):
     @on(TextArea.Changed, "#yaml")
     def _take_yaml(self) -> bool:
         """Take the YAML over as the draft; False, and the wrong lines marked, where it cannot be used."""
+        was_wrong = self.query_one("#yaml", YamlArea).wrong
         recipe = self._check_yaml()
         if recipe is None:
             self._forget_meaning()
@@ -281,6 +283,7 @@ class LoraScreen(StepScreen):
             same = False
         if not same:
             draft.data, self._yaml_of = data, deepcopy(data)
+        if not same or was_wrong:
             self._changed()
         return True
 
@@ -325,6 +328,7 @@ class LoraScreen(StepScreen):
             self.query_one("#consequences", Static).update("")
             self.show_problem(next(iter(draft.errors().values()), explain(error)))
             return None
+        self.show_problem(None)
         self.query_one("#consequences", Static).update(consequences(recipe, None))
         return recipe
 

@@ -44,17 +44,17 @@ class ModelList(ChoiceList):
     """The list of models: what is typed in it is typed in the filter."""
 
     def on_key(self, event: Key) -> None:
-        character = event.character or ""
-        if len(character) == 1 and (character.isalpha() or character == "/"):
+        character, entry = event.character or "", self.screen.query_one("#name", Input)
+        begun = self.screen.focused is entry  # by a letter before this one: they come faster than the focus moves
+        if event.is_printable and (begun or character.isalpha() or character in "/.~"):
             event.stop()
             event.prevent_default()
-            entry = self.screen.query_one("#name", Input)
-            entry.select_on_focus = False  # or the next letter takes the place of this one
-            self.screen.set_focus(entry)
-            entry.call_later(setattr, entry, "select_on_focus", True)  # once it has got the focus
-            entry.clear()
-            if character != "/":
-                entry.insert_text_at_cursor(character)
+            if not begun:
+                entry.select_on_focus = False  # or the next letter takes the place of this one
+                self.screen.set_focus(entry)
+                entry.call_later(setattr, entry, "select_on_focus", True)  # once it has got the focus
+                entry.clear()
+            entry.insert_text_at_cursor(character)
         elif event.key == "up" and not self.highlighted:
             event.stop()
             event.prevent_default()
@@ -364,8 +364,10 @@ class ModelScreen(StepScreen):
         await self.action_go_on()
 
     def _take(self, name: str) -> None:
+        entry = self.query_one("#name", Input)
         with self.prevent(Input.Changed):
-            self.query_one("#name", Input).value = one_line(name)
+            entry.value = one_line(name)
+        entry.cursor_position = len(entry.value)
         self._put_in_draft(name)
         self._unseen = False
 

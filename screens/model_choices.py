@@ -101,6 +101,8 @@ def why_not_folder(name: str) -> str | None:
         return _(
             "{folder} holds no config.json with .safetensors weights: give the folder of a whole model.", folder=shown
         )
+    if folder.exists():
+        return _("{folder} is a file: give the folder of a whole model.", folder=shown)
     return _("{folder} does not exist: give the folder of a whole model.", folder=shown)
 
 
