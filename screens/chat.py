@@ -169,12 +169,18 @@ class ChatScreen(StepScreen):
         if not message.text:
             if self._editing is None:
                 await self.action_go_on()
-        elif not self.replying:
+        elif not self.replying and self._can_sample():
             tip = self._editing[1] if self._editing else self.dialogue.tip
             self._editing = None
             self.query_one("#prompt", Prompt).text = ""
             self._show_mode()
             self.reply_to(self.dialogue.say(message.text), tip)
+
+    def _can_sample(self) -> bool:
+        """Whether the sampling settings can be used; it is told why where they cannot."""
+        problem = self.query_one(SamplingPanel).problem
+        self.show_problem(problem)
+        return problem is None
 
     @on(Prompt.Sent, "#system")
     def _system_given(self) -> None:
@@ -315,6 +321,8 @@ class ChatScreen(StepScreen):
             bubbles[place].focus()
 
     def action_regenerate(self) -> None:
+        if not self._can_sample():
+            return
         turn = self.turns[-1]
         if not self.sampling.get("temperature"):
             key = key_name(ACTIONS["next_preset"])
@@ -456,8 +464,8 @@ class ChatScreen(StepScreen):
         self.query_one("#prompt", Prompt).placeholder = _("Say something") if shown else whole
 
     @on(SamplingPanel.Changed)
-    def _settings_changed(self, message: SamplingPanel.Changed) -> None:
-        self.show_problem(message.problem)
+    def _settings_changed(self) -> None:
+        self._can_sample()
         self.dialogue.system = self.query_one(SamplingPanel).system
         self._show_mode()
 

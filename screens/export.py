@@ -126,6 +126,10 @@ class ExportScreen(StepScreen):
         self._show_time()
 
     @on(TickList.Ticked)
+    def _kind_ticked(self) -> None:
+        self.show_problem(None)
+        self._show_time()
+
     def _show_time(self) -> None:
         """How long all that is chosen takes."""
         choice = self.query_one("#kinds", TickList)

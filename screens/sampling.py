@@ -22,15 +22,13 @@ class SamplingPanel(VerticalScroll, can_focus=False):
     """The fields, alone or several at once by a preset. `fields` are those that differ from the defaults."""
 
     class Changed(Message):
-        """Something can be used as it is now; with `problem` it cannot, and `fields` are as before."""
-
-        def __init__(self, problem: str | None = None) -> None:
-            super().__init__()
-            self.problem = problem
+        """Something is another than before; what cannot be used is the panel's `problem`, not in its `fields`."""
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self.fields: dict[str, Any] = {}
+        self._problems: dict[str, str] = {}
+        """Fields whose value cannot be used, and why."""
         self.system = ""
 
     def compose(self) -> ComposeResult:
@@ -47,6 +45,11 @@ class SamplingPanel(VerticalScroll, can_focus=False):
         for name, info in Sampling.model_fields.items():
             yield FieldLine(name, info, info.default)
         yield Static(id="meaning")
+
+    @property
+    def problem(self) -> str | None:
+        """Why the first value that cannot be used is wrong; None where all can."""
+        return next(iter(self._problems.values()), None)
 
     @property
     def preset(self) -> str | None:
@@ -70,7 +73,7 @@ class SamplingPanel(VerticalScroll, can_focus=False):
 
     def _put(self, fields: dict[str, Any]) -> None:
         sampling = Sampling.model_validate(fields)
-        self.fields = sampling.model_dump(exclude_defaults=True)
+        self.fields, self._problems = sampling.model_dump(exclude_defaults=True), {}
         for line in self.query(FieldLine):
             line.show(getattr(sampling, line.field))
             line.mark(None)
@@ -104,10 +107,11 @@ class SamplingPanel(VerticalScroll, can_focus=False):
         try:
             checked = Sampling.model_validate({**self.fields, name: message.value})
         except ValidationError as error:
-            problem = field_errors(error).get(name)
-            message.line.mark(problem)
-            self.post_message(self.Changed(problem))
+            self._problems[name] = field_errors(error)[name]
+            message.line.mark(self._problems[name])
+            self.post_message(self.Changed())
             return
+        self._problems.pop(name, None)
         message.line.mark(None)
         self.fields = checked.model_dump(exclude_defaults=True)
         self._show_preset()

@@ -6,9 +6,11 @@ from textual.events import Key
 from textual.widgets import Input, OptionList, Static
 
 from screens.app import TuituneApp
+from screens.chat import ChatScreen
 from screens.documents import DocumentsScreen
 from screens.widgets.fields import FieldLine
 from screens.widgets.paths import PickPath, has_suffix
+from screens.widgets.prompt import Prompt
 from tests.conftest import DEMO
 from tests.screens.conftest import SIZE, screen_text, settled, until, words
 from tuitune.recipe import Recipe
@@ -124,3 +126,37 @@ async def test_letters_faster_than_the_focus_all_reach_the_field(app: TuituneApp
         await until(pilot, lambda: app.focused is not models, what="the focus")
         await pilot.pause()
         assert app.screen.query_one("#name", Input).value == "/data/llama_3-8b.v2"
+
+
+async def test_nothing_is_asked_with_sampling_settings_that_are_wrong(attached: TuituneApp) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
+        await attached.show_step("chat")
+        chat = attached.screen
+        assert isinstance(chat, ChatScreen)
+        await pilot.press("ctrl+o")
+        chat.query_one("#top_p Input", Input).value = ""
+        await until(pilot, lambda: "top_p is ''" in screen_text(pilot), what="what is wrong")
+        chat.query_one("#top_k Input", Input).value = "20"
+        await pilot.pause()
+        assert "top_p is ''" in screen_text(pilot), "it is still so when another field is right"
+        await pilot.press("ctrl+o", *"hi", "enter")
+        await pilot.pause()
+        assert not chat.turns and chat.query_one("#prompt", Prompt).text == "hi"
+        assert "top_p is ''" in screen_text(pilot)
+        await pilot.press("ctrl+t")  # a preset says what every field is
+        await pilot.press("enter")
+        await until(pilot, lambda: len(chat.turns) == 1 and not chat.replying, what="a reply")
+        assert "top_p is ''" not in screen_text(pilot)
+
+
+async def test_a_kind_that_is_chosen_takes_back_that_none_was(attached: TuituneApp) -> None:
+    async with attached.run_test(size=SIZE) as pilot:
+        await attached.show_step("export")
+        await until(pilot, lambda: "can be made" in screen_text(pilot), what="what can be made")
+        await settled(pilot)
+        title = str(attached.screen.query_one("#kinds").border_subtitle)
+        assert len(title) < SIZE[0] - 6, "the line holds it"
+        await pilot.press("space", "enter")
+        await until(pilot, lambda: "Choose at least one kind" in screen_text(pilot), what="what to do")
+        await pilot.press("space")
+        await until(pilot, lambda: "Choose at least one kind" not in screen_text(pilot), what="nothing is wrong")

@@ -102,6 +102,8 @@ def test_inspect_prints_one_row_a_line(recipe_file: str) -> None:
     assert first["trained_tokens"] == sum(token["trained"] for token in first["tokens"])
     trained = "".join(token["text"] for token in first["tokens"] if token["trained"])
     assert trained.endswith("<|im_end|>") and "<|im_start|>" not in trained
+    beyond = tuitune("inspect", recipe_file, "--rows", "900:901")
+    assert beyond.returncode == 2 and "There is no row 900" in beyond.stderr and "it has 400." in beyond.stderr
 
 
 def test_inspect_needs_no_weights(tmp_path: Path, demo_recipe: Recipe) -> None:

@@ -54,7 +54,7 @@ def test_a_check_says_what_each_kind_takes_before_and_after_one_was_made_here(
     told = tuitune(*check)
     assert told.returncode == 0 and not told.stderr
     adapter, merged = told.stdout.splitlines()
-    unmeasured = r"over \d+ s \(writing alone: none of this size was made here\)"
+    unmeasured = r"over \d+ s \(writing alone: none like it made here\)"
     assert re.fullmatch(rf"adapter ✔ Takes {unmeasured}, {size} on the disk while it is made\. \({size}\)", adapter)
     disk_and_memory = rf"{size} on the disk while it is made, and {size} of memory\."
     assert re.fullmatch(rf"merged_16bit ✔ Takes {unmeasured}, {disk_and_memory} \({size}\)", merged)

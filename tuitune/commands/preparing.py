@@ -1,9 +1,11 @@
 """The commands that look at a recipe before it is trained: its data, problems, rewards, and what it will need."""
 
 import argparse
+from itertools import chain
 
 from tuitune.commands.output import print_json, print_table, quiet_stdout
 from tuitune.commands.status import DONE
+from tuitune.errors import UnusableInput
 from tuitune.language import _
 from tuitune.text import safe_text
 
@@ -22,6 +24,15 @@ def inspect(arguments: argparse.Namespace) -> int:
         print_json(figures) if arguments.json else print_table(figures)
         return DONE
     rows = inspect_rows(recipe, arguments.rows[0] - 1, arguments.rows[1])
+    first = next(rows, None)
+    if first is None:
+        raise UnusableInput(
+            "There is no row {row:,} in {file}: it has {rows:,}.",
+            row=arguments.rows[0],
+            file=recipe.data.path,
+            rows=summary(recipe)["rows"],
+        )
+    rows = chain([first], rows)
     if arguments.json:
         for row in rows:
             print_json(row)

@@ -131,4 +131,4 @@ def in_words(parts: Mapping[str, float], *, measured: bool) -> str:
     seconds = sum(parts.values())
     if measured:
         return about(seconds)
-    return _("over {time} (writing alone: none of this size was made here)", time=roughly(seconds))
+    return _("over {time} (writing alone: none like it made here)", time=roughly(seconds))
