@@ -136,7 +136,7 @@ def live_line(history: History, run: Run, *, is_training: bool, problem: str | N
 
 def pace(history: History, *, problem: str | None = None) -> Content:
     """Progress in words, to stand beside the bar; once the run has ended, what comes next."""
-    if isinstance(history.ended, Failed) or problem:
+    if isinstance(history.ended, Failed) or (problem and history.ended is None):
         return Content.styled(_("Esc: back to the settings"), "bold")
     if not history.total_steps:
         return Content("")

@@ -272,19 +272,23 @@ class RunLink:
     def resume_run(self, changes: tuple[str, ...] = ()) -> None:
         """Go on with the run on show, which ended early, or is trained further by `changes` (see `Resume`)."""
         assert self.run is not None, "there is a run to go on with"
-        self.history.ended, self.problem = None, None
+        ended, self.history.ended, self.problem = self.history.ended, None, None
         self._live = self._sends_ours = True
         request = Resume(str(self.run.folder), changes, then=self._take_words())
-        self._app.run_worker(self._train(request), name="train", exit_on_error=False)
+        self._app.run_worker(self._train(request, ended), name="train", exit_on_error=False)
         self._app.post_message(self.RunChanged())
 
-    async def _train(self, request: Request[Trained]) -> None:
+    async def _train(self, request: Request[Trained], ended: Finished | Failed | None = None) -> None:
+        """Have a run trained; one that had `ended` has ended as before where going on with it is refused."""
+        history, attempts = self.history, len(self.history.attempts)
         try:
             await self.call(request, self._begun)
         except SessionLost:
             pass  # said by whoever keeps the session
         except TuituneError as error:
             self.problem = error.sentence
+            if len(history.attempts) == attempts:
+                history.ended = ended
         finally:
             self._app.post_message(self.RunChanged())
 

@@ -69,6 +69,7 @@ async def test_a_run_is_steered_by_its_keys(recipe: Recipe, runs_folder: Path) -
         await until(
             pilot, lambda: "train.max_steps is 'lots' but should be a whole number" in words(pilot), what="the error"
         )
+        assert "✔ Done after" in screen_text(pilot) and "Enter: chat with it" in screen_text(pilot), "it is as it was"
         await pilot.press("e")
         await until(pilot, lambda: "How should it go on?" in words(pilot), what="the question how")
         further = history.step + 2
