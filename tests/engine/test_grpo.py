@@ -20,6 +20,7 @@ from tuitune.rewards.confirmed import confirm
 from tuitune.rewards.judge import RewardFailed
 from tuitune.runs.events import Checkpoint, Completions, Event, Finished, Step
 from tuitune.runs.folder import RunWriter
+from tuitune.train.check import check
 from tuitune.train.control import Control
 from tuitune.train.policy_loss import Tokens, policy_loss, token_weights
 from tuitune.train.resume import resumption_of
@@ -156,6 +157,10 @@ def test_what_cannot_make_a_step_is_refused_with_the_numbers(tmp_path: Path) -> 
         UnusableInput, match=r"method.rewards.0.size is not an option of that reward \(allowed: name, weight"
     ):
         recipe_of(tmp_path, rewards=[{"name": "exact_match", "size": 3}])
+    with pytest.raises(
+        UnusableInput, match=r"numeric_match needs the column answer, which the rows of prompts.jsonl lack: they have p"
+    ):
+        check(recipe_of(tmp_path, rewards=[{"name": "numeric_match"}]))
 
 
 def test_prompts_that_are_too_long_are_left_out_and_that_is_told(tmp_path: Path) -> None:
