@@ -7,7 +7,7 @@ from tuitune.commands.output import print_json, print_table, quiet_stdout
 from tuitune.commands.status import DONE
 from tuitune.errors import UnusableInput
 from tuitune.language import _
-from tuitune.text import safe_text
+from tuitune.text import one_line, safe_text
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -26,11 +26,12 @@ def inspect(arguments: argparse.Namespace) -> int:
     rows = inspect_rows(recipe, arguments.rows[0] - 1, arguments.rows[1])
     first = next(rows, None)
     if first is None:
+        figures = summary(recipe)
         raise UnusableInput(
             "There is no row {row:,} in {file}: it has {rows:,}.",
             row=arguments.rows[0],
-            file=recipe.data.path,
-            rows=summary(recipe)["rows"],
+            file=one_line(figures["file"]),
+            rows=figures["rows"],
         )
     rows = chain([first], rows)
     if arguments.json:
