@@ -246,6 +246,7 @@ def test_a_conversation_on_the_command_line(
     chat.until(lambda _: chat.raw.count(b"Paris") == 2)
     chat.until(lambda text: text.rstrip().endswith("base>"))
     asked = chat.text.count("base>")
+    assert b"\x1b[?2004h" in chat.raw, "the terminal is asked to say where a paste begins and ends"
     chat.press("\x1b[200~What is\nthe capital\nof Italy?\x1b[201~" + ENTER)
     chat.until(lambda text: "of Italy?" in text and text.rstrip().endswith("base>"))
     assert chat.text.count("base>") == asked + 1, "three lines that are pasted are one message"

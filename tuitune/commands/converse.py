@@ -280,6 +280,7 @@ def _ask(prompt: str, draft: str) -> str | None:
     with contextlib.suppress(ImportError):
         import readline  # input() uses it from here on
 
+        readline.parse_and_bind("set enable-bracketed-paste on")  # which Python turns off
         readline.set_startup_hook((lambda: readline.insert_text(draft)) if draft else None)
     try:
         return input(prompt)
