@@ -5,7 +5,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
-from textual.events import Key, Resize
+from textual.events import Key, Paste, Resize
 from textual.message import Message
 from textual.widgets import Checkbox, Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -49,16 +49,24 @@ class ModelList(ChoiceList):
         if event.is_printable and (begun or character.isalpha() or character in "/.~"):
             event.stop()
             event.prevent_default()
-            if not begun:
-                entry.select_on_focus = False  # or the next letter takes the place of this one
-                self.screen.set_focus(entry)
-                entry.call_later(setattr, entry, "select_on_focus", True)  # once it has got the focus
-                entry.clear()
-            entry.insert_text_at_cursor(character)
+            self._write(character, anew=not begun)
         elif event.key == "up" and not self.highlighted:
             event.stop()
             event.prevent_default()
             self.screen.query_one("#name").focus()
+
+    def on_paste(self, event: Paste) -> None:
+        self._write(event.text.strip().partition("\n")[0], anew=True)
+
+    def _write(self, text: str, *, anew: bool) -> None:
+        """Write into the filter, which gets the focus and loses what stood in it where it is written `anew`."""
+        entry = self.screen.query_one("#name", Input)
+        if anew:
+            entry.select_on_focus = False  # or the next letter takes the place of this one
+            self.screen.set_focus(entry)
+            entry.call_later(setattr, entry, "select_on_focus", True)  # once it has got the focus
+            entry.clear()
+        entry.insert_text_at_cursor(text)
 
 
 class ModelScreen(StepScreen):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from textual.events import Key
+from textual.events import Key, Paste
 from textual.widgets import Input, OptionList, Static
 
 from screens.app import TuituneApp
@@ -114,7 +114,7 @@ async def test_a_file_is_no_model_and_the_cursor_stands_behind_what_was_taken(
         assert name.value.endswith("x")
 
 
-async def test_letters_faster_than_the_focus_all_reach_the_field(app: TuituneApp) -> None:
+async def test_letters_faster_than_the_focus_and_a_paste_reach_the_field(app: TuituneApp) -> None:
     async with app.run_test(size=SIZE) as pilot:
         await app.show_step("model")
         await until(pilot, lambda: "Llama 3" in screen_text(pilot), what="the list")
@@ -125,7 +125,12 @@ async def test_letters_faster_than_the_focus_all_reach_the_field(app: TuituneApp
             models.post_message(Key(letter, letter))
         await until(pilot, lambda: app.focused is not models, what="the focus")
         await pilot.pause()
-        assert app.screen.query_one("#name", Input).value == "/data/llama_3-8b.v2"
+        name = app.screen.query_one("#name", Input)
+        assert name.value == "/data/llama_3-8b.v2"
+        models.focus()
+        await pilot.pause()
+        app.post_message(Paste("/data/other model\n"))
+        await until(pilot, lambda: name.value == "/data/other model", what="what was pasted")
 
 
 async def test_nothing_is_asked_with_sampling_settings_that_are_wrong(attached: TuituneApp) -> None:
