@@ -226,7 +226,7 @@ def test_a_line_too_long_to_hold_is_skipped(tmp_path: Path) -> None:
         file.write(b"a" * (MAX_ROW_BYTES + 100))
         file.write(b'"}\n' + good)
     rows = list(open_dataset(section(path)))
-    assert [row.error for row in rows] == [None, "line 2 is longer than 64 MiB: split it into several rows", None]
+    assert [row.error for row in rows] == [None, "line 2 is longer than 16 MiB: split it into several rows", None]
 
 
 @pytest.mark.parametrize("begin", ['[{"a": "', '{"a": "', '{"data": [{"a": "'])
@@ -244,7 +244,7 @@ def test_a_file_that_is_one_endless_string_is_read_in_little_memory(tmp_path: Pa
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     error, peak_kib = done.stdout.splitlines()
-    assert error.endswith("1 is longer than 64 MiB: split it into several rows")
+    assert error.endswith("1 is longer than 16 MiB: split it into several rows")
     assert int(peak_kib) < 512 * 1024
 
 
@@ -292,7 +292,7 @@ def test_a_csv_line_too_long_to_hold_is_named(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"question,answer\nHi,Ahoy\nHi," + b"a" * (MAX_ROW_BYTES + 100) + b"\nHi,Ahoy\n")
     rows = list(open_dataset(section(path)))
-    assert [row.error for row in rows] == [None, "line 3 is longer than 64 MiB: split it into several rows", None]
+    assert [row.error for row in rows] == [None, "line 3 is longer than 16 MiB: split it into several rows", None]
 
 
 def test_what_a_table_fills_with_null_is_not_there(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_parquet_row_too_long_to_hold_counts_as_one(tmp_path: Path) -> None:
     rows = [PAIR, {**PAIR, "answer": "a" * (MAX_ROW_BYTES + 100)}, PAIR]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     parsed = list(open_dataset(section(path)))
-    assert [row.error for row in parsed] == [None, "row 2 is longer than 64 MiB: split it into several rows", None]
+    assert [row.error for row in parsed] == [None, "row 2 is longer than 16 MiB: split it into several rows", None]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from tuitune.language import N_, _
 from tuitune.text import one_line
 
 SHOWN_CHARACTERS = 4000
-MAX_ROW_BYTES = 64 * 2**20
-"""A single row longer than this is not read."""
+MAX_ROW_BYTES = 16 * 2**20
+"""A single row longer than this is not read: it has more tokens than any context, and showing them takes gigabytes."""
 CHUNK = 2**20
 LINE, ROW, ELEMENT = N_("line {number}"), N_("row {number}"), N_("element {number}")
 """Where a row stands in a file."""
