@@ -1,6 +1,8 @@
 """Rewards: what each says of a reply, and one that misbehaves is a sentence with the reply that did it."""
 
 import platform
+import resource
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,9 +108,30 @@ def test_code_is_run_where_it_reaches_nothing(tmp_path: Path) -> None:
     refused("import os; os.fork()")
     refused("import os; os.execv('/bin/true', ['true'])")
     refused("import os; os.kill(os.getppid(), 9)")
+    refused("import os; os.sched_setaffinity(os.getppid(), [0])")
+    refused(f"import fcntl; fcntl.flock(open({str(precious)!r}), fcntl.LOCK_EX)")
+    refused(f"import fcntl; fcntl.ioctl(open({str(precious)!r}), 0x80086601, bytes(8))")  # FS_IOC_GETFLAGS
+    with subprocess.Popen(["sleep", "600"]) as other:
+        for words in (f"fcntl.F_SETOWN, {other.pid}", f"15, bytes([1, 0, 0, 0]) + ({other.pid}).to_bytes(4, 'little')"):
+            code = f"import fcntl, os; r, w = os.pipe(); fcntl.fcntl(r, {words}); fcntl.fcntl(r, fcntl.F_SETSIG, 9)"
+            refused(f"{code}; fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK); os.write(w, b'x')")
+        assert other.poll() is None
+        other.kill()
+    shared_memory = "import ctypes; c = ctypes.CDLL(None, use_errno=True); c.shmctl(1, 0, 0)"
+    assert unit_tests(options, shared_memory, ["assert ctypes.get_errno() == 13"]) == 1
+    thread = "import threading; t = threading.Thread(target=print); t.start(); t.join()"
+    assert unit_tests(options, thread, ["assert not t.is_alive()"]) == 1
     assert precious.read_text() == "kept"
     assert unit_tests(options, "x = [0] * 10**9", ["1"]) == unit_tests(options, "import sys; sys.exit()", ["1"]) == 0
     assert unit_tests({**options, "seconds": 0.5}, "while True: pass", ["1"]) == 0
+
+
+def test_code_that_floods_its_output_fills_no_memory() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    write = "try:\n        while True: os.write(number, bytes(65536))\n    except OSError: pass"
+    flood = f"import os\nfor number in range(3, 9):\n    {write}"
+    assert unit_tests({"seconds": 1.0, "memory_mb": 512}, flood, ["1"]) == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
 
 
 def test_running_code_must_be_asked_for() -> None:

@@ -1,16 +1,17 @@
 """The share of a row's tests that a reply's Python code passes, in a process that can reach nothing."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from tuitune.rewards.form import fenced
 
 _LOCKDOWN = Path(__file__).with_name("lockdown.py")
+_MOST_BYTES = 65_536
 
 
 def unit_tests(options: dict[str, Any], reply: str, tests: Any) -> float:
@@ -28,23 +29,28 @@ def unit_tests(options: dict[str, Any], reply: str, tests: Any) -> float:
         "tests": statements,
         "seconds": options["seconds"],
         "memory_mb": options["memory_mb"],
+        "parent": os.getpid(),
     }
-    with tempfile.TemporaryDirectory(prefix="tuitune-code-") as folder:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-X", "utf8", str(_LOCKDOWN)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={"PATH": os.defpath},
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
         try:
-            run = subprocess.run(
-                [sys.executable, "-I", "-S", "-X", "utf8", str(_LOCKDOWN)],
-                input=json.dumps(work).encode(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=folder,
-                env={"PATH": os.defpath},
-                timeout=options["seconds"] + 5,
-                start_new_session=True,
-                check=False,
-            )
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                process.stdin.write(json.dumps(work).encode())
+                process.stdin.close()
+            process.wait(options["seconds"] + 5)
         except subprocess.TimeoutExpired:
             return 0.0
-    verdicts = run.stdout[:100_000]
+        finally:
+            process.kill()
+        verdicts = os.read(process.stdout.fileno(), _MOST_BYTES)  # not before: code that floods the pipe waits at it
     if not verdicts.startswith(b"locked "):
         raise RuntimeError("the code of replies cannot be locked in on this machine, which needs Linux with seccomp")
     return verdicts[len(b"locked ") :][: len(statements)].count(b".") / len(statements)
