@@ -75,9 +75,11 @@ def test_it_ends_with_what_started_it_even_where_that_ends_at_once(demo_gguf: Pa
     settings = json.dumps({"model": str(demo_gguf), "lora": None, "context": 256, "threads": 1})
     for number in range(8):
         command = [sys.executable, "-P", str(program), str(tmp_path / f"{number}.sock"), settings]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as server:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as server:
+            assert server.stdout is not None
+            server.stdout.close()  # nobody hears that it is ready
             try:
-                assert server.communicate(timeout=60)[0] == "ready\n"
+                server.wait(timeout=60)
             finally:
                 server.kill()
         assert server.returncode == 0

@@ -220,11 +220,12 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 @pytest.mark.cold
 def test_a_process_ends_with_its_session(demo_recipe: Recipe, tmp_path: Path) -> None:
-    """It waits for another one, which never comes."""
+    """It waits for another one, which never comes; of the last that it was told it got a half."""
     meeting, run = str(tmp_path / "meeting"), str(tmp_path / "run")
     start = Start(0, 2, False, meeting, run, demo_recipe.model_dump(mode="json"), None)
     (process,) = start_processes([start], [None], SOCKETS, SimpleQueue())
     assert process.process.stdin is not None
+    process.tell(b'{"stop": tr')
     process.process.stdin.close()
     assert process.process.wait(timeout=20) == 1
     assert process.end is not None and process.end.how == "dead"

@@ -16,6 +16,7 @@ from typing import Any
 from tuitune.documents.block import Block, Unreadable
 from tuitune.language import N_, _
 from tuitune.machine.environment import install_line
+from tuitune.parent import end_with_parent
 
 MAX_PAGES = 20_000
 MAX_PAGE_CHARACTERS = 100_000
@@ -94,6 +95,7 @@ def _pages(path: str) -> list[str]:
 
 def main() -> None:
     """Answer each path that is asked for, until nobody asks."""
+    end_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     for line in sys.stdin.buffer:
         try:

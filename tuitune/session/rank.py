@@ -66,9 +66,11 @@ def main() -> int:
 
 
 def _listen(lines: BinaryIO, requests: Control) -> None:
-    for line in lines:
-        Orders.from_line(line.decode()).pass_on(requests)
-    os._exit(1)
+    try:
+        for line in lines:
+            Orders.from_line(line.decode()).pass_on(requests)
+    finally:  # also where the last line is half there
+        os._exit(1)
 
 
 def _work(start: Start, requests: Control, emit: "object") -> Ended:
