@@ -96,6 +96,15 @@ def test_the_command_refuses_such_a_run_and_says_it_beforehand(hub: UploadHub, t
     assert not (tmp_path / "own").exists() or not any((tmp_path / "own").iterdir())
 
 
+def test_what_a_link_leads_to_is_not_uploaded(hub: UploadHub, files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("private")
+    link = files[0].with_name("vocab.txt")
+    link.symlink_to(tmp_path / "key")
+    with pytest.raises(UnusableInput, match=r"vocab\.txt is a link"):
+        send([*files, link], "pirate")
+    assert not hub.files
+
+
 def test_a_broken_connection_is_said_and_the_next_upload_goes_on(hub: UploadHub, files: list[Path]) -> None:
     hub.break_after = 2
     with pytest.raises(TuituneError, match="goes on"):

@@ -99,13 +99,18 @@ def upload(
 ) -> Uploaded:
     """Upload `files` into a repository, one commit a file; what lies there already with the same content is skipped.
 
-    Only names in ALLOWED go. `progress` gets a file's name and bytes done of all. Raises UnusableInput, TuituneError;
-    what was uploaded stays, and the next call goes on behind it. The mark of an export goes first, so that a
-    repository is known as tuitune's when the rest is missing.
+    Only names in ALLOWED go, and no links: an export may come from elsewhere. `progress` gets a file's name and bytes
+    done of all. Raises UnusableInput, TuituneError; what was uploaded stays, and the next call goes on behind it. The
+    mark of an export goes first, so that a repository is known as tuitune's when the rest is missing.
     """
     api = _api()
     repository = require_writable(name, api)
     chosen = [file for file in files if any(fnmatch(file.name, pattern) for pattern in ALLOWED) and file.is_file()]
+    if link := next((file for file in chosen if file.is_symlink()), None):
+        raise UnusableInput(
+            "{file} is a link, and what it leads to may be private: nothing was uploaded. Put the file itself there.",
+            file=one_line(link),
+        )
     chosen.sort(key=lambda file: (not file.name.endswith(_OURS), file.stat().st_size))
     total, done, skipped = sum(file.stat().st_size for file in chosen), 0, 0
     with _Explained(repository.name):
