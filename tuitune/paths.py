@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tuitune.errors import TuituneError, UnusableInput, explain
 
@@ -61,6 +61,15 @@ def open_own(file: Path, flags: int) -> int:
         os.close(handle)
         raise OSError(errno.EINVAL, "not a file", str(file))
     return handle
+
+
+def open_file(file: Path) -> BinaryIO:
+    """A file of the user's, to be read. Raises OSError, also for what is no file: reading a pipe would not end."""
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a file", str(file))
+    return os.fdopen(handle, "rb")
 
 
 def temporary_folder() -> Path:

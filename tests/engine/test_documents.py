@@ -165,6 +165,11 @@ def test_a_spoilt_cache_is_made_anew(folder: Path, tmp_path: Path) -> None:
     for file in (tmp_path / "store").iterdir():
         file.write_bytes(b"not a database at all" * 500)
     assert searched(folder, tmp_path / "store").search("fee")[0].file == "handbook.md"
+    file = next((tmp_path / "store").glob("*.sqlite"))
+    begin = file.read_bytes()[:8192]
+    file.write_bytes(begin + b"\xff" * (file.stat().st_size - len(begin)))  # it can be opened, and no more
+    assert searched(folder, tmp_path / "store").search("fee")[0].file == "handbook.md"
+    assert searched(folder, tmp_path / "store").read_again == 0, "it is kept again"
 
 
 def test_hostile_and_broken_files_are_left_out_with_their_reason(folder: Path, tmp_path: Path) -> None:

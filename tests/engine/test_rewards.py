@@ -1,5 +1,6 @@
 """Rewards: what each says of a reply, and one that misbehaves is a sentence with the reply that did it."""
 
+import os
 import platform
 import resource
 import subprocess
@@ -156,6 +157,12 @@ def test_a_function_of_ones_own_gets_columns_by_name(tmp_path: Path) -> None:
         values = judge.values([answer("four", answer="abc"), answer("abc", answer="abc")])
     assert values == [[1, 0], [0, 1]] and judge.totals(values) == [0.5, 1]
     assert judge.titles == ["score", "exact_match"]
+
+
+def test_a_pipe_is_no_file_of_rewards(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rewards.py")
+    with pytest.raises(UnusableInput, match="cannot be read"):
+        confirm(PythonFile(name="python", function=f"{tmp_path}/rewards.py:score"))
 
 
 def test_a_file_is_run_only_as_it_was_confirmed(tmp_path: Path) -> None:

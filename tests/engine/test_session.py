@@ -23,7 +23,7 @@ from tuitune.runs.folder import Run, create_run
 from tuitune.runs.history import History
 from tuitune.session.client import Session, SessionLost
 from tuitune.session.preparing_requests import Audit, Columns, Estimate, Rows
-from tuitune.session.protocol import decode, encode, runtime_folder
+from tuitune.session.protocol import decode, encode, forget_dead_sessions, new_socket_path, runtime_folder
 from tuitune.session.request import VERSION, Nothing, Request, request
 from tuitune.session.result_requests import Chat
 from tuitune.session.run_requests import Cancel, Status, Stop, Train
@@ -398,3 +398,16 @@ async def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
             await session.call(Train(raw, str(tmp_path / "runs")))
     assert not (tmp_path / "runs").exists()
     await session.close()
+
+
+def test_a_suspended_session_with_all_places_before_it_taken_holds_up_no_new_one() -> None:
+    path = new_socket_path()
+    with socket.socket(socket.AF_UNIX) as suspended, socket.socket(socket.AF_UNIX) as waiting:
+        suspended.bind(str(path))
+        suspended.listen(0)
+        waiting.connect(str(path))
+        os.utime(path, (0, 0))
+        looking = threading.Thread(target=forget_dead_sessions, daemon=True)
+        looking.start()
+        looking.join(20)
+        assert not looking.is_alive() and path.exists()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tuitune.endings.command import run_command
+from tuitune.endings.outcome import Outcome
 from tuitune.errors import TuituneError
 from tuitune.paths import own_folder
 from tuitune.recipe import Recipe
@@ -56,6 +58,14 @@ def test_nothing_is_logged_through_them(run: Run, mine: Path, kind: str) -> None
     before = os.fstat(1).st_ino, os.fstat(2).st_ino
     _log_to(run.log_file)
     assert (os.fstat(1).st_ino, os.fstat(2).st_ino) == before and mine.read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_the_command_for_the_end_prints_through_none_of_them(run: Run, mine: Path, kind: str) -> None:
+    os.mkfifo(run.log_file) if kind == "pipe" else run.log_file.symlink_to(mine)
+    outcome = Outcome.of(run, run.history())
+    assert asyncio.run(run_command(["sh", "-c", "echo printed"], run, outcome)) == 0
+    assert mine.read_text() == "mine\n"
 
 
 def test_nothing_is_saved_through_them(run: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,26 +32,41 @@ class Store:
 
     def __init__(self, folder: Path | None = None) -> None:
         folder = folder or cache_folder("documents")
-        file = folder / f"documents-{_VERSION}.sqlite"
+        self._file = folder / f"documents-{_VERSION}.sqlite"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._database = _opened(file)
+            self._database = _opened(self._file)
         except (OSError, sqlite3.Error):
-            with suppress(OSError):
-                file.unlink()
-            try:
-                self._database = _opened(file)
-            except (OSError, sqlite3.Error):
-                self._database = _opened(Path(":memory:"))
+            self._database = self._begun_anew()
+
+    def _begun_anew(self) -> sqlite3.Connection:
+        """An empty database in place of one that cannot be used."""
+        try:
+            for part in ("", "-wal", "-shm"):
+                self._file.with_name(self._file.name + part).unlink(missing_ok=True)
+            return _opened(self._file)
+        except (OSError, sqlite3.Error):
+            return _opened(Path(":memory:"))
+
+    def _row(self, query: str, *values: str) -> Any:
+        """The first row that answers a query; None where there is none, or the database turns out to be spoilt."""
+        try:
+            return self._database.execute(query, values).fetchone()
+        except sqlite3.OperationalError:  # another process has it, or the disk fails
+            return None
+        except sqlite3.DatabaseError:
+            self._database.close()
+            self._database = self._begun_anew()
+            return None
 
     def digest_of(self, path: Path, file_status: os.stat_result) -> str | None:
         """The digest of a file that is as large and as old as it was; None where it must be read."""
-        row = self._database.execute("select size, changed, digest from file where path = ?", (_name(path),)).fetchone()
+        row = self._row("select size, changed, digest from file where path = ?", _name(path))
         return row[2] if row and row[:2] == (file_status.st_size, file_status.st_mtime_ns) else None
 
     def passages(self, digest: str, file: str) -> list[Passage] | None:
         """What a document of this digest holds, as of the file `file`; None where it is not known."""
-        row = self._database.execute("select passages from document where digest = ?", (digest,)).fetchone()
+        row = self._row("select passages from document where digest = ?", digest)
         if row is None:
             return None
         try:
@@ -71,9 +87,7 @@ class Store:
             self._database.execute("insert or replace into file values (?, ?, ?, ?)", row)
 
     def vectors(self, model: str, digest: str) -> NDArray[np.float32] | None:  # (passages, width)
-        row = self._database.execute(
-            "select vectors from vector where model = ? and digest = ?", (model, digest)
-        ).fetchone()
+        row = self._row("select vectors from vector where model = ? and digest = ?", model, digest)
         if row is None:
             return None
         width = int.from_bytes(row[0][:4], "little")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tuitune.errors import TuituneError, UnusableInput
 from tuitune.language import _
+from tuitune.paths import open_own
 from tuitune.runs.folder import Run
 from tuitune.text import one_line
 
@@ -82,6 +83,6 @@ async def run_command(words: Sequence[str], run: Run, outcome: "Outcome") -> int
 def _log_of(run: Run) -> int:
     """The run's log, to be written at its end; where that cannot be, what is printed goes nowhere."""
     try:
-        return os.open(run.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        return open_own(run.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OSError:
         return os.open(os.devnull, os.O_WRONLY)

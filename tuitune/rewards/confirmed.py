@@ -8,6 +8,7 @@ from pathlib import Path
 from tuitune.atomic import write_atomic
 from tuitune.errors import UnusableInput
 from tuitune.language import _
+from tuitune.paths import open_file
 from tuitune.reward_sections import PythonFile, Reward
 from tuitune.settings import settings_file
 from tuitune.text import one_line
@@ -19,7 +20,8 @@ def source_of(reward: PythonFile) -> str:
     """The text of the file. Raises UnusableInput."""
     path = one_line(reward.path, max_length=200)
     try:
-        raw = Path(reward.path).read_bytes()
+        with open_file(Path(reward.path)) as file:
+            raw = file.read(_MOST_BYTES + 1)
         if len(raw) > _MOST_BYTES:
             raise UnusableInput("The rewards' file {path} is longer than a million bytes: give another.", path=path)
         return raw.decode("utf-8")

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from tuitune.atomic import flush, write_atomic
 from tuitune.errors import TuituneError, UnusableInput, explain
 from tuitune.language import _
-from tuitune.paths import expanded, open_own
+from tuitune.paths import expanded, open_file, open_own
 from tuitune.runs.events import Checkpoint, Event, Failed, Finished, Notice, Plan, from_json, is_damaged, to_line
 from tuitune.runs.history import History
 from tuitune.text import one_line
@@ -152,12 +151,8 @@ class Run:
             ) from None
 
     def open_events(self) -> BinaryIO:
-        """The record, to be read. Raises OSError, also for what is no file: reading a pipe would not end."""
-        handle = os.open(self.events_file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            os.close(handle)
-            raise OSError(errno.EINVAL, "not a file", str(self.events_file))
-        return os.fdopen(handle, "rb")
+        """The record, to be read. Raises OSError."""
+        return open_file(self.events_file)
 
     def history(self) -> History:
         return History.of(self.events())

@@ -90,6 +90,7 @@ def forget_dead_sessions() -> None:
     """Remove the sockets of sessions that were killed, and the logs that sessions left longer ago than a day."""
     for path in runtime_folder().glob("*.sock"):
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)  # one that is suspended may have as many waiting for it as can
             try:
                 if time.time() - path.stat().st_mtime < _YOUNG_SECONDS:
                     continue  # it may be about to listen
