@@ -1,8 +1,9 @@
 """What libraries print, as lines."""
 
+import errno
 import io
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 
 from tuitune.session.output import printed
 
@@ -26,3 +27,19 @@ def test_a_line_without_an_end_takes_no_memory() -> None:
             sys.stdout.write("x" * 10_000)
         print()
     assert lines == ["x" * 400]
+
+
+def test_a_full_disk_fails_no_library_for_what_it_prints() -> None:
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = open("/dev/full", "w", buffering=1)  # noqa: SIM115 - closing it fails, too
+    with redirect_stdout(log), printed(tell):
+        print("a line")
+        print("another one", flush=True)
+    with suppress(OSError):
+        log.close()
+    assert lines == ["a line", "another one"]

@@ -4,9 +4,11 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -27,7 +29,7 @@ from tuitune.runs.events import Event, Failed, Finished, Phase, Started, Step
 from tuitune.runs.folder import Run, RunWriter
 from tuitune.session.client import Session
 from tuitune.session.rank_messages import Start
-from tuitune.session.rank_processes import start_processes
+from tuitune.session.rank_processes import RankProcess, _read_output, start_processes
 from tuitune.session.run_requests import Resume, Save, Train
 from tuitune.train.checkpoints import checkpoints_of, damage, step_of
 from tuitune.train.control import Control
@@ -229,6 +231,18 @@ def test_a_process_ends_with_its_session(demo_recipe: Recipe, tmp_path: Path) ->
     process.process.stdin.close()
     assert process.process.wait(timeout=20) == 1
     assert process.end is not None and process.end.how == "dead"
+
+
+def test_a_process_whose_log_is_on_a_full_disk_does_not_wait_for_it() -> None:
+    program = "import sys\nfor number in range(20_000): print('line', number, file=sys.stderr)"
+    process = RankProcess(
+        0, 1, "the CPU", subprocess.Popen([sys.executable, "-P", "-c", program], stderr=subprocess.PIPE)
+    )
+    log = open("/dev/full", "w")  # noqa: SIM115 - closing it fails, too
+    _read_output(process, log)
+    with suppress(OSError):
+        log.close()
+    assert process.process.wait(timeout=20) == 0 and process.last_lines[-1] == "line 19999"
 
 
 async def trained_by_two(recipe: Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Run:

@@ -3,7 +3,7 @@
 import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import TextIO
 
 _LONGEST = 400
@@ -20,7 +20,7 @@ def printed(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Lines(io.TextIOBase):
-    """Writes through to `stream`; keeps what the line has so far."""
+    """Writes through to `stream`; keeps what the line has so far. A full disk fails no library for what it prints."""
 
     def __init__(self, stream: TextIO, tell: Callable[[str], None]) -> None:
         self._stream = stream
@@ -28,16 +28,19 @@ class _Lines(io.TextIOBase):
         self._line = ""
 
     def write(self, text: str) -> int:
-        self._stream.write(text)
+        with suppress(OSError):
+            self._stream.write(text)
         *lines, self._line = (self._line + text).split("\n")
         self._line = self._line.rpartition("\r")[2][-_LONGEST:]
         for line in lines:
             if line.strip() and "\r" not in line:
-                self._tell(line.rstrip()[:_LONGEST])
+                with suppress(OSError):
+                    self._tell(line.rstrip()[:_LONGEST])
         return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        with suppress(OSError):
+            self._stream.flush()
 
     def fileno(self) -> int:
         return self._stream.fileno()

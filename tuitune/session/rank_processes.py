@@ -141,11 +141,15 @@ def _read_messages(process: RankProcess, messages: Messages) -> None:
 
 
 def _read_output(process: RankProcess, log: TextIO | None) -> None:
-    """Pass on to the log what the process prints, and keep its last words."""
+    """Pass on to the log what the process prints, and keep its last words.
+
+    On a full disk it goes nowhere: a process whose pipe nobody reads would wait for ever.
+    """
     for line in _lines(process.process.stderr):
         text = safe_text(line.decode(errors="replace")).rstrip()
         process.last_lines.append(text)
-        print(f"[{process.rank}] {text}", file=log or sys.__stderr__, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"[{process.rank}] {text}", file=log or sys.__stderr__, flush=True)
 
 
 def _lines(pipe: IO[bytes] | None) -> IO[bytes]:
