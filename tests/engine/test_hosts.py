@@ -30,7 +30,7 @@ from tuitune.recipe_sections import SourceSection
 from tuitune.runs.events import Sample
 from tuitune.runs.folder import Run
 from tuitune.session.hosts import HostTold, Joined, Meeting, RunTold, host_and_port, libraries, listen, parsed
-from tuitune.session.joining import OwnPaths, samples_of
+from tuitune.session.joining import OwnPaths, own_place, samples_of
 from tuitune.train.carry import on_every_host, with_initial_adapter
 from tuitune.train.control import Control
 from tuitune.train.ranks import SOCKETS, Ranks, join
@@ -268,8 +268,23 @@ def test_the_first_host_hears_of_the_cards_of_another_one(nvml: FakeNvml) -> Non
     heard.clear()
     wait_for(hear, [], 10)
     assert len(heard) == 1, "no more than it has processes"
+    joined.tell(round=meeting.round, end={"how": "of nothing that we know"}, samples=samples_of([os.getpid()], [card]))
+    heard.clear()
+    wait_for(hear, [], 10)
+    assert meeting.ends() == []
     joined.leave()
     meeting.close("")
+
+
+def test_what_killed_hosts_had_brought_to_them_is_removed_and_nothing_of_those_that_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "joined"
+    for pid in ("1", "2"):
+        (folder / pid / "run" / "checkpoints").mkdir(parents=True)
+        (folder / pid / "log").touch()
+    with own_place(folder / "1", folder):
+        with own_place(folder / "3", folder):
+            assert (folder / "1" / "run").exists()
+        assert not (folder / "2" / "run").exists() and (folder / "2" / "log").exists()
 
 
 def test_what_no_host_of_ours_tells_is_passed_over() -> None:
@@ -289,7 +304,13 @@ def test_an_address_of_another_host_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("checkpoint-2", "../../../evil"), ("checkpoint-2", "/tmp/evil"), ("../evil", "adapter.bin")]
+    ("name", "file"),
+    [
+        ("checkpoint-2", "../../../evil"),
+        ("checkpoint-2", "/tmp/evil"),
+        ("../evil", "adapter.bin"),
+        ("..", "adapter.bin"),
+    ],
 )
 def test_nothing_of_the_first_hosts_is_written_outside_the_run(tmp_path: Path, name: str, file: str) -> None:
     told = iter([name, {file: 3}])

@@ -201,7 +201,10 @@ class Meeting:
         for member in self.members:
             told = self._heard(member.name)
             if told.round == self.round and told.end is not None:
-                end = Ended.from_data(told.end)
+                try:
+                    end = Ended.from_data(told.end)
+                except (KeyError, TypeError, ValueError, OverflowError):  # no host of ours tells such
+                    continue
                 text = _("On host {host}: {text}", host=member.place, text=one_line(end.text, max_length=1000))
                 ends.append(Ended(end.how, text, end.step, end.is_own_fault))
         return ends

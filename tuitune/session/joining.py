@@ -1,11 +1,13 @@
 """A host that joins a run on another one: it trains with its cards what the first host says, until the run is over."""
 
+import fcntl
 import json
 import os
 import queue
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,47 @@ def join_run(address: str, cards: Sequence[Gpu | None], paths: OwnPaths, tell: C
     or the run has failed.
     """
     told = HostTold(processes=len(cards), have_cards=have_cards(cards), libraries=libraries())
-    folder = own_folder(own_folder(temporary_folder() / "joined") / str(os.getpid()))
+    joined_folder = own_folder(temporary_folder() / "joined")
+    with own_place(joined_folder / str(os.getpid()), joined_folder) as folder:
+        _take_part(address, cards, paths, tell, told, folder)
+
+
+@contextmanager
+def own_place(folder: Path, joined_folder: Path) -> Iterator[Path]:
+    """This process's folder among those of all that have joined runs, held; what killed ones were brought is removed.
+
+    Their logs stay. Raises TuituneError.
+    """
+    with ExitStack() as held:
+        held.callback(os.close, _held(own_folder(folder)))
+        for other in joined_folder.iterdir():
+            with suppress(OSError):
+                handle = _held(other)
+                shutil.rmtree(other / "run", ignore_errors=True)
+                os.close(handle)
+        yield folder
+
+
+def _held(folder: Path) -> int:
+    """A handle that holds the folder until it is closed. Raises OSError where another process holds it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _take_part(
+    address: str,
+    cards: Sequence[Gpu | None],
+    paths: OwnPaths,
+    tell: Callable[[str], None],
+    told: HostTold,
+    folder: Path,
+) -> None:
+    """Take part as `join_run` does; `folder` is for what this host writes."""
     waiting = ""
     while True:
         try:

@@ -20,7 +20,7 @@ def on_every_host(checkpoint: Path | None, run: Run, ranks: Ranks) -> Path | Non
     name: str | None = ranks.share(checkpoint.name if checkpoint else None)
     if name is None:
         return None
-    if Path(name).name != name:
+    if Path(name).name != name or name == "..":
         raise _outside()
     target = run.checkpoints / name
     _carry(checkpoint, target, ranks)
