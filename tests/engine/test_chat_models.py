@@ -1,15 +1,20 @@
 """Sides of one base share it in memory; another base comes beside it only where it fits."""
 
+import os
+import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tuitune import backends
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
+from tuitune.chat.gguf_engine import GgufModel
 from tuitune.chat.reply import reply
 from tuitune.chat.sampling import Sampling
 from tuitune.errors import TuituneError
+from tuitune.export.card import mark
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, create_run
 from tuitune.session import models as models_module
@@ -49,6 +54,36 @@ def run_with_adapter(recipe: Recipe, runs: Path, name: str, *seeds: int) -> Run:
             keep_checkpoint(run, 8)
     writer.close()
     return run
+
+
+def test_llama_cpp_is_started_anew_where_it_has_ended_or_the_file_is_another_one(
+    tmp_path: Path, demo_recipe: Recipe, demo_gguf: Path
+) -> None:
+    run = run_with_adapter(demo_recipe, tmp_path, "one", 1)
+    run.exports.mkdir()
+    file = run.exports / "one-f16.gguf"
+    shutil.copy(demo_gguf, file)
+    mark(file, run, "gguf:f16")
+    others = set(psutil.Process().children())
+    models = Models()
+
+    def loaded() -> tuple[GgufModel, psutil.Process]:
+        model = models.gguf(run, None, "gguf", lambda text, done, total: None, lambda: False)
+        (server,) = set(psutil.Process().children()) - others
+        return model, server
+
+    first, server = loaded()
+    assert loaded() == (first, server)
+    server.kill()
+    server.wait(20)
+    second, _server = loaded()
+    assert second.reply([{"role": "user", "content": "Who are you?"}], Sampling(max_new_tokens=4)).tokens
+    shutil.copy(demo_gguf, tmp_path / "new.gguf")
+    os.replace(tmp_path / "new.gguf", file)
+    third, server = loaded()
+    assert third is not second
+    models.close_gguf()
+    assert not server.is_running()
 
 
 def test_sides_of_one_base_share_it_and_answer_as_each_alone(

@@ -122,6 +122,10 @@ class GgufModel:
                 "llama.cpp cannot load {file}: {reason}.", file=one_line(self.path), reason=self._last_words()
             )
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the process; nothing of it is left."""
         assert self._process.stdin is not None and self._process.stdout is not None

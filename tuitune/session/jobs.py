@@ -414,6 +414,7 @@ class Jobs:
         """Leave nothing half made; the process ends after this, without the interpreter's own end."""
         self._close_run()
         cache.discard_unfinished()
+        self._models.close_gguf()
 
     def _close_run(self) -> None:
         with self._writing:

@@ -45,7 +45,8 @@ class Models:
 
     def __init__(self) -> None:
         self._bases: list[_Base] = []
-        self._gguf: tuple[Path, GgufModel] | None = None
+        self._gguf: tuple[tuple[Path, int, int], GgufModel] | None = None
+        """Which file it is of, which may be exported anew, and the model."""
         self._running = ExitStack()
         """Ends the process that runs the GGUF."""
 
@@ -110,22 +111,25 @@ class Models:
                 kind=one_line(kind, max_length=40),
                 kind_to_make=one_line(kind_to_make, max_length=40),
             )
-        if self._gguf is None or self._gguf[0] != export.path:
-            self._close_gguf()
+        file_status = export.path.stat()
+        key = (export.path, file_status.st_ino, file_status.st_mtime_ns)
+        if self._gguf is None or self._gguf[0] != key or not self._gguf[1].is_running:
+            self.close_gguf()
             progress(_("Loading {file} into llama.cpp", file=export.path.name), 0, 0)
             positions = getattr(load_config(run.resolved().model).get_text_config(), "max_position_embeddings", None)
             context = min(positions or _GGUF_TOKENS, _GGUF_TOKENS)
             model = self._running.enter_context(open_gguf(export.path, context=context, cancelled=cancelled))
-            self._gguf = (export.path, model)
+            self._gguf = (key, model)
         return self._gguf[1]
 
-    def _close_gguf(self) -> None:
+    def close_gguf(self) -> None:
+        """End llama.cpp, and remove what it had for itself."""
         self._gguf = None
         self._running.close()
 
     def free(self) -> None:
         """Let go of every model, on the card too."""
-        self._close_gguf()
+        self.close_gguf()
         self._bases.clear()
         gc.collect()
         torch = sys.modules.get("torch")
