@@ -10,6 +10,7 @@ import pytest
 from tuitune.endings.command import run_command
 from tuitune.endings.outcome import Outcome
 from tuitune.errors import TuituneError
+from tuitune.export import exports_of
 from tuitune.paths import own_folder
 from tuitune.recipe import Recipe
 from tuitune.runs.folder import Run, RunWriter, create_run
@@ -78,6 +79,14 @@ def test_nothing_is_saved_through_them(run: Run, tmp_path: Path) -> None:
     checkpoints.tidy(run)
     assert not checkpoints.staged_checkpoints(run).is_symlink()
     assert [path.name for path in elsewhere.iterdir()] == ["documents"], "what a link leads to is not ours to tidy"
+
+
+def test_no_small_file_is_waited_for_that_is_a_pipe(run: Run) -> None:
+    (run.exports / "adapter").mkdir(parents=True)
+    for file in (run.folder / "environment.json", run.exports / "adapter" / "tuitune_export.json"):
+        file.unlink(missing_ok=True)
+        os.mkfifo(file)
+    assert run.libraries() == {} and exports_of(run) == []
 
 
 def test_small_files_take_the_place_of_links(run: Run, mine: Path) -> None:

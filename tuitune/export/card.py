@@ -9,6 +9,7 @@ from typing import Any
 from tuitune.atomic import write_atomic
 from tuitune.errors import UnusableInput
 from tuitune.model.config import auto_class, load_config, training_config
+from tuitune.paths import open_file
 from tuitune.recipe import Recipe
 from tuitune.runs.events import Finished
 from tuitune.runs.folder import Run
@@ -238,7 +239,8 @@ def mark(export: Path, run: Run, kind: str, proof: str = "") -> None:
 def marked(export: Path) -> dict[str, Any] | None:
     """What `mark` wrote, or None where it is not an export."""
     try:
-        fields = json.loads(_mark_of(export).read_text())
+        with open_file(_mark_of(export)) as file:
+            fields = json.load(file)
     except (OSError, ValueError):
         return None
     return fields if isinstance(fields, dict) else None

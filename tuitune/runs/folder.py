@@ -118,7 +118,8 @@ class Run:
     def libraries(self) -> dict[str, str]:
         """The versions that the run began with, by name; empty where they are not on record."""
         try:
-            libraries = json.loads((self.folder / "environment.json").read_text())["libraries"]
+            with open_file(self.folder / "environment.json") as file:
+                libraries = json.load(file)["libraries"]
             return {str(name): str(version) for name, version in libraries.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
