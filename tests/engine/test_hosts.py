@@ -276,6 +276,18 @@ def test_the_first_host_hears_of_the_cards_of_another_one(nvml: FakeNvml) -> Non
     meeting.close("")
 
 
+def test_a_host_whose_output_is_lost_trains_on() -> None:
+    meeting = Meeting(f"127.0.0.1:{listen_anywhere()}", 2)
+    command = [*COMMAND, "join", meeting.address]
+    with open("/dev/full", "w") as full, subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE) as host:
+        try:
+            assert meeting.gather(1, have_cards=False, control=Control())
+            meeting.close("all is done")
+            assert host.wait(timeout=60) == 0
+        finally:
+            host.kill()
+
+
 def test_what_killed_hosts_had_brought_to_them_is_removed_and_nothing_of_those_that_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "joined"
     for pid in ("1", "2"):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -11,6 +12,7 @@ from tuitune.machine.cards import STAND_INS, cards_of
 from tuitune.machine.environment import prepare_environment
 from tuitune.machine.hardware import Gpu, choose_gpu, chosen_gpu, visible_gpus
 from tuitune.session.hosts import host_and_port
+from tuitune.streams import OutputLost
 from tuitune.text import one_line
 
 
@@ -32,8 +34,14 @@ def join(address: str, gpus: str, model: Path | None, data: list[Path]) -> int:
     from tuitune.session.joining import OwnPaths, join_run
 
     paths = OwnPaths(str(model) if model else None, tuple(map(str, data)))
-    join_run(address, cards, paths, lambda text: print(text, flush=True))
+    join_run(address, cards, paths, _tell)
     return DONE
+
+
+def _tell(text: str) -> None:
+    """Print a sentence; where that is no longer possible, the run loses no host by it."""
+    with suppress(OutputLost):
+        print(text, flush=True)
 
 
 def _cards(gpus: str) -> list[Gpu | None]:
