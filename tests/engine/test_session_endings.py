@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import socketserver
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -38,6 +41,35 @@ async def counted(session: Session) -> EndingStatus:
             return status
         await asyncio.sleep(0.1)
     raise AssertionError("nothing is counted down to")
+
+
+class Drip(socketserver.BaseRequestHandler):
+    """A web server that answers byte by byte, each in time, without end."""
+
+    def handle(self) -> None:
+        with suppress(OSError):
+            self.request.sendall(b"HTTP/1.1 200 OK\r\nName: ")
+            while True:
+                self.request.sendall(b"x")
+                time.sleep(0.5)
+
+
+async def test_a_server_that_answers_without_end_holds_no_session(
+    demo_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("TUITUNE_WEBHOOK", f"http://127.0.0.1:{server.server_address[1]}/")
+        session = await Session.start()
+        pid = (await session.call(Status()))["pid"]
+        run, job = await start_run(session, demo_recipe, tmp_path / "runs")
+        await job
+        await session.close()
+        await until(lambda: any("was not told" in text for text in notices(run)))
+        await ended(pid)
+        server.shutdown()
 
 
 def notices(run: Run) -> list[str]:

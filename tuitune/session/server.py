@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -434,6 +435,13 @@ def grace_seconds() -> float:
         return GRACE_SECONDS
 
 
+class _Threads(ThreadPoolExecutor):
+    """Threads that the end of this process does not wait for: one may hang on a server that answers without end."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+
+
 def serve(socket_path: Path) -> int:
     """Run a session until it ends; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):  # a log file: no library fails for what it prints there
@@ -443,6 +451,7 @@ def serve(socket_path: Path) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
     async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(_Threads())
         await Server(socket_path).run()
 
     try:
