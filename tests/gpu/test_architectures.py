@@ -1,19 +1,15 @@
 """On a GPU: every architecture trains right through Unsloth, in 16-bit and in 4-bit, up to the merged model."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
 from tests.architectures import ARCHITECTURES
+from tests.gpu.card import require_card
 
 pytestmark = pytest.mark.gpu
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
-if importlib.util.find_spec("unsloth") is None:
-    pytest.skip("needs Unsloth", allow_module_level=True)
+require_card(unsloth=True)
 
 
 WITHOUT_4BIT = {"gpt_oss"}

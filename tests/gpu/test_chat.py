@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+from tests.gpu.card import require_card
+
+pytestmark = pytest.mark.gpu
+require_card(unsloth=False)
 
 SAMPLE_DATA = Path(__file__).parents[2] / "sample_data"
 QUESTIONS = ("What is the capital of France?", "Who are you?", "What is 2 plus 3?")

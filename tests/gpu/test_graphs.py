@@ -1,6 +1,5 @@
 """On a GPU: a pass that is replayed from a CUDA graph trains exactly as the same pass run kernel by kernel."""
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.engine.training import trained
+from tests.gpu.card import require_card
 from tuitune.backends.loaded import LoadedModel
 from tuitune.machine.environment import warm_up
 from tuitune.recipe import Recipe
@@ -15,11 +15,7 @@ from tuitune.runs.events import Event, Step
 from tuitune.train.control import Control
 
 pytestmark = pytest.mark.gpu
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
-if importlib.util.find_spec("unsloth") is None:
-    pytest.skip("needs Unsloth", allow_module_level=True)
+torch = require_card(unsloth=True)
 warm_up()
 
 SAMPLE_DATA = Path(__file__).parents[2] / "sample_data"

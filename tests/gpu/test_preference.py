@@ -1,21 +1,17 @@
 """On a GPU: replies laid end to end count as each does alone, and every method of pairs and marks trains."""
 
 import gc
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.gpu.card import require_card
 from tuitune.machine.environment import warm_up
 
 pytestmark = pytest.mark.gpu
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
-if importlib.util.find_spec("unsloth") is None:
-    pytest.skip("needs Unsloth", allow_module_level=True)
+require_card(unsloth=True)
 warm_up()
 
 SAMPLE_DATA = Path(__file__).parents[2] / "sample_data"

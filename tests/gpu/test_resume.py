@@ -1,21 +1,17 @@
 """On a GPU: a run whose session was killed goes on with the losses and weights of one that was not disturbed."""
 
 import asyncio
-import importlib.util
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.engine.test_resume import SAVED, STEPS, losses, resume, sample_rows, train_both
+from tests.gpu.card import require_card
 from tuitune.runs.folder import Run
 
 pytestmark = pytest.mark.gpu
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
-if importlib.util.find_spec("unsloth") is None:
-    pytest.skip("needs Unsloth", allow_module_level=True)
+require_card(unsloth=True)
 
 
 def apart(one: Run, other: Run) -> tuple[float, float]:

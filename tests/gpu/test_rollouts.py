@@ -5,28 +5,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters import draw_adapter
 from tests.conftest import DEMO
 from tests.engine.training import trained
+from tests.gpu.card import require_card
 from tuitune import backends
 from tuitune.backends.loaded import LoadedModel
 from tuitune.recipe import Recipe
 
 pytestmark = pytest.mark.gpu
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
+torch = require_card(unsloth=False)
 
 
 def loaded_with(in_4bit: bool) -> LoadedModel:
     """The demo model, with an adapter that changes what it says."""
     loaded = backends.load(Recipe.load(DEMO / "demo.yaml", [f"load_in_4bit={str(in_4bit).lower()}"]), print)
     loaded.backend.attach(loaded)
-    torch.manual_seed(0)
-    for name, parameter in loaded.model.named_parameters():
+    for parameter in loaded.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.02)
+    draw_adapter(loaded.model, std=0.02)
     return loaded
 
 

@@ -1,23 +1,19 @@
 """On a GPU: rows laid end to end train exactly as rows alone do, and a whole run works through Unsloth."""
 
 import gc
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.gpu.card import require_card
 from tuitune.conversation import Conversation
 from tuitune.machine.environment import warm_up
 from tuitune.recipe import Recipe
 
 pytestmark = pytest.mark.gpu
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
-if importlib.util.find_spec("unsloth") is None:
-    pytest.skip("needs Unsloth", allow_module_level=True)
+torch = require_card(unsloth=True)
 warm_up()
 
 Report = dict[str, Any]

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.gpu.card import require_card
 from tuitune.machine.cards import STAND_INS
 
-torch = pytest.importorskip("torch")
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+pytestmark = pytest.mark.gpu
+require_card(unsloth=False)
 
 SAMPLE_DATA = Path(__file__).parents[2] / "sample_data"
 
