@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters import draw_adapter
 from tests.conftest import DEMO
 from tuitune import export as engine
 from tuitune.errors import TuituneError
@@ -48,10 +49,7 @@ def moved_run(runs: Path) -> Run:
         AutoModelForCausalLM.from_pretrained(DEMO / "demo_model", dtype=torch.float32),
         LoraConfig(r=4, lora_alpha=8, target_modules=["v_proj", "down_proj"], task_type="CAUSAL_LM"),
     )
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.03)
+    draw_adapter(model, std=0.03)
     model.save_pretrained(writer.run.adapter)
     AutoTokenizer.from_pretrained(DEMO / "demo_model").save_pretrained(writer.run.adapter)
     return writer.run

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from tests.adapters import draw_adapter
 from tests.conftest import DEMO
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
@@ -20,16 +21,11 @@ ASKED: Conversation = [{"role": "user", "content": "What is the capital of Franc
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
     """The demo model with an adapter whose weights are far from harmless."""
-    import torch
-
     recipe = Recipe.load(DEMO / "demo.yaml", ["load_in_4bit=false"])
     backend = TransformersBackend()
     loaded = backend.load(recipe)
     backend.attach(loaded)
-    torch.manual_seed(0)
-    for name, parameter in loaded.model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.3)
+    draw_adapter(loaded.model, std=0.3)
     return loaded
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.adapters import draw_adapter
 from tuitune import backends
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
@@ -35,17 +36,12 @@ def answers(loaded: LoadedModel, *, adapter: bool = True) -> list[str]:
 
 def run_with_adapter(recipe: Recipe, runs: Path, name: str, *seeds: int) -> Run:
     """A run whose adapter says something else than its base; of a second seed it has a checkpoint of step 8."""
-    import torch
-
     writer = create_run(recipe, runs, name)
     run = writer.run
     loaded = TransformersBackend().load(recipe)
     loaded.backend.attach(loaded)
     for seed, keeps in zip(seeds, ("adapter", "checkpoint"), strict=False):
-        torch.manual_seed(seed)
-        for parameter_name, parameter in loaded.model.named_parameters():
-            if "lora_B" in parameter_name:
-                parameter.data.normal_(std=0.3)
+        draw_adapter(loaded.model, std=0.3, seed=seed)
         if keeps == "adapter":
             loaded.model.save_pretrained(staged_adapter(run))
             keep_adapter(run)

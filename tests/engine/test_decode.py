@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.adapters import draw_adapter
 from tests.conftest import DEMO
 from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.transformers import TransformersBackend
@@ -29,10 +30,7 @@ def with_adapter(recipe: Recipe) -> LoadedModel:
     backend = TransformersBackend()
     loaded = backend.load(recipe)
     backend.attach(loaded)
-    torch.manual_seed(0)
-    for name, parameter in loaded.model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.05)
+    draw_adapter(loaded.model, std=0.05)
     backend.for_inference(loaded)
     return loaded
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.adapters import draw_adapter
 from tests.conftest import DEMO
 from tuitune import backends, method_sections
 from tuitune.backends.loaded import LoadedModel
@@ -24,10 +25,7 @@ def begun() -> tuple[LoadedModel, list[dict[str, Any]]]:
     recipe = Recipe.load(DEMO / "demo_dpo.yaml", ["load_in_4bit=false", "lora.r=4", "data.eval_share=0"])
     loaded = backends.load(recipe, print, lambda text, done, total: None)
     loaded.backend.attach(loaded)
-    torch.manual_seed(0)
-    for name, parameter in loaded.model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.05)
+    draw_adapter(loaded.model, std=0.05)
     loaded.model.eval()
     rows = prepare(recipe, loaded.tokenizer).train
     return loaded, [rows[place] for place in range(4)]
