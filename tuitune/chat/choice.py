@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,20 @@ class Choice:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+
+    def for_generate(self) -> dict[str, Any]:
+        """The arguments of transformers' `generate` that mean the same, whatever the model's own settings are."""
+        if self.temperature == 0:
+            drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        else:
+            drawn = {
+                "do_sample": True,
+                "temperature": self.temperature,
+                "top_p": self.top_p,
+                "top_k": self.top_k,
+                "min_p": self.min_p or None,
+            }
+        return {**drawn, "repetition_penalty": self.repetition_penalty}
 
 
 def choose(logits: Tensor, choice: Choice, uniforms: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -102,29 +102,20 @@ class Generating:
     @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped
     def decode(self, request: DecodeRequest) -> list[Decoded]:
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        prompts, choice, ends = request.prompts, request.choice, request.ends
+        prompts, ends = request.prompts, request.ends
         self._loaded.backend.for_inference(self._loaded)
         longest = max(map(len, prompts))
         filling = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
         ids = [[filling] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        sampled: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if choice.temperature > 0:
-            sampled = {
-                "do_sample": True,
-                "temperature": choice.temperature,
-                "top_p": choice.top_p,
-                "top_k": choice.top_k,
-                "min_p": choice.min_p or None,
-            }
+        if request.choice.temperature > 0:
             torch.manual_seed(request.seeds[0])
         without = not request.adapter and hasattr(model, "disable_adapter")
         with model.disable_adapter() if without else contextlib.nullcontext(), trained_precision(self._loaded):
             output = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
-                **sampled,
-                repetition_penalty=choice.repetition_penalty,
+                **request.choice.for_generate(),
                 max_new_tokens=request.max_new_tokens,
                 eos_token_id=sorted(ends) or None,
                 pad_token_id=filling,

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuitune.backends.loaded import LoadedModel
 from tuitune.chat.sampling import Sampling
@@ -14,6 +14,9 @@ from tuitune.conversation import Conversation, UnusableRow
 from tuitune.errors import TuituneError
 from tuitune.language import _
 from tuitune.text import one_line
+
+if TYPE_CHECKING:
+    from tuitune.chat.choice import Choice
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ def _decodes_fast(loaded: LoadedModel, ids: list[int]) -> bool:
     return isinstance(loaded.decoder, Decoder)
 
 
+def _choice(sampling: Sampling) -> "Choice":
+    from tuitune.chat.choice import Choice
+
+    return Choice(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty)
+
+
 def _decoded(
     loaded: LoadedModel,
     cut: Cut,
@@ -96,15 +105,13 @@ def _decoded(
     cancelled: Callable[[], bool],
 ) -> list[int]:
     """As `_generated`, by the fast decoder."""
-    from tuitune.chat.choice import Choice
     from tuitune.chat.decoding import DecodeRequest
 
-    choice = Choice(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty)
     loaded.backend.for_inference(loaded)
     (result,) = loaded.decoder.decode(
         DecodeRequest(
             prompts=[cut.ids],
-            choice=choice,
+            choice=_choice(sampling),
             seeds=[sampling.seed],
             max_new_tokens=room,
             ends=ends,
@@ -133,15 +140,7 @@ def _generated(
     import torch
 
     tokenizer, model = loaded.tokenizer, loaded.model
-    choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:
-        choice = {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k or 0,
-            "min_p": sampling.min_p or None,
-        }
         torch.manual_seed(sampling.seed)
     loaded.backend.for_inference(loaded)
     prompt = torch.tensor([cut.ids], device=model.device)
@@ -152,8 +151,7 @@ def _generated(
         output = model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
-            **choice,
-            repetition_penalty=sampling.repetition_penalty,
+            **_choice(sampling).for_generate(),
             max_new_tokens=room,
             eos_token_id=sorted(ends),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends),
