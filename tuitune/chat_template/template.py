@@ -10,7 +10,7 @@ row is refused with the reason rather than masked by guesswork.
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -469,8 +469,8 @@ def _has_text(message: Message) -> bool:
     return bool((message["content"] or "").strip())
 
 
-def common_prefix(a: str, b: str) -> int:
-    """Characters at the beginning that both have."""
+def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many characters of texts, or turns of conversations, both begin with."""
     length = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from tuitune.chat_template.template import common_prefix
 from tuitune.conversation import Conversation, Sample, UnusableRow
 from tuitune.language import N_, _
 from tuitune.masking import IGNORED, Masked, Masker
@@ -63,7 +64,7 @@ class Pairs(Method):
                 _("it is no pair of a chosen and a rejected reply"),
                 _("map them in data.columns, or choose another method than {name} (method.name)", name=self.name),
             )
-        shared = shared_turns(sample.messages, sample.rejected)
+        shared = common_prefix(sample.messages, sample.rejected)
         if len(sample.messages) == len(sample.rejected) == shared:
             raise UnusableRow(
                 _("its chosen and rejected replies are the same"), _("take it out, for it teaches nothing")
@@ -143,16 +144,6 @@ class SimPO(Pairs):
     sentence = N_(
         "Learns from pairs like dpo, with no reference model: less memory, and more drift from the model as it was."
     )
-
-
-def shared_turns(first: Conversation, second: Conversation) -> int:
-    """How many turns both conversations begin with."""
-    count = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
 
 
 def context(turns: Conversation, count: int) -> Conversation:
