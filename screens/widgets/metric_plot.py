@@ -45,7 +45,8 @@ _ROOMY = 46
 class Curves:
     """The steps of a history as arrays that grow with it, so that a long run is not read again at each repaint.
 
-    `smoothed` is the loss as `History.smoothed_losses` smooths it. A value that was not measured is NaN.
+    `smoothed` is the loss's bias-corrected exponential moving average (Kingma & Ba 2015, section 3). A value that was
+    not measured is NaN.
     """
 
     def __init__(self) -> None:

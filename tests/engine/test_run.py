@@ -310,10 +310,6 @@ def test_a_pipe_in_place_of_the_sockets_name_holds_nobody_up(tmp_path: Path) -> 
     writer.close()
 
 
-def test_smoothing_of_a_constant_is_that_constant() -> None:
-    assert History.of(steps(2, 2, 2)).smoothed_losses() == pytest.approx([2, 2, 2])
-
-
 def test_a_folder_without_a_lock_is_not_live(tmp_path: Path) -> None:
     assert not Run(tmp_path).is_live()
 

@@ -14,7 +14,7 @@ from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, settled
 from tuitune.machine.hardware import sample
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Sample
+from tuitune.runs.events import Sample, Step
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
 from tuitune.runs.monitor import warnings_of
@@ -183,6 +183,18 @@ def test_labels_of_an_axis_have_one_width(ends: tuple[float, float]) -> None:
     written = [label for label in labels if label]
     assert len(written) == 4 and len({len(label.split(".")[-1]) for label in written if "." in label}) <= 1
     assert all(len(axes.left_of(row)) == LEFT + 1 for row in range(13))
+
+
+@pytest.mark.parametrize(
+    ("losses", "smoothed"), [([2, 2, 2], [2, 2, 2]), ([3, 1], [3, (0.9 * 0.1 * 3 + 0.1 * 1) / (0.9 * 0.1 + 0.1)])]
+)
+def test_the_smoothed_loss_begins_at_the_loss_itself(losses: list[float], smoothed: list[float]) -> None:
+    from screens.widgets.metric_plot import Curves
+
+    steps = [Step(attempt=1, step=step, total_steps=9, epoch=0.1, loss=loss) for step, loss in enumerate(losses, 1)]
+    curves = Curves()
+    curves.follow(History.of(steps))
+    assert list(curves.smoothed[1]) == pytest.approx(smoothed)
 
 
 def test_a_method_shows_and_draws_its_own_figures_and_says_what_surprises() -> None:

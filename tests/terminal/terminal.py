@@ -13,7 +13,7 @@ import pyte
 from tests.command import COMMAND
 
 ENTER, ESC, TAB, UP, DOWN = "\r", "\x1b", "\t", "\x1b[A", "\x1b[B"
-CTRL_C, CTRL_E, CTRL_N, CTRL_Q, CTRL_T, CTRL_Y = "\x03", "\x05", "\x0e", "\x11", "\x14", "\x19"
+CTRL_C, CTRL_E, CTRL_N, CTRL_Q, CTRL_T = "\x03", "\x05", "\x0e", "\x11", "\x14"
 
 
 class _Stream:

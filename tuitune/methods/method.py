@@ -160,7 +160,3 @@ class Method:
 
 def is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def trained_count(labels: Sequence[int]) -> int:
-    return len(labels) - list(labels).count(IGNORED)

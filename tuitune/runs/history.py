@@ -214,15 +214,6 @@ class History:
         """Time to the end, as `Pace` measures it; None until two steps of the attempt are done or once ended."""
         return None if self.ended is not None else self.pace.seconds_left
 
-    def smoothed_losses(self, decay: float = 0.9) -> list[float]:
-        """Bias-corrected exponential moving average of the step losses (Kingma & Ba 2015, section 3)."""
-        smoothed, average, weight = [], 0.0, 0.0
-        for step in self.steps:
-            average = decay * average + (1 - decay) * step.loss
-            weight = decay * weight + (1 - decay)
-            smoothed.append(average / weight)
-        return smoothed
-
     def loss_before_and_after(self) -> tuple[float, float] | None:
         """Held-out loss before training and of the adapter; without held-out rows, of the first and last steps."""
         if len(self.evaluations) >= 2:

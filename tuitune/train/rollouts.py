@@ -51,7 +51,6 @@ class Generation:
     advantages: NDArray[np.float64]  # (answers,)
     seconds: float
     """What decoding took."""
-    judging_seconds: float
 
     @property
     def without_spread(self) -> float:
@@ -136,7 +135,7 @@ class Roller:
             decoded = [
                 Decoded(**answer) for share in self._ranks.pooled(list(map(asdict, decoded))) for answer in share
             ]
-        judging = time.monotonic()
+        decoded_at = time.monotonic()
         tokenizer = self._loaded.tokenizer
         texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in decoded]
         columns = [json.loads(row["row"]) for row in rows]
@@ -170,8 +169,7 @@ class Roller:
             completions,
             group,
             advantages(totals, group, section.scale_rewards if group > 1 else "none"),
-            judging - began,
-            time.monotonic() - judging,
+            decoded_at - began,
         )
 
 
