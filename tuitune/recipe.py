@@ -357,7 +357,7 @@ def _not_one_field(name: str, holders: list[str]) -> UnusableInput:
     every = [field for section in _fields(None) for field in _fields(section)]
     if close := difflib.get_close_matches(name, every, n=1):
         return UnusableInput("--set {name}: not one recipe field; did you mean {close}.", name=shown, close=close[0])
-    return UnusableInput("--set {name}: not one recipe field; its fields are in README.md.", name=shown)
+    return UnusableInput("--set {name}: not one recipe field; its fields are in RECIPE.md.", name=shown)
 
 
 def reference() -> str:
