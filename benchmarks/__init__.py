@@ -1,1 +1,1 @@
-"""What the README's figures come from; each script says how to run it and writes under benchmarks/results/."""
+"""What the figures in docs/measured.md come from; each script says how to run it and writes its result as JSON."""

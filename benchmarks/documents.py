@@ -167,7 +167,8 @@ def questions_found(*, embeddings: bool) -> dict[str, Any]:
     store = Path(tempfile.mkdtemp(prefix="tuitune-documents-"))
     paths = [
         *(REPOSITORY / name for name in ("README.md", "RECIPE.md", "ARCHITECTURE.md", "CHANGELOG.md")),
-        *(REPOSITORY / name for name in ("docs/models.md", "sample_data/README.md", "benchmarks/README.md")),
+        *(REPOSITORY / name for name in ("sample_data/README.md", "benchmarks/README.md")),
+        *sorted(page for page in (REPOSITORY / "docs").glob("*.md") if not page.name.endswith(".ja.md")),
         *sorted((REPOSITORY / "tuitune" / "chat").glob("*.py")),
         *sorted((REPOSITORY / "tuitune" / "documents").glob("*.py")),
         *sorted((REPOSITORY / "tuitune" / "train").glob("*.py")),
