@@ -109,7 +109,7 @@ def _tuple(text: Any) -> Any:
     return tuple(text) if isinstance(text, list) else text
 
 
-def whole(messages: Messages) -> Messages:
+def translated(messages: Messages) -> Messages:
     """Those that are translated."""
     return {message: string for message, string in messages.items() if string and all(string)}
 
@@ -139,7 +139,7 @@ def update(folder: Path) -> int:
     """Bring the catalogues of a language up to date; the number of texts that have no translation yet."""
     known: Messages = {}
     for file in folder.glob("*.po"):
-        known |= whole(read(file))
+        known |= translated(read(file))
     packages = extracted()
     for file in [*folder.glob("*.po"), *folder.glob("*.mo")]:
         if file.stem not in packages:
@@ -147,12 +147,10 @@ def update(folder: Path) -> int:
     missing = 0
     for package, messages in packages.items():
         own = folder / f"{package}.po"
-        before = (
-            {message: string for message, string in read(own).items() if string and all(string)} if own.exists() else {}
-        )
-        translated = {message: before.get(message, known.get(message, "")) for message in messages}
-        write(own, folder.name, translated)
-        for message in sorted((message for message in messages if not translated[message]), key=str):
+        before = translated(read(own)) if own.exists() else {}
+        strings = {message: before.get(message, known.get(message, "")) for message in messages}
+        write(own, folder.name, strings)
+        for message in sorted((message for message in messages if not strings[message]), key=str):
             print(f"{own.relative_to(HERE)}: not translated: {message}")
             missing += 1
     return missing

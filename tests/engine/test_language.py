@@ -193,7 +193,7 @@ def test_the_catalogues_are_whole(folder: Path) -> None:
         catalogue = messages.read(folder / f"{package}.po")
         assert catalogue.keys() - extracted == set(), f"no longer in the code of {package}"
         assert extracted - catalogue.keys() == set(), f"not in {package}.po"
-        untranslated = catalogue.keys() - messages.whole(catalogue).keys()
+        untranslated = catalogue.keys() - messages.translated(catalogue).keys()
         assert untranslated == set(), f"not translated in {package}.po"
         for message, translation in catalogue.items():
             assert translations.setdefault(message, translation) == translation, f"{message} is translated twice"
