@@ -328,7 +328,7 @@ class ChatScreen(StepScreen):
             key = key_name(ACTIONS["next_preset"])
             self.notify(_("The likeliest token is always taken, so the reply is the same; {key} varies it.", key=key))
         tip = self.dialogue.tip
-        self.reply_to(self.dialogue.again(turn), tip)
+        self.reply_to(self.dialogue.ask_again(turn), tip)
 
     async def action_edit_message(self) -> None:
         if (message := self._message) is not None:

@@ -21,7 +21,7 @@ from tuitune.language import N_, _, plural
 from tuitune.machine.hardware import chosen_gpu
 from tuitune.model.config import is_folder
 from tuitune.plan import catalogue
-from tuitune.plan.catalogue import Found
+from tuitune.plan.catalogue import HubModel
 from tuitune.plan.memory import Memory, verdict
 from tuitune.recipe import Recipe
 from tuitune.text import one_line
@@ -88,7 +88,7 @@ class ModelScreen(StepScreen):
     class Searched(Message):
         """What the Hub found, or why it was not asked."""
 
-        def __init__(self, words: str, models: list[Found], problem: str | None) -> None:
+        def __init__(self, words: str, models: list[HubModel], problem: str | None) -> None:
             super().__init__()
             self.words = words
             self.models = models

@@ -10,7 +10,7 @@ from tuitune.language import _
 from tuitune.machine.hardware import Gpu, usable_cores
 from tuitune.paths import expanded
 from tuitune.plan import catalogue
-from tuitune.plan.catalogue import Known
+from tuitune.plan.catalogue import CatalogueModel
 from tuitune.plan.memory import Memory
 from tuitune.plan.proven import Proof, proof
 from tuitune.recipe import Recipe
@@ -23,7 +23,7 @@ class Choice:
 
     name: str
     heading: str
-    known: Known | None = None
+    known: CatalogueModel | None = None
     memory_4bit: Memory | None = None
     memory_16bit: Memory | None = None
     cards_4bit: int = 1

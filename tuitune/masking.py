@@ -91,7 +91,7 @@ class Masker:
         backend = hashlib.blake2b(self._backend.to_str().encode()).hexdigest()
         return [backend, self.template.source, self.template.variables, self.train_on, self.max_length]
 
-    def whole(self, sample: Sample) -> Masked:
+    def encode_uncut(self, sample: Sample) -> Masked:
         """Like `encode_sample`, but never cut. Raises UnusableRow."""
         limit, self.max_length = self.max_length, sys.maxsize
         try:
@@ -115,7 +115,7 @@ class Masker:
             return self._aliases.encode(rendered, [])[0] if self._spelled(rendered) else self._tokenized([text])[0].ids
         train_on, self.train_on = self.train_on, "last"
         try:
-            masked = self.whole(Sample([*messages, stand_in], tools))
+            masked = self.encode_uncut(Sample([*messages, stand_in], tools))
         finally:
             self.train_on = train_on
         return masked.input_ids[: next(place for place, label in enumerate(masked.labels) if label != IGNORED)]

@@ -95,7 +95,7 @@ def test_sides_of_one_base_share_it_and_answer_as_each_alone(
         models = Models()
         alone.append(answers(held(models, run, checkpoint)))
         base.append(answers(held(models, run, checkpoint), adapter=False))
-        models.free()
+        models.unload()
     assert base[0] == base[1] == base[2] not in alone and alone[0] != alone[2]
 
     models = Models()

@@ -43,8 +43,8 @@ def test_what_is_said_anew_is_a_branch_and_nothing_is_lost() -> None:
     dialogue = Dialogue()
     first = dialogue.say("one")
     second = dialogue.say("two")
-    branch = dialogue.again(second)
-    assert (branch.said, branch.draw) == ("two", 1) and dialogue.again(branch).draw == 2
+    branch = dialogue.ask_again(second)
+    assert (branch.said, branch.draw) == ("two", 1) and dialogue.ask_again(branch).draw == 2
     dialogue.back_to(first)
     other = dialogue.say("another")
     dialogue.say("and on")

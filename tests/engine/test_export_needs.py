@@ -82,25 +82,25 @@ def test_what_was_made_here_before_tells_how_long_it_takes(run: Run, tmp_path: P
     for name in quantised.parts:
         with times.timed(name, lambda: weights):
             time.sleep(0.02)
-    took = next(took for took in times.taken() if took.name == "merge")
+    took = next(took for took in times.recorded() if took.name == "merge")
     assert took.bytes == weights and took.seconds >= 0.02
     after = {readiness.kind: readiness for readiness in preflight(run)}
     assert after["gguf:q4_k_m"].measured and "writing alone" not in after["gguf:q4_k_m"].takes()
     assert after["gguf:q4_k_m"].parts["merge"] == pytest.approx(took.seconds, rel=0.02)
     assert not after["gguf:q8_0"].measured
     assert after["gguf:q8_0"].parts.keys() & quantised.parts.keys() == {"merge", "ask the adapter"}
-    assert times.seconds_of(times.Part("merge", 100 * weights, 0), times.taken()) is None, "loading does not scale"
+    assert times.seconds_of(times.Part("merge", 100 * weights, 0), times.recorded()) is None, "loading does not scale"
 
 
 def test_a_part_that_fails_and_lines_that_are_damaged_tell_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"), times.timed("merge", lambda: 1000):
         raise OSError("full")
-    assert times.taken() == []
+    assert times.recorded() == []
     with times.timed("merge", lambda: 1000):
         time.sleep(0.01)
     with times.file().open("a") as lines:
         lines.write('{"part": "merge"}\nnonsense\n')
-    (took,) = times.taken()
+    (took,) = times.recorded()
     assert (took.name, took.bytes) == ("merge", 1000) and took.seconds >= 0.01
     times.file().unlink()
     times.file().symlink_to(tmp_path / "elsewhere")
@@ -222,7 +222,7 @@ def test_an_archive_that_is_not_the_pinned_one_is_never_unpacked(tmp_path: Path)
 
 
 def test_two_exports_do_not_write_to_one_folder(run: Run) -> None:
-    with place.held(run.exports), pytest.raises(TuituneError, match="Another export is writing"):
+    with place.locked(run.exports), pytest.raises(TuituneError, match="Another export is writing"):
         export(run, ["adapter"], None, lambda *_: None, lambda question: True, lambda: False)
 
 
@@ -231,7 +231,7 @@ def test_what_a_killed_export_left_is_tidied_and_the_former_one_comes_back(tmp_p
     (out / ".tuitune-making-abc").mkdir(parents=True)
     (out / ".tuitune-previous-adapter").mkdir()
     (out / ".tuitune-previous-adapter" / "weights").write_text("good")
-    with place.held(out):
+    with place.locked(out):
         assert [path.name for path in out.iterdir()] == ["adapter"]
     assert (out / "adapter" / "weights").read_text() == "good"
 
@@ -240,7 +240,7 @@ def test_folders_of_the_users_own_beside_the_exports_stay(tmp_path: Path) -> Non
     names = {".making-music", ".previous-notes", "notes"}
     for name in names:
         (tmp_path / "home" / name).mkdir(parents=True)
-    with place.held(tmp_path / "home"):
+    with place.locked(tmp_path / "home"):
         assert {path.name for path in (tmp_path / "home").iterdir()} == names
 
 
@@ -248,7 +248,7 @@ def test_an_export_that_was_moved_to_another_disk_is_followed_by_a_new_one(tmp_p
     for name in ("out", "elsewhere", "made"):
         (tmp_path / name).mkdir()
     (tmp_path / "out" / "adapter").symlink_to(tmp_path / "elsewhere")
-    with place.held(tmp_path / "out"):
+    with place.locked(tmp_path / "out"):
         publish(tmp_path / "made", tmp_path / "out" / "adapter")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["adapter"]
     assert not (tmp_path / "out" / "adapter").is_symlink() and (tmp_path / "elsewhere").is_dir()

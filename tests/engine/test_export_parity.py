@@ -16,7 +16,7 @@ from tests.engine.exporting import export, moved_run
 from tuitune.errors import TuituneError
 from tuitune.export import answers as asking
 from tuitune.export import llama_cpp, parity
-from tuitune.export.answers import Answers, Asked, Reference
+from tuitune.export.answers import Answers, Questions, Reference
 from tuitune.runs.folder import Run
 
 ROOT = Path(__file__).parents[2]
@@ -40,8 +40,8 @@ def expected(run: Run) -> Reference:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(run.adapter)
-    asked = asking.asked_of(run, tokenizer, never)
-    small = Asked(asked.prompts[:2], asked.rows[:3])
+    questions = asking.questions_of(run, tokenizer, never)
+    small = Questions(questions.prompts[:2], questions.rows[:3])
     return asking.reference(run, run.resolved(), tokenizer, small, never)
 
 
@@ -163,7 +163,7 @@ def test_other_roundings_move_the_adapter_as_much_as_merging_does(run: Run, expe
         return PeftModel.from_pretrained(base, str(run.adapter)).eval()
 
     def scores(model: Any) -> list[float]:
-        return asking._scores(model, expected.asked, never).logprobs
+        return asking._scores(model, expected.questions, never).logprobs
 
     beside, moved = adapted(), adapted()
     assert asking.round_otherwise(moved)

@@ -206,7 +206,7 @@ def test_it_is_chatted_with_beside_another_and_its_base(run: Run, tmp_path: Path
     assert not said["base"].allclose(said[run.name], atol=0.01) and not said[run.name].allclose(
         said["other"], atol=0.01
     )
-    models.free()
+    models.unload()
     loaded = models.of(run, None, beside=False, notice=print, progress=lambda *_: None)
     ids = loaded.tokenizer.encode(TEXT, add_special_tokens=False)
     assert disagreement(Decoder(loaded), loaded, ids) < 1e-3

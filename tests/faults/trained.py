@@ -372,7 +372,7 @@ def exports(disturbed: Disturbed) -> Iterator[Record]:
         ) -> list[str]:
             from tuitune.export import place
 
-            with place.held(out):  # which tidies
+            with place.locked(out):  # which tidies
                 pass
             if [path.name for path in out.iterdir()] != [kind]:
                 return [f"the folder holds {sorted(path.name for path in out.iterdir())}"]

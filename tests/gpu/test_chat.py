@@ -56,7 +56,7 @@ def test_sides_of_one_base_answer_as_each_alone(tmp_path: Path) -> None:
         fast = answers(loaded, adapter=True, fast=True)
         print(run.name, type(loaded.decoder).__name__, alone[run], fast)
         assert fast == alone[run] and answers(loaded, adapter=False, fast=True) == base
-        models.free()
+        models.unload()
     assert alone[runs[0]] != base
     models = Models()
     for run in (*runs, *runs):

@@ -57,14 +57,14 @@ def load(
 
 
 def _loaded(recipe: Recipe, backend: Backend, tell: Callable[[str], None], progress: Progress) -> LoadedModel:
-    from tuitune.backends.loading import MemoryRanOut, WeightsMissing, whole
+    from tuitune.backends.loading import MemoryRanOut, WeightsMissing, no_weights_missing
     from tuitune.backends.transformers import TransformersBackend
 
     if recipe.model.new_tokens and unsloth_is_usable():
         tell(_("New tokens are trained by transformers and PEFT, more slowly than Unsloth trains other runs."))
     download(recipe.model, progress)
     try:
-        with weights_loading(progress), whole(recipe):
+        with weights_loading(progress), no_weights_missing(recipe):
             return backend.load(recipe)
     except (MemoryRanOut, WeightsMissing, UnusableInput):  # transformers would find no more, Unsloth's layers in place
         raise
@@ -77,5 +77,5 @@ def _loaded(recipe: Recipe, backend: Backend, tell: Callable[[str], None], progr
                 reason=error.sentence,
             )
         )
-        with weights_loading(progress), whole(recipe):
+        with weights_loading(progress), no_weights_missing(recipe):
             return TransformersBackend().load(recipe)

@@ -47,7 +47,7 @@ def explained(recipe: Recipe, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def whole(recipe: Recipe) -> Iterator[None]:
+def no_weights_missing(recipe: Recipe) -> Iterator[None]:
     """Refuse a model that was loaded inside with weights its files do not hold. Raises WeightsMissing.
 
     transformers draws such weights at random and only logs it; Unsloth's layout of some mixtures in 4-bit asks for

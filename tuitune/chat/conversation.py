@@ -124,7 +124,7 @@ class Dialogue:
         self.tip.branches.append(self.tip)
         return self.tip
 
-    def again(self, turn: Turn) -> Turn:
+    def ask_again(self, turn: Turn) -> Turn:
         """Ask the same once more, with the next seed, in a branch of its own."""
         assert turn.before is not None, "the root was never said"
         draw = max(branch.draw for branch in turn.branches if branch.said == turn.said) + 1

@@ -139,7 +139,7 @@ class _Conversation:
             self.talk.tell(
                 _("The likeliest token is always taken, so the reply is the same: /preset balanced varies it.")
             )
-        self._answer(self.talk.dialogue.again(turn), tip)
+        self._answer(self.talk.dialogue.ask_again(turn), tip)
 
     def _edit(self, text: str) -> None:
         turn, tip = self._last(), self.talk.dialogue.tip

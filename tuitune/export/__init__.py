@@ -72,7 +72,7 @@ def export(
     require_adapter(str(run.adapter))
     require_whole_adapter(run)
     out = expanded(out or run.exports).absolute()
-    with _explained(out), place.held(out), place.staging(out) as staging:
+    with _explained(out), place.locked(out), place.staging(out) as staging:
         making = Making(run, out, staging, progress, cancelled, options)
         refused = making.prepare(chosen, allow_download)
         yield from refused.values()

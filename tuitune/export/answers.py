@@ -33,7 +33,7 @@ _WIDER, _ALL = 1000, 2**24  # token probabilities asked of llama.cpp at each pla
 
 
 @dataclass(frozen=True)
-class Asked:
+class Questions:
     """What is asked: conversations that want a reply, and token ids of whole rows with the places that are scored."""
 
     prompts: list[Conversation]
@@ -72,14 +72,14 @@ class Reference:
     quantised.
     """
 
-    asked: Asked
+    questions: Questions
     adapter: Answers
     base_logprobs: list[float]
     choices: list[list[dict[int, float]]]
     rounding: float | None
 
 
-def asked_of(run: Run, tokenizer: Any, cancelled: Callable[[], bool]) -> Asked:
+def questions_of(run: Run, tokenizer: Any, cancelled: Callable[[], bool]) -> Questions:
     """What to ask of a run's exports: its own prompts and held-out rows, as far as they can still be read.
 
     New tokens come first, with text around them, which not every engine divides as the tokenizer does.
@@ -102,7 +102,7 @@ def asked_of(run: Run, tokenizer: Any, cancelled: Callable[[], bool]) -> Asked:
         pass
     masker = Masker(tokenizer, "last", recipe.data.max_length)
     prompts = [prompt for prompt in prompts if _fits(prompt, masker, recipe.data.max_length)]
-    return Asked(prompts[:PROMPTS] or [[{"role": "user", "content": "Hello!"}]], rows)
+    return Questions(prompts[:PROMPTS] or [[{"role": "user", "content": "Hello!"}]], rows)
 
 
 def _fits(prompt: Conversation, masker: Masker, max_length: int) -> bool:
@@ -127,17 +127,19 @@ def _scored(rows: Any) -> list[tuple[list[int], list[int]]]:
 # --- the engines ----------------------------------------------------------------------------------------------
 
 
-def reference(run: Run, recipe: Recipe, tokenizer: Any, asked: Asked, cancelled: Callable[[], bool]) -> Reference:
+def reference(
+    run: Run, recipe: Recipe, tokenizer: Any, questions: Questions, cancelled: Callable[[], bool]
+) -> Reference:
     """Ask the run's adapter on its base in 16 bits (float32 where a CPU has room), and the base alone. Raises
     TuituneError where memory or the base is lacking."""
     import torch
     from peft import PeftModel
 
     masker = Masker(tokenizer, "last", recipe.data.max_length)
-    prompt_ids = [masker.prompt_ids(prompt, thinks=run.thinks()) for prompt in asked.prompts]
+    prompt_ids = [masker.prompt_ids(prompt, thinks=run.thinks()) for prompt in questions.prompts]
     with explained(recipe, N_("asking the adapter on")), loaded(recipe.model.name, recipe) as model:
         adapted = PeftModel.from_pretrained(model, str(run.adapter), is_trainable=False).eval()
-        answers = _scores(adapted, asked, cancelled)
+        answers = _scores(adapted, questions, cancelled)
         ends = {*_stops(model), tokenizer.eos_token_id, end_of_turn_id(tokenizer)} - {None}
         _reply_to(prompt_ids, adapted, ends, answers, cancelled)
         choices = []
@@ -152,13 +154,13 @@ def reference(run: Run, recipe: Recipe, tokenizer: Any, asked: Asked, cancelled:
                 ]
             )
         with adapted.disable_adapter():
-            base = _scores(adapted, asked, cancelled)
+            base = _scores(adapted, questions, cancelled)
         rounding = None
         if model.dtype == torch.float32:
-            rounding = apart(_scores(adapted.to(torch.bfloat16), asked, cancelled).logprobs, answers.logprobs)
+            rounding = apart(_scores(adapted.to(torch.bfloat16), questions, cancelled).logprobs, answers.logprobs)
         elif round_otherwise(adapted):
-            rounding = apart(_scores(adapted, asked, cancelled).logprobs, answers.logprobs)
-    return Reference(asked, answers, base.logprobs, choices, rounding)
+            rounding = apart(_scores(adapted, questions, cancelled).logprobs, answers.logprobs)
+    return Reference(questions, answers, base.logprobs, choices, rounding)
 
 
 def round_otherwise(adapted: Any) -> bool:
@@ -187,9 +189,9 @@ def transformers_answers(folder: Path, recipe: Recipe, expected: Reference, canc
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    prompt_ids = [template_ids(tokenizer, prompt) for prompt in expected.asked.prompts]
+    prompt_ids = [template_ids(tokenizer, prompt) for prompt in expected.questions.prompts]
     with explained(recipe, N_("asking the exported model of")), loaded(str(folder), None) as model:
-        answers = _scores(model, expected.asked, cancelled)
+        answers = _scores(model, expected.questions, cancelled)
         _reply_to(prompt_ids, model, _stops(model), answers, cancelled)
         for ids, reply in zip(prompt_ids, expected.adapter.replies, strict=True):
             answers.last_logprobs.append(float(_logprobs(model, ids + reply)[-2, reply[-1]]))
@@ -285,11 +287,11 @@ def _logprobs(model: Any, ids: list[int]) -> Any:
         return model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().log_softmax(-1)
 
 
-def _scores(model: Any, asked: Asked, cancelled: Callable[[], bool]) -> Answers:
+def _scores(model: Any, questions: Questions, cancelled: Callable[[], bool]) -> Answers:
     import torch
 
     answers = Answers()
-    for ids, places in asked.rows:
+    for ids, places in questions.rows:
         _stop_if(cancelled)
         logprobs = _logprobs(model, ids)[[place - 1 for place in places]]
         targets = torch.tensor([ids[place] for place in places], device=logprobs.device)
@@ -307,11 +309,11 @@ def llama_cpp_answers(
 
     With an adapter `lora` on a base's file the adapter's own prompts are asked, else those of the file's template.
     """
-    answers, asked = Answers(), expected.asked
+    answers, questions = Answers(), expected.questions
     prompt_ids = expected.adapter.prompt_ids
-    longest = max([1024, *map(len, prompt_ids), *(len(ids) for ids, _ in asked.rows)])
+    longest = max([1024, *map(len, prompt_ids), *(len(ids) for ids, _ in questions.rows)])
     with open_gguf(path, lora=lora, context=longest + 2 * REPLY_TOKENS, cancelled=cancelled) as gguf:
-        answers.prompt_ids = prompt_ids if lora else [gguf.prompt_ids(prompt) for prompt in asked.prompts]
+        answers.prompt_ids = prompt_ids if lora else [gguf.prompt_ids(prompt) for prompt in questions.prompts]
         for ids in answers.prompt_ids:
             _stop_if(cancelled)
             completion = gguf.complete(ids, Sampling(max_new_tokens=REPLY_TOKENS), cancelled=cancelled)
@@ -321,13 +323,13 @@ def llama_cpp_answers(
             _stop_if(cancelled)
             _likeliest, logprob = _predicted(gguf, ids + reply[:-1], reply[-1], cancelled)
             answers.last_logprobs.append(logprob)
-        _score_by(gguf, asked, answers, cancelled)
+        _score_by(gguf, questions, answers, cancelled)
     return answers
 
 
-def _score_by(gguf: GgufModel, asked: Asked, answers: Answers, cancelled: Callable[[], bool]) -> None:
+def _score_by(gguf: GgufModel, questions: Questions, answers: Answers, cancelled: Callable[[], bool]) -> None:
     ends_at = time.monotonic() + _SECONDS
-    for ids, places in asked.rows:
+    for ids, places in questions.rows:
         for place in places:
             _stop_if(cancelled)
             if time.monotonic() > ends_at:

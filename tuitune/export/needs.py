@@ -85,9 +85,9 @@ def preflight(subject: Run | Recipe, out: Path | None = None, kinds: Sequence[Ki
     damaged = _damage(run) if run else None
     readiness = [_looked_at(kind, run, out, sizes, damaged, unreadable, by_shard=by_shard) for kind in kinds]
     if unreadable is None:
-        taken = times.taken()
+        recorded = times.recorded()
         readiness = [
-            _with_needs(entry, kind, sizes, run, out, taken, by_shard=by_shard)
+            _with_needs(entry, kind, sizes, run, out, recorded, by_shard=by_shard)
             for entry, kind in zip(readiness, kinds, strict=True)
         ]
     paths = [recipe.data.path, *(source.path for source in recipe.data.also)]
@@ -251,14 +251,14 @@ def _with_needs(
     sizes: dict[str, int],
     run: Run | None,
     out: Path,
-    taken: list[times.Took],
+    recorded: list[times.PartTime],
     *,
     by_shard: bool,
 ) -> Readiness:
     """With what making the kind takes: room, and the seconds of its parts."""
     room = room_of([kind], sizes, run, out, by_shard=by_shard)
     parts = parts_of(kind, sizes, merges=_merges([kind], run, out))
-    known = {part.name: times.seconds_of(part, taken) for part in parts}
+    known = {part.name: times.seconds_of(part, recorded) for part in parts}
     measured = all(seconds is not None for seconds in known.values())
     if not measured:
         speed = times.written_bytes_a_second(out)

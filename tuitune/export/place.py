@@ -16,7 +16,7 @@ _STAGING = ".tuitune-making-"  # no name that a user may have given to something
 
 
 @contextmanager
-def held(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Hold the export folder against a second export; what a killed one left is tidied. Raises TuituneError."""
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)

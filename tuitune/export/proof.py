@@ -38,15 +38,15 @@ class Proof:
     @cached_property
     def _reference(self) -> "Reference | TuituneError":
         """What the adapter itself says, or why it cannot be asked; it is asked once for all kinds."""
-        from tuitune.export.answers import asked_of, reference
+        from tuitune.export.answers import questions_of, reference
         from tuitune.export.merged import sixteen_bit
 
         try:
             recipe, _notices = sixteen_bit(self._run.resolved())
             tokenizer = self._tokenizer()
-            asked = asked_of(self._run, tokenizer, self._cancelled)
+            questions = questions_of(self._run, tokenizer, self._cancelled)
             with timed("ask the adapter", self._whole_bytes):
-                return reference(self._run, recipe, tokenizer, asked, self._cancelled)
+                return reference(self._run, recipe, tokenizer, questions, self._cancelled)
         except Cancelled:
             raise
         except TuituneError as error:

@@ -33,7 +33,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Took:
+class PartTime:
     """How long a part took that worked on so many bytes."""
 
     name: str
@@ -60,7 +60,7 @@ def timed(name: str, size_bytes: Callable[[], int]) -> Iterator[None]:
             lines.write(json.dumps(line) + "\n")
 
 
-def taken() -> list[Took]:
+def recorded() -> list[PartTime]:
     """The newest times of this machine; what cannot be read is left out."""
     try:
         with os.fdopen(open_own(file(), os.O_RDONLY), "rb") as lines:
@@ -73,11 +73,11 @@ def taken() -> list[Took]:
         with suppress(ValueError, KeyError, TypeError):
             row: dict[str, Any] = json.loads(line)
             if row["host"] == platform.node() and row["bytes"] > 0 and row["seconds"] > 0:
-                times.append(Took(str(row["part"]), int(row["bytes"]), float(row["seconds"])))
+                times.append(PartTime(str(row["part"]), int(row["bytes"]), float(row["seconds"])))
     return times
 
 
-def seconds_of(part: Part, times: list[Took]) -> float | None:
+def seconds_of(part: Part, times: list[PartTime]) -> float | None:
     """What the part will take, by the newest like it; None where none of such a size was done here."""
     for took in reversed(times):
         if took.name == part.name and part.bytes / _ALIKE <= took.bytes <= part.bytes * _ALIKE:

@@ -161,23 +161,23 @@ def explained(error: BaseException, name: str, what: What, revision: str | None)
     shown = one_line(name, max_length=200)
     causes = list(_causes(error))
 
-    def found(*kinds: type[BaseException]) -> bool:
+    def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
-    if found(GatedRepoError):
+    if caused_by(GatedRepoError):
         return _(
             "{name} is gated: accept its licence on its Hub page, then run `hf auth login` with your access token.",
             name=shown,
         )
     kind = _("model") if what == "model" else _("dataset")
-    if found(RepositoryNotFoundError):
+    if caused_by(RepositoryNotFoundError):
         return _(
             "The Hugging Face Hub has no {kind} {name} that you may read: check the spelling, or run `hf auth login` "
             "where it is private.",
             kind=kind,
             name=shown,
         )
-    if found(RevisionNotFoundError):
+    if caused_by(RevisionNotFoundError):
         return _(
             "{name} has no revision {revision}: give a branch, tag or commit of it in {section}.revision.",
             name=shown,
@@ -185,7 +185,7 @@ def explained(error: BaseException, name: str, what: What, revision: str | None)
             section="model" if what == "model" else "data",
         )
     instead = _("give a model folder") if what == "model" else _("give a dataset file")
-    if found(OfflineModeIsEnabled):
+    if caused_by(OfflineModeIsEnabled):
         return _(
             "{name} is not downloaded here and HF_HUB_OFFLINE is set: unset it, or {instead}.",
             name=shown,
@@ -197,7 +197,7 @@ def explained(error: BaseException, name: str, what: What, revision: str | None)
             name=shown,
             instead=instead,
         )
-    if found(httpx.TransportError, LocalEntryNotFoundError, ConnectionError):
+    if caused_by(httpx.TransportError, LocalEntryNotFoundError, ConnectionError):
         return _(
             "{name} is not downloaded here and the Hugging Face Hub ({address}) cannot be reached: check the "
             "connection, or {instead}.",

@@ -31,7 +31,7 @@ def fitted(
 def _split(masker: Masker, sample: Sample) -> list[Masked]:
     """Parts that fit, each beginning with the system message and a user turn; no token is trained twice."""
     if sample.messages is None:
-        whole = masker.whole(sample)
+        whole = masker.encode_uncut(sample)
         size = masker.max_length
         pieces = [
             (whole.input_ids[i : i + size], whole.labels[i : i + size]) for i in range(0, len(whole.labels), size)

@@ -36,7 +36,7 @@ class Pretrain(SFT):
                 _("raise data.max_length, or set data.over_length to split"),
                 over_length=True,
             )
-        whole = masker.whole(sample) if mask.truncated else mask
+        whole = masker.encode_uncut(sample) if mask.truncated else mask
         return [
             Encoded({"input_ids": whole.input_ids, "labels": whole.labels}, len(whole.input_ids), whole.trained_tokens)
         ]

@@ -25,7 +25,7 @@ _TIMEOUT_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CatalogueModel:
     """A model of `models.yaml`. `parameters` is a count, `context` in tokens."""
 
     name: str
@@ -43,7 +43,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class HubModel:
     """A model on the Hub, as its API describes it."""
 
     name: str
@@ -52,21 +52,21 @@ class Found:
 
 
 @cache
-def known_models() -> tuple[Known, ...]:
+def known_models() -> tuple[CatalogueModel, ...]:
     """The catalogue, family by family."""
     text = (Path(__file__).parent / "models.yaml").read_text(encoding="utf-8")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     families = yaml.load(text, Loader=loader)
-    return tuple(_known(family, model) for family in families for model in family["models"])
+    return tuple(_catalogue_model(family, model) for family in families for model in family["models"])
 
 
-def _known(family: dict[str, Any], model: dict[str, Any]) -> Known:
+def _catalogue_model(family: dict[str, Any], model: dict[str, Any]) -> CatalogueModel:
     hidden, intermediate, layers, key_value, vocabulary = model["shape"]
     parameters = int(model["size"] * 1e9)
     embeddings = vocabulary * hidden * (1 if model.get("tied") else 2)
     if "embeddings" in model:
         embeddings = int(model["embeddings"] * 1e9)
-    return Known(
+    return CatalogueModel(
         name=model["name"],
         family=family["family"],
         parameters=parameters,
@@ -95,24 +95,24 @@ def _adapter_parameters(r: int, hidden: int, intermediate: int, layers: int, key
     return r * layers * (attention + 3 * (hidden + intermediate))
 
 
-def memory_for(known: Known, recipe: Recipe, card: Gpu | None) -> Memory:
+def memory_for(model: CatalogueModel, recipe: Recipe, card: Gpu | None) -> Memory:
     """What training this model with the recipe's settings takes at its peak, from its shape alone."""
-    tokens = recipe.train.per_device_train_batch_size * min(recipe.data.max_length, known.context)
+    tokens = recipe.train.per_device_train_batch_size * min(recipe.data.max_length, model.context)
     card_bytes = card.total_bytes if card else None
-    return memory_of(recipe, _shape_of(known, recipe), tokens, backend=backend_for(recipe, card), card_bytes=card_bytes)
+    return memory_of(recipe, _shape_of(model, recipe), tokens, backend=backend_for(recipe, card), card_bytes=card_bytes)
 
 
-def cards_for(known: Known, recipe: Recipe, card: Gpu | None) -> int:
+def cards_for(model: CatalogueModel, recipe: Recipe, card: Gpu | None) -> int:
     """How many of this machine's cards a run shares the model's weights out to, where one does not hold them; else 1.
 
     One that holds them beside a single row does: the run makes its passes smaller there.
     """
     if card is None:
         return 1
-    data = recipe.data.model_copy(update={"max_length": min(recipe.data.max_length, known.context)})
+    data = recipe.data.model_copy(update={"max_length": min(recipe.data.max_length, model.context)})
     needed = sharding.cards_needed(
         recipe.model_copy(update={"data": data}),
-        _shape_of(known, recipe),
+        _shape_of(model, recipe),
         None,
         backend=backend_for(recipe, card),
         card=card,
@@ -121,9 +121,9 @@ def cards_for(known: Known, recipe: Recipe, card: Gpu | None) -> int:
     return 1 if needed is None else needed[0]
 
 
-def _shape_of(known: Known, recipe: Recipe) -> Shape:
+def _shape_of(model: CatalogueModel, recipe: Recipe) -> Shape:
     """With the adapter that the recipe says, on all seven projections."""
-    return replace(known.shape, adapter_parameters=recipe.lora.r * known.shape.adapter_parameters)
+    return replace(model.shape, adapter_parameters=recipe.lora.r * model.shape.adapter_parameters)
 
 
 def backend_for(recipe: Recipe, card: Gpu | None) -> str:
@@ -138,16 +138,16 @@ _CORE_FLOPS = 15e9
 _DAY = 86_400.0
 
 
-def days_on_cpu(known: Known, cores: int) -> float:
+def days_on_cpu(model: CatalogueModel, cores: int) -> float:
     """About how many days a quick try of this model takes on a CPU: 6 operations a parameter and token (Kaplan et al.
     2020), so right to a factor of three at best.
     """
-    return 6 * known.parameters * _TRIED_TOKENS / (cores * _CORE_FLOPS) / _DAY
+    return 6 * model.parameters * _TRIED_TOKENS / (cores * _CORE_FLOPS) / _DAY
 
 
-def download_bytes(known: Known) -> int:
+def download_bytes(model: CatalogueModel) -> int:
     """About what its weights take to download: 2 bytes a parameter."""
-    return 2 * known.parameters
+    return 2 * model.parameters
 
 
 def cached_models() -> list[str]:
@@ -183,7 +183,7 @@ def is_offline_by_choice() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def search_hub(words: str, limit: int = 20) -> list[Found]:
+def search_hub(words: str, limit: int = 20) -> list[HubModel]:
     """Text-generation models that the Hub finds, most downloaded first. Raises TuituneError when it is not reached."""
     query = urllib.parse.urlencode(
         {"search": words, "pipeline_tag": "text-generation", "sort": "downloads", "direction": -1, "limit": limit}
@@ -200,16 +200,16 @@ def search_hub(words: str, limit: int = 20) -> list[Found]:
             "The Hugging Face Hub refuses to search (error {status}): try again later, or type a model's id.",
             status=refused.status,
         ) from None
-    return [_found(model) for model in answer if isinstance(model, dict)] if isinstance(answer, list) else []
+    return [_hub_model(model) for model in answer if isinstance(model, dict)] if isinstance(answer, list) else []
 
 
-def look_up(name: str) -> Found | None:
+def look_up(name: str) -> HubModel | None:
     """The Hub's model of this id, None where there is none. Raises TuituneError when the Hub is not reached."""
     try:
         answer = _ask(f"/api/models/{urllib.parse.quote(name)}")
     except _Refused:
         return None
-    return _found(answer) if isinstance(answer, dict) else None
+    return _hub_model(answer) if isinstance(answer, dict) else None
 
 
 class _Refused(Exception):
@@ -220,9 +220,9 @@ class _Refused(Exception):
         self.status = status
 
 
-def _found(raw: dict[str, Any]) -> Found:
+def _hub_model(raw: dict[str, Any]) -> HubModel:
     downloads = raw.get("downloads")
-    return Found(
+    return HubModel(
         name=one_line(raw.get("id", ""), max_length=120),
         gated=bool(raw.get("gated")),
         downloads=downloads if isinstance(downloads, int) else 0,

@@ -115,7 +115,7 @@ class Jobs:
         from tuitune.train.control import Stopped
         from tuitune.train.reward_preview import preview_rewards
 
-        self._models.free()
+        self._models.unload()
         try:
             preview = preview_rewards(
                 recipe, max(1, min(prompts, 256)), lambda text: job.part(loading=text), job.cancelled.is_set
@@ -124,7 +124,7 @@ class Jobs:
             job.check()
             raise
         finally:
-            self._models.free()
+            self._models.unload()
         return preview.as_dict()
 
     def train(
@@ -151,7 +151,7 @@ class Jobs:
         if hosts > 1:
             listen(rendezvous).close()
         resolved = pinned(recipe)
-        self._models.free()
+        self._models.unload()
         sweep(runs_folder)
         writer = create_run(recipe, runs_folder, name, machine().as_dict(), resolved)
         return self._train(job, writer, recipe, resolved, per_hour, hosts=hosts, rendezvous=rendezvous)
@@ -177,7 +177,7 @@ class Jobs:
         cards_of(resolved.train.gpus)
         if hosts > 1:
             listen(rendezvous).close()
-        self._models.free()
+        self._models.unload()
         writer = RunWriter(run)
         if changes:
             run.keep_resolved(resolved)
@@ -256,7 +256,7 @@ class Jobs:
             _log_to(self._socket_path.with_suffix(".log"))  # what comes later is no matter of this run
         if job.control.pause.is_set():
             loaded = None
-            self._models.free()
+            self._models.unload()
         if loaded is not None and run.adapter.is_dir():  # else it may be half trained
             self._models.keep(run, loaded)
         return {"status": run.status()}

@@ -52,7 +52,7 @@ class Models:
 
     def keep(self, run: Run, loaded: LoadedModel) -> None:
         """Hold the model that a run has just trained, with its adapter."""
-        self.free()
+        self.unload()
         self._bases = [_Base(_key(loaded.recipe), loaded, {(run, None): ("default", loaded)})]
 
     def of(
@@ -127,7 +127,7 @@ class Models:
         self._gguf = None
         self._running.close()
 
-    def free(self) -> None:
+    def unload(self) -> None:
         """Let go of every model, on the card too."""
         self.close_gguf()
         self._bases.clear()
@@ -147,7 +147,7 @@ class Models:
         if not self._bases:
             return
         if not beside:
-            self.free()
+            self.unload()
             return
         needed, available = _needed_bytes(recipe), _available_bytes()
         if needed > available:

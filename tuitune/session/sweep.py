@@ -27,5 +27,5 @@ def sweep(runs_folder: Path) -> None:
                 checkpoints.tidy(run)
         with suppress(OSError, TuituneError):  # an export may be going on
             if any(run.exports.glob(".tuitune-*")):
-                with place.held(run.exports):  # which tidies
+                with place.locked(run.exports):  # which tidies
                     pass

@@ -88,7 +88,7 @@ class Batches:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class SequencePass:
     """How a method makes batches of sequences for a model, and computes the loss of one over a number of labels."""
 
     collator: Callable[[LoadedModel], Callable[[Sequence[Row]], dict[str, Any]]]
@@ -96,13 +96,15 @@ class Way:
 
 
 def settle_batches(
-    loaded: LoadedModel, rows: Any, progress: Callable[[str], None] = lambda text: None, way: Way | None = None
+    loaded: LoadedModel,
+    rows: Any,
+    progress: Callable[[str], None] = lambda text: None,
+    sequence_pass: SequencePass | None = None,
 ) -> Batches:
     """Lay rows end to end where that is proven on this model, else pad them; `loaded` is set accordingly.
 
-    `loaded` has its adapter; `rows` are sequences that are trained on, `way` is by default that of the model's own
-    loss. `progress` gets what is being done, in words. Raises
-    TuituneError where a pass cannot be run at all.
+    `loaded` has its adapter; `rows` are sequences that are trained on; `sequence_pass` is the model's own loss by
+    default. `progress` gets what is being done, in words. Raises TuituneError where a pass cannot be run at all.
     """
     import torch
 
@@ -111,7 +113,7 @@ def settle_batches(
     with explained(loaded.recipe, N_("running a first pass of")):
         if loaded.padding_free:
             try:
-                isolation, attention = _proven(loaded, rows, progress, way)
+                isolation, attention = _proven(loaded, rows, progress, sequence_pass)
                 problem = isolation.problem
             except torch.OutOfMemoryError:
                 raise
@@ -120,7 +122,7 @@ def settle_batches(
             if problem is None:
                 return Batches("end to end", attention, isolation, None)
             loaded.padding_free = False
-        isolation, attention = _proven(loaded, rows, progress, way)
+        isolation, attention = _proven(loaded, rows, progress, sequence_pass)
     loaded.attention = attention
     notice = None
     if problem is not None:
@@ -138,19 +140,24 @@ def settle_batches(
     return Batches("padded", attention, isolation, notice)
 
 
-def _proven(loaded: LoadedModel, rows: Any, progress: Callable[[str], None], way: Way | None) -> tuple[Isolation, str]:
+def _proven(
+    loaded: LoadedModel, rows: Any, progress: Callable[[str], None], sequence_pass: SequencePass | None
+) -> tuple[Isolation, str]:
     if loaded.backend.name != "unsloth":
-        return prove_isolation(loaded, rows, progress, way), loaded.attention
+        return prove_isolation(loaded, rows, progress, sequence_pass), loaded.attention
     from tuitune.backends.attention import watched
 
     with watched(loaded.model) as kernels:
-        isolation = prove_isolation(loaded, rows, progress, way)
+        isolation = prove_isolation(loaded, rows, progress, sequence_pass)
     loaded.attention = " and ".join(kernels)
     return isolation, loaded.attention
 
 
 def prove_isolation(
-    loaded: LoadedModel, rows: Any, progress: Callable[[str], None] = lambda text: None, way: Way | None = None
+    loaded: LoadedModel,
+    rows: Any,
+    progress: Callable[[str], None] = lambda text: None,
+    sequence_pass: SequencePass | None = None,
 ) -> Isolation:
     """Compare a few of the training rows in the model's own kind of batch with the same rows alone.
 
@@ -160,8 +167,8 @@ def prove_isolation(
     import torch
 
     chosen = _chosen(rows)
-    way = way or Way(collator, loss_of)
-    collate, collate_alone = way.collator(loaded), Padded(pad_of(loaded))
+    sequence_pass = sequence_pass or SequencePass(collator, loss_of)
+    collate, collate_alone = sequence_pass.collator(loaded), Padded(pad_of(loaded))
     middle = len(chosen) // 2
     unlabelled = {**chosen[middle], "labels": [IGNORED] * len(chosen[middle]["labels"])}
     reversed_row = {**unlabelled, "input_ids": list(unlabelled["input_ids"])[::-1]}
@@ -172,20 +179,20 @@ def prove_isolation(
     with torch.random.fork_rng(devices=random_of), _without_dropout(loaded.model):
         began = time.monotonic()
         progress(_("Compiling kernels, once; the next run finds them"))
-        _pass(loaded, way, [batch, collate_alone(chosen[:1])], trained)
+        _pass(loaded, sequence_pass, [batch, collate_alone(chosen[:1])], trained)
         progress(_("Checking that the rows of a batch are kept apart"))
         warm = time.monotonic()
-        loss, gradient = _pass(loaded, way, [batch], trained)
-        loss_alone, gradient_alone = _pass(loaded, way, [collate_alone([row]) for row in chosen], trained)
+        loss, gradient = _pass(loaded, sequence_pass, [batch], trained)
+        loss_alone, gradient_alone = _pass(loaded, sequence_pass, [collate_alone([row]) for row in chosen], trained)
         with _moved_embeddings(loaded.model, seed=0):
-            loss_moved, gradient_moved = _pass(loaded, way, [batch], trained)
+            loss_moved, gradient_moved = _pass(loaded, sequence_pass, [batch], trained)
         moves = [loss_moved - loss]
         for seed in range(1, _MOVES):
             with _moved_embeddings(loaded.model, seed=seed):
-                moves.append(_loss(loaded, way, batch, trained) - loss)
+                moves.append(_loss(loaded, sequence_pass, batch, trained) - loss)
         original, with_reversed_row = (collate(_with(chosen, middle, row)) for row in (unlabelled, reversed_row))
         loss_before, loss_repeated, loss_after = (
-            _loss(loaded, way, batch, trained) for batch in (original, original, with_reversed_row)
+            _loss(loaded, sequence_pass, batch, trained) for batch in (original, original, with_reversed_row)
         )
         done = time.monotonic()
     for parameter in loaded.model.parameters():
@@ -221,22 +228,24 @@ def _with(rows: Sequence[Row], place: int, row: Row) -> list[Row]:
     return [row if i == place else other for i, other in enumerate(rows)]
 
 
-def _pass(loaded: LoadedModel, way: Way, batches: list[dict[str, Any]], trained: int) -> tuple[float, dict[str, Any]]:
+def _pass(
+    loaded: LoadedModel, sequence_pass: SequencePass, batches: list[dict[str, Any]], trained: int
+) -> tuple[float, dict[str, Any]]:
     """The loss over `trained` labels and the adapter's gradients, by parameter, after all batches."""
     for parameter in loaded.model.parameters():
         parameter.grad = None
     loss = 0.0
     for batch in batches:
-        part = way.loss(loaded, batch, trained)
+        part = sequence_pass.loss(loaded, batch, trained)
         part.backward()
         loss += part.item()
     parameters = loaded.model.named_parameters()
     return loss, {name: p.grad for name, p in parameters if p.grad is not None and "lora_" in name}
 
 
-def _loss(loaded: LoadedModel, way: Way, batch: dict[str, Any], trained: int) -> float:
+def _loss(loaded: LoadedModel, sequence_pass: SequencePass, batch: dict[str, Any], trained: int) -> float:
     """With gradients on: without them other kernels run."""
-    return float(way.loss(loaded, batch, trained).item())
+    return float(sequence_pass.loss(loaded, batch, trained).item())
 
 
 def loss_of(loaded: LoadedModel, batch: dict[str, Any], trained: int) -> Any:

@@ -40,10 +40,10 @@ class Room:
                 self._emit(event)
                 return
             except OSError as error:
-                if not disk_is_full(error) or not self.again(error, _("the record"), _EVENT_BYTES):
+                if not disk_is_full(error) or not self.makes_room(error, _("the record"), _EVENT_BYTES):
                     raise
 
-    def again(self, error: BaseException, what: str, needed_bytes: int) -> bool:
+    def makes_room(self, error: BaseException, what: str, needed_bytes: int) -> bool:
         """Whether to write again what failed with `error`: a checkpoint has given way to it, or there is room now.
 
         False where the run was asked to stop, before or while it waited. Raises `error` after an hour of waiting.

@@ -254,7 +254,7 @@ def _settle(loaded: LoadedModel, learner: Learner, prepared: Prepared, emit: Emi
         loaded,
         learner.isolation_rows(prepared.train),
         lambda text: emit(Phase(name="adapter", text=text, done=None, total=None)),
-        learner.way,
+        learner.sequence_pass,
     )
     warm_up = batches.isolation.warm_up_seconds
     if warm_up > _LONG_WARM_UP_SECONDS:
@@ -397,7 +397,7 @@ def _save_where_there_is_room(loaded: LoadedModel, run: Run, room: Room, trainab
             save_adapter(loaded, run)
             return
         except Exception as error:
-            if not disk_is_full(error) or not room.again(error, _("the adapter"), 4 * trainable_parameters):
+            if not disk_is_full(error) or not room.makes_room(error, _("the adapter"), 4 * trainable_parameters):
                 raise
 
 

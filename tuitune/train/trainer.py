@@ -89,7 +89,7 @@ def make_trainer(
             except Exception as error:  # safetensors and torch raise kinds of their own
                 if room is None or not disk_is_full(error):
                     raise
-                if not room.again(error, _("a checkpoint"), room.checkpoint_bytes(trainable)):
+                if not room.makes_room(error, _("a checkpoint"), room.checkpoint_bytes(trainable)):
                     room.leave_out(trainer.state.global_step)
                     return
             else:

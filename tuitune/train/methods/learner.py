@@ -11,7 +11,7 @@ from tuitune.recipe import Recipe
 from tuitune.train.batching import IGNORED, collator, pad_of
 from tuitune.train.control import Control, Emit
 from tuitune.train.graphs import Compute, PassGraphs
-from tuitune.train.isolation import Way, loss_of
+from tuitune.train.isolation import SequencePass, loss_of
 from tuitune.train.methods.script_part import ScriptPart
 from tuitune.train.ranks import Ranks
 
@@ -85,9 +85,9 @@ class Learner:
         return rows
 
     @property
-    def way(self) -> Way:
+    def sequence_pass(self) -> SequencePass:
         """How such sequences are put into batches, and the loss of one, as in training."""
-        return Way(collator, loss_of)
+        return SequencePass(collator, loss_of)
 
     def before_training(
         self,

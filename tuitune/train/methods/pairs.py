@@ -15,7 +15,7 @@ from tuitune.recipe import Recipe
 from tuitune.train.batching import pad_of
 from tuitune.train.control import Control, Emit
 from tuitune.train.graphs import Compute, Figures, PassGraphs
-from tuitune.train.isolation import Way
+from tuitune.train.isolation import SequencePass
 from tuitune.train.methods.learner import Collate, Learner
 from tuitune.train.methods.script_part import ScriptPart, replies_part
 from tuitune.train.ranks import Ranks
@@ -60,10 +60,10 @@ class ReplyLearner(Learner):
         return Sequences(self, rows)
 
     @property
-    def way(self) -> Way:
+    def sequence_pass(self) -> SequencePass:
         from tuitune.train.methods.replies import CollateReplies, labels_loss
 
-        return Way(lambda loaded: CollateReplies.of(loaded).sequences, labels_loss)
+        return SequencePass(lambda loaded: CollateReplies.of(loaded).sequences, labels_loss)
 
     def before_training(
         self,
