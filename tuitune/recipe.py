@@ -76,7 +76,9 @@ class Recipe(Section):
             raise UnusableInput("{path} is a folder: give the path of a .yaml recipe inside it.", path=path) from None
         except (OSError, UnicodeDecodeError) as error:
             raise UnusableInput(
-                "The recipe {path} cannot be read ({reason}).", path=path, reason=one_line(error)
+                "The recipe {path} cannot be read ({reason}): give a text file in UTF-8 that you may read.",
+                path=path,
+                reason=one_line(error),
             ) from None
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             mark = getattr(error, "problem_mark", None)
@@ -340,7 +342,9 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
         section = holders[0]
     elif section not in _fields(None):
         raise UnusableInput(
-            "--set {name}: sections are {fields}.", name=one_line(name, max_length=80), fields=_fields(None)
+            "--set {name}: not one recipe field; sections are {fields}.",
+            name=one_line(name, max_length=80),
+            fields=_fields(None),
         )
     try:
         return section, field, yaml.safe_load(text)

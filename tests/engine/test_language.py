@@ -72,12 +72,24 @@ def test_an_error_has_a_code_that_no_language_changes() -> None:
 
 
 def test_a_message_is_english_on_the_wire_and_in_the_readers_language_when_it_has_come() -> None:
-    error = TuituneError("{run} cannot be renamed ({reason}).", run=_("Run {run}", run="demo"), reason="no room")
+    error = TuituneError(
+        "{run} cannot be renamed ({reason}): allow writing in the folder that holds it.",
+        run=_("Run {run}", run="demo"),
+        reason="no room",
+    )
     line = encode({"id": 1, "parts": [{"error": explain(error)}], "tokens": 3})
-    assert json.loads(line)["parts"] == [{"error": "Run demo cannot be renamed (no room)."}]
-    assert decode(line) == {"id": 1, "parts": [{"error": "Run demo cannot be renamed (no room)."}], "tokens": 3}
+    assert json.loads(line)["parts"] == [
+        {"error": "Run demo cannot be renamed (no room): allow writing in the folder that holds it."}
+    ]
+    assert decode(line) == {
+        "id": 1,
+        "parts": [{"error": "Run demo cannot be renamed (no room): allow writing in the folder that holds it."}],
+        "tokens": 3,
+    }
     use("ja")
-    assert decode(line)["parts"] == [{"error": "実行 demo の名前を変更できません（no room）。"}]
+    assert decode(line)["parts"] == [
+        {"error": "実行 demo の名前を変更できません（no room）。それを含むフォルダへの書き込みを許可してください。"}
+    ]
 
 
 def test_a_record_is_english_and_is_read_in_the_readers_language() -> None:

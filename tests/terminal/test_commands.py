@@ -299,7 +299,10 @@ def test_a_run_that_is_left_to_itself_is_asked_for_a_checkpoint_stopped_and_gone
         time.sleep(0.1)
     assert run.status() == "stopped" and run.adapter.is_dir() and len(run.history().checkpoints) >= 2
     nothing = tuitune("stop", "far")
-    assert nothing.returncode == 1 and nothing.stderr == "tuitune: Run far has no live session.\n"
+    assert (
+        nothing.returncode == 1
+        and nothing.stderr == "tuitune: Run far has no live session: `tuitune runs` shows how it stands.\n"
+    )
     at = run.history().step
     resumed = tuitune("resume", "far", "--detach")
     assert resumed.returncode == 0, resumed.stderr

@@ -121,7 +121,8 @@ def convert_adapter(
         kind, tensors = str(_field(reader, "adapter.type")), len(reader.tensors)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise TuituneError(
-            "The GGUF cannot be opened again ({reason}).", reason=one_line(error, max_length=200)
+            "The GGUF cannot be opened again ({reason}): export it once more, or another kind.",
+            reason=one_line(error, max_length=200),
         ) from None
     if kind != "lora" or not tensors:
         raise TuituneError("The GGUF holds no LoRA adapter: export the adapter instead.")
@@ -189,7 +190,8 @@ def prove(gguf_file: Path, merged: Path, outtype: str, tokenizer: Any) -> None:
         arch = str(_field(reader, "general.architecture"))
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise TuituneError(
-            "The GGUF cannot be opened again ({reason}).", reason=one_line(error, max_length=200)
+            "The GGUF cannot be opened again ({reason}): export it once more, or another kind.",
+            reason=one_line(error, max_length=200),
         ) from None
     config = AutoConfig.from_pretrained(merged, trust_remote_code=False).get_text_config()
     ends = {_field(reader, f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")}

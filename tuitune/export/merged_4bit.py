@@ -60,8 +60,12 @@ def _prove(folder: Path, packed: dict[str, Any]) -> None:
             for name in missing & set(file.keys()):
                 if not torch.equal(file.get_tensor(name), packed[name].cpu()):
                     raise TuituneError(
-                        "The 4-bit weight {name} is not the same when it is opened again.", name=one_line(name)
+                        "The 4-bit weight {name} is not the same when it is opened again: nothing was exported.",
+                        name=one_line(name),
                     )
                 missing.discard(name)
     if missing:
-        raise TuituneError("The 4-bit weight {name} is missing from the files.", name=one_line(sorted(missing)[0]))
+        raise TuituneError(
+            "The 4-bit weight {name} is missing from the files: nothing was exported.",
+            name=one_line(sorted(missing)[0]),
+        )

@@ -287,7 +287,10 @@ def _prove(
                         )
                 missing -= set(keys)
     if missing:
-        raise TuituneError("The merged weight {name} is missing from the files.", name=one_line(sorted(missing)[0]))
+        raise TuituneError(
+            "The merged weight {name} is missing from the files: nothing was exported.",
+            name=one_line(sorted(missing)[0]),
+        )
 
 
 def _room_on_gpu() -> bool:

@@ -231,7 +231,9 @@ def _hub_model(raw: dict[str, Any]) -> HubModel:
 
 def _ask(path: str) -> Any:
     if is_offline_by_choice():
-        raise TuituneError("HF_HUB_OFFLINE is set: the Hugging Face Hub is not asked.")
+        raise TuituneError(
+            "HF_HUB_OFFLINE is set, so the Hugging Face Hub is not asked: unset it, or give a model's folder."
+        )
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if not endpoint.startswith(("https://", "http://")):
         raise TuituneError(
@@ -248,4 +250,7 @@ def _ask(path: str) -> Any:
         ) from None
     except (OSError, ValueError) as error:
         reason = one_line(getattr(error, "reason", error), max_length=120)
-        raise TuituneError("The Hugging Face Hub cannot be reached ({reason}).", reason=reason) from None
+        raise TuituneError(
+            "The Hugging Face Hub cannot be reached ({reason}): check the network, or give a model's folder.",
+            reason=reason,
+        ) from None

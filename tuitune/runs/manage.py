@@ -38,7 +38,9 @@ def rename(run: Run, name: str) -> Run:
             flush(run.folder.parent)
         except OSError as error:
             raise TuituneError(
-                "{run} cannot be renamed ({reason}).", run=_named(run), reason=one_line(explain(error))
+                "{run} cannot be renamed ({reason}): allow writing in the folder that holds it.",
+                run=_named(run),
+                reason=one_line(explain(error)),
             ) from None
     return renamed
 
@@ -59,7 +61,9 @@ def write_note(run: Run, text: str) -> None:
             run.note_file.unlink(missing_ok=True)
     except OSError as error:
         raise TuituneError(
-            "The note of {run} cannot be written ({reason}).", run=_named(run), reason=one_line(explain(error))
+            "The note of {run} cannot be written ({reason}): make room there, or allow writing.",
+            run=_named(run),
+            reason=one_line(explain(error)),
         ) from None
 
 

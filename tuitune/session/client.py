@@ -105,7 +105,9 @@ class Session:
                 raise FileNotFoundError
             session = await cls._connect(socket)
         except OSError:
-            raise TuituneError("Run {run} has no live session.", run=one_line(run.name)) from None
+            raise TuituneError(
+                "Run {run} has no live session: `tuitune runs` shows how it stands.", run=one_line(run.name)
+            ) from None
         session._log_file = run.log_file
         return session
 
