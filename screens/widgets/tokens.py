@@ -17,6 +17,7 @@ _SPECIAL = re.compile(
 _SIDE_BY_SIDE = 100
 """Columns from which on a chosen and a rejected reply stand beside each other."""
 _GAP = 3
+_OPEN, _CLOSE = "▸", "◂"
 _TITLES = {
     "prompt": N_("Prompt"),
     "chosen": N_("✔ Chosen"),
@@ -45,8 +46,8 @@ def _titled(part: dict[str, Any]) -> Content:
     return Content.assemble((_(_TITLES[part["title"]]), "bold"), "\n", tokens)
 
 
-def tokens_content(tokens: list[dict[str, Any]], *, open_mark: str = "▸", close_mark: str = "◂") -> Content:
-    """The tokens of a `rows` answer as text; each trained stretch stands between `open_mark` and `close_mark`."""
+def tokens_content(tokens: list[dict[str, Any]]) -> Content:
+    """The tokens of a `rows` answer as text; each trained stretch stands between ▸ and ◂."""
     text: list[str] = []
     spans: list[Span] = []
     position = 0
@@ -61,12 +62,12 @@ def tokens_content(tokens: list[dict[str, Any]], *, open_mark: str = "▸", clos
     trained = False
     for token in tokens:
         if token["trained"] != trained:
-            put(close_mark if trained else open_mark, "bold $text-success")
+            put(_CLOSE if trained else _OPEN, "bold $text-success")
             trained = token["trained"]
         piece = safe_text(token["text"], max_length=2000)
         special = _SPECIAL.fullmatch(piece) is not None
         style = "$text-success on $success-muted" if trained else ("$text-accent" if special else "$foreground 60%")
         put(piece, f"{style} italic" if special else style)
     if trained:
-        put(close_mark, "bold $text-success")
+        put(_CLOSE, "bold $text-success")
     return Content("".join(text), spans=spans)

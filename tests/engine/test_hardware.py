@@ -287,8 +287,8 @@ def test_without_a_driver_there_is_no_card(nvml: FakeNvml) -> None:
     assert hardware.sample().gpu_total_bytes is None
 
 
-def test_the_machine_names_versions_and_never_itself() -> None:
-    machine = hardware.machine()
+def test_the_machine_names_versions_and_never_itself(tmp_path: Path) -> None:
+    machine = hardware.machine(tmp_path)
     assert machine.cpu_cores >= 1
     assert machine.libraries["torch"].startswith("2.")
     assert os.uname().nodename not in str(machine.as_dict())

@@ -1,6 +1,7 @@
 """The driver of the card fails at any of its calls, once or from then on: what it would have told is left out."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def test_nvml_fails_at_any_call(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch,
     questions: dict[str, Callable[[], Any]] = {
         "a sample": hardware.sample,
         "the cards": hardware.gpus,
-        "the machine": hardware.machine,
+        "the machine": lambda: hardware.machine(Path.home()),
     }
     records = []
     for question, ask in questions.items():

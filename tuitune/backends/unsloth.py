@@ -39,7 +39,7 @@ class UnslothBackend:
         rotary = getattr(config.get_text_config(), "rope_parameters", None)
         setting = recipe.train.compile
         compiled = compiles_in_seconds(config) if setting == "auto" else setting
-        fast = _fast_language_model(recipe)
+        fast = _fast_language_model()
         import torch
 
         tokenizer = load_tokenizer(recipe.model)
@@ -84,7 +84,7 @@ class UnslothBackend:
 
     def attach(self, loaded: LoadedModel) -> None:
         """Add the recipe's LoRA adapter, its first values drawn from the recipe's seed. Raises UnusableInput."""
-        fast, lora = _fast_language_model(loaded.recipe), loaded.recipe.lora
+        fast, lora = _fast_language_model(), loaded.recipe.lora
         loaded.targets = resolve(loaded.model, loaded.recipe)
         require_loftq(loaded.recipe)
         checkpointing: bool | str = "unsloth" if loaded.gradient_checkpointing else False
@@ -150,7 +150,7 @@ def _class_of_model(recipe: Recipe) -> Any:
 
     Unsloth tells by this variable, which each of its loads sets.
     """
-    fast = _fast_language_model(recipe)
+    fast = _fast_language_model()
     if os.environ.get("UNSLOTH_USE_NEW_MODEL") != "1":
         return fast
     from unsloth.models.vision import FastBaseModel
@@ -170,7 +170,7 @@ def _require_readable_name(recipe: Recipe) -> None:
         )
 
 
-def _fast_language_model(recipe: Recipe) -> Any:
+def _fast_language_model() -> Any:
     """unsloth.FastLanguageModel, imported in a settled environment. Raises TuituneError."""
     prepare_environment()
     try:

@@ -71,16 +71,14 @@ def disagreement(decoder: CanDecode, loaded: LoadedModel, prompt: Sequence[int])
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped
-def logprobs_of(
-    loaded: LoadedModel, prompt: Sequence[int], ids: Sequence[int], temperature: float = 1.0
-) -> torch.Tensor:
+def logprobs_of(loaded: LoadedModel, prompt: Sequence[int], ids: Sequence[int]) -> torch.Tensor:
     """Log-probabilities (len(ids),) of `ids` after `prompt` by the model that is trained, in fp32 on the CPU."""
     model = loaded.model
     loaded.backend.for_inference(loaded)
     whole = torch.tensor([[*prompt, *ids]], device=model.device)
     with trained_precision(loaded):
         logits = model(input_ids=whole, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-    logprobs = F.log_softmax(logits / temperature, dim=-1)
+    logprobs = F.log_softmax(logits, dim=-1)
     return logprobs.gather(-1, whole[0, len(prompt) :, None])[:, 0].cpu()
 
 

@@ -137,10 +137,10 @@ class GgufModel:
             self._process.wait()
         self._process.stdout.close()
 
-    def tokens(self, text: str, *, special: bool = True, begin: bool = False) -> list[int]:
-        """The ids of `text` as llama.cpp sees it; `special` reads special tokens in it, `begin` adds what the GGUF
-        says stands before every text (its begin-of-text token)."""
-        request = {"content": text, "add_special": begin, "parse_special": special}
+    def tokens(self, text: str, *, begin: bool = False) -> list[int]:
+        """The ids of `text` with its special tokens as llama.cpp sees it; `begin` adds what the GGUF says stands before
+        every text (its begin-of-text token)."""
+        request = {"content": text, "add_special": begin, "parse_special": True}
         ids: list[int] = self._ask("/tokenize", request)["tokens"]
         return ids
 

@@ -35,7 +35,7 @@ def write_importance(
 
     `source` is the model as a 16-bit GGUF, whose names it bears. Raises TuituneError; Cancelled.
     """
-    rows = _training_rows(run, merged, cancelled)
+    rows = _training_rows(run, cancelled)
     tokens = sum(map(len, rows))
     if tokens < _LEAST_TOKENS:
         raise TuituneError(
@@ -57,7 +57,7 @@ def write_importance(
     )
 
 
-def _training_rows(run: Run, merged: Path, cancelled: Callable[[], bool]) -> list[list[int]]:
+def _training_rows(run: Run, cancelled: Callable[[], bool]) -> list[list[int]]:
     """Ids of rows that were trained, none of them among those that the proof scores."""
     from transformers import AutoTokenizer
 

@@ -265,8 +265,8 @@ def _held_by_torch(pid: int) -> int | None:
     return int(torch.cuda.memory_reserved())
 
 
-def machine(folder: Path | None = None) -> Machine:
-    """A summary of this machine without its name; the disk is the one that `folder` (the home by default) is on."""
+def machine(folder: Path) -> Machine:
+    """A summary of this machine without its name; the disk is the one that `folder` is on or would be made on."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -276,7 +276,7 @@ def machine(folder: Path | None = None) -> Machine:
         cpu_cores=usable_cores(),
         ram_bytes=memory.total,
         ram_available_bytes=memory.available,
-        disk_free_bytes=disk_free_bytes(folder or Path.home()),
+        disk_free_bytes=disk_free_bytes(folder),
         python=platform.python_version(),
         libraries=installed_versions(),
         gpus=tuple(gpus()),

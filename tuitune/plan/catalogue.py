@@ -183,10 +183,10 @@ def is_offline_by_choice() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def search_hub(words: str, limit: int = 20) -> list[HubModel]:
+def search_hub(words: str) -> list[HubModel]:
     """Text-generation models that the Hub finds, most downloaded first. Raises TuituneError when it is not reached."""
     query = urllib.parse.urlencode(
-        {"search": words, "pipeline_tag": "text-generation", "sort": "downloads", "direction": -1, "limit": limit}
+        {"search": words, "pipeline_tag": "text-generation", "sort": "downloads", "direction": -1, "limit": 20}
     )
     try:
         answer = _ask(f"/api/models?{query}")

@@ -169,13 +169,13 @@ def imbalance(lengths: Sequence[int], rows: int, cards: int, draws: int = 4000) 
     return float((sums.max(axis=1) / sums.mean(axis=1)).mean() - 1)
 
 
-def first_host_that_does_not_pay(step: Step, gpus: int, link: str, most: int = 16, gain: float = 0.5) -> int | None:
-    """The number of hosts that adds less than `gain` of a host's worth over one fewer; None where up to `most` pay."""
+def first_host_that_does_not_pay(step: Step, gpus: int, link: str) -> int | None:
+    """The number of hosts that adds less than half of a host's worth over one fewer; None where up to 16 pay."""
     host_speedup = scaled(step, gpus).speedup
     last_speedup = host_speedup
-    for hosts in range(2, most + 1):
+    for hosts in range(2, 17):
         speedup = scaled(step, gpus, hosts, link).speedup
-        if speedup - last_speedup < gain * host_speedup:
+        if speedup - last_speedup < host_speedup / 2:
             return hosts
         last_speedup = speedup
     return None

@@ -153,7 +153,7 @@ class Jobs:
         resolved = pinned(recipe)
         self._models.unload()
         sweep(runs_folder)
-        writer = create_run(recipe, runs_folder, name, machine().as_dict(), resolved)
+        writer = create_run(recipe, runs_folder, name, machine(runs_folder).as_dict(), resolved)
         return self._train(job, writer, recipe, resolved, per_hour, hosts=hosts, rendezvous=rendezvous)
 
     def resume(
@@ -289,9 +289,9 @@ class Jobs:
 
     def _tell_changed_libraries(self, run: Run) -> None:
         """Tell the user of library versions that differ from those the run began with: its numbers may differ."""
-        from tuitune.machine.hardware import machine
+        from tuitune.machine.hardware import installed_versions
 
-        recorded, installed = run.libraries(), machine().libraries
+        recorded, installed = run.libraries(), installed_versions()
         changed = [
             f"{name} {version} → {installed.get(name, 'absent')}"
             for name, version in recorded.items()
