@@ -22,6 +22,8 @@ _SECONDS = 10.0
 """What one of tuitune's own rewards may take for one reply; a regular expression can take for ever."""
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.1
+_ROUNDING = 1e-9
+"""Sums of weighted rewards that are equal differ by less."""
 
 
 class RewardFailed(TuituneError):
@@ -43,6 +45,11 @@ class Answer:
 
     def as_row(self) -> dict[str, Any]:
         return {"prompt": self.prompt, "reply": self.reply, "tokens": self.tokens, "columns": self.columns}
+
+
+def differ(rewards: Sequence[float]) -> bool:
+    """Whether the answers to one prompt are worth different amounts: without that nothing is learned from it."""
+    return max(rewards) - min(rewards) > _ROUNDING
 
 
 class Judge:

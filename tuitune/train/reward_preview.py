@@ -13,8 +13,7 @@ from tuitune.methods.prompts import section_of
 from tuitune.model.config import load_tokenizer
 from tuitune.recipe import Recipe
 from tuitune.rewards.confirmed import require_rewards
-
-_SPREAD = 1e-9
+from tuitune.rewards.judge import differ
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,8 @@ class JudgedPrompt:
 
     @property
     def differs(self) -> bool:
-        """Whether its answers are worth different amounts: without that nothing is learned from it."""
-        rewards = [answer.reward for answer in self.answers]
-        return max(rewards) - min(rewards) > _SPREAD
+        """Whether something can be learned from it."""
+        return differ([answer.reward for answer in self.answers])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tuitune.chat.choice import Choice
 from tuitune.chat.decoding import CanDecode, Decoded, DecodeRequest
 from tuitune.chat.reply import end_tokens
 from tuitune.method_sections import GRPO
-from tuitune.rewards.judge import Answer, Cancelled, Judge
+from tuitune.rewards.judge import Answer, Cancelled, Judge, differ
 from tuitune.train.control import Stopped
 from tuitune.train.ranks import ALONE, Ranks
 
@@ -57,7 +57,7 @@ class Generation:
         """Share of the prompts whose answers all have one reward: nothing is learned from them."""
         rewards = [completion.reward for completion in self.completions]
         groups = [rewards[at : at + self.group] for at in range(0, len(rewards), self.group)]
-        return sum(max(group) - min(group) < 1e-9 for group in groups) / len(groups)
+        return sum(not differ(group) for group in groups) / len(groups)
 
     def figures(self) -> dict[str, float]:
         """What a dashboard shows of it, by the names that TRL uses."""
