@@ -77,6 +77,7 @@ class Recipe(Section):
         except (OSError, UnicodeDecodeError) as error:
             raise UnusableInput(
                 "The recipe {path} cannot be read ({reason}): give a text file in UTF-8 that you may read.",
+                code="the-recipe-cannot-be-read",
                 path=path,
                 reason=one_line(error),
             ) from None
@@ -343,6 +344,7 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
     elif section not in _fields(None):
         raise UnusableInput(
             "--set {name}: not one recipe field; sections are {fields}.",
+            code="set-sections-are",
             name=one_line(name, max_length=80),
             fields=_fields(None),
         )

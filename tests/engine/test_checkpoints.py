@@ -18,10 +18,11 @@ from tests.engine.training import trained
 from tuitune.atomic import publish, recover, remove
 from tuitune.errors import UnusableInput
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Checkpoint, Event
+from tuitune.runs.events import Checkpoint, Event, Finished, Started
+from tuitune.runs.folder import create_run
 from tuitune.session.jobs import Jobs
 from tuitune.session.worker import Job
-from tuitune.train.checkpoints import MANIFEST, checkpoints_of, damage
+from tuitune.train.checkpoints import MANIFEST, adapter_of, checkpoints_of, damage
 from tuitune.train.control import Control
 
 
@@ -49,6 +50,20 @@ def test_the_oldest_checkpoints_go_and_a_users_own_copies_stay(demo_recipe: Reci
     assert run.status() == "done"
     assert {path.name for path in run.checkpoints.iterdir()} == {"checkpoint-3", "checkpoint-4", *mine}
     assert [damage(checkpoint) for checkpoint in checkpoints_of(run)] == [None, None]
+
+
+def test_of_a_run_that_trains_only_a_checkpoint_is_taken(demo_recipe: Recipe, tmp_path: Path) -> None:
+    """The adapter that lies there is the end of an earlier attempt."""
+    writer = create_run(demo_recipe, tmp_path, "further")
+    writer.run.adapter.mkdir()
+    writer.append(Started(run="further", attempt=2, pid=os.getpid()))
+    with pytest.raises(UnusableInput, match=r"still training: take a checkpoint of it \(`--checkpoint last`\)"):
+        adapter_of(writer.run, None)
+    (writer.run.checkpoints / "checkpoint-2").mkdir(parents=True)
+    assert adapter_of(writer.run, "last").adapter == writer.run.checkpoints / "checkpoint-2"
+    writer.append(Finished(status="done", step=4, seconds=1.0, adapter="adapter"))
+    assert adapter_of(writer.run, None) == writer.run
+    writer.close()
 
 
 @pytest.mark.fault

@@ -232,7 +232,8 @@ def _hub_model(raw: dict[str, Any]) -> HubModel:
 def _ask(path: str) -> Any:
     if is_offline_by_choice():
         raise TuituneError(
-            "HF_HUB_OFFLINE is set, so the Hugging Face Hub is not asked: unset it, or give a model's folder."
+            "HF_HUB_OFFLINE is set, so the Hugging Face Hub is not asked: unset it, or give a model's folder.",
+            code="hf-hub-offline-is-set-the",
         )
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if not endpoint.startswith(("https://", "http://")):

@@ -42,9 +42,8 @@ def unit_tests(options: dict[str, Any], reply: str, tests: Any) -> float:
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has ended already
-                process.stdin.write(json.dumps(work).encode())
-                process.stdin.close()
+            with contextlib.suppress(BrokenPipeError), process.stdin as order:  # it may have ended already
+                order.write(json.dumps(work).encode())
             process.wait(options["seconds"] + 5)
         except subprocess.TimeoutExpired:
             return 0.0

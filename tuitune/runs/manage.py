@@ -39,6 +39,7 @@ def rename(run: Run, name: str) -> Run:
         except OSError as error:
             raise TuituneError(
                 "{run} cannot be renamed ({reason}): allow writing in the folder that holds it.",
+                code="cannot-be-renamed",
                 run=_named(run),
                 reason=one_line(explain(error)),
             ) from None

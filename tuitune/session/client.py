@@ -106,7 +106,9 @@ class Session:
             session = await cls._connect(socket)
         except OSError:
             raise TuituneError(
-                "Run {run} has no live session: `tuitune runs` shows how it stands.", run=one_line(run.name)
+                "Run {run} has no live session: `tuitune runs` shows how it stands.",
+                code="run-has-no-live-session",
+                run=one_line(run.name),
             ) from None
         session._log_file = run.log_file
         return session

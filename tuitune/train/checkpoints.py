@@ -119,10 +119,16 @@ def damage(folder: Path) -> str | None:
 def adapter_of(run: Run, which: str | None) -> Run:
     """The run with the adapter of the checkpoint `best`, `last` or of a step; None: the adapter of the run's end.
 
-    A run that ended before it saved one has that of its newest whole checkpoint. Raises UnusableInput.
+    A run that ended before it saved one has that of its newest whole checkpoint. Raises UnusableInput, also for the
+    adapter of the end of a run that is training: what lies there is of an earlier attempt.
     """
     saved = checkpoints_of(run)
     if which is None:
+        if run.status() == "live":
+            raise UnusableInput(
+                "Run {run} is still training: take a checkpoint of it (`--checkpoint last`), or wait for its end.",
+                run=one_line(run.name),
+            )
         if run.adapter.is_dir():
             return run
         whole_checkpoint = next((checkpoint for checkpoint in reversed(saved) if damage(checkpoint) is None), None)
