@@ -318,13 +318,21 @@ def _unknown_field(name: str, location: tuple[int | str, ...], model: type[BaseM
     """That there is no such field, and which ones there are."""
     section = str(location[0]) if len(location) > 1 else None
     allowed = _fields(section, model, method)
-    if close := difflib.get_close_matches(str(location[-1]), allowed, n=1):
+    if close := _closest(str(location[-1]), allowed):
         if model is None:
-            return _("{name} is not a recipe field; did you mean {close}?", name=name, close=close[0])
-        return _("{name} is not a field of the settings; did you mean {close}?", name=name, close=close[0])
+            return _("{name} is not a recipe field; did you mean {close}?", name=name, close=close)
+        return _("{name} is not a field of the settings; did you mean {close}?", name=name, close=close)
     if model is None:
         return _("{name} is not a recipe field (allowed: {allowed})", name=name, allowed=allowed)
     return _("{name} is not a field of the settings (allowed: {allowed})", name=name, allowed=allowed)
+
+
+def _closest(name: str, fields: list[str]) -> str | None:
+    """The field that is abbreviated so (`lr`: learning_rate), or else the one that is spelled most like it."""
+    for field in fields:
+        if "_" in field and name.lower() == "".join(word[:1] for word in field.split("_")):
+            return field
+    return next(iter(difflib.get_close_matches(name, fields, n=1)), None)
 
 
 def _parse_change(change: str) -> tuple[str, str, Any]:
@@ -361,8 +369,8 @@ def _not_one_field(name: str, holders: list[str]) -> UnusableInput:
         fields = [f"{section}.{name}" for section in holders]
         return UnusableInput("--set {name}: not one recipe field; say which: {fields}.", name=shown, fields=fields)
     every = [field for section in _fields(None) for field in _fields(section)]
-    if close := difflib.get_close_matches(name, every, n=1):
-        return UnusableInput("--set {name}: not one recipe field; did you mean {close}.", name=shown, close=close[0])
+    if close := _closest(name, every):
+        return UnusableInput("--set {name}: not one recipe field; did you mean {close}.", name=shown, close=close)
     return UnusableInput("--set {name}: not one recipe field; its fields are in RECIPE.md.", name=shown)
 
 

@@ -84,6 +84,7 @@ def test_a_wrong_recipe_is_one_sentence_that_names_the_place(tmp_path: Path, tex
     [
         ("max_steps", "write it as field=value"),
         ("learning_rat=1", "did you mean learning_rate."),
+        ("lr=1", "did you mean learning_rate."),
         ("lora.q=1", "lora.q is not a recipe field"),
         ("nowhere.r=1", "sections are model, data, method, lora, train, samples"),
     ],
