@@ -178,9 +178,10 @@ class ModelScreen(StepScreen):
         heads = self._columns("", {head: _(head) for head in _WIDE_WIDTHS})
         self.query_one("#heads", Static).update(Content(_GAP.join(heads.values())))
         self.query_one("#list").border_title = Content(
-            _(
+            plural(
+                "{count} model · {size} free on {device}",
                 "{count} models · {size} free on {device}",
-                count=len(self._shown),
+                len(self._shown),
                 size=gib(self.available_bytes),
                 device=self.device,
             )

@@ -167,7 +167,7 @@ def test_prompts_that_are_too_long_are_left_out_and_that_is_told(tmp_path: Path)
     notices: list[str] = []
     recipe = recipe_of(tmp_path, "max_steps=1", "max_length=20", prompts=[*PROMPTS, "word " * 40])
     trained(recipe, tmp_path, "run", lambda event, control: notices.append(str(getattr(event, "text", ""))))
-    assert any("1 rows are left out: its prompt has" in notice and "max_length (20)" in notice for notice in notices)
+    assert any("1 row is left out: its prompt has" in notice and "max_length (20)" in notice for notice in notices)
 
 
 def test_answers_that_never_end_are_cut_counted_and_may_be_left_out(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from tuitune.audit.findings import Example, Finding, Gathered
 from tuitune.data.dataset import open_dataset
 from tuitune.data.prepare import Prepared, Source, encode_row, first_parts, prepare
-from tuitune.language import _, reworded
+from tuitune.language import _, plural, reworded
 from tuitune.masking import Masker
 from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer
@@ -120,18 +120,20 @@ class Audit:
             lines += [source.as_text() for source in self.sources]
         if self.truncated:
             lines.append(
-                _(
-                    "{rows:,} rows are longer than max_length, {losing:,} lose the end of the reply; {lengths}",
-                    rows=self.truncated,
+                plural(
+                    "{count} row is longer than max_length, {losing} loses the end of the reply; {lengths}",
+                    "{count:,} rows are longer than max_length, {losing:,} lose the end of the reply; {lengths}",
+                    self.truncated,
                     losing=self.losing_end,
                     lengths=[length.as_text() for length in self.lengths],
                 )
             )
         for reason, entry in self.dropped.items():
             lines.append(
-                _(
-                    "{rows:,} rows are left out: {reason} ({examples})",
-                    rows=entry["count"],
+                plural(
+                    "{count} row is left out: {reason} ({examples})",
+                    "{count:,} rows are left out: {reason} ({examples})",
+                    entry["count"],
                     reason=reason,
                     examples=self._listed(entry["examples"]),
                 )
@@ -139,9 +141,15 @@ class Audit:
         for finding in self.findings:
             if finding.examples:
                 where = self._listed(finding.examples) + self._alike(finding)
-                text = _("{rows:,} rows: {text} ({examples})", rows=finding.count, text=finding.text, examples=where)
+                text = plural(
+                    "{count} row: {text} ({examples})",
+                    "{count:,} rows: {text} ({examples})",
+                    finding.count,
+                    text=finding.text,
+                    examples=where,
+                )
             else:
-                text = _("{rows:,} rows: {text}", rows=finding.count, text=finding.text)
+                text = plural("{count} row: {text}", "{count:,} rows: {text}", finding.count, text=finding.text)
             lines.append(text)
         return "\n".join([*lines, *self.notices])
 

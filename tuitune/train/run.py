@@ -14,7 +14,7 @@ from tuitune.backends.loaded import LoadedModel
 from tuitune.backends.loading import begin_with_adapter
 from tuitune.data.prepare import Prepared, prepare
 from tuitune.errors import TuituneError, UnusableInput, disk_is_full, explain
-from tuitune.language import N_, _
+from tuitune.language import N_, _, plural
 from tuitune.machine.hardware import chosen_gpu
 from tuitune.methods import method_of
 from tuitune.model.config import load_tokenizer
@@ -425,16 +425,25 @@ def _tell_about(prepared: Prepared, emit: Emit) -> None:
     for reason, rows in prepared.dropped.items():
         emit(
             Notice(
-                text=_(
-                    "{rows} rows are left out: {reason} (first: row {row}).",
-                    rows=rows.count,
+                text=plural(
+                    "{count} row is left out: {reason} (row {row}).",
+                    "{count} rows are left out: {reason} (first: row {row}).",
+                    rows.count,
                     reason=reason,
                     row=rows.examples[0],
                 )
             )
         )
     if prepared.truncated:
-        emit(Notice(text=_("{rows} rows are longer than data.max_length and are cut.", rows=prepared.truncated)))
+        emit(
+            Notice(
+                text=plural(
+                    "{count} row is longer than data.max_length and is cut.",
+                    "{count} rows are longer than data.max_length and are cut.",
+                    prepared.truncated,
+                )
+            )
+        )
     for notice in prepared.notices:
         emit(Notice(text=notice))
 
