@@ -63,6 +63,12 @@ class Recipe(Section):
                 raise UnusableInput(
                     "The recipe {path} is a pipe, socket or device: save it in a file, and give that.", path=path
                 )
+            if path.suffix.lower() in _OF_DATASETS and path.is_file():
+                raise UnusableInput(
+                    "{path} is a dataset, not a recipe: name it as data.path in a recipe, or start `tuitune` alone and "
+                    "choose it there.",
+                    path=path,
+                )
             with path.open(encoding="utf-8-sig") as file:
                 text = file.read(_MOST_CHARACTERS + 1)
             if len(text) > _MOST_CHARACTERS:
@@ -163,6 +169,7 @@ def _name_of(method: Any) -> str:
 
 
 _MOST_CHARACTERS = 1_000_000
+_OF_DATASETS = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst", ".bz2", ".xz")
 _MOST_VALUES = 100_000
 
 

@@ -175,6 +175,7 @@ def test_unusable_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     assert "is empty" in refused("empty.jsonl", b"")
     assert "white space" in refused("blank.jsonl", b" \n\n")
     assert "UTF-16" in refused("wide.jsonl", '{"a": 1}'.encode("utf-16"))
+    assert "column names and no row: add rows below it." in refused("head.csv", b"question,answer\n")
     assert "no known file format" in refused("picture.jsonl", b"\x89PNG\r\n\x1a\n\0\0")
     assert "no known format (columns: a, b)" in refused("odd.jsonl", b'{"a": 1, "b": 2}\n')
     assert "no readable row: line 1, column 4" in refused("broken.jsonl", b'{"a\n{"b\n')

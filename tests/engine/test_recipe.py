@@ -37,6 +37,13 @@ def test_what_never_ends_is_refused_before_it_is_read(tmp_path: Path) -> None:
         Recipe.load(write(tmp_path, MINIMAL), [f"data.columns={flat}"])
 
 
+def test_a_dataset_in_place_of_the_recipe_is_known(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Hi", "answer": "Ahoy"}\n' * 2)
+    with pytest.raises(UnusableInput, match=r"rows\.jsonl is a dataset, not a recipe: name it as data\.path"):
+        Recipe.load(rows)
+
+
 def test_two_fields_are_enough(tmp_path: Path) -> None:
     recipe = Recipe.load(write(tmp_path, MINIMAL))
     assert recipe.model.load_in_4bit
