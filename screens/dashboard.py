@@ -137,6 +137,8 @@ def live_line(history: History, run: Run, *, is_training: bool, problem: str | N
 def pace(history: History, *, problem: str | None = None) -> Content:
     """Progress in words, to stand beside the bar; once the run has ended, what comes next."""
     if isinstance(history.ended, Failed) or (problem and history.ended is None):
+        if history.checkpoints or (problem and history.attempts):
+            return Content.styled(_("r: go on with it"), "bold $text-success")
         return Content.styled(_("Esc: back to the settings"), "bold")
     if not history.total_steps:
         return Content("")

@@ -56,7 +56,7 @@ async def test_a_lost_session_is_said_once_and_replaced(recipe: Recipe, runs_fol
             "was killed by signal 9 (often: memory ran out).",
             "No checkpoint had been saved",
             "r goes on with it.",
-            "Esc: back to the settings",
+            "r: go on with it",
         )
 
         def said() -> bool:

@@ -14,7 +14,7 @@ from tests.screens import histories
 from tests.screens.conftest import SIZE, screen_text, settled
 from tuitune.machine.hardware import sample
 from tuitune.recipe import Recipe
-from tuitune.runs.events import Sample, Step
+from tuitune.runs.events import Checkpoint, Failed, Sample, Step
 from tuitune.runs.folder import Run
 from tuitune.runs.history import History
 from tuitune.runs.monitor import warnings_of
@@ -52,6 +52,15 @@ def test_the_disk_is_the_one_that_the_run_is_written_to(tmp_path: Path) -> None:
     assert "GiB free" in numbers(History.of([sample(folder=tmp_path / "not-made-yet")])).plain
     assert sample().disk_free_bytes is None
     assert "Disk" not in numbers(History.of([sample()])).plain
+
+
+def test_a_run_that_failed_says_what_comes_next() -> None:
+    """With something saved it goes on from there; else it is the settings that may help."""
+    history = History.of([*histories.training(total=60), Failed(message="CUDA error")])
+    history.checkpoints.clear()
+    assert pace(history).plain == "Esc: back to the settings"
+    history.add(Checkpoint(attempt=1, step=20, path="checkpoints/checkpoint-20"))
+    assert pace(history).plain == "r: go on with it"
 
 
 @pytest.mark.parametrize(
