@@ -54,11 +54,12 @@ STEPS: tuple[Step, ...] = (
     Step(
         "train",
         N_("Train"),
-        N_("Each step makes the adapter a little less surprised by the marked tokens."),
+        N_("Each step shows the model a few rows and moves the adapter a little."),
         N_(
-            "Each step shows the model a few rows, measures how surprised it was by the marked tokens (the "
-            "loss), and moves the adapter a little so that it is less surprised. The loss should fall and then "
-            "level off. The run lives in a process of its own: close this window, and it goes on."
+            "Each step shows the model a few rows, measures how far it is from what they teach (the loss), and "
+            "moves the adapter a little towards that. The loss should fall and then level off; where the model "
+            "learns from rewards, these should rise. The run lives in a process of its own: close this window, "
+            "and it goes on."
         ),
     ),
     Step(
