@@ -11,7 +11,7 @@ from textual.widgets import Checkbox, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from screens.actions import ACTIONS, bind, key_name
-from screens.model_choices import Choice, choices, kind_of, why_not_folder, why_not_from_hub
+from screens.model_choices import Choice, choices, is_path, kind_of, why_not_folder, why_not_from_hub
 from screens.step_screen import StepScreen
 from screens.widgets.entry import Entry
 from screens.widgets.fit import fit
@@ -161,7 +161,7 @@ class ModelScreen(StepScreen):
         """List what matches the words in the field; all of it while the field holds a whole name."""
         text = self.query_one("#name", Input).value.strip()
         everything = list({choice.name: choice for choice in [*self.choices, *self._on_hub]}.values())
-        if text.startswith(("/", ".", "~")) and not any(choice.name == text for choice in everything):
+        if is_path(text) and not any(choice.name == text for choice in everything):
             everything.insert(0, Choice(text, _("In the field above"), note=kind_of(text), is_here=True))
         words = [] if any(choice.name == text for choice in everything) else text.lower().split()
         self._shown = [

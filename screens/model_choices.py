@@ -79,6 +79,16 @@ def choices(recipe: Recipe, card: Gpu | None) -> Iterator[Choice]:
             yield described(name, model.family)
 
 
+def is_path(text: str) -> bool:
+    """Whether what is being typed is a path: it begins like one, or there is a model at it."""
+    if text.startswith(("/", ".", "~")):
+        return True
+    try:
+        return bool(text) and catalogue.is_model_folder(expanded(text))
+    except OSError:
+        return False
+
+
 def kind_of(path: str) -> str:
     """What stands at a path that is being typed, in a few words."""
     folder = expanded(path)

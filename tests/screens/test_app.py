@@ -380,6 +380,21 @@ async def test_a_typed_model_is_told_of_before_it_is_gone_on_from(runs_folder: P
 
 
 @pytest.mark.usefixtures("still")
+async def test_a_model_in_the_folder_one_is_in_is_found_by_its_bare_name(
+    runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(DEMO)
+    app = TuituneApp(None, runs_folder=runs_folder)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.show_step("model")
+        await pilot.press(*"demo_model")
+        await until(pilot, lambda: "a model folder" in words(pilot), what="what stands there")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, DataScreen), what="the data")
+        assert app.link.draft.get("model.name") == "demo_model"
+
+
+@pytest.mark.usefixtures("still")
 async def test_down_goes_from_the_field_to_the_line_that_is_shown(runs_folder: Path) -> None:
     app = TuituneApp(None, runs_folder=runs_folder)
     async with app.run_test(size=SIZE) as pilot:
