@@ -93,7 +93,7 @@ def written_bytes_a_second(folder: Path) -> float | None:
 
 @functools.lru_cache(maxsize=8)
 def _speed(device: int, folder: Path) -> float | None:
-    """Measured once for a disk, whose number is `device`."""
+    """Measured once for a folder, as long as it is on the disk with the number `device`."""
     content = os.urandom(2**20)
     try:
         with tempfile.TemporaryFile(dir=folder) as tried:
