@@ -161,7 +161,7 @@ class TrainScreen(StepScreen):
         self._put("messages-text", messages(history, self._warnings), layout=True)
         self._put("samples-text", samples(history, self._reply_step), layout=True)
         self._title_pane()
-        state = (link.run, link.is_training, bool(history.steps), history.ended, link.problem)
+        state = (link.run, link.is_training, history.started, bool(history.steps), history.ended, link.problem)
         if state != self._state:
             self._state = state
             if self.query_one("#lower", ContentSwitcher).current == "log":  # else that of another run may stand there

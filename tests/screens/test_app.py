@@ -112,6 +112,18 @@ async def test_a_record_that_cannot_be_read_is_said_on_the_dashboard(
         await until(pilot, lambda: "The record of run broken cannot be read" in words(pilot), what="what is wrong")
 
 
+async def test_a_run_that_ended_before_its_first_step_says_so_and_can_be_gone_on_with(
+    recipe: Recipe, runs_folder: Path
+) -> None:
+    """Also where its record is read only after the dashboard was drawn."""
+    run = histories.write(histories.loading(), recipe, runs_folder, "one")
+    app = TuituneApp(None, runs_folder=runs_folder, attach=run)
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "Interrupted at step 0" in words(pilot), what="the record")
+        await until(pilot, lambda: "The session of this run ended before the run did" in words(pilot), what="why")
+        await until(pilot, lambda: "r Resume" in screen_text(pilot), what="the key")
+
+
 async def test_the_draft_outlives_the_session_while_an_older_run_is_on_show(
     attached: TuituneApp, trained: Run, recipe: Recipe, tmp_path: Path
 ) -> None:
