@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -118,6 +119,32 @@ def test_the_hub_is_asked() -> None:
 def test_a_hub_that_refuses_to_search_says_so(hub: None, status: int) -> None:
     with pytest.raises(TuituneError, match=rf"refuses to search \(error {status}\): .*, or type a model's id\."):
         search_hub(f"status {status}")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 200_000], ids=["no HTTP", "nested"]
+)
+def test_an_answer_that_is_none_of_the_hubs_is_a_sentence(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            client, _address = server.accept()
+            with client:
+                client.recv(65_536)
+                client.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(TuituneError, match="cannot be reached"):
+            search_hub("llama")
+
+
+def test_an_address_that_cannot_be_one_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example.org:https")
+    with pytest.raises(TuituneError, match="cannot be reached"):
+        search_hub("llama")
 
 
 def test_without_a_network_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The models to choose from: known ones, those on this machine, those the Hub finds; and whether they fit."""
 
+import http.client
 import json
 import os
 import urllib.error
@@ -249,7 +250,7 @@ def _ask(path: str) -> Any:
         raise TuituneError(
             "The Hugging Face Hub answered with error {status}: try again later.", status=error.code
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
         reason = one_line(getattr(error, "reason", error), max_length=120)
         raise TuituneError(
             "The Hugging Face Hub cannot be reached ({reason}): check the network, or give a model's folder.",
