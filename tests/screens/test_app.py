@@ -202,9 +202,10 @@ async def test_another_run_of_the_same_session_is_not_shown_as_the_run_on_show(a
 
 
 async def test_who_waits_for_a_session_is_served_by_the_one_that_replaces_it(app: TuituneApp) -> None:
-    async with app.run_test(size=SIZE) as pilot:
+    async with app.run_test(size=SIZE):
+        await app.link.change_session()
         asked = asyncio.create_task(app.link.call(Status()))
-        await pilot.pause()
+        await asyncio.sleep(0)  # it waits now for a session that is being started
         await app.link.change_session()
         assert (await asyncio.wait_for(asked, 60))["pid"]
 
