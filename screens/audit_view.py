@@ -94,7 +94,7 @@ class AuditView(Vertical):
             for row, (source, earlier) in zip(rows, like, strict=False):
                 name = (
                     _("row {row:,} of {file}", row=earlier, file=one_line(audit["names"][source], max_length=24))
-                    if source
+                    if len(audit["names"]) > 1
                     else _("row {row:,}", row=earlier)
                 )
                 self._repeats[row] = (

@@ -129,7 +129,7 @@ def test_a_mix_is_audited_whole(tmp_path: Path) -> None:
     assert examples["leak to evaluation"] == [(2, 2)]
     assert (
         "other.jsonl: 3 of 4 rows" in report.as_text()
-        and "(other.jsonl: rows 1; other.jsonl: row 1 is like row 2)" in report.as_text()
+        and "(other.jsonl: rows 1; other.jsonl: row 1 is like rows.jsonl: row 2)" in report.as_text()
     )
 
 

@@ -142,7 +142,8 @@ async def test_each_dataset_of_a_mix_is_shown_and_its_findings_lead_to_its_rows(
     (tmp_path / "few").mkdir()
     for name, count in (("many", 30), ("few/many", 10), ("held", 5)):
         rows = [{"question": f"{name} {n}?", "answer": f"It is {name} {n}."} for n in range(count)]
-        rows[-1] = rows[0] if name == "few/many" else rows[-1]
+        if name == "few/many":
+            rows[-1] = {"question": "many 0?", "answer": "It is many 0."}
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     changes = {
         "path": str(tmp_path / "many.jsonl"),
@@ -168,7 +169,8 @@ async def test_each_dataset_of_a_mix_is_shown_and_its_findings_lead_to_its_rows(
         await pilot.press("ctrl+r")
         await until(pilot, lambda: "▸It is held 0." in screen_text(pilot), seconds=30, what="the evaluation's rows")
         await pilot.press("ctrl+t")
-        await until(pilot, lambda: "1 row the same" in screen_text(pilot), seconds=30, what="the audit")
+        told = "1 row the same as row 1 of many.jsonl (dataset 1)"
+        await until(pilot, lambda: told in screen_text(pilot), seconds=30, what="the audit")
         await pilot.press("enter")
         await until(
             pilot,

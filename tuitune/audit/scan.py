@@ -161,18 +161,18 @@ class Audit:
         )
 
     def _name(self, example: Example) -> str:
-        if example.source:
-            return _("{file}: row {row}", file=self.names[example.source], row=example.row)
-        return _("row {row}", row=example.row)
+        if len(self.names) == 1:
+            return _("row {row}", row=example.row)
+        return _("{file}: row {row}", file=self.names[example.source], row=example.row)
 
     def _listed(self, examples: list[Example]) -> str:
         rows: dict[int, list[str]] = {}
         for example in sorted(examples):
             rows.setdefault(example.source, []).append(str(example.row))
         return "; ".join(
-            _("{file}: rows {rows}", file=self.names[source], rows=numbers)
-            if source
-            else _("rows {rows}", rows=numbers)
+            _("rows {rows}", rows=numbers)
+            if len(self.names) == 1
+            else _("{file}: rows {rows}", file=self.names[source], rows=numbers)
             for source, numbers in rows.items()
         )
 

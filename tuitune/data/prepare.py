@@ -78,8 +78,8 @@ class Prepared:
 
     @property
     def names(self) -> list[str]:
-        """Of all datasets by their place, the evaluation's last."""
-        return [source.name for source in (*self.sources, *filter(None, [self.eval_source]))]
+        """Of all datasets by their place, the evaluation's last; no two are equal."""
+        return told_apart([source.dataset.name for source in (*self.sources, *filter(None, [self.eval_source]))])
 
     @property
     def rows(self) -> Rows:
