@@ -68,7 +68,7 @@ def test_each_language_leads_to_the_other(page: str) -> None:
     assert f"({name}.ja.md)" in english(page) and f"({name}.md)" in japanese(page)
 
 
-@pytest.mark.parametrize("file", sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted([*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")]), ids=lambda file: file.name)
 def test_every_link_leads_to_a_file(file: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)", file.read_text(encoding="utf-8"))
     assert not [target for target in targets if "://" not in target and not (file.parent / target).exists()]
