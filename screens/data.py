@@ -22,12 +22,12 @@ from screens.widgets.tokens import parts_content
 from tuitune.errors import TuituneError, explain
 from tuitune.language import N_, _
 from tuitune.methods import METHODS
-from tuitune.recipe_sections import HUB
+from tuitune.recipe_sections import DATASET_SUFFIXES, HUB
 from tuitune.session.preparing_requests import Audit, Columns, DataSummary, Rows, SourceSummary, Summary, Unusable
 from tuitune.text import one_line, safe_text
 from tuitune.units import size
 
-IS_DATA = has_suffix(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+IS_DATA = has_suffix(*DATASET_SUFFIXES)
 _LOOKED_AT = 100
 """Rows of each dataset that are tried before an audit."""
 _NEARBY = 20

@@ -14,6 +14,7 @@ from tuitune.language import N_, Sentence, _
 from tuitune.method_sections import METHODS, SFT, MethodSection, Section, fields_of
 from tuitune.paths import expanded
 from tuitune.recipe_sections import (
+    DATASET_SUFFIXES,
     HUB,
     DataSection,
     ExportSection,
@@ -63,7 +64,7 @@ class Recipe(Section):
                 raise UnusableInput(
                     "The recipe {path} is a pipe, socket or device: save it in a file, and give that.", path=path
                 )
-            if path.suffix.lower() in _OF_DATASETS and path.is_file():
+            if path.suffix.lower() in {*DATASET_SUFFIXES} - {".json"} and path.is_file():  # JSON is YAML, too
                 raise UnusableInput(
                     "{path} is a dataset, not a recipe: name it as data.path in a recipe, or start `tuitune` alone and "
                     "choose it there.",
@@ -169,7 +170,6 @@ def _name_of(method: Any) -> str:
 
 
 _MOST_CHARACTERS = 1_000_000
-_OF_DATASETS = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst", ".bz2", ".xz")
 _MOST_VALUES = 100_000
 
 

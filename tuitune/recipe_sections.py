@@ -60,6 +60,7 @@ class ModelSection(Section):
 
 
 HUB = "hub:"
+DATASET_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 
 class SourceSection(Section):
