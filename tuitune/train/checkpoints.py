@@ -124,7 +124,7 @@ def adapter_of(run: Run, which: str | None) -> Run:
     """
     saved = checkpoints_of(run)
     if which is None:
-        if run.status() == "live":
+        if run.is_live() and run.status() == "live":  # the record, which may be long, is read only where it matters
             raise UnusableInput(
                 "Run {run} is still training: take a checkpoint of it (`--checkpoint last`), or wait for its end.",
                 run=one_line(run.name),
