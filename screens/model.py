@@ -56,7 +56,8 @@ class ModelList(ChoiceList):
             self.screen.query_one("#name").focus()
 
     def on_paste(self, event: Paste) -> None:
-        self._write(event.text.strip().partition("\n")[0], anew=True)
+        if lines := event.text.strip().splitlines():
+            self._write(lines[0], anew=True)
 
     def _write(self, text: str, *, anew: bool) -> None:
         """Write into the filter, which gets the focus and loses what stood in it where it is written `anew`."""

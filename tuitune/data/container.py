@@ -132,7 +132,7 @@ def look(path: Path) -> Container:
     delimiter = _delimiter(head)
     if delimiter:
         return Container(path, "tsv" if delimiter == "\t" else "csv", compression, delimiter)
-    if b"\n" not in start.rstrip() and path.suffix.lower() in (".csv", ".tsv"):
+    if before < _PEEK and b"\n" not in start.rstrip() and path.suffix.lower() in (".csv", ".tsv"):
         raise UnusableInput("{where} has a line of column names and no row: add rows below it.", where=where)
     raise UnusableInput(
         "{where} is in no known file format (it begins with {beginning!r}): give JSONL, a JSON array, CSV, "
