@@ -136,7 +136,7 @@ def _limit(seconds: float, memory_mb: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Have the system kill this process when the one that started it ends: the code can hold a clock back."""
+    """As `tuitune.parent`, of which nothing can be imported here: the code can hold a clock back, but not this."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
